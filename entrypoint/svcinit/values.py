@@ -1,0 +1,236 @@
+"""How the text of a variable becomes a value: one small reader a kind.
+
+Each takes the text and returns the value, or raises ValueError saying what was expected.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
+UNCATCHABLE = _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD
+
+
+class Action:
+    """How main is told something: `kind` is signal, write, exec, restart or none, the rest its operands."""
+
+    __slots__ = ("argv", "kind", "path", "signal", "text")
+
+    def __init__(
+        self, kind: str, *, signal: int = 0, path: str = "", text: str = "", argv: tuple[str, ...] = ()
+    ) -> None:
+        self.kind, self.signal, self.path, self.text, self.argv = kind, signal, path, text, argv
+
+
+def text(raw: str) -> str:
+    return raw
+
+
+def boolean(raw: str) -> bool:
+    if raw.lower() not in TRUE + FALSE:
+        raise ValueError("expected 1, true, yes, 0, false or no")
+    return raw.lower() in TRUE
+
+
+def duration(raw: str) -> float:
+    """`500ms`, `10s`, `5m`, `1h` to seconds."""
+    number = raw.rstrip("hms")
+    unit = UNITS.get(raw[len(number) :])
+    if unit is None or not number.isascii() or not number.replace(".", "", 1).isdigit():
+        raise ValueError("expected a duration such as 500ms, 10s, 5m or 1h")
+    return float(number) * unit
+
+
+def positive_duration(raw: str) -> float:
+    seconds = duration(raw)
+    if not seconds:
+        raise ValueError("expected a duration above zero, such as 10s")
+    return seconds
+
+
+def port(raw: str) -> int:
+    if not (raw.isascii() and raw.isdigit() and 1 <= int(raw) <= 65535):
+        raise ValueError("expected a port number from 1 to 65535")
+    return int(raw)
+
+
+def choice(*options: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw.lower() not in options:
+            raise ValueError("expected " + ", ".join(options[:-1]) + " or " + options[-1])
+        return raw.lower()
+
+    return parse
+
+
+def names(raw: str) -> tuple[str, ...]:
+    return tuple(part for part in map(str.strip, raw.split(",")) if part)
+
+
+def pairs(raw: str) -> dict[str, str]:
+    found = {}
+    for part in names(raw):
+        key, sign, value = part.partition("=")
+        if not sign or not key:
+            raise ValueError(f"expected k=v,k=v and found {part!r}")
+        found[key] = value
+    return found
+
+
+def service_name(raw: str) -> str:
+    """RFC 1035's label, and the underscore that Consul takes too: 63 characters at most."""
+    if not raw.isascii() or not raw.replace("-", "").replace("_", "").isalnum() or len(raw) > 63:
+        raise ValueError("expected letters, digits, '-' and '_', at most 63 of them")
+    return raw
+
+
+def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
+    """`mysql,redis:2,search@dc2` to (name, least number of instances, datacenter or None)."""
+    found = []
+    for part in names(raw):
+        rest, _, datacenter = part.partition("@")
+        name, _, count = rest.partition(":")
+        if not name or (":" in rest and not (count.isascii() and count.isdigit() and int(count))):
+            raise ValueError(f"expected NAME, NAME:COUNT or NAME@DATACENTER and found {part!r}")
+        if "@" in part and not datacenter:
+            raise ValueError(f"expected a datacenter after the @ of {part!r}")
+        found.append((service_name(name), int(count or 1), datacenter or None))
+    return tuple(found)
+
+
+def addresses(raw: str) -> tuple[tuple[str, int], ...]:
+    """`10.0.0.1,10.0.0.2:53,[::1]:8600` to (host, port); Consul's own 8600 where no port is given."""
+    found = []
+    for part in names(raw):
+        if part.startswith("["):
+            host, _, rest = part[1:].partition("]")
+            number = rest.removeprefix(":")
+        elif part.count(":") > 1:
+            host, number = part, ""
+        else:
+            host, _, number = part.partition(":")
+        if not host:
+            raise ValueError(f"expected HOST or HOST:PORT and found {part!r}")
+        found.append((host, port(number) if number else 8600))
+    return tuple(found)
+
+
+def check(raw: str) -> tuple[str, str]:
+    """`http:/path`, `https:/path`, `tcp`, `grpc`, `none` to (kind, path)."""
+    kind, colon, path = raw.partition(":")
+    if kind in ("http", "https") and path.startswith("/"):
+        return kind, path
+    if kind in ("tcp", "grpc", "none") and not colon:
+        return kind, ""
+    raise ValueError("expected http:/path, https:/path, tcp, grpc or none")
+
+
+def words(raw: str) -> tuple[str, ...]:
+    import shlex  # it brings `re`: only who sets a command pays for it
+
+    try:
+        found = tuple(shlex.split(raw))
+    except ValueError as error:
+        raise ValueError(f"expected a command in shell words: {str(error).lower()}") from None
+    if not found:
+        raise ValueError("expected a command in shell words, and it is blank")
+    return found
+
+
+def signal_number(raw: str) -> int:
+    """`TERM`, `SIGTERM`, `15`, `RTMIN+3` to the number (signal(7))."""
+    name = raw.strip().upper().removeprefix("SIG")
+    base, plus, offset = name.partition("+")
+    if name.isascii() and name.isdigit() and int(name) in _signal.valid_signals():
+        return int(name)
+    number = getattr(_signal, "SIG" + base, None)
+    if isinstance(number, int) and base.isalnum() and (not plus or (base == "RTMIN" and offset.isdigit())):
+        number += int(offset or 0)
+        if number in _signal.valid_signals():
+            return number
+    raise ValueError(f"{raw!r} is no signal; expected a name or number such as TERM or 15")
+
+
+def signal_name(number: int) -> str:
+    """`TERM` for 15; real-time signals as `RTMIN+n`."""
+    if number > _signal.SIGRTMIN:
+        return f"RTMIN+{number - _signal.SIGRTMIN}"
+    return next(
+        (n[3:] for n in dir(_signal) if n.startswith("SIG") and n[3] != "_" and getattr(_signal, n) == number),
+        str(number),
+    )
+
+
+def signal_list(raw: str) -> tuple[int, ...]:
+    return tuple(_catchable(part) for part in names(raw))
+
+
+def signal_map(raw: str) -> dict[int, int]:
+    """`TERM:QUIT,10:0` to {15: 3, 10: 0}; 0 drops the signal."""
+    found = {}
+    for part in names(raw):
+        source, colon, target = part.partition(":")
+        if not colon:
+            raise ValueError(f"expected FROM:TO,FROM:TO and found {part!r}")
+        found[_catchable(source)] = 0 if target.strip() == "0" else signal_number(target)
+    return found
+
+
+def _catchable(raw: str) -> int:
+    number = signal_number(raw)
+    if number in UNCATCHABLE:
+        raise ValueError(f"{raw!r} never arrives as a request: KILL and STOP cannot be caught, CHLD is init's own")
+    return number
+
+
+def action(raw: str) -> Action:
+    """`signal:NAME`, `write:PATH:TEXT`, `exec:COMMAND`, `restart`, `none`."""
+    kind, _, rest = raw.partition(":")
+    if kind == "signal" and rest:
+        return Action(kind, signal=signal_number(rest))
+    if kind == "write" and rest.startswith("/") and ":" in rest:
+        path, _, payload = rest.partition(":")
+        return Action(kind, path=path, text=payload)
+    if kind == "exec" and rest:
+        return Action(kind, argv=words(rest))
+    if raw in ("restart", "none"):
+        return Action(raw)
+    raise ValueError("expected signal:NAME, write:/PATH:TEXT, exec:COMMAND, restart or none")
+
+
+def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
+    """USER[:GROUP] to (uid, gid, supplementary gids, {HOME, USER, LOGNAME}), as gosu and su-exec resolve it.
+
+    With a GROUP given there are no supplementary groups; a number need not be in the user database.
+    """
+    import grp
+    import pwd
+
+    who, colon, group = raw.partition(":")
+    if not who or (colon and not group):
+        raise ValueError("expected USER or USER:GROUP")
+    numeric = who.isascii() and who.isdigit()
+    try:
+        entry = pwd.getpwuid(int(who)) if numeric else pwd.getpwnam(who)
+        uid, gid, home, name = entry.pw_uid, entry.pw_gid, entry.pw_dir, entry.pw_name
+    except (KeyError, OverflowError):
+        if not numeric or int(who) >= 2**32 - 1:
+            raise ValueError(f"there is no user {who!r} in this image") from None
+        uid, gid, home, name = int(who), 0, "/", ""
+    if not group:
+        groups = tuple(sorted({gid, *os.getgrouplist(name, gid)})) if name else (gid,)
+    elif group.isascii() and group.isdigit() and int(group) < 2**32 - 1:
+        gid, groups = int(group), (int(group),)
+    else:
+        try:
+            gid = grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ValueError(f"there is no group {group!r} in this image") from None
+        groups = (gid,)
+    return uid, gid, groups, {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
