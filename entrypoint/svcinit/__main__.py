@@ -1,0 +1,69 @@
+"""svcinit [--] COMMAND...: read the settings, then live the lifecycle."""
+
+from __future__ import annotations
+
+import _signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+EX_USAGE = 64
+USAGE = "usage: svcinit [--] COMMAND [ARGUMENT...] | --help | --version"
+
+
+def main() -> NoReturn:
+    # First of all, before any other import: until then the kernel discards what is sent to PID 1. From here on
+    # every signal waits in the kernel until the lifecycle takes it.
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
+    code = run(tuple(sys.argv[1:]))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass
+    import os
+
+    os._exit(code)  # nothing of Python's own shutdown is worth waiting for
+
+
+def run(arguments: tuple[str, ...]) -> int:
+    from svcinit import log
+
+    if arguments[:1] in (("--help",), ("-h",)):
+        from svcinit.settings import help_text
+
+        print(USAGE, "\n\nX_FILE names a file to read any variable X from.\n", help_text(), sep="\n")
+        return 0
+    if arguments[:1] == ("--version",):
+        from svcinit import __version__
+
+        print(f"svcinit {__version__}")
+        return 0
+    command = arguments[1:] if arguments[:1] == ("--",) else arguments
+    if not command or (command is arguments and command[0].startswith("-")):
+        log.error(f"no command given; {USAGE}" if not command else f"unknown option {command[0]}; {USAGE}")
+        return EX_USAGE
+    return live(command)
+
+
+def live(command: tuple[str, ...]) -> int:
+    from svcinit import log
+    from svcinit.crew import Crew
+    from svcinit.errors import ConfigError
+    from svcinit.init import original_environment
+    from svcinit.lifecycle import Lifecycle
+    from svcinit.settings import read
+
+    try:
+        settings = read(original_environment())
+    except ConfigError as error:
+        for fault in error.faults:
+            log.error(fault)
+        return error.code
+    log.configure(settings.log_level, settings.log_format)
+    return Lifecycle(settings, Crew(settings, command)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What runs in each child of init: main, hooks and actions are programs, the rest is the network half, forked.
+
+The network half is imported only inside those children. Init learns of them by exit status, by a memfd that holds
+the verdict of prepare, and by another in which presence leaves the time of its last sign of life.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from svcinit import log
+from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
+from svcinit.init import BEAT_BYTES, Init, Role, memfd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from svcinit.settings import Settings
+    from svcinit.steps import Steps
+    from svcinit.values import Action
+
+VERDICT_LIMIT = 16 << 20  # bytes: arguments and environment are bounded by the kernel far below
+STATE_FOLDERS = "/run/svcinit", "/dev/shm/svcinit"
+RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
+
+
+class Crew(Init):
+    """Init with the knowledge of what each role runs."""
+
+    def __init__(self, settings: Settings, command: tuple[str, ...]) -> None:
+        super().__init__(settings)
+        self.command = command
+        self.argv = command
+        self.extra_env: dict[str, str] = {}
+        self.changed: list[str] = []  # rendered files that main was not successfully told about yet
+        self._before, self._undoable = self.changed, False
+        self._reported: dict[str, object] = {}
+        self._verdict = self._memory = self._fresh = self._beat = -1  # memfds
+
+    def start_main(self) -> None:
+        self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
+
+    def start_hook(self, argv: tuple[str, ...]) -> None:
+        self.exec(Role.HOOK, argv, self._action_env())
+
+    def start_action(self, action: Action) -> None:
+        """Perform a `write:` or `exec:` action in a child: not even a fifo that nobody reads can hold init up."""
+        if action.kind == "exec":
+            self.exec(Role.ACTION, action.argv, self._action_env())
+        else:
+            self.fork(Role.ACTION, lambda: _write(action.path, action.text))
+
+    def start_prepare(self, *, first: bool, seconds: float) -> None:
+        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; the verdict is the exit status."""
+        self._undoable = False
+        self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
+        settings, command, out, memory, fresh = self.settings, self.command, self._verdict, self._memory, self._fresh
+
+        def body() -> int:
+            from svcinit.agent import prepare
+
+            return prepare.main(settings, command, first=first, seconds=seconds, out=out, memory=memory, fresh=fresh)
+
+        self.fork(Role.PREPARE, _guarded(body))
+
+    def take_verdict(self) -> bool:
+        """Take over what a successful prepare found; False when what it left cannot be read."""
+        import json
+
+        try:
+            verdict = json.loads(os.pread(self._verdict, VERDICT_LIMIT, 0))
+            argv, env, changed = verdict["argv"], verdict["env"], verdict["changed"]
+            if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed)):
+                raise ValueError
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            log.error("prepare said it was done but left nothing that can be read")
+            return False
+        if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
+            log.warning("the command's arguments or environment changed: they take effect at its next start")
+        self.argv, self.extra_env = tuple(argv), env
+        self._before, self._undoable = self.changed, bool(changed)
+        self.changed = self.changed + [path for path in changed if path not in self.changed]
+        self._memory, self._fresh = self._fresh, self._memory
+        return True
+
+    def told(self) -> None:
+        """Main knows of every change, so there is nothing to put back either."""
+        self.changed, self._undoable = [], False
+
+    def start_undo(self) -> bool:
+        """Put back the files that the last prepare committed; False when there are none."""
+        if not self._undoable:
+            return False
+        self.changed, self._undoable, memory = self._before, False, self._memory
+
+        def body() -> int:
+            from svcinit.agent import prepare
+
+            return prepare.undo(memory)
+
+        self.fork(Role.UNDO, _guarded(body))
+        return True
+
+    def start_presence(self) -> None:
+        """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
+        self._beat = self._renew("_beat")
+        settings, beat = self.settings, self._beat
+        touch(beat)
+
+        def body() -> int:
+            from svcinit.agent import presence
+
+            return presence.main(settings, lambda: touch(beat))
+
+        self.fork(Role.PRESENCE, _guarded(body))
+
+    def start_deregister(self) -> None:
+        """Deregister only: for when presence is not there to do it."""
+        settings = self.settings
+
+        def body() -> int:
+            from svcinit.agent import presence
+
+            return presence.deregister(settings)
+
+        self.fork(Role.DEREGISTER, _guarded(body))
+
+    def silence(self) -> float:
+        """Seconds since presence last gave a sign of life."""
+        beaten = int.from_bytes(os.pread(self._beat, BEAT_BYTES, 0), "little")
+        return time.monotonic() - beaten / 1000
+
+    def report(self, life: Steps) -> None:
+        """Leave the state for svcinitctl in SVCINIT_RUN, when it changed; a plain init leaves none."""
+        if self.settings.plain:
+            return
+        state = {
+            "state": life.state,
+            "pid": os.getpid(),
+            "main": self.pid(Role.MAIN),
+            "presence": self.pid(Role.PRESENCE),
+            "service": self.settings.service,
+            "id": self.settings.id,
+            "reloads": life.reloads,
+            "degraded": life.outcome,
+            "exit": life.code,
+        }
+        if state != self._reported:
+            self._reported = state
+            write_state(self.settings.run, "init", state)
+
+    def _action_env(self) -> dict[str, str]:
+        env = self.settings.main_environment(self.extra_env)
+        env["SVCINIT_CHANGED"] = "\n".join(self.changed)
+        main = self.pid(Role.MAIN)
+        if main is not None:
+            env["SVCINIT_MAIN_PID"] = str(main)
+        return env
+
+    def _renew(self, name: str) -> int:
+        """A new memfd in place of the one that the attribute holds."""
+        if getattr(self, name) >= 0:
+            os.close(getattr(self, name))
+        return memfd(name.strip("_"))
+
+
+def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> None:
+    """Replace FOLDER/NAME.json as a whole, 0600; where there is no place for it svcinit runs on without."""
+    import json
+
+    for place in (folder,) if folder else STATE_FOLDERS:
+        try:
+            os.makedirs(place, 0o700, exist_ok=True)
+            new = os.path.join(place, f".{name}.new")
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, json.dumps(state).encode())
+            finally:
+                os.close(descriptor)
+            os.rename(new, os.path.join(place, f"{name}.json"))
+            return
+        except OSError as error:
+            log.debug(f"no state in {place}: {error.strerror}")
+
+
+def touch(beat: int) -> None:
+    """Leave a sign of life: the monotonic clock in milliseconds."""
+    os.pwrite(beat, int(time.monotonic() * 1000).to_bytes(BEAT_BYTES, "little"), 0)
+
+
+def _guarded(body: Callable[[], int]) -> Callable[[], int]:
+    """`body`, with its errors told to people, a line a fault, and turned into the exit status."""
+
+    def run() -> int:
+        try:
+            return body()
+        except SvcinitError as error:
+            for fault in error.faults:
+                log.error(fault)
+            return error.code
+
+    return run
+
+
+def _texts(values: object) -> bool:
+    return not isinstance(values, str) and all(isinstance(value, str) for value in values)  # type: ignore[attr-defined]
+
+
+def _write(path: str, text: str) -> int:
+    """Write `text` to a fifo or file; a fifo that is not there or not read yet is waited for (init has the deadline)."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT):
+                log.error(f"write to {path} failed: {error.strerror}")
+                return EX_SOFTWARE
+            time.sleep(RETRY)
+            continue
+        os.write(descriptor, text.encode("utf-8", "surrogateescape"))
+        return EX_OK

@@ -1,0 +1,310 @@
+"""The one place that forks, waits, signals and kills. Standard library only, one thread, no signal handlers.
+
+Every signal was blocked before anything else happened (__main__.py) and is taken here, one at a time, by sigtimedwait(2): none is lost
+and none interrupts. Whatever wakes `wait`, all that has died is reaped first; nobody else ever calls wait(2), so no
+status can be lost to another waiter, and a child is registered before its status can be looked at.
+"""
+
+from __future__ import annotations
+
+import _signal  # not `signal`: its enums cost every container start 5 ms
+import os
+import time
+
+from svcinit import log
+from svcinit.errors import EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from svcinit.settings import Settings
+
+PR_SET_CHILD_SUBREAPER = 36
+BEAT_BYTES = 8
+
+
+class Role:
+    """What a child is for; at most one child has a role at a time, orphans excepted."""
+
+    MAIN = "main"
+    PREPARE = "prepare"
+    PRESENCE = "presence"
+    DEREGISTER = "deregister"
+    HOOK = "hook"
+    ACTION = "action"
+    UNDO = "undo"
+    ORPHAN = "orphan"
+
+
+class Signalled:
+    """Signal `number` arrived, sent by process `sender` (0: the kernel, or a process outside the container)."""
+
+    __match_args__ = ("number", "sender")
+
+    def __init__(self, number: int, sender: int = 0) -> None:
+        self.number, self.sender = number, sender
+
+
+class Exited:
+    """The child of `role` is gone: `code` is its exit status, or 128+N when signal N killed it."""
+
+    __match_args__ = ("role", "code")
+
+    def __init__(self, role: str, code: int) -> None:
+        self.role, self.code = role, code
+
+
+class Stopped:
+    """The child of `role` was suspended (SIGSTOP, SIGTSTP, ...)."""
+
+    __match_args__ = ("role",)
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+
+
+class Deadline:
+    """The time that `wait` was given is over; `name` is filled in by who set it."""
+
+    __match_args__ = ("name",)
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+
+if TYPE_CHECKING:
+    Event = Signalled | Exited | Stopped | Deadline
+
+
+def original_environment() -> dict[str, str]:
+    """The environment as it was given to this process, byte for byte (undecodable bytes as surrogates).
+
+    Not os.environ: in the C locale, which most images have, CPython adds LC_CTYPE to its own (PEP 538), and -I
+    does not stop that. /proc/self/environ (proc(5)) still shows what execve(2) passed.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+    except OSError:
+        return dict(os.environ)
+    pairs = (os.fsdecode(item).partition("=") for item in block.split(b"\0") if item)
+    return {name: value for name, sign, value in pairs if sign}
+
+
+class Init:
+    """The processes of one container, by role."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_pid1 = os.getpid() == 1
+        self._roles: dict[int, str] = {}
+        self._pids: dict[str, int] = {}
+        self._events: list[Event] = []
+        self._signals = _signal.valid_signals()
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, the kernel would reap for us
+        if not self.is_pid1:
+            _become_subreaper()
+
+    def now(self) -> float:
+        """Seconds on the monotonic clock: what every deadline is measured on."""
+        return time.monotonic()
+
+    def alive(self, role: str) -> bool:
+        return role in self._pids
+
+    def pid(self, role: str) -> int | None:
+        return self._pids.get(role)
+
+    def wait(self, until: float | None) -> Event:
+        """The next event: deaths first, then the deadline `until` (monotonic seconds, None: never), then signals."""
+        while True:
+            self._reap()
+            if self._events:
+                return self._events.pop(0)
+            if until is None:
+                info = _signal.sigwaitinfo(self._signals)
+            else:
+                left = until - self.now()
+                taken = _signal.sigtimedwait(self._signals, left) if left > 0 else None
+                if taken is None:
+                    return Deadline()
+                info = taken
+            if info.si_signo != _signal.SIGCHLD:
+                return Signalled(info.si_signo, info.si_pid)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
+            except ChildProcessError:
+                return
+            if child is None:
+                return
+            role = self._roles.get(child.si_pid, Role.ORPHAN)
+            if child.si_code == os.CLD_STOPPED:
+                self._events.append(Stopped(role))
+                continue
+            self._roles.pop(child.si_pid, None)
+            if self._pids.get(role) == child.si_pid:
+                del self._pids[role]
+            code = child.si_status if child.si_code == os.CLD_EXITED else 128 + child.si_status
+            self._events.append(Exited(role, code))
+
+    def fork(self, role: str, body: Callable[[], int]) -> None:
+        """Start a child, leader of its own process group, that runs `body` and exits with what it returns.
+
+        It has default dispositions and nothing blocked, but for presence: that takes its signals as init does.
+        """
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = EX_SOFTWARE
+            try:
+                os.setpgid(0, 0)
+                if role == Role.MAIN:
+                    _take_terminal(parent)
+                _default_signals(blocked=role == Role.PRESENCE)
+                code = body()
+            except Exception as error:
+                import traceback  # a fault of ours: say where, on the way out
+
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                log.error(f"{role} failed: {type(error).__name__} at {where.name}:{where.lineno}")
+            finally:
+                os._exit(code)
+        former = self._pids.get(role)
+        if former is not None:  # given up, and even KILL did not end it yet
+            self._roles[former] = Role.ORPHAN
+        self._roles[pid], self._pids[role] = role, pid
+        try:
+            os.setpgid(pid, pid)  # here too: whoever comes first, the group exists when `kill` needs it
+        except OSError:
+            pass
+
+    def exec(self, role: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+        """Start a child that becomes the program `argv`, as SVCINIT_USER."""
+
+        def body() -> int:
+            _become(self.settings.user)
+            return _execute(argv, env)
+
+        self.fork(role, body)
+
+    def signal(self, role: str, number: int, *, group: bool = False) -> None:
+        """Send a signal to the child of `role`, or to its whole process group; no such child: nothing happens."""
+        pid = self._pids.get(role)
+        if pid is None:
+            return
+        try:
+            os.kill(-pid if group else pid, number)
+        except OSError as error:
+            log.warning(f"signal {number} to {role} failed: {error.strerror}", pid=pid)
+
+    def kill(self, role: str) -> None:
+        """KILL the child of `role` and all of its process group."""
+        self.signal(role, _signal.SIGKILL, group=True)
+
+    def sweep(self, number: int) -> None:
+        """Send a signal to everything left: in the container as PID 1, else to all that descends from us."""
+        # anywhere but in a PID namespace of our own kill(-1) would reach far beyond us
+        for pid in [-1] if self.is_pid1 else _descendants(os.getpid()):
+            try:
+                os.kill(pid, number)
+            except OSError:  # gone already
+                continue
+
+    def alone(self) -> bool:
+        """Is there no child left, dead or alive?"""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children, their children and so on, parents first (proc(5), /proc/pid/task/tid/children)."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *_descendants(child)]
+    except OSError:  # it ended meanwhile
+        pass
+    return found
+
+
+def _become_subreaper() -> None:
+    """Have orphans below us reparent to us (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+    By way of the C module under `ctypes`, whose own import costs 3 ms.
+    """
+    try:
+        import _ctypes
+
+        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+        failed = _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    except (ImportError, OSError, AttributeError):
+        failed = -1
+    if failed:
+        log.warning("not PID 1 and cannot become a subreaper: orphans will not be reaped here")
+
+
+def _take_terminal(init: int) -> None:
+    """Make the caller's process group the foreground one, if init's was: else the terminal is another's."""
+    try:
+        if os.tcgetpgrp(0) == os.getpgid(init):
+            os.tcsetpgrp(0, os.getpgrp())
+    except OSError:  # no terminal
+        pass
+
+
+def _default_signals(*, blocked: bool) -> None:
+    for number in _signal.valid_signals():
+        if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
+            _signal.signal(number, _signal.SIG_DFL)
+    if not blocked:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def _become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> None:
+    if user is None:
+        return
+    uid, gid, groups, _ = user
+    if (os.getuid(), os.getgid()) == (uid, gid) and uid != 0:
+        return  # already: and setgroups(2) is root's alone
+    os.setgroups(groups)
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def _execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
+    """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
+    name = argv[0]
+    found: OSError | None = None
+    for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
+        path = os.path.join(folder or ".", name) if "/" not in name else name
+        try:
+            try:
+                os.execve(path, argv, env)
+            except OSError as error:
+                if error.errno != 8:  # ENOEXEC: a script without #!, which execvp(3) hands to the shell
+                    raise
+                os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.exists(path):
+                found = error  # it is there: what is missing is its interpreter
+        except OSError as error:
+            found = error
+    if found is None:
+        log.error(f"{name}: command not found")
+        return NOT_FOUND
+    log.error(f"{name}: cannot be executed: {found.strerror}")
+    return NOT_EXECUTABLE
+
+
+def memfd(name: str) -> int:
+    """An anonymous file that forked children share and programs do not (memfd_create(2))."""
+    return os.memfd_create(f"svcinit-{name}", os.MFD_CLOEXEC)

@@ -1,0 +1,357 @@
+"""What the transitions of the lifecycle do: each starts, signals or gives up something, and says so.
+
+Of the short-lived children (prepare, hooks, actions, undo) one runs at a time: the `job`. It has a deadline, and KILL to
+its process group is the answer to a hang. Deadlines are named and on the monotonic clock, in seconds.
+"""
+
+from __future__ import annotations
+
+import _signal
+
+from svcinit import log
+from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.init import Exited, Role
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.crew import Crew
+    from svcinit.init import Event
+    from svcinit.settings import Settings
+    from svcinit.values import Action
+
+STOP_TIMEOUT = 8.0  # with the drain of 1 s it fits into the 10 s that `docker stop` gives
+SLACK = 0.5  # what prepare gets to give up by itself before it is killed
+RETRY = 0.5  # before a crashed prepare is started again
+BEAT = 5.0  # between two looks at presence
+SILENCE = 40.0  # without a sign of life for so long presence counts as hung: longer than its longest call
+BACKOFF = 0.5, 30.0  # first and longest pause before a dead presence is started again
+HEALTHY = 60.0  # having lived for so long, a dead presence starts again with the first pause
+AFTER_KILL = 1.0  # what the kernel gets to bury what was killed
+
+
+class State:
+    STARTING = "starting"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    DEREGISTERING = "deregistering"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    SWEEPING = "sweeping"
+    CLOSING = "closing"
+    DONE = "done"
+
+
+class Steps:
+    """The state of one container and the steps that change it."""
+
+    def __init__(self, settings: Settings, crew: Crew) -> None:
+        self.settings, self.crew = settings, crew
+        self.state = State.STARTING
+        self.code = EX_OK  # svcinit's own exit status
+        self.timers: dict[str, float] = {}
+        self.job = ""  # the role of the short-lived child that all waits for
+        self.late = False  # its deadline has passed
+        self.again = False  # a HUP came when none could be served: exactly one more reload is owed
+        self.restarting = False
+        self.reloads = 0
+        self.outcome = ""  # how the last reload ended: empty for well
+        self.stops = 0  # stop signals seen
+        self.ever_started = False
+        self.pause = BACKOFF[0]
+        self.presence_since = 0.0
+        self.budget = settings.stop_timeout or STOP_TIMEOUT
+
+    # starting
+
+    def start(self) -> None:
+        self.state = State.STARTING
+        if self.settings.needs_prepare:
+            self.begin(Role.PREPARE, self.settings.start_timeout + SLACK)
+            self.prepare()
+        else:
+            self.pre_start_hook()
+
+    def prepare(self) -> None:
+        """At a reload prepare may spend half of its time on waiting for Consul: new code must go out all the same."""
+        left = self.timers["job"] - self.crew.now()
+        first = self.state == State.STARTING
+        self.late = False
+        self.crew.start_prepare(first=first, seconds=left - SLACK if first else left / 2)
+
+    def retry(self, code: int) -> None:
+        log.warning(f"prepare died with status {code}; trying again")
+        self.timers["retry"] = self.crew.now() + RETRY
+
+    def prepared(self) -> None:
+        """Files are in place: on to the hook, unless a HUP that came before the start says that they are old already."""
+        if not self.crew.take_verdict():
+            self.retry(EX_SOFTWARE)
+        elif self.state == State.RELOADING:
+            self.pre_reload_hook()
+        elif self.again:
+            self.again = False
+            self.prepare()
+        else:
+            self.pre_start_hook()
+
+    def pre_start_hook(self) -> None:
+        if self.settings.pre_start:
+            self.begin(Role.HOOK, self.settings.start_timeout)
+            self.crew.start_hook(self.settings.pre_start)
+        else:
+            self.start_main()
+
+    def start_main(self) -> None:
+        if self.again and self.settings.needs_prepare:
+            self.again = False
+            self.start()
+            return
+        self.end_job()
+        self.timers.clear()
+        self.again = self.restarting = False
+        self.state = State.RUNNING
+        self.ever_started = True
+        self.crew.start_main()
+        self.crew.told()
+        if not self.settings.plain:
+            log.info(f"started {self.crew.argv[0]}", pid=self.crew.pid(Role.MAIN))
+        if self.settings.service:
+            self.start_presence()
+
+    def leave(self, code: int, why: str) -> None:
+        """Exit without ever having started main."""
+        log.error(f"exit {code}: {why}")
+        self.code = code
+        self.timers = {"kill": self.crew.now() + self.budget}
+        self.sweep()
+
+    # presence
+
+    def start_presence(self) -> None:
+        self.crew.start_presence()
+        self.presence_since = self.crew.now()
+        self.timers["presence"] = self.presence_since + BEAT
+
+    def watch_presence(self) -> None:
+        if not self.crew.alive(Role.PRESENCE):
+            self.start_presence()
+            return
+        if self.crew.silence() > SILENCE:
+            log.warning("presence hangs: killed")
+            self.crew.kill(Role.PRESENCE)
+        self.timers["presence"] = self.crew.now() + BEAT
+
+    def restart_presence(self, code: int) -> None:
+        if self.crew.now() - self.presence_since > HEALTHY:
+            self.pause = BACKOFF[0]
+        log.warning(f"presence died with status {code}; started again in {self.pause:g} s")
+        self.timers["presence"] = self.crew.now() + self.pause
+        self.pause = min(self.pause * 2, BACKOFF[1])
+
+    # reloading
+
+    def reload(self) -> None:
+        self.state = State.RELOADING
+        self.again, self.outcome = False, ""
+        self.reloads += 1
+        log.info(f"reload {self.reloads}: begins")
+        if self.settings.needs_prepare:
+            self.begin(Role.PREPARE, self.settings.reload_timeout)
+            self.prepare()
+        else:
+            self.pre_reload_hook()
+
+    def pre_reload_hook(self, trouble: str = "") -> None:
+        self.outcome = trouble
+        if trouble:
+            log.warning(f"reload {self.reloads}: {trouble}")
+        if self.settings.pre_reload:
+            self.begin(Role.HOOK, self.settings.reload_timeout)
+            self.crew.start_hook(self.settings.pre_reload)
+        else:
+            self.forward()
+
+    def forward(self) -> None:
+        action = self.settings.reload
+        self.end_job()
+        if action.kind == "restart":
+            self.restarting = True
+            self.stop("restart")
+        elif self.act(action):
+            self.begin(Role.ACTION, self.settings.reload_timeout)
+        else:
+            self.acted(EX_OK)
+
+    def acted(self, code: int) -> None:
+        """Main was told to reload, or could not be: then the changes stay due, and the next HUP tells it again."""
+        if code:
+            self.outcome = f"SVCINIT_RELOAD failed with status {code}; the next HUP tries again"
+        else:
+            self.crew.told()
+        self.end_reload(self.outcome)
+
+    def undo(self, why: str) -> None:
+        """Put the files back as they were before the reload that ends because of `why`."""
+        self.outcome = why
+        if self.crew.start_undo():
+            self.begin(Role.UNDO, self.settings.reload_timeout)
+        else:
+            self.end_reload(why)
+
+    def undone(self, code: int) -> None:
+        fate = f"putting the files back failed with status {code}" if code else "the files were put back"
+        self.end_reload(f"{self.outcome}; {fate}")
+
+    def end_reload(self, trouble: str) -> None:
+        """The reload is over: well if there was no `trouble`, else svcinit is degraded until one ends well."""
+        self.end_job()
+        self.outcome = trouble
+        self.state = State.RUNNING
+        if trouble:
+            log.error(f"reload {self.reloads}: {trouble}")
+        else:
+            log.info(f"reload {self.reloads}: done")
+        if self.again:
+            self.reload()
+
+    # stopping
+
+    def stop(self, why: str) -> None:
+        """Deregister first: what connects after main was told to stop is lost."""
+        log.info(f"stopping ({why})")
+        self.crew.signal(self.job, _signal.SIGTERM, group=True)
+        self.end_job()
+        drain = self.settings.drain if self.settings.service else 0.0
+        now = self.crew.now()
+        self.timers = {"kill": now + drain + self.budget, "deregister": now + self.budget / 4}
+        self.state = State.DEREGISTERING
+        if not self.settings.service:
+            self.tell_stop()
+        elif self.crew.alive(Role.PRESENCE):
+            self.crew.signal(Role.PRESENCE, _signal.SIGTERM)
+        else:
+            self.crew.start_deregister()
+
+    def abandon_presence(self) -> None:
+        """It takes too long: what killing it leads to is decided when its death is seen."""
+        self.timers["deregister"] = self.crew.now() + self.budget / 4
+        self.crew.kill(Role.PRESENCE)
+        self.crew.kill(Role.DEREGISTER)
+
+    def drain(self) -> None:
+        log.info("deregistered")
+        if self.settings.drain and self.crew.alive(Role.MAIN):
+            self.state = State.DRAINING
+            self.timers["drain"] = self.crew.now() + self.settings.drain
+        else:
+            self.tell_stop()
+
+    def tell_stop(self) -> None:
+        self.timers.pop("deregister", None)
+        self.timers.pop("drain", None)
+        if not self.crew.alive(Role.MAIN):
+            self.sweep()
+            return
+        self.state = State.STOPPING
+        self.act(self.settings.stop)
+
+    def still_registered(self) -> None:
+        log.warning("not deregistered: Consul drops the service itself when its check has failed for long enough")
+        self.tell_stop()
+
+    def stop_by_signal(self, code: int) -> None:
+        log.warning(f"SVCINIT_STOP failed with status {code}: sending TERM instead")
+        self.crew.signal(Role.MAIN, _signal.SIGTERM, group=self.settings.signal_group)
+
+    def hurry(self) -> None:
+        """The second stop signal skips the drain, the third kills; the first one during a restart makes it a stop."""
+        if self.restarting:
+            self.restarting = self.again = False
+            return
+        self.stops += 1
+        if self.stops >= 2:
+            self.kill_all()
+        elif self.state in (State.DEREGISTERING, State.DRAINING):
+            self.tell_stop()
+
+    def main_gone(self, code: int) -> None:
+        self.code = code
+        if self.settings.plain:
+            self.state = State.DONE
+            return
+        log.info(f"{self.crew.argv[0]} exited with status {code}")
+        if self.state in (State.RUNNING, State.RELOADING):
+            self.stop("the service ended")
+        elif self.state != State.DEREGISTERING:
+            self.sweep()
+
+    def kill_all(self) -> None:
+        if self.crew.alive(Role.MAIN):
+            log.warning("the service did not stop in time: killed")
+        self.crew.kill(Role.MAIN)
+        self.crew.sweep(_signal.SIGKILL)
+        self.timers["buried"] = self.crew.now() + AFTER_KILL
+
+    def sweep(self) -> None:
+        """Main is gone, or never was: what is left is asked to end, and killed when the time is over."""
+        self.state = State.SWEEPING
+        if self.crew.alone():
+            self.close()
+        else:
+            self.crew.sweep(_signal.SIGTERM)
+
+    def sweep_again(self) -> None:
+        """Something ended: that may have been the last, or have left children of its own to us."""
+        if self.crew.alone():
+            self.close()
+        elif "buried" in self.timers:
+            self.crew.sweep(_signal.SIGKILL)
+
+    def close(self) -> None:
+        self.timers.clear()
+        if self.restarting:
+            self.start_main()
+        elif self.settings.post_stop and self.ever_started:
+            self.state = State.CLOSING
+            self.begin(Role.HOOK, AFTER_KILL)
+            self.crew.start_hook(self.settings.post_stop)
+        else:
+            self.done()
+
+    def done(self, hook: int = EX_OK) -> None:
+        if hook:
+            log.warning(f"SVCINIT_POST_STOP failed with status {hook}")
+        self.state = State.DONE
+
+    # jobs
+
+    def begin(self, role: str, seconds: float) -> None:
+        self.job, self.late = role, False
+        self.timers["job"] = self.crew.now() + seconds
+
+    def expire(self) -> None:
+        """The job took too long. Should not even KILL end it, it counts as dead a second later."""
+        if self.crew.alive(self.job) and not self.late:
+            log.warning(f"{self.job} took too long: killed")
+            self.late = True
+            self.timers["job"] = self.crew.now() + AFTER_KILL
+            self.crew.kill(self.job)
+        else:
+            self.on(Exited(self.job, EX_TEMPFAIL))
+
+    def on(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def end_job(self) -> None:
+        self.job, self.late = "", False
+        self.timers.pop("job", None)
+        self.timers.pop("retry", None)
+
+    def act(self, action: Action) -> bool:
+        """Tell main something; True when a child is doing so, False when it is done."""
+        if action.kind == "signal":
+            self.crew.signal(Role.MAIN, action.signal, group=self.settings.signal_group)
+        elif action.kind in ("write", "exec"):
+            self.crew.start_action(action)
+            return True
+        return False

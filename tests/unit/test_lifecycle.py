@@ -1,0 +1,294 @@
+"""The lifecycle replayed from tables of events: no processes, no clock, no sleep."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcinit import settings
+from svcinit.init import Deadline, Exited, Role, Signalled, Stopped
+from svcinit.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from svcinit.init import Event
+    from svcinit.values import Action
+
+TERM, HUP, USR1, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL
+FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
+UP = [Exited(Role.PREPARE, 0)]
+
+
+class FakeCrew:
+    """Records what the lifecycle asks for; events come from a table, `Deadline` moves the clock to the next timer."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events, self.log, self.running = events, [], set()
+        self.argv, self.clock, self.quiet = ("main",), 0.0, 0.0
+        self.verdict = self.undoable = True
+
+    def now(self) -> float:
+        return self.clock
+
+    def wait(self, until: float | None) -> Event:
+        event = self.events.pop(0)
+        if isinstance(event, Deadline):
+            assert until is not None, "a deadline was expected, and none is set"
+            self.clock = until
+        if isinstance(event, Exited):
+            assert event.role == Role.ORPHAN or event.role in self.running, f"{event.role} does not run"
+            self.running.discard(event.role)
+        return event
+
+    def alive(self, role: str) -> bool:
+        return role in self.running
+
+    def pid(self, role: str) -> int | None:
+        return 1
+
+    def alone(self) -> bool:
+        return not self.running
+
+    def silence(self) -> float:
+        return self.quiet
+
+    def signal(self, role: str, number: int, *, group: bool = False) -> None:
+        if role in self.running:
+            self.log.append(f"{role}<-{signal.Signals(number).name}{' group' if group else ''}")
+
+    def kill(self, role: str) -> None:
+        self.signal(role, KILL)
+
+    def sweep(self, number: int) -> None:
+        self.log.append(f"all<-{signal.Signals(number).name}")
+
+    def take_verdict(self) -> bool:
+        return self.verdict
+
+    def told(self) -> None:
+        self.log.append("told")
+
+    def report(self, life: Lifecycle) -> None:
+        pass
+
+    def start_undo(self) -> bool:
+        self._start(Role.UNDO)
+        return self.undoable
+
+    def start_prepare(self, *, first: bool, seconds: float) -> None:
+        self._start(Role.PREPARE)
+
+    def start_main(self) -> None:
+        self._start(Role.MAIN)
+
+    def start_presence(self) -> None:
+        self._start(Role.PRESENCE)
+
+    def start_deregister(self) -> None:
+        self._start(Role.DEREGISTER)
+
+    def start_hook(self, argv: tuple[str, ...]) -> None:
+        self._start(Role.HOOK, argv[0])
+
+    def start_action(self, action: Action) -> None:
+        self._start(Role.ACTION, action.text or action.argv[0])
+
+    def _start(self, role: str, what: str = "") -> None:
+        self.running.add(role)
+        self.log.append(f"+{role}{':' + what if what else ''}")
+
+
+def live(env: dict[str, str], *events: Event) -> tuple[int, list[str]]:
+    crew = FakeCrew(list(events))
+    life = Lifecycle(settings.read(env), crew)  # type: ignore[arg-type]
+    code = life.run()
+    assert not crew.events, "the container ended before all that was to happen did"
+    return code, crew.log
+
+
+STOPPED = [Exited(Role.PRESENCE, 0), Deadline(), Exited(Role.MAIN, 0)]
+START_LOG = ["+prepare", "+main", "told", "+presence"]
+STOP_LOG = ["presence<-SIGTERM", "main<-SIGTERM"]
+
+
+def test_a_stop_deregisters_drains_then_tells_the_service() -> None:
+    code, log = live(FULL, *UP, Signalled(TERM), *STOPPED)
+    assert (code, log) == (0, START_LOG + STOP_LOG)
+
+
+def test_the_container_exits_as_the_service_did() -> None:
+    code, log = live(FULL, *UP, Exited(Role.MAIN, 137), Exited(Role.PRESENCE, 0))
+    assert (code, log[-1]) == (137, "presence<-SIGTERM")
+
+
+def test_a_reload_prepares_then_runs_the_hook_then_tells_the_service() -> None:
+    env = {**FULL, "SVCINIT_PRE_RELOAD": "migrate"}
+    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.HOOK, 0), Signalled(TERM), *STOPPED]
+    _, log = live(env, *UP, *events)
+    assert log == [*START_LOG, "+prepare", "+hook:migrate", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_hups_during_a_reload_make_exactly_one_more() -> None:
+    events = [Signalled(HUP), Signalled(HUP), Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.PREPARE, 0)]
+    _, log = live(FULL, *UP, *events, Signalled(TERM), *STOPPED)
+    assert log[4:] == ["+prepare", "main<-SIGHUP", "told", "+prepare", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_a_hup_before_the_start_prepares_again_and_never_reaches_the_unborn_service() -> None:
+    _, log = live(FULL, Signalled(HUP), Exited(Role.PREPARE, 0), *UP, Signalled(TERM), *STOPPED)
+    assert log == ["+prepare", *START_LOG, *STOP_LOG]
+
+
+@pytest.mark.parametrize("code", [78])
+def test_a_wrong_configuration_aborts_the_reload_and_the_service_hears_nothing(code: int) -> None:
+    _, log = live(FULL, *UP, Signalled(HUP), Exited(Role.PREPARE, code), Signalled(TERM), *STOPPED)
+    assert log[4:] == ["+prepare", *STOP_LOG]
+
+
+def test_new_code_goes_out_though_consul_is_away() -> None:
+    _, log = live(FULL, *UP, Signalled(HUP), Exited(Role.PREPARE, 75), Signalled(TERM), *STOPPED)
+    assert log[4:] == ["+prepare", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_a_hung_prepare_is_killed_at_its_deadline_and_new_code_goes_out() -> None:
+    beats = [Deadline()] * 5  # looks at presence while the reload waits
+    events = [Signalled(HUP), *beats, Deadline(), Exited(Role.PREPARE, 137), Signalled(TERM), *STOPPED]
+    _, log = live({**FULL, "SVCINIT_RELOAD_TIMEOUT": "26s"}, *UP, *events)
+    assert log[4:] == ["+prepare", "prepare<-SIGKILL", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_a_prepare_that_cannot_even_be_killed_does_not_hold_the_reload_up() -> None:
+    crash = [Signalled(HUP), Deadline(), Deadline()]
+    _, log = live({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}, *UP, *crash, Signalled(TERM), *STOPPED, Deadline(), Deadline())
+    assert log[4:-2] == ["+prepare", "prepare<-SIGKILL", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_a_crashed_prepare_is_started_again() -> None:
+    events = [Signalled(HUP), Exited(Role.PREPARE, 139), Deadline(), Exited(Role.PREPARE, 0), Signalled(TERM)]
+    _, log = live(FULL, *UP, *events, *STOPPED)
+    assert log[4:] == ["+prepare", "+prepare", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_a_failing_pre_reload_hook_puts_the_files_back_and_the_service_hears_nothing() -> None:
+    env = {**FULL, "SVCINIT_PRE_RELOAD": "migrate"}
+    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.HOOK, 3), Exited(Role.UNDO, 0), Signalled(TERM)]
+    _, log = live(env, *UP, *events, *STOPPED)
+    assert log[4:] == ["+prepare", "+hook:migrate", "+undo", *STOP_LOG]
+
+
+def test_a_reload_command_is_awaited_before_the_next_reload_begins() -> None:
+    env = {**FULL, "SVCINIT_RELOAD": "exec:chain"}
+    one = [Exited(Role.PREPARE, 0), Exited(Role.ACTION, 0)]
+    events = [Signalled(HUP), one[0], Signalled(HUP), one[1], *one]
+    _, log = live(env, *UP, *events, Signalled(TERM), *STOPPED)
+    assert log[4:] == ["+prepare", "+action:chain", "told", "+prepare", "+action:chain", "told", *STOP_LOG]
+
+
+def test_a_failed_reload_command_leaves_its_changes_due() -> None:
+    env = {**FULL, "SVCINIT_RELOAD": "exec:chain"}
+    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.ACTION, 1), Signalled(TERM), *STOPPED]
+    _, log = live(env, *UP, *events)
+    assert log[4:] == ["+prepare", "+action:chain", *STOP_LOG]
+
+
+def test_a_restart_reload_stops_and_starts_the_service_and_registers_it_again() -> None:
+    env = {**FULL, "SVCINIT_RELOAD": "restart"}
+    _, log = live(env, *UP, Signalled(HUP), Exited(Role.PREPARE, 0), *STOPPED, Signalled(TERM), *STOPPED)
+    assert log == [*START_LOG, "+prepare", *STOP_LOG, "+main", "told", "+presence", *STOP_LOG]
+
+
+def test_a_stop_during_a_restart_stops() -> None:
+    env = {**FULL, "SVCINIT_RELOAD": "restart"}
+    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED]
+    _, log = live(env, *UP, *events)
+    assert log == [*START_LOG, "+prepare", *STOP_LOG]
+
+
+def test_a_second_stop_skips_the_drain_and_a_third_kills() -> None:
+    gone = [Exited(Role.MAIN, 137)]
+    _, log = live(FULL, *UP, Signalled(TERM), Exited(Role.PRESENCE, 0), Signalled(TERM), Signalled(TERM), *gone)
+    assert log[4:] == [*STOP_LOG, "main<-SIGKILL", "all<-SIGKILL"]
+
+
+def test_a_service_that_ignores_the_stop_is_killed() -> None:
+    events = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Exited(Role.MAIN, 137)]
+    code, log = live(FULL, *UP, *events)
+    assert (code, log[4:]) == (137, [*STOP_LOG, "main<-SIGKILL", "all<-SIGKILL"])
+
+
+def test_svcinit_ends_even_when_kill_does_not_end_the_service() -> None:
+    events = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Deadline()]
+    _, log = live(FULL, *UP, *events)
+    assert log[-1] == "all<-SIGKILL"
+
+
+def test_a_dead_presence_is_started_again_and_the_service_hears_nothing() -> None:
+    _, log = live(FULL, *UP, Exited(Role.PRESENCE, 137), Deadline(), Signalled(TERM), *STOPPED)
+    assert log == [*START_LOG, "+presence", *STOP_LOG]
+
+
+def test_a_stopped_presence_is_killed_and_started_again() -> None:
+    events = [Stopped(Role.PRESENCE), Exited(Role.PRESENCE, 137), Deadline()]
+    _, log = live(FULL, *UP, *events, Signalled(TERM), *STOPPED)
+    assert log == [*START_LOG, "presence<-SIGKILL", "+presence", *STOP_LOG]
+
+
+def test_a_presence_that_hangs_at_the_stop_is_replaced_by_one_that_only_deregisters() -> None:
+    hung = [Signalled(TERM), Deadline(), Exited(Role.PRESENCE, 137), Exited(Role.DEREGISTER, 0)]
+    _, log = live(FULL, *UP, *hung, Deadline(), Exited(Role.MAIN, 0))
+    assert log[4:] == ["presence<-SIGTERM", "presence<-SIGKILL", "+deregister", "main<-SIGTERM"]
+
+
+def test_a_consul_that_is_away_does_not_hold_the_stop_up() -> None:
+    away = [Signalled(TERM), Deadline(), Exited(Role.PRESENCE, 137), Deadline(), Exited(Role.DEREGISTER, 137)]
+    _, log = live(FULL, *UP, *away, Exited(Role.MAIN, 0))
+    assert log[-1] == "main<-SIGTERM"
+
+
+def test_a_stop_action_that_fails_falls_back_to_term() -> None:
+    env = {**FULL, "SVCINIT_STOP": "exec:quit"}
+    events = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Exited(Role.ACTION, 1), Exited(Role.MAIN, 143)]
+    code, log = live(env, *UP, *events)
+    assert (code, log[4:]) == (143, ["presence<-SIGTERM", "+action:quit", "main<-SIGTERM"])
+
+
+def test_what_the_service_leaves_behind_is_told_to_end_then_killed() -> None:
+    events = [Exited(Role.MAIN, 0), Deadline(), Exited(Role.HOOK, 137)]
+    crew = FakeCrew(list(events))
+    life = Lifecycle(settings.read({"SVCINIT_STOP_TIMEOUT": "1s"}), crew)  # type: ignore[arg-type]
+    crew.running.add(Role.HOOK)  # stands for a daemon that reparented to us
+    assert life.run() == 0
+    assert crew.log == ["+main", "told", "all<-SIGTERM", "all<-SIGKILL"]
+
+
+@pytest.mark.parametrize(("verdict", "status"), [(78, 78), (75, 69)])
+def test_a_failed_preparation_never_starts_the_service(verdict: int, status: int) -> None:
+    assert live(FULL, Exited(Role.PREPARE, verdict)) == (status, ["+prepare"])
+
+
+def test_a_failed_pre_start_hook_gives_the_container_its_status() -> None:
+    env = {**FULL, "SVCINIT_PRE_START": "check"}
+    assert live(env, *UP, Exited(Role.HOOK, 9)) == (9, ["+prepare", "+hook:check"])
+
+
+def test_a_stop_before_the_start_ends_the_container_at_once() -> None:
+    events = [Signalled(TERM), Exited(Role.PREPARE, 143)]
+    assert live(FULL, *events) == (143, ["+prepare", "all<-SIGTERM"])
+
+
+def test_other_signals_reach_the_service_as_they_are() -> None:
+    _, log = live(FULL, *UP, Signalled(USR1), Signalled(TERM), *STOPPED)
+    assert log[4:] == ["main<-SIGUSR1", *STOP_LOG]
+
+
+def test_rewrites_come_before_anything_else_looks() -> None:
+    env = {**FULL, "SVCINIT_SIGNALS": "USR1:TERM,USR2:0"}
+    _, log = live(env, *UP, Signalled(signal.SIGUSR2), Signalled(USR1), *STOPPED)
+    assert log[4:] == STOP_LOG
+
+
+def test_a_plain_init_just_forwards_and_times_nothing() -> None:
+    events = [Signalled(HUP), Signalled(TERM), Signalled(TERM), Signalled(signal.SIGINT), Exited(Role.MAIN, 143)]
+    code, log = live({}, *events)
+    assert (code, log[2:]) == (143, ["main<-SIGHUP", "main<-SIGTERM", "main<-SIGTERM", "main<-SIGINT"])
