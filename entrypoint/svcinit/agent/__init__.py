@@ -1,0 +1,5 @@
+"""The network half: everything that touches Consul, DNS or third-party code.
+
+Runs only in processes forked from init (`prepare`, `presence`), never in init itself; nothing outside this
+package may import it at module level, and a test asserts that.
+"""

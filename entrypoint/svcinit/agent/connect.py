@@ -1,0 +1,29 @@
+"""The client that the settings describe."""
+
+from __future__ import annotations
+
+from svcinit.agent.consul import Consul
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.settings import Settings
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0  # seconds; Consul's agent is on this host or next to it
+
+
+def connect(settings: Settings) -> Consul:
+    """A client of the local Consul agent; nothing is sent yet."""
+    verify: bool | str = settings.consul_http_ssl_verify
+    if verify:
+        verify = settings.consul_cacert or settings.consul_capath or True
+    return Consul(
+        settings.consul_http_addr,
+        token=settings.consul_http_token,
+        auth=settings.consul_http_auth,
+        ssl=settings.consul_http_ssl,
+        verify=verify,
+        client_cert=settings.consul_client_cert,
+        client_key=settings.consul_client_key,
+        server_name=settings.consul_tls_server_name,
+        timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+    )

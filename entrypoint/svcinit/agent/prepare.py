@@ -1,0 +1,227 @@
+"""prepare: fetch, wait, render, check, commit; all of it or nothing. The short-lived child of start and reload.
+
+Its exit status is its verdict: 0 done, 75 try again (Consul or DNS away, peers missing), 78 wrong (template, key, token,
+target). What it found for init (arguments, environment, changed files) is left as JSON in one memfd; what the next
+prepare and a rollback need (how full each prefix was, how to put files back) in another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+
+from svcinit import log
+from svcinit.errors import EX_OK, ConfigError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from svcinit.agent.consul import Consul
+    from svcinit.agent.discovery import Peer, Resolver
+    from svcinit.settings import Settings
+
+BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pause is longer than the second
+DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
+LENGTH_BYTES = 8
+
+
+def main(
+    settings: Settings, command: tuple[str, ...], *, first: bool, seconds: float, out: int, memory: int, fresh: int
+) -> int:
+    """One preparation, tried again for `seconds` as long as what it needs is away.
+
+    `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves.
+    Raises ConfigError, Unavailable.
+    """
+    earlier = {} if memory < 0 else _load(memory)[0]
+    deadline = time.monotonic() + seconds
+    told = ""
+    for attempt in range(1 << 30):
+        try:
+            Preparation(settings, command, earlier).run(out, fresh)
+            return EX_OK
+        except Unavailable as away:
+            pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
+            if time.monotonic() + pause > deadline:
+                raise
+            if str(away) != told:
+                told = str(away)
+                log.warning(f"{told}; trying again")
+            time.sleep(pause)
+    return EX_OK
+
+
+def undo(memory: int) -> int:
+    """Put back the files that the preparation which left `memory` committed."""
+    from svcinit.agent import files
+
+    files.undo(_load(memory)[1])
+    return EX_OK
+
+
+def pause_before(attempt: int, backoff: tuple[float, float], at_least: float | None = None) -> float:
+    """Seconds before try `attempt` + 2: exponential with full jitter, so that a fleet does not come back as one."""
+    first, longest = backoff
+    return max(random.uniform(0, min(longest, first * 2 ** min(attempt, 16))), at_least or 0.0)
+
+
+class Preparation:
+    """One try. What it did not ask for costs nothing: no import, no request."""
+
+    def __init__(self, settings: Settings, command: tuple[str, ...], earlier: Mapping[str, int]) -> None:
+        self.settings, self.command, self.earlier = settings, command, earlier
+        self.seen: dict[str, int] = {}  # how many entries each prefix and peer set had
+        self.kv: dict[str, bytes] = {}  # layered, relative to the prefix
+        self._peers: dict[tuple[str, str | None, str | None], list[Peer]] = {}
+        self._consul: Consul | None = None
+        self._resolver: Resolver | None = None
+        self._agent: dict[str, Any] | None = None
+
+    def run(self, out: int, fresh: int) -> None:
+        try:
+            self.fetch()
+            self.wait()
+            env = self.environment()
+            argv, changed, undo_record = self.render()
+        finally:
+            if self._consul is not None:
+                self._consul.close()
+        _store(fresh, {**self.earlier, **self.seen}, undo_record)
+        _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
+
+    def fetch(self) -> None:
+        """KV, one recursive GET a prefix; later prefixes override earlier ones."""
+        for prefix in self.settings.kv_prefix:
+            found = self.consul.kv(prefix)
+            if not self.remember(f"KV prefix {prefix}", len(found)) and self.settings.kv_prefix:
+                log.debug(f"KV prefix {prefix} has no keys")
+            start = len(prefix.strip("/")) + 1
+            self.kv.update({key[start:]: value for key, value in found.items()})
+
+    def wait(self) -> None:
+        missing = []
+        for name, count, datacenter in self.settings.wait_for:
+            have = len(self.peers(name, None, datacenter))
+            if have < count:
+                missing.append(f"{name}: {have} of {count} instances in DNS")
+        if missing:
+            raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing))
+
+    def environment(self) -> dict[str, str]:
+        """The keys under SVCINIT_ENV_PREFIX, as main's environment. Raises ConfigError for what cannot be one."""
+        start = self.settings.env_prefix.strip("/") + "/"
+        env, faults = {}, []
+        for key, value in self.kv.items() if self.settings.env_prefix else ():
+            if not key.startswith(start):
+                continue
+            name = key[len(start) :]
+            if not name or "/" in name or "=" in name or b"\0" in value:
+                faults.append(f"KV key {key!r} cannot be an environment variable: a '/', '=' or NUL byte in it")
+            env[name] = os.fsdecode(value)
+        if faults:
+            raise ConfigError(*faults)
+        return env
+
+    def render(self) -> tuple[list[str], list[str], bytes]:
+        """Arguments, changed files and the undo record; on any error nothing is written."""
+        dirs = [folder for folder in self.settings.templates if os.path.isdir(folder)]
+        argv = list(self.command)
+        if not dirs and not self.settings.render_args:
+            return argv, [], b""
+        from svcinit.agent import files, render
+
+        if self.settings.render_args:
+            argv = render.render_arguments(argv, self, dirs)
+        committed = files.commit(render.render(render.find(dirs), self, dirs))
+        for target in committed.changed:
+            log.info(f"rendered {target}")
+        return argv, committed.changed, files.dump_undo(committed)
+
+    def remember(self, what: str, count: int) -> int:
+        """Note how many entries there are. Raises Unavailable when there were some before and now are none."""
+        before = self.earlier.get(what, 0)
+        if before and not count and not self.settings.allow_empty:
+            raise Unavailable(
+                f"{what} had {before} entries and now has none: taken as a failed fetch "
+                "(SVCINIT_ALLOW_EMPTY=1 if this is meant)"
+            )
+        self.seen[what] = count
+        return count
+
+    # what templates see
+
+    def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
+        question = name, tag, dc
+        if question not in self._peers:
+            found = self.resolver.peers(name, tag=tag, dc=dc)
+            self.remember("peers of " + "/".join(part for part in question if part), len(found))
+            self._peers[question] = found
+        return self._peers[question]
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self.settings.main_environment({})
+
+    @property
+    def node(self) -> str:
+        return str(self.agent["Config"]["NodeName"])
+
+    @property
+    def this(self) -> This:
+        return This(self.settings, lambda: str(self.agent["Member"]["Addr"]))
+
+    @property
+    def agent(self) -> dict[str, Any]:
+        if self._agent is None:
+            self._agent = self.consul.agent_self()
+        return self._agent
+
+    @property
+    def consul(self) -> Consul:
+        if self._consul is None:
+            from svcinit.agent.connect import connect
+
+            self._consul = connect(self.settings)
+        return self._consul
+
+    @property
+    def resolver(self) -> Resolver:
+        if self._resolver is None:
+            from svcinit.agent.discovery import Resolver
+
+            self._resolver = Resolver(self.settings.dns_addr, self.settings.domain, DNS_TIMEOUT)
+        return self._resolver
+
+
+class This:
+    """This instance, as templates see it: name, id, port and (looked up when asked for) address."""
+
+    def __init__(self, settings: Settings, agent_address: Callable[[], str]) -> None:
+        self.name, self.id, self.port = settings.service, settings.id, settings.port
+        self._advertise, self._agent_address = settings.advertise, agent_address
+
+    @property
+    def address(self) -> str:
+        from svcinit.agent.advertise import advertised
+
+        return advertised(self._advertise) or self._agent_address()
+
+
+def _store(descriptor: int, seen: Mapping[str, int], undo_record: bytes) -> None:
+    head = json.dumps(seen).encode()
+    _write(descriptor, len(head).to_bytes(LENGTH_BYTES, "little") + head + undo_record)
+
+
+def _load(descriptor: int) -> tuple[dict[str, int], bytes]:
+    whole = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    end = LENGTH_BYTES + int.from_bytes(whole[:LENGTH_BYTES], "little")
+    return json.loads(whole[LENGTH_BYTES:end]), whole[end:]
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
