@@ -220,9 +220,13 @@ def read(environment: Mapping[str, str]) -> Settings:
     for row in TABLE:
         try:
             raw = _raw(row, environment)
+        except ValueError as fault:
+            faults.append(str(fault))
+            continue
+        try:
             values[row.attribute] = None if raw is None else row.parse(raw)
-        except ValueError as wrong:
-            faults.append(str(wrong) if row.secret else f"{row.name}={environment.get(row.name, '')!r}: {wrong}")
+        except ValueError as wrong:  # a value that came from a file is not shown
+            faults.append(f"{row.name}={environment.get(row.name, '(from its file)')!r}: {wrong}")
     if not faults:
         faults = _derive(values)
     if faults:

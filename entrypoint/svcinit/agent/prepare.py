@@ -136,7 +136,7 @@ class Preparation:
 
         if self.settings.render_args:
             argv = render.render_arguments(argv, self, dirs)
-        committed = files.commit(render.render(render.find(dirs), self, dirs))
+        committed = files.commit(render.render(render.find(dirs), self, dirs), env=self.env)
         for target in committed.changed:
             log.info(f"rendered {target}")
         return argv, committed.changed, files.dump_undo(committed)

@@ -1,0 +1,324 @@
+"""All files of a configuration, made in memory: templates rendered, others as they are. Nothing is written.
+
+    sources = find(["/etc/svcinit/templates"])     what is there, and which file each becomes
+    rendered = render(sources, data, dirs)         their bytes, or every fault of every template
+
+A tree mirrors the file system: `etc/uwsgi/app.ini.j2` in it becomes `/etc/uwsgi/app.ini`. A template may
+set mode, owner and check command of its file in a comment on its first line:
+
+    {# svcinit: mode=0640 owner=root:app check="nginx -t -c {}" #}
+
+A `.j2` file whose name begins with `_` becomes no file: it is there to be included, imported or extended.
+Jinja2 is imported by the first template, not before: an image without templates does not pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from svcinit.errors import ConfigError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svcinit.agent.templating import Data, Engine
+
+SUFFIX = ".j2"
+OPTIONS = ("mode", "owner", "check")
+
+
+class Source:
+    """A file of a template tree.
+
+    target: absolute path of what it becomes; path: where it lies; name: its path within its tree, by which
+    other templates include it; template: False for a file that is copied as it is.
+    """
+
+    __slots__ = ("name", "path", "target", "template")
+
+    def __init__(self, target: str, path: str, name: str, template: bool) -> None:
+        self.target = target
+        self.path = path
+        self.name = name
+        self.template = template
+
+
+class Rendered:
+    """A file as it should be.
+
+    target: absolute path; content: its bytes; mode: permission bits; owner: (uid, gid); check: a command that
+    must accept it first, in which `{}` stands for the path to look at. None: not asked for.
+    """
+
+    __slots__ = ("check", "content", "mode", "owner", "target")
+
+    def __init__(
+        self,
+        target: str,
+        content: bytes,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+        check: str | None = None,
+    ) -> None:
+        self.target = target
+        self.content = content
+        self.mode = mode
+        self.owner = owner
+        self.check = check
+
+
+def find(dirs: Sequence[str], root: str = "/") -> list[Source]:
+    """List what the trees hold, sorted by target, where a later tree overrides an earlier one.
+
+    root: directory that targets lie under, `/` except to look at the outcome elsewhere. Raises ConfigError
+    with all faults: a tree that is missing or unreadable, a link that leads nowhere or in circles, what is
+    neither file nor directory, two files of one tree that become the same.
+    """
+    found: dict[str, Source] = {}
+    faults: list[str] = []
+    for tree in dirs:
+        own: dict[str, Source] = {}
+        for name in _walk(tree, "", faults):
+            template = name.endswith(SUFFIX)
+            if template and os.path.basename(name).startswith("_"):
+                continue
+            path = os.path.normpath(os.path.join(tree, name))
+            target = os.path.normpath(os.path.join(root, name.removesuffix(SUFFIX)))
+            if target in own:
+                faults.append(f"{own[target].path} and {path} both become {target}: keep one")
+            own[target] = Source(target, path, name, template)
+        found.update(own)
+    if faults:
+        raise ConfigError(*faults)
+    return [found[target] for target in sorted(found)]
+
+
+def render(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> list[Rendered]:
+    """Make every file in memory, in the order of `sources`.
+
+    dirs: trees in which included templates are looked up, the last one first: those given to `find`, and
+    shared ones before them. Raises ConfigError with the faults of all templates, each naming file, line and
+    the text of the line; if there are none, Unavailable with what had too few peers or did not answer.
+    """
+    engine: Engine | None = None
+    rendered: list[Rendered] = []
+    faults: list[str] = []
+    away: list[str] = []
+    for source in sources:
+        try:
+            if source.template:
+                engine = engine or _engine(data, dirs)
+                rendered.append(_from_template(engine, source))
+            else:
+                rendered.append(_copy(source))
+        except ConfigError as error:
+            faults += error.faults
+        except Unavailable as error:
+            away += error.faults
+    if faults:
+        raise ConfigError(*dict.fromkeys(faults))
+    if away:
+        raise Unavailable(*dict.fromkeys(away))
+    return rendered
+
+
+def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = ()) -> list[str]:
+    """Render the templates among the words of a command; words without one are left alone.
+
+    Raises as `render` does, naming the number of the argument (0 is the command itself) in place of a file.
+    """
+    if not any(_has_template(word) for word in argv):
+        return list(argv)
+    engine = _engine(data, dirs)
+    words: list[str] = []
+    faults: list[str] = []
+    away: list[str] = []
+    for number, word in enumerate(argv):
+        label = f"argument {number} of the command"
+        try:
+            text = engine.render_text(label, word) if _has_template(word) else word
+            if "\0" in text:
+                faults.append(f"{label}, `{word}`: its text would hold a NUL byte, which no argument can")
+            words.append(text)
+        except ConfigError as error:
+            faults += error.faults
+        except Unavailable as error:
+            away += error.faults
+    if faults:
+        raise ConfigError(*faults)
+    if away:
+        raise Unavailable(*away)
+    return words
+
+
+def _has_template(word: str) -> bool:
+    return "{{" in word or "{%" in word or "{#" in word
+
+
+def _engine(data: Data, dirs: Sequence[str]) -> Engine:
+    from svcinit.agent.templating import Engine
+
+    return Engine(data, dirs)
+
+
+def _walk(tree: str, below: str, faults: list[str]) -> Iterator[str]:
+    """Paths within `tree` of all its files, sorted. Links are followed: trees are often mounted as such."""
+    folder = os.path.join(tree, below) if below else tree
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        faults.append(f"cannot read the template directory {folder}: {error.strerror}")
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            kind = os.stat(path).st_mode
+        except OSError as error:
+            faults.append(f"cannot read {path} among the templates: {error.strerror}")
+            continue
+        if stat.S_ISREG(kind):
+            yield os.path.join(below, name)
+        elif not stat.S_ISDIR(kind):
+            faults.append(f"{path} among the templates is neither a file nor a directory")
+        elif os.path.islink(path) and _encloses(os.path.realpath(path), os.path.realpath(folder)):
+            faults.append(f"{path} among the templates is a link to a directory that it lies in")
+        else:
+            yield from _walk(tree, os.path.join(below, name), faults)
+
+
+def _encloses(outer: str, inner: str) -> bool:
+    return os.path.commonpath((outer, inner)) == outer
+
+
+def _copy(source: Source) -> Rendered:
+    try:
+        with open(source.path, "rb") as file:
+            # A script stays executable: its own permission bits go with it.
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o777
+            return Rendered(source.target, file.read(), mode)
+    except OSError as error:
+        raise ConfigError(f"cannot read {source.path}: {error.strerror}") from None
+
+
+def _from_template(engine: Engine, source: Source) -> Rendered:
+    """Text and options are looked at apart, so that the faults of both are reported at once."""
+    faults: list[str] = []
+    away: Unavailable | None = None
+    content = b""
+    try:
+        content = engine.render_file(source.name, source.path)
+    except ConfigError as error:
+        faults += error.faults
+    except Unavailable as error:
+        away = error
+    options = _options(engine.options(source.name), f"{source.path}, line 1", faults)
+    if faults:
+        raise ConfigError(*faults)
+    if away:
+        raise away
+    mode = options.get("mode")
+    owner = _owner(options["owner"], "", faults) if "owner" in options else None
+    return Rendered(source.target, content, int(mode, 8) if mode else None, owner, options.get("check"))
+
+
+def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
+    """Split `mode=0640 check="nginx -t -c {}"` into names and values, and judge them."""
+    if not text:
+        return {}
+    import shlex
+
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        faults.append(f"{where}: a quote in the svcinit comment is not closed")
+        return {}
+    options: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in OPTIONS:
+            faults.append(f"{where}: unknown option {name!r} in the svcinit comment{_nearest(name)}")
+        elif not equals or not value or name in options:
+            faults.append(f"{where}: give option {name} of the svcinit comment once, as {name}=VALUE")
+        else:
+            options[name] = value
+    if "mode" in options:
+        _check_mode(options["mode"], where, faults)
+    if "owner" in options:
+        _owner(options["owner"], where, faults)
+    if "check" in options:
+        _check_command(options["check"], where, faults)
+    return options
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, OPTIONS, 1)
+    return f"; nearest: {near[0]}" if near else f"; there are {', '.join(OPTIONS)}"
+
+
+def _check_mode(value: str, where: str, faults: list[str]) -> None:
+    if not (3 <= len(value) <= 4 and set(value) <= set("01234567")):
+        faults.append(f"{where}: mode={value} is not an octal mode such as 0640")
+
+
+def _check_command(value: str, where: str, faults: list[str]) -> None:
+    import shlex
+
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        faults.append(f"{where}: a quote in check={value} is not closed")
+        return
+    if not any("{}" in word for word in words):
+        # Without it the command would look at the file in place, that is at the old one.
+        faults.append(f"{where}: check={value} must say where the file to check goes, with {{}}")
+
+
+def _owner(value: str, where: str, faults: list[str]) -> tuple[int, int] | None:
+    """Turn `user[:group]`, names or numbers, into (uid, gid); None and a fault if there is no such."""
+    user, colon, group = value.partition(":")
+    if not user or (colon and not group):
+        faults.append(f"{where}: owner={value} is not of the form user or user:group")
+        return None
+    uid, primary = _user(user)
+    gid = _group(group) if colon else primary
+    if uid is None:
+        faults.append(f"{where}: owner={value}: there is no user {user}")
+    elif gid is None and colon:
+        faults.append(f"{where}: owner={value}: there is no group {group}")
+    elif gid is None:
+        faults.append(f"{where}: owner={value}: no entry names the group of user {user}; write {user}:GROUP")
+    return None if uid is None or gid is None else (uid, gid)
+
+
+def _user(user: str) -> tuple[int | None, int | None]:
+    """Return uid and primary gid. A number needs no entry: volumes are often owned by numbers alone."""
+    import pwd
+
+    number = _number(user)
+    try:
+        entry = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        return number, None
+    return entry.pw_uid, entry.pw_gid
+
+
+def _group(group: str) -> int | None:
+    import grp
+
+    number = _number(group)
+    if number is not None:
+        return number
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+def _number(text: str) -> int | None:
+    """Return a uid or gid written in digits; the largest 32-bit number is chown(2)'s "leave it"."""
+    digits = text.isascii() and text.isdigit() and len(text) <= 10
+    return int(text) if digits and int(text) < 2**32 - 1 else None

@@ -1,0 +1,291 @@
+"""One file replaced by a new version of itself. Standard library only.
+
+The new version is a dot-file beside the target, so that the rename stays within one file system. Whoever made
+it holds a flock(2) on it until it is in place: one that can be locked was left by somebody who is dead, in
+this container or in another that shares the directory, and goes away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from svcinit import log
+from svcinit.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Owner = tuple[int, int]
+
+_MARK = ".svcinit-"
+_RANDOM_BYTES = 8
+_BASE_BYTES = 200  # of the target's name kept in the staged one's, which may have 255
+_NO_PLACE_BESIDE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_RENAME = (errno.EBUSY, errno.EXDEV)
+
+
+class Now:
+    """A file as it is: content, mode (permission bits), owner (uid, gid)."""
+
+    __slots__ = ("content", "mode", "owner")
+
+    def __init__(self, content: bytes, mode: int, owner: Owner) -> None:
+        self.content = content
+        self.mode = mode
+        self.owner = owner
+
+
+class Replacement:
+    """A file on its way to `path`, which is free of links. owner: (uid, gid), None: whoever makes it.
+
+    staged: where the new version can be read before it is in place.
+    """
+
+    def __init__(self, path: str, content: bytes, mode: int, owner: Owner | None) -> None:
+        self.path = path
+        self.content = content
+        self.mode = mode
+        self.owner = owner
+        self.staged = ""
+        self._in_place = False
+        self._fd = -1  # open for reading only: a file open for writing cannot be executed by its check
+
+    def stage(self) -> None:
+        """Write the new version. Raises OSError, and ConfigError where the owner cannot be had."""
+        try:
+            self._stage_beside()
+        except OSError as error:
+            if error.errno not in _NO_PLACE_BESIDE or not is_mount(self.path):
+                raise
+            self._stage_in_memory()
+
+    def install(self) -> None:
+        """Make the new version the target. An OSError may leave it half written if it is a mount."""
+        if not self._in_place:
+            try:
+                os.rename(self.staged, self.path)
+            except OSError as error:
+                if error.errno not in _NO_RENAME:
+                    raise
+                self._in_place = True
+                os.unlink(self.staged)
+            else:
+                self.staged = ""
+        if self._in_place:
+            log.warning("wrote in place, not atomically: the file is a mount of its own", file=self.path)
+            self._overwrite()
+            self.staged = ""
+
+    def discard(self) -> None:
+        """Let go of the new version if it is not in place; of its lock if it is."""
+        if self.staged and not self._in_place:
+            _quietly(os.unlink, self.staged)  # if not, the next commit finds it
+        self.staged = ""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _stage_beside(self) -> None:
+        folder, name = os.path.split(self.path)
+        tail = os.fsdecode(os.fsencode(name)[-_BASE_BYTES:])  # some programs go by a file's extension
+        while self._fd < 0:
+            self.staged = os.path.join(folder, f"{_MARK}{os.urandom(_RANDOM_BYTES).hex()}-{tail}")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(self.staged, flags, 0o600)
+            try:
+                self._fd = _locked(self.staged)
+                if self._fd >= 0:
+                    self._fill(fd)
+            except BaseException:
+                self.discard()
+                raise
+            finally:
+                os.close(fd)
+
+    def _fill(self, fd: int) -> None:
+        _write(fd, self.content)
+        kind = os.fstat(fd)
+        if self.owner not in (None, (kind.st_uid, kind.st_gid)):
+            _give(fd, self.path, self.owner)
+        os.fchmod(fd, self.mode)
+        os.fsync(fd)
+
+    def _stage_in_memory(self) -> None:
+        self._in_place = True
+        self._fd = os.memfd_create("staged")
+        _write(self._fd, self.content)
+        self.staged = f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def _overwrite(self) -> None:
+        """Never let anybody read more than before until the content is the one that they may read."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            kind = os.fstat(fd)
+            old = stat.S_IMODE(kind.st_mode)
+            if old & self.mode != old:
+                os.fchmod(fd, old & self.mode)
+            if self.owner not in (None, (kind.st_uid, kind.st_gid)):
+                _give(fd, self.path, self.owner)
+            _write(fd, self.content)
+            os.ftruncate(fd, len(self.content))
+            if old != self.mode:
+                os.fchmod(fd, self.mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def look(path: str) -> Now | None:
+    """Return what is at `path`, None for nothing. Raises OSError, for what is not a regular file too."""
+    try:
+        kind = os.stat(path)
+        if stat.S_ISDIR(kind.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        if not stat.S_ISREG(kind.st_mode):
+            raise OSError(errno.EINVAL, "it is neither a file nor absent")
+        with open(path, "rb") as file:
+            kind = os.fstat(file.fileno())
+            return Now(file.read(), stat.S_IMODE(kind.st_mode), (kind.st_uid, kind.st_gid))
+    except FileNotFoundError:
+        return None
+
+
+def remove_leftovers(folder: str) -> None:
+    """Remove the staged files of those who were killed before they could."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        if not _is_staged(name):
+            continue
+        path = os.path.join(folder, name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+            log.info("removed what a killed predecessor left", file=path)
+        except OSError:
+            pass  # somebody is at work on it
+        finally:
+            os.close(fd)
+
+
+def make_dirs(folder: str, made: list[str]) -> None:
+    """Create a directory and those above it, 0755 whatever the umask; adds each to `made`. Raises OSError."""
+    absent = []
+    while not os.path.lexists(folder):
+        absent.append(folder)
+        folder = os.path.dirname(folder)
+    for path in reversed(absent):
+        os.mkdir(path, 0o755)
+        made.append(path)
+        os.chmod(path, 0o755)
+
+
+def remove_dirs(made: list[str]) -> None:
+    """Remove directories, inner ones first, that nobody has put anything into."""
+    for path in reversed(made):
+        _quietly(os.rmdir, path)
+
+
+def sync_dirs(paths: Iterable[str]) -> None:
+    """Have the renames of these files survive a power failure, where the file system can."""
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            os.fsync(fd)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+
+
+def is_mount(path: str) -> bool:
+    """Say whether something is mounted on this very path (proc(5): field 5 of mountinfo, octal escapes)."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as table:
+            points = [line.split(b" ")[4] for line in table]
+    except OSError:
+        return False
+    escaped = os.fsencode(path)
+    for byte in b"\\ \t\n":  # the backslash first, so that it is not escaped twice
+        escaped = escaped.replace(bytes((byte,)), b"\\%03o" % byte)
+    return escaped in points
+
+
+def fault(target: str, path: str, error: OSError) -> str:
+    """Say why a target cannot be written, and what to do. path: where its links lead."""
+    folder = os.path.dirname(path)
+    advice = {
+        errno.EACCES: f"let uid {os.geteuid()} write to {folder}, or run svcinit as a user who may",
+        errno.EPERM: f"let uid {os.geteuid()} write to {folder}, or run svcinit as a user who may",
+        errno.EROFS: f"mount a tmpfs or a volume on {folder}",
+        errno.ENOSPC: f"free space on the file system of {folder}, or give it more",
+        errno.EDQUOT: f"free space on the file system of {folder}, or give it more",
+        errno.EISDIR: "remove it, or rename the template",
+        errno.EINVAL: "remove it, or rename the template",
+        errno.ENOTDIR: f"a part of {folder} is a file: remove that, or rename the template",
+    }.get(error.errno or 0)
+    link = f" (which leads to {path})" if path != target else ""
+    reason = (error.strerror or str(error)).lower()
+    return f"cannot write {target}{link}: {reason}{f'; {advice}' if advice else ''}"
+
+
+def _is_staged(name: str) -> bool:
+    random, dash, _ = name.removeprefix(_MARK).partition("-")
+    return name.startswith(_MARK) and len(random) == 2 * _RANDOM_BYTES and dash == "-"
+
+
+def _quietly(act: Callable[[str], None], path: str) -> None:
+    try:
+        act(path)
+    except OSError:
+        return
+
+
+def _locked(path: str) -> int:
+    """Return a locked descriptor of a file just made; -1 if it was taken for a leftover in between."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
+    except OSError:
+        return fd  # no locks here, so nobody can take it for a leftover either
+    if os.fstat(fd).st_nlink == 0:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _give(fd: int, path: str, owner: Owner | None) -> None:
+    uid, gid = owner or (-1, -1)
+    try:
+        os.fchown(fd, uid, gid)
+    except PermissionError:
+        raise ConfigError(
+            f"cannot write {path} so that it belongs to uid {uid} and gid {gid}: svcinit runs as uid"
+            f" {os.geteuid()} and may not give files away; change the owner in the image, or run as root with"
+            " CAP_CHOWN"
+        ) from None
+
+
+def _write(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]

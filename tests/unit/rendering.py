@@ -1,0 +1,72 @@
+"""What templates are rendered from in tests: keys, peers and trees, without a Consul."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from svcinit.agent.render import Rendered, find, render, render_arguments
+from svcinit.errors import SvcinitError
+
+
+class Peer(NamedTuple):
+    host: str
+    address: str
+    port: int
+    node: str
+
+
+class This(NamedTuple):
+    name: str = "shop"
+    id: str = "shop-host1-8000"
+    address: str = "10.0.0.1"
+    port: int = 8000
+
+
+class Data:
+    """Stands where Consul is; `asked` are the services that were looked up."""
+
+    def __init__(
+        self,
+        kv: Mapping[str, bytes] | None = None,
+        peers: Mapping[str, Sequence[Peer]] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kv = kv or {}
+        self.env = env or {}
+        self.node = "host1"
+        self.this = This()
+        self._peers = peers or {}
+        self.asked: list[tuple[str, str | None, str | None]] = []
+
+    def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
+        self.asked.append((name, tag, dc))
+        return self._peers.get(name, [])
+
+
+def tree(tmp_path: Path, files: Mapping[str, str | bytes], name: str = "templates") -> str:
+    """Make a template tree of files given by path within it."""
+    base = tmp_path / name
+    base.mkdir(exist_ok=True)
+    for path, content in files.items():
+        (base / path).parent.mkdir(parents=True, exist_ok=True)
+        (base / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(base)
+
+
+def text_of(template: str, data: Data | None = None) -> str:
+    return render_arguments([template], data or Data())[0]
+
+
+def fault_of(template: str, data: Data | None = None) -> str:
+    with pytest.raises(SvcinitError) as caught:
+        text_of(template, data)
+    assert len(caught.value.faults) == 1
+    return caught.value.faults[0]
+
+
+def render_all(folder: str, data: Data | None = None) -> dict[str, Rendered]:
+    return {file.target: file for file in render(find([folder]), data or Data(), [folder])}
