@@ -1,0 +1,192 @@
+"""The settings table: what a person who writes `docker run -e` gets for right and for wrong values."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+from svcinit import settings
+from svcinit.errors import ConfigError
+from svcinit.settings import TABLE, Settings
+from tools.settings_page import PAGE, page
+
+WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
+
+
+def faults(**env: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        settings.read(env)
+    return caught.value.faults
+
+
+def test_an_empty_environment_is_a_plain_init() -> None:
+    assert settings.read({}).plain
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        WEB,
+        {"SVCINIT_KV_PREFIX": "config/a"},
+        {"SVCINIT_WAIT_FOR": "mysql"},
+        {"SVCINIT_STOP_TIMEOUT": "5s"},
+        {"SVCINIT_PRE_START": "true"},
+        {"SVCINIT_RELOAD": "restart"},
+    ],
+)
+def test_anything_configured_is_not_a_plain_init(env: dict[str, str]) -> None:
+    assert not settings.read(env).plain
+
+
+def test_all_faults_are_reported_together_each_with_what_was_given_and_expected() -> None:
+    found = faults(SVCINIT_PORT="80x", SVCINIT_DRAIN="1", SVCINIT_STOP_ON="KILL", SVCINIT_SERVCE="web")
+    assert found == (
+        "SVCINIT_SERVCE is not a variable of svcinit; did you mean SVCINIT_SERVICE?",
+        "SVCINIT_PORT='80x': expected a port number from 1 to 65535",
+        "SVCINIT_DRAIN='1': expected a duration such as 500ms, 10s, 5m or 1h",
+        "SVCINIT_STOP_ON='KILL': 'KILL' never arrives as a request: "
+        "KILL and STOP cannot be caught, CHLD is init's own",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("SVCINIT_SERVICE", "my web", "expected letters, digits, '-' and '_'"),
+        ("SVCINIT_PORT", "0", "from 1 to 65535"),
+        ("SVCINIT_META", "a", "expected k=v,k=v and found 'a'"),
+        ("SVCINIT_CHECK", "http", "expected http:/path, https:/path, tcp, grpc or none"),
+        ("SVCINIT_CHECK", "https:health", "expected http:/path"),
+        ("SVCINIT_RENDER_ARGS", "maybe", "expected 1, true, yes, 0, false or no"),
+        ("SVCINIT_START_TIMEOUT", "0s", "above zero"),
+        ("SVCINIT_START_TIMEOUT", "-1s", "expected a duration"),
+        ("SVCINIT_DNS_ADDR", "host:dns", "expected a port number"),
+        ("SVCINIT_WAIT_FOR", "mysql:0", "expected NAME, NAME:COUNT or NAME@DATACENTER"),
+        ("SVCINIT_WAIT_FOR", "mysql@", "expected a datacenter"),
+        ("SVCINIT_SIGNALS", "TERM", "expected FROM:TO"),
+        ("SVCINIT_SIGNALS", "TERM:NOPE", "'NOPE' is no signal"),
+        ("SVCINIT_STOP_ON", "RTMIN+99", "is no signal"),
+        ("SVCINIT_STOP", "write:relative:q", "expected signal:NAME, write:/PATH:TEXT"),
+        ("SVCINIT_STOP", "restart", "a stop cannot be a restart"),
+        ("SVCINIT_RELOAD", "exec:", "expected signal:NAME"),
+        ("SVCINIT_PRE_START", "echo 'x", "no closing quotation"),
+        ("SVCINIT_USER", "nosuchuser", "there is no user 'nosuchuser' in this image"),
+        ("SVCINIT_USER", "0:nosuchgroup", "there is no group 'nosuchgroup' in this image"),
+        ("SVCINIT_USER", "0:", "expected USER or USER:GROUP"),
+        ("SVCINIT_LOG_LEVEL", "loud", "expected debug, info, warning or error"),
+        ("SVCINIT_DEREGISTER_AFTER", "30s", "below 1m, the least that Consul takes"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_was_expected(name: str, value: str, expected: str) -> None:
+    (fault,) = faults(**{name: value})
+    assert fault.startswith(name)
+    assert expected in fault
+
+
+def test_a_check_without_a_port_to_probe_is_a_fault() -> None:
+    assert faults(SVCINIT_SERVICE="web", SVCINIT_CHECK="tcp") == (
+        "SVCINIT_CHECK=tcp needs SVCINIT_PORT: the port to probe",
+    )
+
+
+def test_the_nearest_known_variable_is_suggested_for_a_file_variant_too() -> None:
+    assert faults(SVCINIT_TAG_FILE="/x") == (
+        "SVCINIT_TAG_FILE is not a variable of svcinit; did you mean SVCINIT_TAGS?",
+    )
+
+
+def test_any_variable_may_be_read_from_a_file(tmp_path: pathlib.Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("s3cret\n")
+    read = settings.read({"CONSUL_HTTP_TOKEN_FILE": str(secret)})
+    assert read.consul_http_token == "s3cret"
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: pathlib.Path) -> None:
+    missing = str(tmp_path / "missing")
+    assert faults(SVCINIT_TAGS_FILE=missing) == (
+        f"SVCINIT_TAGS_FILE={missing!r} cannot be read: No such file or directory",
+    )
+
+
+def test_a_variable_and_its_file_are_one_too_many(tmp_path: pathlib.Path) -> None:
+    given = tmp_path / "tags"
+    given.write_text("a")
+    (fault,) = faults(SVCINIT_TAGS="b", SVCINIT_TAGS_FILE=str(given))
+    assert "give one of the two" in fault
+
+
+def test_an_empty_value_is_unset_but_an_empty_prefix_means_none() -> None:
+    read = settings.read({**WEB, "SVCINIT_TAGS": "", "SVCINIT_DRAIN": "", "SVCINIT_KV_PREFIX": ""})
+    assert (read.tags, read.drain, read.kv_prefix) == ((), 1.0, ())
+
+
+def test_what_is_derived_from_the_service_name() -> None:
+    read = settings.read(WEB)
+    assert read.id == f"web-{os.uname().nodename}-8000"
+    assert read.kv_prefix == ("config/web",)
+    assert read.check == ("tcp", "")
+
+
+@pytest.mark.parametrize(
+    ("address", "server"),
+    [
+        ("10.1.2.3:8500", ("10.1.2.3", 8600)),
+        ("https://consul.example:8501/base", ("consul.example", 8600)),
+        ("http://[::1]:8500", ("::1", 8600)),
+        ("unix:///run/consul.sock", ("127.0.0.1", 8600)),
+    ],
+)
+def test_dns_is_asked_where_consul_is_unless_told_otherwise(address: str, server: tuple[str, int]) -> None:
+    assert settings.read({"CONSUL_HTTP_ADDR": address}).dns_addr == (server,)
+
+
+def test_values_are_read_as_their_kind() -> None:
+    read = settings.read(
+        {
+            "SVCINIT_DNS_ADDR": "10.0.0.1,[::1]:53",
+            "SVCINIT_WAIT_FOR": "mysql,redis:2,search@dc2",
+            "SVCINIT_SIGNALS": "TERM:QUIT,10:0",
+            "SVCINIT_STOP_ON": "TERM,RTMIN+3",
+            "SVCINIT_RELOAD": "write:/run/fifo:c",
+            "SVCINIT_RELOAD_TIMEOUT": "500ms",
+        }
+    )
+    assert read.dns_addr == (("10.0.0.1", 8600), ("::1", 53))
+    assert read.wait_for == (("mysql", 1, None), ("redis", 2, None), ("search", 1, "dc2"))
+    assert read.signals == {15: 3, 10: 0}
+    assert read.stop_on == (15, 37)
+    assert (read.reload.kind, read.reload.path, read.reload.text) == ("write", "/run/fifo", "c")
+    assert read.reload_timeout == 0.5
+
+
+def test_the_command_does_not_see_consuls_secrets_unless_asked_for() -> None:
+    env = {"CONSUL_HTTP_TOKEN": "t", "CONSUL_HTTP_AUTH_FILE": "/dev/null", "CONSUL_HTTP_ADDR": "a", "A": "1"}
+    assert settings.read(env).main_environment({"B": "2"}) == {"CONSUL_HTTP_ADDR": "a", "A": "1", "B": "2"}
+    assert "CONSUL_HTTP_TOKEN" in settings.read({**env, "SVCINIT_PASS_TOKEN": "1"}).main_environment({})
+
+
+def test_a_secret_never_stands_in_a_fault(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "t"
+    path.write_text("s3cret")
+    assert "s3cret" not in "".join(faults(CONSUL_HTTP_TOKEN="s3cret", CONSUL_HTTP_TOKEN_FILE=str(path)))
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(AttributeError):
+        settings.read({}).port = 1
+
+
+def test_the_typed_attributes_are_exactly_the_table() -> None:
+    assert set(Settings.__annotations__) - {"environment"} == {row.attribute for row in TABLE}
+
+
+def test_the_settings_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
+
+
+def test_help_names_every_variable() -> None:
+    text = settings.help_text()
+    assert all(row.name in text and row.meaning in text for row in TABLE)

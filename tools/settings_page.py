@@ -1,0 +1,37 @@
+"""Write docs/settings.md from the settings table: `make docs` (a unit test tells when it is stale)."""
+
+from __future__ import annotations
+
+import pathlib
+
+from svcinit.settings import TABLE
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "settings.md"
+HEAD = """# Settings
+
+<!-- Made from entrypoint/svcinit/settings.py by tools/settings_page.py: change it there. -->
+
+svcinit is configured by environment variables alone. Booleans are `1`/`true`/`yes` or `0`/`false`/`no`; durations
+`500ms`, `10s`, `5m`, `1h`; lists are separated by commas. An empty value counts as unset, unless the row says what
+empty means. Any variable `X` may be given as `X_FILE`, a path to read it from (a Docker secret).
+
+All faults are reported together and end in exit status 78, before anything is started; an unknown `SVCINIT_*`
+variable is a fault too.
+
+| variable | default | meaning |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    rows = []
+    for row in TABLE:
+        default = f"`{row.default}`" if row.default else ""
+        meaning = row.meaning + (" (a secret: kept from the command and from logs)" if row.secret else "")
+        rows.append(f"| `{row.name}` | {default} | {meaning.replace('|', '&#124;')} |\n")
+    return HEAD + "".join(rows)
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
