@@ -53,8 +53,8 @@ class Crew(Init):
         else:
             self.fork(Role.ACTION, lambda: _write(action.path, action.text))
 
-    def start_prepare(self, *, first: bool, seconds: float) -> None:
-        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; the verdict is the exit status."""
+    def start_prepare(self, *, seconds: float) -> None:
+        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict."""
         self._undoable = False
         self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
         settings, command, out, memory, fresh = self.settings, self.command, self._verdict, self._memory, self._fresh
@@ -62,7 +62,7 @@ class Crew(Init):
         def body() -> int:
             from svcinit.agent import prepare
 
-            return prepare.main(settings, command, first=first, seconds=seconds, out=out, memory=memory, fresh=fresh)
+            return prepare.main(settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh)
 
         self.fork(Role.PREPARE, _guarded(body))
 
@@ -210,7 +210,7 @@ def _texts(values: object) -> bool:
 
 
 def _write(path: str, text: str) -> int:
-    """Write `text` to a fifo or file; a fifo that is not there or not read yet is waited for (init has the deadline)."""
+    """Write `text` to a fifo or file; a fifo that is not there or not read yet is waited for: init has the deadline."""
     while True:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)

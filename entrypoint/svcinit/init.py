@@ -1,8 +1,9 @@
 """The one place that forks, waits, signals and kills. Standard library only, one thread, no signal handlers.
 
-Every signal was blocked before anything else happened (__main__.py) and is taken here, one at a time, by sigtimedwait(2): none is lost
-and none interrupts. Whatever wakes `wait`, all that has died is reaped first; nobody else ever calls wait(2), so no
-status can be lost to another waiter, and a child is registered before its status can be looked at.
+Every signal was blocked before anything else happened (__main__.py) and is taken here, one at a time, by
+sigtimedwait(2): none is lost and none interrupts. Whatever wakes `wait`, all that has died is reaped first; nobody
+else ever calls wait(2), so no status can be lost to another waiter, and a child is registered before its status can
+be looked at.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Role:
     ORPHAN = "orphan"
 
 
-class Signalled:
+class Event:
+    """Something that the lifecycle waits for."""
+
+
+class Signalled(Event):
     """Signal `number` arrived, sent by process `sender` (0: the kernel, or a process outside the container)."""
 
     __match_args__ = ("number", "sender")
@@ -46,7 +51,7 @@ class Signalled:
         self.number, self.sender = number, sender
 
 
-class Exited:
+class Exited(Event):
     """The child of `role` is gone: `code` is its exit status, or 128+N when signal N killed it."""
 
     __match_args__ = ("role", "code")
@@ -55,7 +60,7 @@ class Exited:
         self.role, self.code = role, code
 
 
-class Stopped:
+class Stopped(Event):
     """The child of `role` was suspended (SIGSTOP, SIGTSTP, ...)."""
 
     __match_args__ = ("role",)
@@ -64,17 +69,13 @@ class Stopped:
         self.role = role
 
 
-class Deadline:
+class Deadline(Event):
     """The time that `wait` was given is over; `name` is filled in by who set it."""
 
     __match_args__ = ("name",)
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-
-
-if TYPE_CHECKING:
-    Event = Signalled | Exited | Stopped | Deadline
 
 
 def original_environment() -> dict[str, str]:
@@ -244,7 +245,8 @@ def _become_subreaper() -> None:
     try:
         import _ctypes
 
-        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+        libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+        prctl = _ctypes.dlsym(libc, "prctl")
         failed = _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     except (ImportError, OSError, AttributeError):
         failed = -1

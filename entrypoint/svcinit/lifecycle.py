@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import _signal
 
-from svcinit import errors, log
+from svcinit import errors
 from svcinit.errors import EX_TEMPFAIL, EX_UNAVAILABLE
-from svcinit.init import Deadline, Exited, Role, Signalled, Stopped
+from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
 from svcinit.steps import State, Steps
 from svcinit.values import signal_name
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from svcinit.init import Event
 
 
 class Lifecycle(Steps):

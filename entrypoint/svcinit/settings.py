@@ -186,7 +186,11 @@ class Settings:
     def needs_prepare(self) -> bool:
         """Is there anything to fetch, wait for or render before main starts?"""
         return bool(
-            self.kv_prefix or self.wait_for or self.render_args or self.advertise or any(map(_has_files, self.templates))
+            self.kv_prefix
+            or self.wait_for
+            or self.render_args
+            or self.advertise
+            or any(map(_has_files, self.templates))
         )
 
     @property

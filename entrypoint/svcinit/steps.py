@@ -1,7 +1,7 @@
 """What the transitions of the lifecycle do: each starts, signals or gives up something, and says so.
 
-Of the short-lived children (prepare, hooks, actions, undo) one runs at a time: the `job`. It has a deadline, and KILL to
-its process group is the answer to a hang. Deadlines are named and on the monotonic clock, in seconds.
+Of the short-lived children (prepare, hooks, actions, undo) one runs at a time: the `job`. It has a deadline, and KILL
+to its process group is the answer to a hang. Deadlines are named and on the monotonic clock, in seconds.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import _signal
 
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL
-from svcinit.init import Exited, Role
+from svcinit.init import Event, Exited, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from svcinit.crew import Crew
-    from svcinit.init import Event
     from svcinit.settings import Settings
     from svcinit.values import Action
 
@@ -74,16 +73,15 @@ class Steps:
     def prepare(self) -> None:
         """At a reload prepare may spend half of its time on waiting for Consul: new code must go out all the same."""
         left = self.timers["job"] - self.crew.now()
-        first = self.state == State.STARTING
         self.late = False
-        self.crew.start_prepare(first=first, seconds=left - SLACK if first else left / 2)
+        self.crew.start_prepare(seconds=left - SLACK if self.state == State.STARTING else left / 2)
 
     def retry(self, code: int) -> None:
         log.warning(f"prepare died with status {code}; trying again")
         self.timers["retry"] = self.crew.now() + RETRY
 
     def prepared(self) -> None:
-        """Files are in place: on to the hook, unless a HUP that came before the start says that they are old already."""
+        """Files are in place: on to the hook, unless a HUP from before the start says that they are old already."""
         if not self.crew.take_verdict():
             self.retry(EX_SOFTWARE)
         elif self.state == State.RELOADING:

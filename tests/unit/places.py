@@ -32,9 +32,7 @@ def state_of(folder: Path) -> dict[str, object]:
     state: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         kind = path.lstat()
-        what = (
-            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "directory"
-        )
+        what = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "directory"
         times = (kind.st_mtime_ns, kind.st_ino) if path.is_file() and not path.is_symlink() else ()
         state[str(path)] = (what, stat.S_IMODE(kind.st_mode), kind.st_uid, kind.st_gid, times)
     return state

@@ -125,9 +125,7 @@ def test_what_a_check_refuses_is_not_written_nor_is_anything_else(etc: Path) -> 
     before = state_of(etc)
     faults = faults_of(
         Rendered(f"{etc}/a", b"new"),
-        Rendered(
-            f"{etc}/new/b", b"new", check="sh -c 'echo reading {}; echo unknown directive >&2; exit 3' {}"
-        ),
+        Rendered(f"{etc}/new/b", b"new", check="sh -c 'echo reading {}; echo unknown directive >&2; exit 3' {}"),
         Rendered(f"{etc}/c", b"new", check="false {}"),
     )
     assert faults == (
@@ -257,11 +255,7 @@ def test_a_commit_that_fails_changes_no_byte_and_one_that_does_not_is_repeatable
         (folder / "z").mkdir()
         files = [Rendered(str(folder / path), content) for path, content in new.items()]
         before = state_of(folder)
-        bad = (
-            Rendered(f"{folder}/bad", b"x", check="false {}")
-            if failure == "check"
-            else Rendered(f"{folder}/z", b"x")
-        )
+        bad = Rendered(f"{folder}/bad", b"x", check="false {}") if failure == "check" else Rendered(f"{folder}/z", b"x")
         assert len(faults_of(*files, bad)) == 1
         assert state_of(folder) == before
 

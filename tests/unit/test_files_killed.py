@@ -69,9 +69,7 @@ def test_killed_at_any_point_every_target_is_whole_and_the_next_commit_cleans_up
         assert {str(path.relative_to(etc)) for path in etc.rglob("*")} == {*names, "sub"}
         assert all((etc / name).read_bytes() == new[name] for name in names)
         count += 1
-    assert seen == {
-        tuple(index < done for index in range(4)) for done in range(5)
-    }  # killed between all renames
+    assert seen == {tuple(index < done for index in range(4)) for done in range(5)}  # killed between all renames
     assert leftovers > 10
 
 

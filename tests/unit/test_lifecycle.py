@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcinit import settings
-from svcinit.init import Deadline, Exited, Role, Signalled, Stopped
+from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
 from svcinit.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
-    from svcinit.init import Event
     from svcinit.values import Action
 
 TERM, HUP, USR1, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL
 FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
-UP = [Exited(Role.PREPARE, 0)]
+UP: list[Event] = [Exited(Role.PREPARE, 0)]
 
 
 class FakeCrew:
     """Records what the lifecycle asks for; events come from a table, `Deadline` moves the clock to the next timer."""
 
     def __init__(self, events: list[Event]) -> None:
-        self.events, self.log, self.running = events, [], set()
+        self.events = events
+        self.log: list[str] = []
+        self.running: set[str] = set()
         self.argv, self.clock, self.quiet = ("main",), 0.0, 0.0
         self.verdict = self.undoable = True
 
@@ -76,7 +77,7 @@ class FakeCrew:
         self._start(Role.UNDO)
         return self.undoable
 
-    def start_prepare(self, *, first: bool, seconds: float) -> None:
+    def start_prepare(self, *, seconds: float) -> None:
         self._start(Role.PREPARE)
 
     def start_main(self) -> None:
@@ -107,7 +108,7 @@ def live(env: dict[str, str], *events: Event) -> tuple[int, list[str]]:
     return code, crew.log
 
 
-STOPPED = [Exited(Role.PRESENCE, 0), Deadline(), Exited(Role.MAIN, 0)]
+STOPPED: list[Event] = [Exited(Role.PRESENCE, 0), Deadline(), Exited(Role.MAIN, 0)]
 START_LOG = ["+prepare", "+main", "told", "+presence"]
 STOP_LOG = ["presence<-SIGTERM", "main<-SIGTERM"]
 
@@ -124,13 +125,19 @@ def test_the_container_exits_as_the_service_did() -> None:
 
 def test_a_reload_prepares_then_runs_the_hook_then_tells_the_service() -> None:
     env = {**FULL, "SVCINIT_PRE_RELOAD": "migrate"}
-    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.HOOK, 0), Signalled(TERM), *STOPPED]
+    events: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.HOOK, 0), Signalled(TERM), *STOPPED]
     _, log = live(env, *UP, *events)
     assert log == [*START_LOG, "+prepare", "+hook:migrate", "main<-SIGHUP", "told", *STOP_LOG]
 
 
 def test_hups_during_a_reload_make_exactly_one_more() -> None:
-    events = [Signalled(HUP), Signalled(HUP), Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.PREPARE, 0)]
+    events: list[Event] = [
+        Signalled(HUP),
+        Signalled(HUP),
+        Signalled(HUP),
+        Exited(Role.PREPARE, 0),
+        Exited(Role.PREPARE, 0),
+    ]
     _, log = live(FULL, *UP, *events, Signalled(TERM), *STOPPED)
     assert log[4:] == ["+prepare", "main<-SIGHUP", "told", "+prepare", "main<-SIGHUP", "told", *STOP_LOG]
 
@@ -152,42 +159,56 @@ def test_new_code_goes_out_though_consul_is_away() -> None:
 
 
 def test_a_hung_prepare_is_killed_at_its_deadline_and_new_code_goes_out() -> None:
-    beats = [Deadline()] * 5  # looks at presence while the reload waits
-    events = [Signalled(HUP), *beats, Deadline(), Exited(Role.PREPARE, 137), Signalled(TERM), *STOPPED]
+    beats: list[Event] = [Deadline()] * 5  # looks at presence while the reload waits
+    events: list[Event] = [Signalled(HUP), *beats, Deadline(), Exited(Role.PREPARE, 137), Signalled(TERM), *STOPPED]
     _, log = live({**FULL, "SVCINIT_RELOAD_TIMEOUT": "26s"}, *UP, *events)
     assert log[4:] == ["+prepare", "prepare<-SIGKILL", "main<-SIGHUP", "told", *STOP_LOG]
 
 
 def test_a_prepare_that_cannot_even_be_killed_does_not_hold_the_reload_up() -> None:
-    crash = [Signalled(HUP), Deadline(), Deadline()]
-    _, log = live({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}, *UP, *crash, Signalled(TERM), *STOPPED, Deadline(), Deadline())
+    crash: list[Event] = [Signalled(HUP), Deadline(), Deadline()]
+    _, log = live(
+        {**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}, *UP, *crash, Signalled(TERM), *STOPPED, Deadline(), Deadline()
+    )
     assert log[4:-2] == ["+prepare", "prepare<-SIGKILL", "main<-SIGHUP", "told", *STOP_LOG]
 
 
 def test_a_crashed_prepare_is_started_again() -> None:
-    events = [Signalled(HUP), Exited(Role.PREPARE, 139), Deadline(), Exited(Role.PREPARE, 0), Signalled(TERM)]
+    events: list[Event] = [
+        Signalled(HUP),
+        Exited(Role.PREPARE, 139),
+        Deadline(),
+        Exited(Role.PREPARE, 0),
+        Signalled(TERM),
+    ]
     _, log = live(FULL, *UP, *events, *STOPPED)
     assert log[4:] == ["+prepare", "+prepare", "main<-SIGHUP", "told", *STOP_LOG]
 
 
 def test_a_failing_pre_reload_hook_puts_the_files_back_and_the_service_hears_nothing() -> None:
     env = {**FULL, "SVCINIT_PRE_RELOAD": "migrate"}
-    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.HOOK, 3), Exited(Role.UNDO, 0), Signalled(TERM)]
+    events: list[Event] = [
+        Signalled(HUP),
+        Exited(Role.PREPARE, 0),
+        Exited(Role.HOOK, 3),
+        Exited(Role.UNDO, 0),
+        Signalled(TERM),
+    ]
     _, log = live(env, *UP, *events, *STOPPED)
     assert log[4:] == ["+prepare", "+hook:migrate", "+undo", *STOP_LOG]
 
 
 def test_a_reload_command_is_awaited_before_the_next_reload_begins() -> None:
     env = {**FULL, "SVCINIT_RELOAD": "exec:chain"}
-    one = [Exited(Role.PREPARE, 0), Exited(Role.ACTION, 0)]
-    events = [Signalled(HUP), one[0], Signalled(HUP), one[1], *one]
+    one: list[Event] = [Exited(Role.PREPARE, 0), Exited(Role.ACTION, 0)]
+    events: list[Event] = [Signalled(HUP), one[0], Signalled(HUP), one[1], *one]
     _, log = live(env, *UP, *events, Signalled(TERM), *STOPPED)
     assert log[4:] == ["+prepare", "+action:chain", "told", "+prepare", "+action:chain", "told", *STOP_LOG]
 
 
 def test_a_failed_reload_command_leaves_its_changes_due() -> None:
     env = {**FULL, "SVCINIT_RELOAD": "exec:chain"}
-    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.ACTION, 1), Signalled(TERM), *STOPPED]
+    events: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.ACTION, 1), Signalled(TERM), *STOPPED]
     _, log = live(env, *UP, *events)
     assert log[4:] == ["+prepare", "+action:chain", *STOP_LOG]
 
@@ -200,25 +221,25 @@ def test_a_restart_reload_stops_and_starts_the_service_and_registers_it_again() 
 
 def test_a_stop_during_a_restart_stops() -> None:
     env = {**FULL, "SVCINIT_RELOAD": "restart"}
-    events = [Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED]
+    events: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED]
     _, log = live(env, *UP, *events)
     assert log == [*START_LOG, "+prepare", *STOP_LOG]
 
 
 def test_a_second_stop_skips_the_drain_and_a_third_kills() -> None:
-    gone = [Exited(Role.MAIN, 137)]
+    gone: list[Event] = [Exited(Role.MAIN, 137)]
     _, log = live(FULL, *UP, Signalled(TERM), Exited(Role.PRESENCE, 0), Signalled(TERM), Signalled(TERM), *gone)
     assert log[4:] == [*STOP_LOG, "main<-SIGKILL", "all<-SIGKILL"]
 
 
 def test_a_service_that_ignores_the_stop_is_killed() -> None:
-    events = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Exited(Role.MAIN, 137)]
+    events: list[Event] = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Exited(Role.MAIN, 137)]
     code, log = live(FULL, *UP, *events)
     assert (code, log[4:]) == (137, [*STOP_LOG, "main<-SIGKILL", "all<-SIGKILL"])
 
 
 def test_svcinit_ends_even_when_kill_does_not_end_the_service() -> None:
-    events = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Deadline()]
+    events: list[Event] = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Deadline()]
     _, log = live(FULL, *UP, *events)
     assert log[-1] == "all<-SIGKILL"
 
@@ -229,32 +250,44 @@ def test_a_dead_presence_is_started_again_and_the_service_hears_nothing() -> Non
 
 
 def test_a_stopped_presence_is_killed_and_started_again() -> None:
-    events = [Stopped(Role.PRESENCE), Exited(Role.PRESENCE, 137), Deadline()]
+    events: list[Event] = [Stopped(Role.PRESENCE), Exited(Role.PRESENCE, 137), Deadline()]
     _, log = live(FULL, *UP, *events, Signalled(TERM), *STOPPED)
     assert log == [*START_LOG, "presence<-SIGKILL", "+presence", *STOP_LOG]
 
 
 def test_a_presence_that_hangs_at_the_stop_is_replaced_by_one_that_only_deregisters() -> None:
-    hung = [Signalled(TERM), Deadline(), Exited(Role.PRESENCE, 137), Exited(Role.DEREGISTER, 0)]
+    hung: list[Event] = [Signalled(TERM), Deadline(), Exited(Role.PRESENCE, 137), Exited(Role.DEREGISTER, 0)]
     _, log = live(FULL, *UP, *hung, Deadline(), Exited(Role.MAIN, 0))
     assert log[4:] == ["presence<-SIGTERM", "presence<-SIGKILL", "+deregister", "main<-SIGTERM"]
 
 
 def test_a_consul_that_is_away_does_not_hold_the_stop_up() -> None:
-    away = [Signalled(TERM), Deadline(), Exited(Role.PRESENCE, 137), Deadline(), Exited(Role.DEREGISTER, 137)]
+    away: list[Event] = [
+        Signalled(TERM),
+        Deadline(),
+        Exited(Role.PRESENCE, 137),
+        Deadline(),
+        Exited(Role.DEREGISTER, 137),
+    ]
     _, log = live(FULL, *UP, *away, Exited(Role.MAIN, 0))
     assert log[-1] == "main<-SIGTERM"
 
 
 def test_a_stop_action_that_fails_falls_back_to_term() -> None:
     env = {**FULL, "SVCINIT_STOP": "exec:quit"}
-    events = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Exited(Role.ACTION, 1), Exited(Role.MAIN, 143)]
+    events: list[Event] = [
+        Signalled(TERM),
+        Exited(Role.PRESENCE, 0),
+        Deadline(),
+        Exited(Role.ACTION, 1),
+        Exited(Role.MAIN, 143),
+    ]
     code, log = live(env, *UP, *events)
     assert (code, log[4:]) == (143, ["presence<-SIGTERM", "+action:quit", "main<-SIGTERM"])
 
 
 def test_what_the_service_leaves_behind_is_told_to_end_then_killed() -> None:
-    events = [Exited(Role.MAIN, 0), Deadline(), Exited(Role.HOOK, 137)]
+    events: list[Event] = [Exited(Role.MAIN, 0), Deadline(), Exited(Role.HOOK, 137)]
     crew = FakeCrew(list(events))
     life = Lifecycle(settings.read({"SVCINIT_STOP_TIMEOUT": "1s"}), crew)  # type: ignore[arg-type]
     crew.running.add(Role.HOOK)  # stands for a daemon that reparented to us
@@ -273,7 +306,7 @@ def test_a_failed_pre_start_hook_gives_the_container_its_status() -> None:
 
 
 def test_a_stop_before_the_start_ends_the_container_at_once() -> None:
-    events = [Signalled(TERM), Exited(Role.PREPARE, 143)]
+    events: list[Event] = [Signalled(TERM), Exited(Role.PREPARE, 143)]
     assert live(FULL, *events) == (143, ["+prepare", "all<-SIGTERM"])
 
 
@@ -289,6 +322,12 @@ def test_rewrites_come_before_anything_else_looks() -> None:
 
 
 def test_a_plain_init_just_forwards_and_times_nothing() -> None:
-    events = [Signalled(HUP), Signalled(TERM), Signalled(TERM), Signalled(signal.SIGINT), Exited(Role.MAIN, 143)]
+    events: list[Event] = [
+        Signalled(HUP),
+        Signalled(TERM),
+        Signalled(TERM),
+        Signalled(signal.SIGINT),
+        Exited(Role.MAIN, 143),
+    ]
     code, log = live({}, *events)
     assert (code, log[2:]) == (143, ["main<-SIGHUP", "main<-SIGTERM", "main<-SIGTERM", "main<-SIGINT"])

@@ -106,28 +106,21 @@ def test_ls_lists_one_level_and_tree_all_of_them_sorted() -> None:
 def test_cfg_is_the_keys_as_a_nested_mapping() -> None:
     data = Data({"uwsgi/workers": b"4", "uwsgi/tls/cert": b"c", "uwsgi": b"both"})
     assert text_of("{{ cfg.uwsgi.workers }} {{ cfg['uwsgi']['tls'].cert }}", data) == "4 c"
-    assert (
-        text_of("{{ cfg.uwsgi.threads|default(1) }} {{ 'x' in cfg }} {{ key('uwsgi') }}", data)
-        == "1 False both"
-    )
+    assert text_of("{{ cfg.uwsgi.threads|default(1) }} {{ 'x' in cfg }} {{ key('uwsgi') }}", data) == "1 False both"
     assert text_of("{% for k, v in cfg.uwsgi.items() %}{{ k }} {% endfor %}", data) == "tls workers "
     assert json.loads(text_of("{{ cfg|to_json }}", data)) == {"uwsgi": {"workers": "4", "tls": {"cert": "c"}}}
 
 
 def test_peers_come_sorted_whatever_the_order_dns_had() -> None:
     one, two = Peer("b", "10.0.0.1", 9200, "n1"), Peer("a", "10.0.0.2", 9200, "n2")
-    template = (
-        '{% for p in service("es") %}{{ p.host }} {{ p.address }} {{ p.port }} {{ p.node }};{% endfor %}'
-    )
+    template = '{% for p in service("es") %}{{ p.host }} {{ p.address }} {{ p.port }} {{ p.node }};{% endfor %}'
     texts = {text_of(template, Data(peers={"es": order})) for order in ([one, two], [two, one])}
     assert texts == {"b 10.0.0.1 9200 n1;a 10.0.0.2 9200 n2;"}
 
 
 def test_a_service_is_asked_for_with_tag_and_datacenter_and_only_when_used() -> None:
     data = Data()
-    text_of(
-        '{{ service("db", tag="primary", dc="dc2") }}{% if false %}{{ service("other") }}{% endif %}', data
-    )
+    text_of('{{ service("db", tag="primary", dc="dc2") }}{% if false %}{{ service("other") }}{% endif %}', data)
     assert data.asked == [("db", "primary", "dc2")]
 
 
@@ -136,9 +129,7 @@ def test_hostports_make_the_list_that_elasticsearch_wants() -> None:
     word = '--discovery.zen.ping.unicast.hosts={{ service("elasticsearch")|hostports(9300)|join(",") }}'
     assert text_of(word, data) == "--discovery.zen.ping.unicast.hosts="  # the first node has no peers yet
     assert text_of('{{ service("es")|hostports|join(",") }}', data) == "10.0.0.1:9200,[fd00::2]:9200"
-    assert (
-        text_of('{{ service("es")|hostports(port=9300)|join(",") }}', data) == "10.0.0.1:9300,[fd00::2]:9300"
-    )
+    assert text_of('{{ service("es")|hostports(port=9300)|join(",") }}', data) == "10.0.0.1:9300,[fd00::2]:9300"
 
 
 def test_too_few_peers_is_a_matter_of_waiting_not_a_mistake() -> None:
@@ -212,13 +203,8 @@ def test_templates_include_import_and_extend_each_other_across_trees(tmp_path: P
     ],
 )
 def test_a_value_arrives_byte_for_byte(tmp_path: Path, value: str) -> None:
-    folder = tree(
-        tmp_path, {"a.j2": "[{{ key('v') }}|{{ cfg.v }}|{% for k, v in ls() %}{{ v }}{% endfor %}]\n"}
-    )
-    assert (
-        render_all(folder, Data({"v": value.encode()}))["/a"].content
-        == f"[{value}|{value}|{value}]\n".encode()
-    )
+    folder = tree(tmp_path, {"a.j2": "[{{ key('v') }}|{{ cfg.v }}|{% for k, v in ls() %}{{ v }}{% endfor %}]\n"})
+    assert render_all(folder, Data({"v": value.encode()}))["/a"].content == f"[{value}|{value}|{value}]\n".encode()
 
 
 def test_bytes_of_the_environment_that_are_no_utf8_arrive_too(tmp_path: Path) -> None:
@@ -257,9 +243,7 @@ def test_the_same_input_gives_the_same_bytes(kv: dict[str, str], pieces: list[st
     def once(order: Sequence[str], ports: Sequence[int]) -> str:
         peers = [Peer(f"h{port}", "10.0.0.1", port, "n") for port in ports]
         try:
-            return text_of(
-                "{{ '' }}" + template, Data({name: kv[name].encode() for name in order}, {"db": peers})
-            )
+            return text_of("{{ '' }}" + template, Data({name: kv[name].encode() for name in order}, {"db": peers}))
         except ConfigError as error:
             return str(error)
 

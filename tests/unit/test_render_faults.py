@@ -89,9 +89,7 @@ def test_no_keys_at_all_is_said() -> None:
 
 
 def test_the_fault_is_placed_where_it_is_in_an_included_template(tmp_path: Path) -> None:
-    folder = tree(
-        tmp_path, {"etc/a.j2": '\n{% include "etc/_part.j2" %}', "etc/_part.j2": "\n\n{{ key('none') }}"}
-    )
+    folder = tree(tmp_path, {"etc/a.j2": '\n{% include "etc/_part.j2" %}', "etc/_part.j2": "\n\n{{ key('none') }}"})
     with pytest.raises(ConfigError) as caught:
         render_all(folder)
     assert caught.value.faults[0].startswith(
@@ -154,8 +152,7 @@ def test_faults_of_arguments_are_reported_together_by_number() -> None:
         render_arguments(["run", "{{ a }}", "ok", "--b={{ key('b') }}", "{{ '\\0' }}"], Data())
     assert caught.value.faults == (
         "argument 1 of the command, line 1, `{{ a }}`: a is not defined",
-        "argument 3 of the command, line 1, `--b={{ key('b') }}`:"
-        " there is no key b; there are no keys at all",
+        "argument 3 of the command, line 1, `--b={{ key('b') }}`: there is no key b; there are no keys at all",
         "argument 4 of the command, `{{ '\\0' }}`: its text would hold a NUL byte, which no argument can",
     )
 
@@ -230,7 +227,5 @@ def test_a_wrong_option_is_named_with_its_template(tmp_path: Path, options: str,
     "text", ["\n{# svcinit: mode=0600 #}", "#!/bin/sh\n{#- svcinit: mode=0600 #}", "{# svcinit:\n#}"]
 )
 def test_options_that_would_be_overlooked_are_a_fault(tmp_path: Path, text: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"svcinit comment of a\.j2 must be at its very start, on one line$"
-    ):
+    with pytest.raises(ConfigError, match=r"svcinit comment of a\.j2 must be at its very start, on one line$"):
         render_all(tree(tmp_path, {"a.j2": text}))

@@ -46,8 +46,7 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
         "SVCINIT_SERVCE is not a variable of svcinit; did you mean SVCINIT_SERVICE?",
         "SVCINIT_PORT='80x': expected a port number from 1 to 65535",
         "SVCINIT_DRAIN='1': expected a duration such as 500ms, 10s, 5m or 1h",
-        "SVCINIT_STOP_ON='KILL': 'KILL' never arrives as a request: "
-        "KILL and STOP cannot be caught, CHLD is init's own",
+        "SVCINIT_STOP_ON='KILL': 'KILL' never arrives as a request: KILL and STOP cannot be caught, CHLD is init's own",
     )
 
 

@@ -119,27 +119,27 @@ class Consul:
         self._call("PUT", path, 'the service\'s own: service "NAME" { policy = "write" }')
         return True
 
-    def _call(
-        self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None
-    ) -> Any:
+    def _call(self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None) -> Any:
         """One call: the decoded answer, None for 404 or an empty one. `rule` is the ACL rule that it takes."""
         told = self._told(method, path)
         try:
             with self._send(method, path, query, body) as response:
                 content = _read(response, told)
         except requests.exceptions.SSLError as error:
-            raise ConfigError(f"{told}: TLS failed: {_root(error)}; see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME") from None
+            raise ConfigError(
+                f"{told}: TLS failed: {_root(error)}; see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME"
+            ) from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise ConfigError(f"CONSUL_HTTP_ADDR={self.address!r}: expected HOST:PORT, http(s)://… or unix://…") from None
+            raise ConfigError(
+                f"CONSUL_HTTP_ADDR={self.address!r}: expected HOST:PORT, http(s)://… or unix://…"
+            ) from None
         except OSError as error:  # every one of requests' own is one; a CA file that is not there is one, too
             if isinstance(error, requests.exceptions.RequestException):
                 raise Away(f"{told} failed: {_root(error)}") from None
             raise ConfigError(f"{told}: {error}") from None
         return self._decoded(response, content, told, rule)
 
-    def _send(
-        self, method: str, path: str, query: dict[str, str] | None, body: object
-    ) -> requests.Response:
+    def _send(self, method: str, path: str, query: dict[str, str] | None, body: object) -> requests.Response:
         """Send, once more when a kept connection turns out to have been closed: every call here is idempotent."""
         data = None if body is None else json.dumps(body)
         for last in (False, True):
@@ -205,7 +205,9 @@ def _causes(error: BaseException) -> list[BaseException]:
     following: BaseException | None = error
     while following is not None and following not in found:
         found.append(following)
-        inner = getattr(following, "reason", None) or next((a for a in following.args if isinstance(a, BaseException)), None)
+        inner = getattr(following, "reason", None) or next(
+            (a for a in following.args if isinstance(a, BaseException)), None
+        )
         following = inner if isinstance(inner, BaseException) else following.__cause__ or following.__context__
     return found
 

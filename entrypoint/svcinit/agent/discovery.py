@@ -157,7 +157,7 @@ def _over_udp(query: Message, server: tuple[str, int], deadline: float) -> Messa
             try:
                 answer = dns.message.from_wire(channel.recv(65535), ignore_trailing=True)
             except dns.message.Truncated as cut:
-                answer = cut.message()
+                answer = cut.message()  # type: ignore[no-untyped-call]
             except dns.exception.DNSException:
                 continue  # garbage: the answer may still come
             if query.is_response(answer):
@@ -171,7 +171,7 @@ def _over_tcp(query: Message, server: tuple[str, int], deadline: float) -> Messa
         length = int.from_bytes(_receive(channel, LENGTH, deadline), "big")
         answer = dns.message.from_wire(_receive(channel, length, deadline))
     if not query.is_response(answer):
-        raise dns.exception.FormError("not the answer to what was asked")
+        raise EOFError("not the answer to what was asked")
     return answer
 
 

@@ -1,8 +1,8 @@
 """prepare: fetch, wait, render, check, commit; all of it or nothing. The short-lived child of start and reload.
 
-Its exit status is its verdict: 0 done, 75 try again (Consul or DNS away, peers missing), 78 wrong (template, key, token,
-target). What it found for init (arguments, environment, changed files) is left as JSON in one memfd; what the next
-prepare and a rollback need (how full each prefix was, how to put files back) in another.
+Its exit status is its verdict: 0 done, 75 try again (Consul or DNS away, peers missing), 78 wrong (template, key,
+token, target). What it found for init (arguments, environment, changed files) is left as JSON in one memfd; what the
+next prepare and a rollback need (how full each prefix was, how to put files back) in another.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
 LENGTH_BYTES = 8
 
 
-def main(
-    settings: Settings, command: tuple[str, ...], *, first: bool, seconds: float, out: int, memory: int, fresh: int
-) -> int:
+def main(settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int) -> int:
     """One preparation, tried again for `seconds` as long as what it needs is away.
 
     `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves.

@@ -28,7 +28,10 @@ BEAT = 5.0  # seconds, at most, between two signs of life
 
 
 def main(settings: Settings, beat: Callable[[], None]) -> int:
-    """Keep the service registered until TERM, then deregister: EX_OK, or EX_UNAVAILABLE where nothing was registered."""
+    """Keep the service registered until TERM, then deregister.
+
+    EX_OK, or EX_UNAVAILABLE where nothing was registered.
+    """
     consul = connect(settings)
     attempt, registered, told = 0, False, ""
     pause = 0.0

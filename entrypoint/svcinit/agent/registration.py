@@ -1,4 +1,4 @@
-"""What is registered: the service definition for PUT /v1/agent/service/register (Consul API, Agent HTTP API, Service)."""
+"""What is registered: the body of PUT /v1/agent/service/register (Consul's "Service - Agent HTTP API" page)."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def same(actual: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
 def _check(settings: Settings, kind: str, path: str, host: str) -> dict[str, Any]:
     host = f"[{host}]" if ":" in host else host
     target = f"{host}:{settings.port}"
-    probe = {
+    probes: dict[str, dict[str, object]] = {
         "http": {"HTTP": f"http://{target}{path}"},
         "https": {"HTTP": f"https://{target}{path}", "TLSSkipVerify": True},
         "tcp": {"TCP": target},
         "grpc": {"GRPC": target},
-    }[kind]
+    }
     return {
         "CheckID": f"service:{settings.id}",
         "Name": f"{settings.service} {kind}",
-        **probe,
+        **probes[kind],
         "Interval": _go(settings.check_interval),
         "Timeout": _go(settings.check_timeout),
         "DeregisterCriticalServiceAfter": _go(settings.deregister_after),

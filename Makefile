@@ -1,0 +1,58 @@
+# `make demo` and `make test` set up all they need, on a Debian or Ubuntu machine with Python 3.11 or newer.
+
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
+    command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-unit test-real lint format docs bench requirements clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+setup: $(READY)  ## virtual environment with all tools
+
+$(READY): requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/apt-install python3-venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)  ## the main job from start to end, narrated
+	@tools/with-parts --try-docker $(BIN)/python -m tools.demo
+
+test: lint test-unit test-real  ## everything
+
+test-unit: $(READY)  ## tests without Docker or Consul
+	$(BIN)/python -m pytest -m 'not consul and not docker'
+
+test-real: $(READY)  ## tests with the real Consul and the real Docker engine
+	tools/with-parts $(BIN)/python -m pytest -m 'consul or docker'
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## put the code into the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## pages made from the code
+	$(BIN)/python -m tools.settings_page
+
+bench: $(READY)  ## start-up and memory, beside the peers
+	tools/with-parts --no-docker $(BIN)/python -m bench
+
+requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
+	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
+	for name in run dev; do CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade \
+	    --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	    --output-file requirements/$$name.txt requirements/$$name.in; done
+
+clean:  ## remove what was made here (not the cache in ~/.cache/svcinit)
+	rm -rf $(VENV) build dist bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,77 @@
+"""Fixtures that all tests share. Consul and Docker missing is a failure here, never a skip."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import docker as docker_cli
+from tests.support.consul import ConsulAgent
+from tests.support.docker import Engine
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer exports for his own Consul must not reach the tests."""
+    for name in list(os.environ):
+        if name.startswith(("SVCINIT_", "CONSUL_HTTP")) and name != "SVCINIT_TEST_BASE":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    with ConsulAgent(tmp_path_factory.mktemp("consul")) as agent:
+        yield agent
+
+
+@pytest.fixture
+def consul(shared_consul: ConsulAgent) -> Iterator[ConsulAgent]:
+    """A Consul with nothing in it, shared by tests that do not break it."""
+    yield shared_consul
+    shared_consul.kv_delete("")
+    for service_id in shared_consul.get("/v1/agent/services"):
+        shared_consul.deregister(service_id)
+
+
+@pytest.fixture
+def own_consul(tmp_path: pathlib.Path) -> Iterator[ConsulAgent]:
+    """A Consul of the test's own, to stop, pause and restart."""
+    with ConsulAgent(tmp_path / "own-consul") as agent:
+        yield agent
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine()
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="session")
+def base_image() -> str:
+    """Debian with python3, and nothing of svcinit's."""
+    name = os.environ.get("SVCINIT_TEST_BASE", "")
+    assert name, "SVCINIT_TEST_BASE names no image: run the tests by `make test`"
+    return name
+
+
+@pytest.fixture(scope="session")
+def svcinit_image(base_image: str) -> str:
+    """Dockerfile.base, built."""
+    return docker_cli.build(ROOT, "svcinit-base:test", file=ROOT / "Dockerfile.base", BASE_IMAGE=base_image)
+
+
+@pytest.fixture(scope="session")
+def bare_image(base_image: str, svcinit_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The base image with svcinit in it, and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "Dockerfile").write_text(
+        "ARG BASE_IMAGE\nARG SVCINIT_IMAGE\nFROM ${SVCINIT_IMAGE} AS svcinit\nFROM ${BASE_IMAGE}\n"
+        'COPY --from=svcinit / /\nENTRYPOINT ["svcinit"]\n'
+    )
+    return docker_cli.build(folder, "svcinit-bare:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)

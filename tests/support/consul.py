@@ -1,0 +1,157 @@
+"""A real Consul agent of a test's own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.waiting import eventually
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports free for TCP and UDP now, on all addresses."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            tcp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            tcp.bind(("", 0))
+            port = tcp.getsockname()[1]
+            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            with contextlib.suppress(OSError):
+                udp.bind(("", port))
+                ports.append(port)
+        return ports
+
+
+class ConsulAgent:
+    """`consul agent -dev`, on free ports of `address`; use as a context manager."""
+
+    def __init__(
+        self, folder: pathlib.Path, *, config: Mapping[str, Any] | None = None, address: str = LOOPBACK
+    ) -> None:
+        self.folder, self.config, self.address = folder, dict(config or {}), address
+        self.http_port, self.dns_port, *self._others = free_ports(6)
+        self.token = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:{self.http_port}"
+
+    @property
+    def dns(self) -> str:
+        return f"{self.address}:{self.dns_port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What svcinit must be told to use this agent."""
+        return {"CONSUL_HTTP_ADDR": self.url, "SVCINIT_DNS_ADDR": self.dns}
+
+    def start(self) -> None:
+        serf_lan, serf_wan, server, _ = self._others
+        settings = {
+            "bind_addr": self.address,
+            "client_addr": self.address,
+            "ports": {
+                "http": self.http_port, "dns": self.dns_port, "grpc": -1,
+                "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server,
+            },
+            "disable_update_check": True,
+            **self.config,
+        }  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "agent.json"
+        path.write_text(json.dumps(settings))
+        log = (self.folder / "consul.log").open("ab")
+        binary = os.environ.get("CONSUL_BINARY")
+        assert binary, "CONSUL_BINARY names no consul: run the tests by `make test`"
+        self._process = subprocess.Popen(
+            [binary, "agent", "-dev", "-config-file", str(path)], stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+        eventually(self._has_leader, f"Consul is up; its log: {self.folder}/consul.log", 20)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def restart(self) -> None:
+        """Start again on the same ports: -dev keeps nothing, so all its data are lost."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def _has_leader(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, (self.folder / "consul.log").read_text()[-2000:]
+        try:
+            return bool(self.get("/v1/status/leader")) and bool(self.get("/v1/catalog/nodes"))
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.url + path, data=body, method=method)
+        if self.token:
+            request.add_header("X-Consul-Token", self.token)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.call("GET", path))
+
+    def kv_put(self, key: str, value: str | bytes) -> None:
+        self.call("PUT", f"/v1/kv/{key}", value.encode() if isinstance(value, str) else value)
+
+    def kv_get(self, key: str) -> bytes:
+        return base64.b64decode(self.get(f"/v1/kv/{key}")[0]["Value"] or "")
+
+    def kv_delete(self, prefix: str) -> None:
+        self.call("DELETE", f"/v1/kv/{prefix}?recurse")
+
+    def register(self, name: str, port: int, *, address: str = "", tags: Sequence[str] = (), id: str = "") -> None:
+        definition = {"Name": name, "Port": port, "Address": address, "Tags": list(tags), "ID": id or name}
+        self.call("PUT", "/v1/agent/service/register", json.dumps(definition).encode())
+
+    def deregister(self, service_id: str) -> None:
+        self.call("PUT", f"/v1/agent/service/deregister/{service_id}")
+
+    def instances(self, name: str) -> list[dict[str, Any]]:
+        """All instances in the catalog, whatever their health."""
+        found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}")
+        return found
+
+    def passing(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}?passing")
+        return found

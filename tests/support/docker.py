@@ -1,0 +1,110 @@
+"""The docker command line, typed, with all that a test makes removed after it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.support.waiting import eventually
+
+LABEL = "svcinit-test"
+
+
+class Failed(AssertionError):
+    """A docker command failed; the message is what it said."""
+
+
+def docker(*arguments: str, timeout: float = 120.0, stdin: bytes | None = None) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, timeout=timeout, input=stdin, check=False)
+    if done.returncode:
+        raise Failed(f"docker {' '.join(arguments)}: {done.stdout.decode()[-3000:]}{done.stderr.decode()[-3000:]}")
+    return done.stdout.decode().strip()
+
+
+def build(context: pathlib.Path, tag: str, *, file: pathlib.Path | None = None, **args: str) -> str:
+    """Build an image (layers that did not change come from the engine's cache) and return its tag."""
+    command = ["build", "--quiet", "--network=host", "--tag", tag, "--file", str(file or context / "Dockerfile")]
+    for name, value in args.items():
+        command += ["--build-arg", f"{name}={value}"]
+    docker(*command, str(context), timeout=900)
+    return tag
+
+
+class Container:
+    def __init__(self, container_id: str) -> None:
+        self.id = container_id
+
+    @property
+    def logs(self) -> str:
+        done = subprocess.run(["docker", "logs", self.id], capture_output=True, timeout=30, check=True)
+        return done.stdout.decode() + done.stderr.decode()
+
+    def says(self, text: str, timeout: float = 20.0) -> None:
+        eventually(lambda: text in self.logs, f"the container says {text!r}; so far: {self.logs}", timeout)
+
+    def inspect(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(docker("inspect", self.id))[0]
+        return found
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self.inspect()["State"]["Running"])
+
+    @property
+    def pid(self) -> int:
+        """Of svcinit, as the host sees it."""
+        return int(self.inspect()["State"]["Pid"])
+
+    def kill(self, signal: str) -> None:
+        docker("kill", "--signal", signal, self.id)
+
+    def stop(self, seconds: int = 10) -> int:
+        """docker stop; the exit status of the container."""
+        docker("stop", "--time", str(seconds), self.id)
+        return self.exit_code
+
+    def wait(self, timeout: float = 30.0) -> int:
+        return int(docker("wait", self.id, timeout=timeout))
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.inspect()["State"]["ExitCode"])
+
+    def exec(self, *command: str, user: str = "root") -> str:
+        return docker("exec", "--user", user, self.id, *command)
+
+    def read(self, path: str) -> bytes:
+        done = subprocess.run(["docker", "exec", self.id, "cat", path], capture_output=True, timeout=30, check=True)
+        return done.stdout
+
+    def processes(self) -> list[tuple[int, str]]:
+        """(pid on the host, command line) of all that runs in it."""
+        rows = docker("top", self.id, "-eo", "pid,args").splitlines()[1:]
+        return [(int(row.split()[0]), row.split(maxsplit=1)[1]) for row in rows]
+
+
+class Engine:
+    """Containers and networks of one test; `clean` removes them."""
+
+    def __init__(self) -> None:
+        self.mark = f"{LABEL}={uuid.uuid4().hex[:8]}"
+
+    def run(
+        self, image: str, *command: str, env: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    ) -> Container:
+        """docker run --detach, on the host's network unless `options` name another."""
+        arguments = ["run", "--detach", "--label", self.mark, "--label", LABEL]
+        if not any(option.startswith(("--network", "--net")) for option in options):
+            arguments.append("--network=host")
+        for name, value in (env or {}).items():
+            arguments += ["--env", f"{name}={value}"]
+        return Container(docker(*arguments, *options, image, *command))
+
+    def clean(self) -> None:
+        found = docker("ps", "--all", "--quiet", "--filter", f"label={self.mark}").split()
+        if found:
+            docker("rm", "--force", "--volumes", *found)

@@ -1,0 +1,22 @@
+"""Awaiting a condition, never sleeping for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+POLL = 0.02  # seconds
+
+
+def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0) -> T:
+    """The first true value of `condition`; AssertionError with the last one seen when `timeout` seconds are over."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
+        time.sleep(POLL)
