@@ -1,0 +1,67 @@
+"""A service under svcinit, with templates, on a real Consul."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+
+import pytest
+
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.process import Running, running
+
+APP = pathlib.Path(__file__).parent / "app.py"
+
+
+class Service:
+    """What a test says about its service before it starts it, and where to look afterwards."""
+
+    def __init__(self, folder: pathlib.Path, consul: ConsulAgent, stack: ExitStack) -> None:
+        self.folder, self.consul, self._stack = folder, consul, stack
+        self.port = free_ports(1)[0]
+        self.templates = folder / "templates"
+        self.templates.mkdir()
+        self.out = folder / "out"
+        self.log = folder / "app.log"
+        self.env = {
+            **consul.env,
+            "SVCINIT_SERVICE": "web",
+            "SVCINIT_PORT": str(self.port),
+            "SVCINIT_CHECK_INTERVAL": "100ms",
+            "SVCINIT_TEMPLATES": str(self.templates),
+            "SVCINIT_START_TIMEOUT": "2s",
+            "SVCINIT_RELOAD_TIMEOUT": "2s",
+            "SVCINIT_DRAIN": "100ms",
+        }
+
+    def template(self, name: str, text: str) -> pathlib.Path:
+        """A template that renders to the returned path."""
+        target = self.out / name
+        source = self.templates / str(target).lstrip("/")
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.with_name(source.name + ".j2").write_text(text)
+        return target
+
+    def start(self, *command: str) -> Running:
+        """svcinit on `command`, by default on an app that notes its signals in `log`."""
+        default = (sys.executable, str(APP), str(self.log), str(self.port))
+        scope: AbstractContextManager[Running] = running(self.folder / "svcinit", *(command or default), env=self.env)
+        return self._stack.enter_context(scope)
+
+    @property
+    def notes(self) -> list[str]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.split()[1] if line.startswith("got") else line.split()[0] for line in lines]
+
+
+@pytest.fixture
+def make_service(tmp_path: pathlib.Path) -> Iterator[Callable[[ConsulAgent], Service]]:
+    with ExitStack() as stack:
+        yield lambda agent: Service(tmp_path, agent, stack)
+
+
+@pytest.fixture
+def service(make_service: Callable[[ConsulAgent], Service], consul: ConsulAgent) -> Service:
+    return make_service(consul)

@@ -1,0 +1,159 @@
+"""svcinit COMMAND without configuration: an init as tini is one. Real processes, no Consul."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.process import LAUNCH, PATH, ROOT, descendants, is_alive, running, svcinit_command
+from tests.support.waiting import eventually
+
+LIBRARIES = ("dns", "requests", "jinja2", "psutil", "urllib3")
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        svcinit_command(*command),
+        env=PATH if env is None else env,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143), ("kill -SEGV $$", 139)]
+)
+def test_it_exits_as_the_command_did(script: str, status: int) -> None:
+    assert run("sh", "-c", script).returncode == status
+
+
+def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(tmp_path: pathlib.Path) -> None:
+    missing, denied = run("nosuch"), run("/etc")
+    assert (missing.returncode, missing.stderr) == (127, "svcinit: error: nosuch: command not found\n")
+    assert (denied.returncode, denied.stderr) == (126, "svcinit: error: /etc: cannot be executed: Permission denied\n")
+
+
+def test_a_script_without_an_interpreter_line_runs_as_under_a_shell(tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo ran $1\n")
+    script.chmod(0o755)
+    assert run(str(script), "well").stdout == "ran well\n"
+
+
+def test_no_command_and_unknown_options_are_told() -> None:
+    nothing, option = run(), run("--nope")
+    assert (nothing.returncode, option.returncode) == (64, 64)
+    assert "no command given; usage: svcinit [--] COMMAND" in nothing.stderr
+    assert "unknown option --nope" in option.stderr
+
+
+def test_help_and_version_are_answered() -> None:
+    assert "SVCINIT_SERVICE" in run("--help").stdout
+    assert run("--version").stdout.startswith("svcinit ")
+
+
+def test_a_double_dash_ends_the_options() -> None:
+    assert run("--", "sh", "-c", "echo $0", "--help").stdout == "--help\n"
+
+
+def test_the_command_sees_its_environment_to_the_byte() -> None:
+    given = {b"PATH": os.fsencode(os.environ["PATH"]), b"RAW": b"\xff\xfe=\n", b"PYTHONPATH": b"/app", b"EMPTY": b""}
+    done = subprocess.run(svcinit_command("env", "-0"), env=given, capture_output=True, timeout=10, check=True)
+    seen = dict(item.split(b"=", 1) for item in done.stdout.split(b"\0") if item)
+    assert seen == given
+
+
+def test_an_apps_python_variables_and_files_do_not_reach_the_interpreter(tmp_path: pathlib.Path) -> None:
+    for name in ("os.py", "svcinit.py", "entrypoint.py", "json.py", "sitecustomize.py"):
+        (tmp_path / name).write_text("raise SystemExit('the app got into PID 1')")
+    env = {**PATH, "PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nonexistent", "PYTHONSTARTUP": str(tmp_path / "os.py")}
+    done = subprocess.run(
+        svcinit_command("sh", "-c", "echo $PYTHONHOME"), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=10,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "/nonexistent\n", "")
+
+
+def test_it_costs_no_third_party_import() -> None:
+    argv = [sys.executable, "-I", "-S", "-X", "importtime", "-c", LAUNCH, "--", "true"]
+    done = subprocess.run(argv, env=PATH, capture_output=True, text=True, timeout=10, check=True)
+    imported = [line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
+    assert "svcinit.lifecycle" in imported
+    assert [name for name in imported if name.split(".")[0] in LIBRARIES or name.startswith("svcinit.agent")] == []
+    assert [name for name in imported if name.split(".")[0] in ("enum", "typing", "dataclasses", "re", "json")] == []
+
+
+def test_every_signal_that_can_be_forwarded_is(tmp_path: pathlib.Path) -> None:
+    script = ROOT / "tests" / "support" / "print_signals.py"
+    own = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+    forwarded = sorted(set(signal.valid_signals()) - own)
+    with running(tmp_path, sys.executable, str(script)) as svcinit:
+        svcinit.says("ready")
+        for number in forwarded:
+            svcinit.signal(number)
+            svcinit.says(f"got {int(number)}\n")
+        assert svcinit.out.split()[3::2] == [str(int(number)) for number in forwarded]
+        svcinit.signal(signal.SIGKILL)
+
+
+def test_a_signal_reaches_only_the_command_by_default_and_its_group_if_asked_for(tmp_path: pathlib.Path) -> None:
+    script = (
+        "trap 'echo child' USR1; sh -c 'trap \"echo grandchild; exit\" USR1; echo ready; sleep 5 & wait' & wait; wait"
+    )
+    with running(tmp_path / "one", "bash", "-c", script) as svcinit:
+        svcinit.says("ready")
+        svcinit.signal(signal.SIGUSR1)
+        svcinit.says("child")
+        assert "grandchild" not in svcinit.out
+    with running(tmp_path / "all", "bash", "-c", script, env={"SVCINIT_SIGNAL_GROUP": "1"}) as svcinit:
+        svcinit.says("ready")
+        svcinit.signal(signal.SIGUSR1)
+        svcinit.says("grandchild")
+
+
+def test_orphans_are_reaped_and_the_status_of_the_command_is_not_theirs(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    script = f"for i in 1 2 3; do (sh -c 'exit 9' &) ; done; echo spawned; read x < {tmp_path}/gate; exit 4"
+    with running(tmp_path, "bash", "-c", script) as svcinit:
+        svcinit.says("spawned")
+        eventually(lambda: len(descendants(svcinit.pid)) == 1, "all orphans are reaped")
+        (tmp_path / "gate").write_text("go\n")
+        assert svcinit.wait() == 4
+
+
+def test_a_stop_with_a_timeout_kills_what_ignores_it_and_all_it_left(tmp_path: pathlib.Path) -> None:
+    script = "trap '' TERM; sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done' & while :; do sleep 0.1; done"
+    with running(tmp_path, "bash", "-c", script, env={"SVCINIT_STOP_TIMEOUT": "300ms"}) as svcinit:
+        svcinit.says("up")
+        below = descendants(svcinit.pid)
+        assert svcinit.stop() == 137
+        eventually(lambda: not any(map(is_alive, below)), "no process is left")
+
+
+def test_a_full_log_pipe_does_not_make_it_deaf(tmp_path: pathlib.Path) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    env = {**PATH, "SVCINIT_STOP_TIMEOUT": "5s", "SVCINIT_RUN": str(tmp_path)}
+    process = subprocess.Popen(svcinit_command("sleep", "60"), env=env, stderr=write, pass_fds=())
+    try:
+        eventually(lambda: "running" in (tmp_path / "init.json").read_text() if (tmp_path / "init.json").exists() else "",
+                   "it runs")  # fmt: skip
+        process.terminate()
+        assert process.wait(5) == 143
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+        os.close(write)
