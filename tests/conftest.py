@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,6 +13,21 @@ from tests.support.consul import ConsulAgent
 from tests.support.docker import Engine
 
 ROOT = pathlib.Path(__file__).parent.parent
+FIGURES: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured beside what they asserted."""
+    if FIGURES:
+        terminalreporter.section("measured")
+        for line in FIGURES:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def report() -> Callable[[str], None]:
+    """Tell a measured figure at the end of the run."""
+    return FIGURES.append
 
 
 @pytest.fixture(autouse=True)

@@ -74,10 +74,8 @@ def test_an_apps_python_variables_and_files_do_not_reach_the_interpreter(tmp_pat
     for name in ("os.py", "svcinit.py", "entrypoint.py", "json.py", "sitecustomize.py"):
         (tmp_path / name).write_text("raise SystemExit('the app got into PID 1')")
     env = {**PATH, "PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nonexistent", "PYTHONSTARTUP": str(tmp_path / "os.py")}
-    done = subprocess.run(
-        svcinit_command("sh", "-c", "echo $PYTHONHOME"), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=10,
-        check=False,
-    )  # fmt: skip
+    command = svcinit_command("sh", "-c", "echo $PYTHONHOME")
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=10, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "/nonexistent\n", "")
 
 
@@ -148,8 +146,8 @@ def test_a_full_log_pipe_does_not_make_it_deaf(tmp_path: pathlib.Path) -> None:
     env = {**PATH, "SVCINIT_STOP_TIMEOUT": "5s", "SVCINIT_RUN": str(tmp_path)}
     process = subprocess.Popen(svcinit_command("sleep", "60"), env=env, stderr=write, pass_fds=())
     try:
-        eventually(lambda: "running" in (tmp_path / "init.json").read_text() if (tmp_path / "init.json").exists() else "",
-                   "it runs")  # fmt: skip
+        state = tmp_path / "init.json"
+        eventually(lambda: state.exists() and "running" in state.read_text(), "it runs")
         process.terminate()
         assert process.wait(5) == 143
     finally:

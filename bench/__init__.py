@@ -1,0 +1,1 @@
+"""What svcinit costs, beside its peers: start-up, memory, imports. `make bench`, or `python -m bench --help`."""

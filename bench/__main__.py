@@ -1,0 +1,151 @@
+"""python -m bench: measure, print tables, leave the raw figures as JSON. Exits 0 unless something failed to run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bench import contenders, image, imports, memory, report
+from bench.contenders import BASH, PYTHON, SVCINIT, SVCINIT_FULL, Full
+from bench.launch import Contender, Stage
+from bench.probe import Probe
+from tests.support.consul import ConsulAgent
+
+WARM_UP = 2  # runs of each contender that do not count
+PLAIN_TIMES, FULL_TIMES = 2.0, 4.0  # targets: at most so many times the bare interpreter, the bash entrypoint
+PLAIN_PSS, FULL_PSS = 10.0, 35.0  # and so many MiB
+
+
+class Bench:
+    """One session: a built svcinit, a stage to run on, and the raw figures so far."""
+
+    def __init__(self, folder: pathlib.Path, python: str, runs: int) -> None:
+        self.folder, self.python, self.runs = folder, python, runs
+        self.launcher = image.build(folder / "svcinit", python)
+        self.probe = Probe(folder)
+        self.stage = Stage(folder, self.probe)
+        self.raw: dict[str, Any] = {"machine": report.machine(python), "runs": runs, "probe": self.probe.note}
+
+    def plain(self) -> None:
+        """start-up of a plain init"""
+        samples = self._race("plain", contenders.plain(self.launcher, self.python), PYTHON)
+        _judge("svcinit / python3 -I -S", samples, SVCINIT, PYTHON, PLAIN_TIMES)
+
+    def full(self) -> None:
+        """start-up with 10 KV keys, 1 service looked up in DNS, 1 template"""
+        print("The bash entrypoint registers before it starts the service; svcinit, right after.\n")
+        with self._consul() as full:
+            samples = self._race("full", full.contenders(self.launcher), BASH)
+        _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
+
+    def memory(self) -> None:
+        """memory in the steady state, the service itself not counted"""
+        found = [
+            memory.measure(self.stage, each, lambda: True)
+            for each in contenders.plain(self.launcher, self.python)
+            if each.name not in (contenders.BARE, PYTHON) and not each.missing
+        ]
+        with self._consul() as full:
+            found.append(memory.measure(self.stage, full.contenders(self.launcher)[1], full.registered))
+        self.raw["memory"] = {each.name: vars(each) for each in found}
+        _print(report.footprints(found))
+        print("\nPSS divides what is shared with others (as this program shares the interpreter); alone does not.\n")
+        pss = {each.name: each.pss for each in found}
+        print(report.target("PSS, plain", pss[SVCINIT], PLAIN_PSS, " MiB"))
+        print(report.target("PSS, full", pss[SVCINIT_FULL], FULL_PSS, " MiB"))
+
+    def imports(self) -> None:
+        """what is imported when (times inflated by -X importtime; each process has what its parent had, too)"""
+        found = [imports.of_python(self.python), imports.of_plain(self.python, self.launcher)]
+        with self._consul() as full:
+            svcinit = full.contenders(self.launcher)[1]
+            found += imports.of_full(self.stage, self.python, self.launcher, svcinit, full.registered)
+        self.raw["imports"] = {each.process: each.cumulative for each in found}
+        _print(report.processes(found))
+        by_process = {each.process: each for each in found}
+        for process in (imports.INIT_PLAIN, imports.PREPARE):
+            _print(["", *report.packages(by_process[process])])
+        _print(["", *report.modules(by_process[imports.PREPARE])])
+
+    def _race(self, part: str, field: Sequence[Contender], base: str) -> dict[str, list[float]]:
+        """Round robin, so that noise hits all alike; each round begins with the next one."""
+        ready = [each for each in field if not each.missing]
+        samples: dict[str, list[float]] = {each.name: [] for each in ready}
+        for run in range(-WARM_UP, self.runs):
+            first = run % len(ready)
+            for each in ready[first:] + ready[:first]:
+                taken = self.stage.time(each)
+                if run >= 0:
+                    samples[each.name].append(taken)
+        self.raw[part] = samples
+        _print(report.times(samples, [each.name for each in field if each.missing], base))
+        print()
+        return samples
+
+    @contextmanager
+    def _consul(self) -> Iterator[Full]:
+        if "CONSUL_BINARY" not in os.environ:
+            done = subprocess.run([str(image.ROOT / "tools" / "consul")], stdout=subprocess.PIPE, text=True, check=True)
+            os.environ["CONSUL_BINARY"] = done.stdout.strip()
+        with tempfile.TemporaryDirectory(prefix="consul-", dir=self.folder) as name:
+            folder = pathlib.Path(name)
+            with ConsulAgent(folder / "consul") as agent:
+                yield Full(folder / "full", agent)
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "plain": Bench.plain, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
+}  # fmt: skip
+
+
+def main() -> int:
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
+        bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
+        print("# What svcinit costs\n")
+        _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
+        print(f"- {options.runs} runs each, interleaved; the service: {bench.probe.note}")
+        for part in [options.only] if options.only else PARTS:
+            print(f"\n## {part}: {PARTS[part].__doc__}\n", flush=True)
+            PARTS[part](bench)
+        bench.probe.close()
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(bench.raw, indent=1) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    parser.add_argument("--runs", type=int, default=20, help="of each contender, after two that do not count")
+    parser.add_argument("--only", choices=PARTS, help="this part only")
+    parser.add_argument(
+        "--json", type=pathlib.Path, default=image.ROOT / "bench" / "out" / "latest.json", help="where raw figures go"
+    )
+    parser.add_argument("--python", default=sys.executable, help="the interpreter to run svcinit with, of this version")
+    options = parser.parse_args()
+    if options.runs < 1:
+        parser.error("--runs: at least 1")
+    return options
+
+
+def _judge(what: str, samples: dict[str, list[float]], ours: str, theirs: str, limit: float) -> None:
+    if theirs in samples:
+        ratio = statistics.median(samples[ours]) / statistics.median(samples[theirs])
+        print(report.target(what, ratio, limit))
+
+
+def _print(lines: Sequence[str]) -> None:
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

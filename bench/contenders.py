@@ -1,0 +1,112 @@
+"""Who is measured: the ways to start a service that do nothing else, and those that configure and register it."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+from bench.launch import Contender
+from tests.support.consul import ConsulAgent, free_ports
+
+HERE = pathlib.Path(__file__).parent
+BARE, PYTHON, SVCINIT = "bare exec", "python3 -I -S", "svcinit"
+BASH, SVCINIT_FULL = "bash entrypoint", "svcinit, full"
+KV_PREFIX, SERVICE = "config/bench", "bench"
+KEYS = {
+    "workers": "4", "threads": "2", "harakiri": "30", "listen": "127.0.0.1:8000", "buffer_size": "32768",
+    "database_name": "orders", "database_user": "orders", "cache_ttl": "300", "log_level": "info", "debug": "false",
+}  # fmt: skip
+PEERS = ("10.1.1.1", "10.1.1.2")
+DATABASE_PORT = 3306
+
+
+def plain(launcher: pathlib.Path, python: str) -> list[Contender]:
+    """Start the service; tini as it runs where it is not PID 1."""
+    execs = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    return [
+        Contender(BARE, []),
+        _program("tini", "-s", "--"),
+        _program("dumb-init"),
+        Contender(PYTHON, [python, "-I", "-S", "-c", execs]),
+        Contender(SVCINIT, [str(launcher), "--"]),
+    ]
+
+
+def _program(name: str, *options: str) -> Contender:
+    found = shutil.which(name)
+    return Contender(
+        " ".join((name, *options)).removesuffix(" --"), [found or "", *options], missing="" if found else name
+    )
+
+
+class Full:
+    """One Consul, ten keys, one service with two instances, one template: what both sides make of them is the same."""
+
+    def __init__(self, folder: pathlib.Path, consul: ConsulAgent) -> None:
+        self.folder, self.consul = folder, consul
+        folder.mkdir()
+        self.target = folder / "out" / "app.ini"
+        self.target.parent.mkdir()
+        self.port = free_ports(1)[0]
+        self._texts: dict[str, str] = {}
+        for key, value in KEYS.items():
+            consul.kv_put(f"{KV_PREFIX}/{key}", value)
+        for address in PEERS:
+            consul.register("database", DATABASE_PORT, address=address, id=f"database-{address}")
+
+    def contenders(self, launcher: pathlib.Path) -> list[Contender]:
+        needs = ("bash", "curl", "dig", "awk", "sed", "paste")
+        missing = next((name for name in needs if not shutil.which(name)), "")
+        bash = shutil.which("bash") or ""
+        return [
+            Contender(
+                BASH, [bash, str(HERE / "entrypoint.sh")], self._bash_env(), missing=missing,
+                before=self._forget, after=self._checked(BASH),
+            ),
+            Contender(
+                SVCINIT_FULL, [str(launcher), "--"], self._svcinit_env(),
+                before=self._forget, after=self._checked(SVCINIT_FULL),
+            ),
+        ]  # fmt: skip
+
+    def registered(self) -> bool:
+        return bool(self.consul.instances(SERVICE))
+
+    def _forget(self) -> None:
+        """A container starts without what its predecessor rendered and registered."""
+        self.target.unlink(missing_ok=True)
+        if self.registered():
+            self.consul.deregister(SERVICE)
+
+    def _checked(self, name: str) -> Callable[[], None]:
+        def check() -> None:
+            self._texts[name] = self.target.read_text()
+            if len(set(self._texts.values())) > 1:
+                raise RuntimeError(f"the contenders did not render the same file: {self._texts}")
+
+        return check
+
+    def _bash_env(self) -> dict[str, str]:
+        lines = [f"{key} = @{key}@\n" for key in KEYS]
+        template = self.folder / "app.ini.sed"
+        template.write_text("".join([*lines, "database = @peers@\n"]))
+        return {
+            "CONSUL_HTTP_ADDR": self.consul.url, "DNS_HOST": self.consul.address, "DNS_PORT": str(self.consul.dns_port),
+            "KV_PREFIX": KV_PREFIX, "KEYS": " ".join(KEYS), "SERVICE": SERVICE, "PORT": str(self.port),
+            "TEMPLATE": str(template), "TARGET": str(self.target),
+        }  # fmt: skip
+
+    def _svcinit_env(self) -> dict[str, str]:
+        trees = self.folder / "templates"
+        source = trees / (str(self.target).lstrip("/") + ".j2")
+        source.parent.mkdir(parents=True)
+        lines = [f'{key} = {{{{ key("{key}") }}}}\n' for key in KEYS]
+        peer = '{{ "," if not loop.first }}{{ peer.host }}:{{ peer.port }}'
+        peers = f'{{% for peer in service("database") %}}{peer}{{% endfor %}}'
+        source.write_text("".join([*lines, f"database = {peers}\n"]))
+        return {
+            **self.consul.env, "SVCINIT_SERVICE": SERVICE, "SVCINIT_ID": SERVICE, "SVCINIT_PORT": str(self.port),
+            "SVCINIT_KV_PREFIX": KV_PREFIX, "SVCINIT_TEMPLATES": str(trees), "SVCINIT_DRAIN": "0s",
+            "SVCINIT_RUN": str(self.folder / "run"),
+        }  # fmt: skip

@@ -1,0 +1,50 @@
+"""svcinit as it ships: the tree that Dockerfile.base makes, in a folder of this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import re
+import shutil
+import subprocess
+
+ROOT = pathlib.Path(__file__).parent.parent
+PLACE = "/opt/svcinit/lib"  # where the launcher expects its libraries in an image
+COMPILE_TIMEOUT = 120
+
+
+def build(folder: pathlib.Path, python: str) -> pathlib.Path:
+    """Libraries, package and launcher below `folder`, byte-compiled for `python`; the launcher's path is returned."""
+    lib = folder / "lib"
+    lib.mkdir(parents=True)
+    for name in pinned():
+        _copy_distribution(name, lib)
+    shutil.copytree(
+        ROOT / "entrypoint" / "svcinit", lib / "svcinit", ignore=shutil.ignore_patterns("__pycache__", ".*_cache")
+    )
+    subprocess.run(
+        [python, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(lib)],
+        check=True, timeout=COMPILE_TIMEOUT,
+    )  # fmt: skip
+    text = (ROOT / "entrypoint" / "bin" / "svcinit").read_text()
+    first, rest = text.split("\n", 1)
+    if not first.startswith("#!/usr/bin/python3") or PLACE not in rest:
+        raise ValueError("entrypoint/bin/svcinit is not as it was when this was written")
+    launcher = folder / "svcinit"
+    launcher.write_text(first.replace("/usr/bin/python3", python) + "\n" + rest.replace(PLACE, str(lib)))
+    launcher.chmod(0o755)
+    return launcher
+
+
+def pinned() -> list[str]:
+    """The distributions that the image gets."""
+    return re.findall(r"^([\w.-]+)==", (ROOT / "requirements" / "run.txt").read_text(), re.MULTILINE)
+
+
+def _copy_distribution(name: str, lib: pathlib.Path) -> None:
+    for file in importlib.metadata.files(name) or []:
+        if ".." in file.parts or file.suffix == ".pyc":
+            continue  # scripts, and byte code made with other options
+        target = lib / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(str(file.locate()), target)

@@ -1,0 +1,84 @@
+"""The tables that people read, and the judgements on them."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from bench.image import ROOT
+from bench.imports import Imports
+from bench.memory import Footprint
+
+TOP = 10
+
+
+def machine(python: str) -> dict[str, str]:
+    """What the figures depend on."""
+    cpu = [
+        line.partition(":")[2].strip()
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith(("model name", "Model"))
+    ]
+    version = _said([python, "-I", "-S", "-c", "import sys; print(sys.version.replace(chr(10), ' '))"])
+    changed = " with changes" if _said(["git", "status", "--porcelain", "--", "entrypoint"]) else ""
+    return {
+        "CPU": f"{cpu[0] if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) + " when it began: others' work is in the figures",
+        "kernel": platform.release(),
+        "Python": version,
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": (_said(["git", "rev-parse", "--short", "HEAD"]) or "unknown") + changed,
+    }
+
+
+def _said(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def p95(samples: Sequence[float]) -> float:
+    """The least sample that 95 % of them do not exceed."""
+    return sorted(samples)[math.ceil(0.95 * len(samples)) - 1]
+
+
+def times(samples: Mapping[str, Sequence[float]], missing: Sequence[str], base: str) -> list[str]:
+    """Start-up in ms, each also as a multiple of the contender `base`."""
+    lines = [f"| | median ms | p95 ms | best ms | x {base} |", "|---|--:|--:|--:|--:|"]
+    reference = statistics.median(samples[base]) if base in samples else math.nan
+    for name, runs in samples.items():
+        median = statistics.median(runs)
+        lines.append(f"| {name} | {median:.1f} | {p95(runs):.1f} | {min(runs):.1f} | {median / reference:.2f} |")
+    return lines + [f"| {name} | not installed | | | |" for name in missing]
+
+
+def footprints(found: Sequence[Footprint]) -> list[str]:
+    lines = ["| | processes | PSS MiB | alone MiB |", "|---|--:|--:|--:|"]
+    return lines + [f"| {each.name} | {each.processes} | {each.pss:.1f} | {each.alone:.1f} |" for each in found]
+
+
+def processes(found: Sequence[Imports]) -> list[str]:
+    lines = ["| process | modules imported | ms |", "|---|--:|--:|"]
+    return lines + [f"| {each.process} | {len(each.own)} | {each.total:.1f} |" for each in found]
+
+
+def packages(found: Imports) -> list[str]:
+    lines = [f"| {found.process}: package | modules | ms |", "|---|--:|--:|"]
+    return lines + [f"| {name} | {count} | {own:.1f} |" for name, count, own in found.packages()[:TOP]]
+
+
+def modules(found: Imports) -> list[str]:
+    lines = [f"| {found.process}: module | ms with what it is the first to import |", "|---|--:|"]
+    return lines + [f"| {name} | {own:.1f} |" for name, own in found.dearest()[:TOP]]
+
+
+def target(what: str, value: float, limit: float, unit: str = "") -> str:
+    return f"- {what}: {value:.2f}{unit}, target at most {limit:g}{unit}: {'met' if value <= limit else 'NOT met'}"

@@ -1,0 +1,68 @@
+"""Images built from images/, and the sample Django project in one of them, on the network of the host."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import pytest
+
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.docker import Container, Engine, build
+from tests.support.waiting import eventually
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+WORKERS = 2  # the default of images/django-uwsgi
+SAMPLE = ROOT / "examples" / "django-app"
+
+
+@pytest.fixture(scope="session")
+def django_image(base_image: str, svcinit_image: str) -> str:
+    folder = ROOT / "images" / "django-uwsgi"
+    return build(folder, "svcinit-django:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+
+
+@pytest.fixture(scope="session")
+def plain_image(base_image: str, svcinit_image: str) -> str:
+    return build(ROOT / "images" / "plain", "svcinit-plain:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+
+
+class Shop:
+    """The sample Django project in its image: code in a volume, configuration in KV."""
+
+    def __init__(self, folder: pathlib.Path, image: str, consul: ConsulAgent, engine: Engine) -> None:
+        self.code = folder / "code"
+        shutil.copytree(SAMPLE, self.code, ignore=shutil.ignore_patterns("__pycache__"))
+        self.image, self.consul, self.engine = image, consul, engine
+        self.port = free_ports(1)[0]
+        consul.kv_put("config/shop/greeting", "hello 0")
+        self.env = {
+            **consul.env,
+            "SVCINIT_SERVICE": "shop",
+            "SVCINIT_PORT": str(self.port),
+            "SVCINIT_CHECK_INTERVAL": "200ms",
+            "SVCINIT_DRAIN": "500ms",
+            "APP_MODULE": "site_app.wsgi:application",
+            "APP_LOAD_SECONDS": "1",
+        }
+
+    def start(self, *options: str) -> Container:
+        container = self.engine.run(self.image, env=self.env, options=["--volume", f"{self.code}:/app", *options])
+        self.is_passing(container)
+        eventually(lambda: container.logs.count("ready in") == WORKERS, "every worker has loaded the app", 30)
+        return container
+
+    def is_passing(self, container: Container) -> None:
+        try:
+            eventually(lambda: self.consul.passing("shop"), "the shop is passing in Consul", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{container.logs}") from None
+
+    def release(self, version: str) -> None:
+        """New code in the volume."""
+        (self.code / "VERSION").write_text(version)
+
+
+@pytest.fixture
+def shop(tmp_path: pathlib.Path, django_image: str, consul: ConsulAgent, engine: Engine) -> Shop:
+    return Shop(tmp_path, django_image, consul, engine)

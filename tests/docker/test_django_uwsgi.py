@@ -1,0 +1,195 @@
+"""The main job, on a real engine: a Django under uwsgi that is reloaded and stopped without a failed request."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.docker.conftest import Shop
+from tests.support.load import Load, load
+from tests.support.process import is_alive
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+
+
+def answers(requests: set[bytes]) -> set[tuple[str, str]]:
+    """(version of the code, greeting from KV) that were answered."""
+    return {(body["version"], body["greeting"]) for body in map(json.loads, filter(None, requests))}
+
+
+def test_the_container_is_passing_in_the_catalog_and_in_dns(shop: Shop) -> None:
+    shop.start()
+    host, port = shop.consul.dns.split(":")
+    said = subprocess.run(
+        ["dig", "+short", f"@{host}", "-p", port, "shop.service.consul", "SRV"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split()[2] == str(shop.port)
+
+
+def reload_five_times(shop: Shop) -> tuple[Load, float]:
+    """New code and new configuration with each of 5 HUPs, two of them 50 ms apart; the load and the last HUP's end."""
+    container = shop.start()
+    with load(shop.port, clients=4, pause=0.005) as made:
+        for n, gap in enumerate((0.0, 0.05, 4.0, 4.0, 4.0), 1):
+            threading.Event().wait(gap)  # not for a condition: the HUPs shall come at these times
+            shop.release(f"v{n}")
+            shop.consul.kv_put("config/shop/greeting", f"hello {n}")
+            container.kill("HUP")
+        newest = ("v5", "hello 5")
+
+        def is_newest() -> bool:
+            lately = made.bodies_since(time.monotonic() - 1)
+            return container.logs.count(": done") >= 4 and answers(lately) == {newest}
+
+        eventually(is_newest, "only the newest code and configuration answer", 60)
+        eventually(lambda: "reloading" not in container.exec("svcinitctl", "status"), "no reload runs any more", 60)
+        ended = time.monotonic()
+        eventually(lambda: len(made.bodies_since(ended)) and len(made.requests) > 2000, "enough was sent", 60)
+        settled = time.monotonic()
+        eventually(lambda: made.bodies_since(settled), "and then some", 10)
+    return made, ended
+
+
+def test_five_hups_under_load_fail_no_request_and_the_newest_code_and_configuration_serve(
+    shop: Shop, report: Callable[[str], None]
+) -> None:
+    made, ended = reload_five_times(shop)
+    assert made.failed == []
+    assert len(made.requests) >= 2000
+    assert answers(made.bodies_since(ended)) == {("v5", "hello 5")}
+    report(f"5 HUPs under load: {len(made.requests)} requests, 0 failed, longest stall {made.longest * 1000:.0f} ms")
+
+
+def test_uwsgis_own_hup_beside_it(shop: Shop, report: Callable[[str], None]) -> None:
+    shop.env["SVCINIT_RELOAD"] = "signal:HUP"
+    container = shop.start()
+    with load(shop.port, clients=4, pause=0.005) as made:
+        shop.release("v1")
+        container.kill("HUP")
+        eventually(lambda: ("v1", "hello 0") in answers(made.bodies_since(0)), "the new code answers", 30)
+    report(f"uwsgi's own HUP: {len(made.requests)} requests, {len(made.failed)} failed, "
+           f"longest stall {made.longest * 1000:.0f} ms")  # fmt: skip
+    assert made.longest > 0.2, "the app takes 1 s to load, and uwsgi's own HUP lets everybody wait for it"
+
+
+def test_kept_alive_connections_survive_a_reload_behind_uwsgis_router(
+    shop: Shop, report: Callable[[str], None]
+) -> None:
+    shop.consul.kv_put("config/shop/uwsgi/keepalive", "1")
+    container = shop.start()
+    with load(shop.port, clients=4, pause=0.005) as made:
+        shop.release("v1")
+        container.kill("HUP")
+        container.says("reload 1: done", 30)
+        ended = time.monotonic()
+        eventually(lambda: made.bodies_since(ended), "requests after the reload")
+    assert made.failed == []
+    assert answers(made.bodies_since(ended)) == {("v1", "hello 0")}
+    report(
+        f"HUP with kept-alive connections: {len(made.requests)} requests, 0 failed, "
+        f"longest stall {made.longest * 1000:.0f} ms"
+    )
+
+
+def test_a_change_of_uwsgis_own_settings_takes_effect_without_a_failed_request(shop: Shop) -> None:
+    container = shop.start()
+    workers = [line for _, line in container.processes() if "uwsgi --ini" in line]
+    with load(shop.port, clients=4, pause=0.005) as made:
+        shop.consul.kv_put("config/shop/uwsgi/workers", "3")
+        container.kill("HUP")
+        container.says("reload 1: done", 30)
+    assert made.failed == []
+    after = [line for _, line in container.processes() if "uwsgi --ini" in line]
+    assert (len(workers), len(after)) == (1 + 2, 1 + 3)
+
+
+def test_code_that_cannot_be_imported_never_reaches_the_clients(shop: Shop) -> None:
+    container = shop.start()
+    wsgi = shop.code / "site_app" / "wsgi.py"
+    good = wsgi.read_text()
+    with load(shop.port, clients=2, pause=0.005) as made:
+        wsgi.write_text("import no_such_module\n")
+        shop.release("broken")
+        shop.consul.kv_put("config/shop/greeting", "broken")
+        container.kill("HUP")
+        container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were put back")
+        assert b"hello 0" in container.read("/run/app/config.json")
+        assert answers(made.bodies_since(0)) == {("1", "hello 0")}
+        wsgi.write_text(good)
+        shop.release("mended")
+        container.kill("HUP")
+        container.says("reload 2: done", 30)
+    assert made.failed == []
+    assert ("mended", "broken") in answers(made.bodies_since(0))
+
+
+def test_a_stop_deregisters_first_finishes_what_is_in_flight_and_leaves_nothing(shop: Shop) -> None:
+    container = shop.start()
+    below = [pid for pid, _ in container.processes()]
+    began = threading.Event()
+    answered: list[bytes] = []
+
+    def slow_request() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=20)
+        connection.request("GET", "/slow?ms=3000")
+        began.set()
+        answered.append(connection.getresponse().read())
+
+    client = threading.Thread(target=slow_request)
+    client.start()
+    began.wait(10)
+    watched: list[tuple[bool, bool]] = []
+    stopping = threading.Event()
+
+    def watch() -> (
+        None
+    ):  # registered? uwsgi told? in this order: a registration seen after the telling would be a fault
+        while not stopping.is_set():
+            registered = bool(shop.consul.instances("shop"))
+            told = "gracefully" in container.logs.lower() or "goodbye" in container.logs.lower()
+            watched.append((registered, told))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.monotonic()
+    code = container.stop()
+    took = time.monotonic() - start
+    stopping.set()
+    watcher.join()
+    client.join(20)
+    assert answered
+    assert answered[0].startswith(b"slept in")
+    assert code == 0
+    assert took < 10
+    assert shop.consul.instances("shop") == []
+    assert (False, False) in watched, "it was deregistered before uwsgi was told to stop"
+    assert (True, True) not in watched
+    assert not any(map(is_alive, below))
+
+
+def test_a_killed_service_takes_its_registration_with_it_and_the_restart_policy_brings_both_back(shop: Shop) -> None:
+    container = shop.start("--restart=always")
+    main = next(pid for pid, line in container.processes() if line.startswith("uwsgi"))
+    subprocess.run(["kill", "-KILL", str(main)], check=True)
+    eventually(lambda: shop.consul.instances("shop") == [], "it is deregistered", 20)
+    container.says("uwsgi exited with status 137")
+    eventually(lambda: container.inspect()["RestartCount"] == 1, "the engine restarts the container", 20)
+    shop.is_passing(container)
+
+
+def test_a_killed_service_gives_the_container_its_status(shop: Shop) -> None:
+    container = shop.start()
+    main = next(pid for pid, line in container.processes() if line.startswith("uwsgi"))
+    subprocess.run(["kill", "-KILL", str(main)], check=True)
+    assert container.wait() == 137
+    assert shop.consul.instances("shop") == []

@@ -1,0 +1,112 @@
+"""/opt/svcinit in an image: the isolation of PID 1's interpreter, users, read-only roots; and the redis image."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.docker import Engine, docker
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+
+def test_it_is_pid_1_and_exits_as_the_command_did(engine: Engine, bare_image: str) -> None:
+    container = engine.run(bare_image, "sh", "-c", "cat /proc/1/comm; exit 7")
+    assert container.wait() == 7
+    assert "svcinit" in container.logs
+
+
+def test_the_apps_python_and_files_do_not_reach_pid_1_but_the_command(
+    engine: Engine, bare_image: str, tmp_path: pathlib.Path
+) -> None:
+    tmp_path.chmod(0o755)
+    for name in ("entrypoint.py", "svcinit.py", "os.py", "json.py", "usercustomize.py", "sitecustomize.py"):
+        (tmp_path / name).write_text("raise SystemExit('the app got into PID 1')\n")
+    (tmp_path / "mine.py").write_text("print('mine came from PYTHONPATH')\n")
+    env = {"PYTHONPATH": "/app", "PYTHONHOME": "", "SVCINIT_PRE_START": "true", "SVCINIT_TEMPLATES": "/app"}
+    env.pop("SVCINIT_TEMPLATES")
+    container = engine.run(
+        bare_image, "sh", "-c", "env; exec grep -c . /app/mine.py", env=env,
+        options=["--volume", f"{tmp_path}:/app", "--workdir", "/app"],
+    )  # fmt: skip
+    assert container.wait() == 0
+    assert "PYTHONPATH=/app" in container.logs
+    assert "got into PID 1" not in container.logs
+
+
+def test_a_stop_of_a_plain_container_is_forwarded_and_quick(engine: Engine, bare_image: str) -> None:
+    container = engine.run(bare_image, "sleep", "60")
+    eventually(lambda: container.is_running, "it runs")
+    eventually(lambda: len(container.processes()) == 2, "sleep runs")
+    assert container.stop() == 143
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--user", "65534:65534"],
+        ["--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp"],
+        ["--cap-drop=ALL"],
+        ["--security-opt", "no-new-privileges"],
+        ["--init"],
+    ],
+    ids=["user", "read-only", "no-capabilities", "no-new-privileges", "under-docker-init"],
+)
+def test_it_runs_where_containers_run(
+    engine: Engine, bare_image: str, consul: ConsulAgent, tmp_path: pathlib.Path, options: list[str]
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "app.conf.j2").write_text('{{ key("greeting") }} on {{ this.port }}\n')
+    for path in (tmp_path, tmp_path / "tmp"):
+        path.chmod(0o755)
+    consul.kv_put("config/web/greeting", "hello")
+    (port,) = free_ports(1)
+    env = {
+        **consul.env,
+        "SVCINIT_SERVICE": "web",
+        "SVCINIT_PORT": str(port),
+        "SVCINIT_CHECK": "none",
+        "SVCINIT_DRAIN": "0s",
+    }
+    options = [*options, "--volume", f"{tmp_path}:/etc/svcinit/templates:ro"]
+    script = "trap 'exit 3' TERM; cat /tmp/app.conf; while :; do sleep 0.05; done"
+    container = engine.run(bare_image, "sh", "-c", script, env=env, options=options)
+    container.says(f"hello on {port}")
+    eventually(lambda: consul.instances("web"), f"it is registered: {container.logs}")
+    assert container.stop() == 3
+    assert consul.instances("web") == []
+
+
+def test_redis_starts_registers_passes_restarts_on_hup_and_stops(
+    engine: Engine, plain_image: str, consul: ConsulAgent
+) -> None:
+    (port,) = free_ports(1)
+    consul.kv_put("config/redis/maxmemory", "32mb")
+    env = {**consul.env, "SVCINIT_PORT": str(port), "SVCINIT_CHECK_INTERVAL": "200ms", "SVCINIT_DRAIN": "100ms"}
+    container = engine.run(plain_image, env=env)
+    eventually(lambda: consul.passing("redis"), f"redis is passing: {container.logs}", 20)
+    assert f"maxmemory\n{32 << 20}" in container.exec("redis-cli", "-p", str(port), "config", "get", "maxmemory")
+    assert container.exec("stat", "-c", "%U %a", "/etc/redis/svcinit.conf") == "redis 640"
+    consul.kv_put("config/redis/maxmemory", "64mb")
+    container.kill("HUP")
+    eventually(lambda: container.logs.count("started redis-server") == 2, "redis was restarted", 20)
+    eventually(lambda: consul.passing("redis"), "redis is passing again", 20)
+    assert str(64 << 20) in container.exec("redis-cli", "-p", str(port), "config", "get", "maxmemory")
+    assert json.loads(container.exec("svcinitctl", "status", "--json"))["state"] == "running"
+    assert container.stop() == 0
+    assert consul.instances("redis") == []
+
+
+def test_the_directory_alone_is_enough(
+    engine: Engine, base_image: str, svcinit_image: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {svcinit_image} AS svcinit\nFROM {base_image}\nCOPY --from=svcinit /opt/svcinit /opt/svcinit\n"
+        'ENV PATH=/opt/svcinit/bin:$PATH\nENTRYPOINT ["svcinit"]\n'
+    )
+    docker("build", "--quiet", "--tag", "svcinit-directory:test", str(tmp_path))
+    assert engine.run("svcinit-directory:test", "sh", "-c", "exit 5").wait() == 5
