@@ -155,3 +155,24 @@ class ConsulAgent:
     def passing(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}?passing")
         return found
+
+
+class ExistingConsul(ConsulAgent):
+    """An agent that somebody else runs, at `address` as CONSUL_HTTP_ADDR gives it."""
+
+    def __init__(self, address: str, token: str = "", dns: str | None = None) -> None:
+        self._url = (address if "://" in address else f"http://{address}").rstrip("/")
+        self._dns = dns or f"{self._url.split('://')[1].rsplit(':', 1)[0]}:8600"
+        self.token = token
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def dns(self) -> str:
+        return self._dns
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**super().env, **({"CONSUL_HTTP_TOKEN": self.token} if self.token else {})}

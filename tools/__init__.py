@@ -1,0 +1,1 @@
+"""What sets up and shows svcinit on a developer's machine."""
