@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
+TEMPLATES = "/etc/svcinit/templates"
 LOG_LEVELS = "debug", "info", "warning", "error"
 
 
@@ -90,7 +91,7 @@ TABLE = (
       "KV prefixes, later ones override earlier ones; by default config/NAME; empty: none", empty=True),
     V("SVCINIT_ALLOW_EMPTY", "0", boolean,
       "1: a prefix or peer set that had entries and now has none is news, not a failed fetch"),
-    V("SVCINIT_TEMPLATES", "/etc/svcinit/templates", names,
+    V("SVCINIT_TEMPLATES", TEMPLATES, names,
       "template directories: etc/app.ini.j2 in one renders to /etc/app.ini; empty: none", empty=True),
     V("SVCINIT_RENDER_ARGS", "0", boolean, "1: render {{ }} in the command's arguments too"),
     V("SVCINIT_ENV_PREFIX", "env", text,
@@ -282,6 +283,9 @@ def _derive(values: dict[str, object]) -> list[str]:
         faults.append(f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe")
     if float(values["deregister_after"]) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
         faults.append("SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes")
+    missing = [path for path in values["templates"] if path != TEMPLATES and not os.path.isdir(path)]  # type: ignore[attr-defined]
+    if missing:
+        faults.append(f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates")
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
         faults.append("SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none")
     return faults

@@ -75,6 +75,7 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
         ("SVCINIT_USER", "0:nosuchgroup", "there is no group 'nosuchgroup' in this image"),
         ("SVCINIT_USER", "0:", "expected USER or USER:GROUP"),
         ("SVCINIT_LOG_LEVEL", "loud", "expected debug, info, warning or error"),
+        ("SVCINIT_TEMPLATES", "/nosuch", "no directory at /nosuch"),
         ("SVCINIT_DEREGISTER_AFTER", "30s", "below 1m, the least that Consul takes"),
     ],
 )

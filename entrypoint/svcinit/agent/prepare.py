@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pause is longer than the second
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
 LENGTH_BYTES = 8
+# what images share: /opt/svcinit/templates, beside the lib/ that this package is in
+SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "templates")
 
 
 def main(settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int) -> int:
@@ -88,6 +90,9 @@ class Preparation:
         finally:
             if self._consul is not None:
                 self._consul.close()
+        for what, count in self.seen.items():
+            if not count and what not in self.earlier:
+                log.warning(f"{what}: there are none")
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
 
@@ -95,8 +100,7 @@ class Preparation:
         """KV, one recursive GET a prefix; later prefixes override earlier ones."""
         for prefix in self.settings.kv_prefix:
             found = self.consul.kv(prefix)
-            if not self.remember(f"KV prefix {prefix}", len(found)) and self.settings.kv_prefix:
-                log.debug(f"KV prefix {prefix} has no keys")
+            self.remember(f"KV prefix {prefix}", len(found))
             start = len(prefix.strip("/")) + 1
             self.kv.update({key[start:]: value for key, value in found.items()})
 
@@ -132,9 +136,10 @@ class Preparation:
             return argv, [], b""
         from svcinit.agent import files, render
 
+        shared = [SHARED] if os.path.isdir(SHARED) else []
         if self.settings.render_args:
-            argv = render.render_arguments(argv, self, dirs)
-        committed = files.commit(render.render(render.find(dirs), self, dirs), env=self.env)
+            argv = render.render_arguments(argv, self, [*shared, *dirs])
+        committed = files.commit(render.render(render.find(dirs), self, [*shared, *dirs]), env=self.env)
         for target in committed.changed:
             log.info(f"rendered {target}")
         return argv, committed.changed, files.dump_undo(committed)
