@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench import contenders, image, imports, memory, report
-from bench.contenders import BASH, PYTHON, SVCINIT, SVCINIT_FULL, Full
+from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
 from tests.support.consul import ConsulAgent
@@ -46,6 +47,7 @@ class Bench:
         with self._consul() as full:
             samples = self._race("full", full.contenders(self.launcher), BASH)
         _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
+        _judge("svcinit / bash with one curl", samples, SVCINIT_FULL, BASH_ONE_CURL, FULL_TIMES)
 
     def memory(self) -> None:
         """memory in the steady state, the service itself not counted"""
@@ -55,7 +57,7 @@ class Bench:
             if each.name not in (contenders.BARE, PYTHON) and not each.missing
         ]
         with self._consul() as full:
-            found.append(memory.measure(self.stage, full.contenders(self.launcher)[1], full.registered))
+            found.append(memory.measure(self.stage, full.contenders(self.launcher)[-1], full.registered))
         self.raw["memory"] = {each.name: vars(each) for each in found}
         _print(report.footprints(found))
         print("\nPSS divides what is shared with others (as this program shares the interpreter); alone does not.\n")
@@ -67,7 +69,7 @@ class Bench:
         """what is imported when (times inflated by -X importtime; each process has what its parent had, too)"""
         found = [imports.of_python(self.python), imports.of_plain(self.python, self.launcher)]
         with self._consul() as full:
-            svcinit = full.contenders(self.launcher)[1]
+            svcinit = full.contenders(self.launcher)[-1]
             found += imports.of_full(self.stage, self.python, self.launcher, svcinit, full.registered)
         self.raw["imports"] = {each.process: each.cumulative for each in found}
         _print(report.processes(found))
@@ -109,6 +111,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
         bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
         print("# What svcinit costs\n")

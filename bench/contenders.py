@@ -11,7 +11,7 @@ from tests.support.consul import ConsulAgent, free_ports
 
 HERE = pathlib.Path(__file__).parent
 BARE, PYTHON, SVCINIT = "bare exec", "python3 -I -S", "svcinit"
-BASH, SVCINIT_FULL = "bash entrypoint", "svcinit, full"
+BASH, BASH_ONE_CURL, SVCINIT_FULL = "bash entrypoint", "bash, one curl for all keys", "svcinit, full"
 KV_PREFIX, SERVICE = "config/bench", "bench"
 KEYS = {
     "workers": "4", "threads": "2", "harakiri": "30", "listen": "127.0.0.1:8000", "buffer_size": "32768",
@@ -59,16 +59,15 @@ class Full:
         needs = ("bash", "curl", "dig", "awk", "sed", "paste")
         missing = next((name for name in needs if not shutil.which(name)), "")
         bash = shutil.which("bash") or ""
+        argv, env = [bash, str(HERE / "entrypoint.sh")], self._bash_env()
         return [
-            Contender(
-                BASH, [bash, str(HERE / "entrypoint.sh")], self._bash_env(), missing=missing,
-                before=self._forget, after=self._checked(BASH),
-            ),
-            Contender(
-                SVCINIT_FULL, [str(launcher), "--"], self._svcinit_env(),
-                before=self._forget, after=self._checked(SVCINIT_FULL),
-            ),
-        ]  # fmt: skip
+            self._contender(BASH, argv, env, missing),
+            self._contender(BASH_ONE_CURL, argv, {**env, "ONE_CURL": "1"}, missing),
+            self._contender(SVCINIT_FULL, [str(launcher), "--"], self._svcinit_env()),
+        ]
+
+    def _contender(self, name: str, argv: list[str], env: dict[str, str], missing: str = "") -> Contender:
+        return Contender(name, argv, env, missing=missing, before=self._forget, after=self._checked(name))
 
     def registered(self) -> bool:
         return bool(self.consul.instances(SERVICE))

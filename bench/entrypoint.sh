@@ -3,11 +3,21 @@
 # the template, curl to register, exec. Nobody retries, reaps, reloads or deregisters.
 set -euo pipefail
 
+kv=$CONSUL_HTTP_ADDR/v1/kv/$KV_PREFIX
 edits=()
-for key in $KEYS; do
-    value=$(curl -sf "$CONSUL_HTTP_ADDR/v1/kv/$KV_PREFIX/$key?raw")
-    edits+=(-e "s|@$key@|$value|")
-done
+if [ -z "${ONE_CURL:-}" ]; then
+    for key in $KEYS; do
+        value=$(curl -sf "$kv/$key?raw")
+        edits+=(-e "s|@$key@|$value|")
+    done
+else # as few write it: all keys over one connection
+    read -ra keys <<<"$KEYS"
+    urls=("${keys[@]/#/$kv/}")
+    mapfile -t values < <(curl -sf -w '\n' "${urls[@]/%/?raw}")
+    for number in "${!keys[@]}"; do
+        edits+=(-e "s|@${keys[number]}@|${values[number]}|")
+    done
+fi
 
 peers=$(dig +short "@$DNS_HOST" -p "$DNS_PORT" database.service.consul SRV |
     awk '{ sub(/\.$/, "", $4); print $4 ":" $3 }' | sort | paste -sd,)

@@ -134,7 +134,10 @@ def wrong_templates() -> dict[str, tuple[str, str]]:
         "cfg": ("{{ cfg.uwsgi.wrokers }}", ", line 1, `{{ cfg.uwsgi.wrokers }}`: there is no key uwsgi/wrokers"),
         "name": ("{{ nosuch }}", ", line 1, `{{ nosuch }}`: nosuch is not defined"),
         "variable": ("{{ env.NOSUCH }}", ", line 1, `{{ env.NOSUCH }}`: environment variable NOSUCH is not set"),
-        "include": ('{% include "no.j2" %}', "`: there is no template no.j2 in the template directories"),
+        "include": (
+            "{% include 'no.j2' %}",
+            ", line 1, `{% include 'no.j2' %}`: there is no template no.j2 in the template directories",
+        ),
         "option": ("{# svcinit: mod=0600 #}", ", line 1: unknown option 'mod' in the svcinit comment; nearest: mode"),
     }
 
@@ -584,17 +587,25 @@ def guarded_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulA
         yield agent
 
 
-@pytest.mark.parametrize("token", ["", FOREIGN_TOKEN])
-def test_a_denied_start_names_the_rule_that_the_token_needs(
-    make_service: MakeService, guarded_consul: ConsulAgent, token: str
+def test_a_token_that_consul_does_not_know_is_told_with_the_rule_that_it_needs(
+    make_service: MakeService, guarded_consul: ConsulAgent
 ) -> None:
     service = make_service(guarded_consul)
-    service.env["CONSUL_HTTP_TOKEN"] = token
+    service.env["CONSUL_HTTP_TOKEN"] = FOREIGN_TOKEN
     service.template("app.ini", "text")
     denied = f"Consul at {guarded_consul.url}: GET /v1/kv/config/web/ is denied"
     rule = 'the token (CONSUL_HTTP_TOKEN) needs key_prefix "config/web/" { policy = "read" }'
     svcinit = refuses_to_start(service, f"error: {denied}: {rule}\n")
     assert FOREIGN_TOKEN not in svcinit.err
+
+
+def test_without_a_token_a_key_that_consul_hides_is_a_missing_one(
+    make_service: MakeService, guarded_consul: ConsulAgent
+) -> None:
+    guarded_consul.kv_put("config/web/n", "1")
+    service = make_service(guarded_consul)
+    service.template("app.ini", '{{ key("n") }}')
+    refuses_to_start(service, "there is no key n; there are no keys at all")
 
 
 def test_a_token_that_allows_it_starts_and_stays_out_of_the_service_and_the_log(
