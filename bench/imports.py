@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 LINE = re.compile(r"^import time: +(?P<own>\d+) \| +(?P<all>\d+) \| +(?P<name>\S+)$")
 PYTHON, INIT_PLAIN, INIT, PREPARE, PRESENCE = "python3 -I -S", "init, plain", "init, full", "prepare", "presence"
 ROLES: Mapping[str, str] = {"svcinit.agent.presence": PRESENCE, "svcinit.agent.prepare": PREPARE}
-RUNS = 5  # the one in the middle is reported
+RUNS = 5  # the quickest is reported: noise only adds
 SECONDS = 20
 
 # The launcher, with one change: each forked child writes its own account, into a file named by its pid.
@@ -58,12 +58,12 @@ class Imports:
 
 def of_python(python: str) -> Imports:
     """What a bare interpreter imports for itself."""
-    return _middle([Imports(PYTHON, _run([python, "-I", "-S", "-X", "importtime", "-c", ""])) for _ in range(RUNS)])
+    return _quickest([Imports(PYTHON, _run([python, "-I", "-S", "-X", "importtime", "-c", ""])) for _ in range(RUNS)])
 
 
 def of_plain(python: str, launcher: pathlib.Path) -> Imports:
     command = [python, "-I", "-S", "-X", "importtime", str(launcher), "--", "true"]
-    return _middle([Imports(INIT_PLAIN, _run(command)) for _ in range(RUNS)])
+    return _quickest([Imports(INIT_PLAIN, _run(command)) for _ in range(RUNS)])
 
 
 def of_full(
@@ -81,7 +81,7 @@ def of_full(
             eventually(ready, f"{full.name} is ready")
         for process, text in {INIT: stage.log.read_text(), **_accounts(folder)}.items():
             found.setdefault(process, []).append(Imports(process, text))
-    return [_middle(runs) for runs in found.values()]
+    return [_quickest(runs) for runs in found.values()]
 
 
 def _accounts(folder: pathlib.Path) -> dict[str, str]:
@@ -100,5 +100,5 @@ def _run(command: list[str]) -> str:
     return done.stderr
 
 
-def _middle(runs: list[Imports]) -> Imports:
-    return sorted(runs, key=lambda run: run.total)[len(runs) // 2]
+def _quickest(runs: list[Imports]) -> Imports:
+    return min(runs, key=lambda run: run.total)

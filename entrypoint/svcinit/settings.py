@@ -128,6 +128,8 @@ class Settings:
     """What TABLE makes of an environment: one attribute a row (SVCINIT_PORT is `port`), never changed.
 
     Durations are seconds. `environment` is the process's own as it was given, undecodable bytes as surrogates.
+    `needs_prepare`: there is something to fetch, wait for or render before main starts. `plain`: nothing is configured,
+    so this is an init as tini is one, which forwards every signal and times nothing.
     """
 
     environment: Mapping[str, str]
@@ -176,33 +178,31 @@ class Settings:
     run: str | None
     log_level: str
     log_format: str
+    needs_prepare: bool
+    plain: bool
 
     def __init__(self, environment: Mapping[str, str], values: Mapping[str, object]) -> None:
         self.__dict__.update(values, environment=environment)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"settings are read once and never change: {name}")
-
-    @property
-    def needs_prepare(self) -> bool:
-        """Is there anything to fetch, wait for or render before main starts?"""
-        return bool(
+        # looked at once: what appears in a template directory later must not change what this life is
+        needs_prepare = bool(
             self.kv_prefix
             or self.wait_for
             or self.render_args
             or self.advertise
             or any(map(_has_files, self.templates))
         )
+        self.__dict__.update(needs_prepare=needs_prepare, plain=not needs_prepare and not self._has_lifecycle())
 
-    @property
-    def plain(self) -> bool:
-        """Nothing is configured: an init as tini is one, which forwards every signal and times nothing."""
-        return not (
-            self.service or self.needs_prepare or self.stop_timeout is not None
+    def _has_lifecycle(self) -> bool:
+        return bool(
+            self.service or self.stop_timeout is not None
             or self.pre_start or self.pre_reload or self.post_stop
             or self.stop.kind != "signal" or self.stop.signal != _signal.SIGTERM
             or self.reload.kind != "signal" or self.reload.signal != _signal.SIGHUP
         )  # fmt: skip
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are read once and never change: {name}")
 
     def main_environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         """The environment of main: as it was given, minus Consul's secrets unless asked for, plus `extra`."""

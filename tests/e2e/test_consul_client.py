@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -397,8 +398,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 @pytest.mark.parametrize("options", [{}, {"server_name": "server.dc1.consul"}, {"ssl": True}])
-def test_https_works_with_the_authority_that_signed(secured: Secured, connect: Connect, options: object) -> None:
-    assert isinstance(options, dict)
+def test_https_works_with_the_authority_that_signed(
+    secured: Secured, connect: Connect, options: dict[str, Any]
+) -> None:
     secured.agent.kv_put("config/app/n", "1")
     address = f"{'' if 'ssl' in options else 'https://'}{LOOPBACK}:{secured.port}"
     assert connect(address, verify=secured.authority, **options).kv("config/app") == {"config/app/n": b"1"}

@@ -48,9 +48,9 @@ class Server:
 
     def _serve_udp(self) -> None:
         with contextlib.suppress(OSError):
-            while data := self._udp.recvfrom(65535):
-                wire, client = data
-                if not wire:
+            while True:
+                wire, client = self._udp.recvfrom(65535)
+                if not wire:  # closed
                     return
                 self.over_udp += 1
                 for packet in self._packets(dns.message.from_wire(wire)):

@@ -180,7 +180,7 @@ def test_settings_never_change() -> None:
 
 
 def test_the_typed_attributes_are_exactly_the_table() -> None:
-    assert set(Settings.__annotations__) - {"environment"} == {row.attribute for row in TABLE}
+    assert set(Settings.__annotations__) - {"environment", "needs_prepare", "plain"} == {row.attribute for row in TABLE}
 
 
 def test_the_settings_page_is_current() -> None:

@@ -1,0 +1,76 @@
+"""A service whose start or reload fails: what must be true whatever the failure was."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+from tests.e2e.conftest import Service
+from tests.support.process import PATH, ROOT, Running
+from tests.support.waiting import eventually
+
+AT_ONCE = 5.0  # seconds, well below any timeout of svcinit's that could have passed instead
+WRONG = "svcinit: error: exit 78: the configuration is wrong; the service was not started\n"
+
+
+def is_passing(service: Service) -> None:
+    eventually(lambda: service.consul.passing("web"), "the service is passing in Consul")
+
+
+def files_in(folder: pathlib.Path) -> list[str]:
+    """All there is below `folder`, dot-files included."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def source_of(service: Service, target: pathlib.Path) -> pathlib.Path:
+    """The template that renders to `target`."""
+    return service.templates / (str(target).lstrip("/") + ".j2")
+
+
+def refuses_to_start(service: Service, *messages: str, code: int = 78) -> Running:
+    """Start, and see it end with `code` and `messages`, no file written and nothing started or registered."""
+    svcinit = service.start()
+    assert svcinit.wait() == code, svcinit.err
+    for message in messages:
+        assert message in svcinit.err
+    assert svcinit.err.endswith(WRONG if code == 78 else "\n")
+    assert files_in(service.folder).count("app.log") == 0, "the service was started"
+    assert not service.out.exists(), files_in(service.out)
+    return svcinit
+
+
+def has_state(svcinit: Running, **expected: object) -> None:
+    """Wait until svcinit's state file says so."""
+
+    def state() -> dict[str, object]:
+        found: dict[str, object] = json.loads((svcinit.folder / "run" / "init.json").read_text())
+        return {name: found[name] for name in expected}
+
+    eventually(lambda: state() == expected, f"the state is {expected}")
+
+
+def ctl(svcinit: Running, command: str) -> tuple[int, str]:
+    code = "from svcinit.ctl import main; main()"
+    env = {**PATH, "SVCINIT_RUN": str(svcinit.folder / "run"), "PYTHONPATH": str(ROOT / "entrypoint")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, command], env=env, capture_output=True, text=True, timeout=20, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def refuses_to_reload(svcinit: Running, service: Service, *messages: str) -> None:
+    """HUP, and see the reload aborted: said, kept in the state, and the service left alone."""
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("error: reload 1: aborted: ")
+    for message in messages:
+        assert message in svcinit.err
+    has_state(svcinit, state="running", reloads=1)
+    code, said = ctl(svcinit, "status")
+    assert (code, "degraded  aborted: " in said) == (1, True), said
+    assert ctl(svcinit, "health") == (0, "")
+    is_passing(service)
+    assert svcinit.stop() == 0
+    assert service.notes == ["up", "SIGTERM"], "the service was told of a reload that was aborted"
