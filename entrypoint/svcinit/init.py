@@ -13,7 +13,7 @@ import os
 import time
 
 from svcinit import log
-from svcinit.errors import EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
+from svcinit.errors import EX_CONFIG, EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from svcinit.settings import Settings
 
 PR_SET_CHILD_SUBREAPER = 36
+SI_KERNEL = 0x80  # sigaction(2)
 BEAT_BYTES = 8
+COERCED = "C.UTF-8"
 
 
 class Role:
@@ -43,12 +45,12 @@ class Event:
 
 
 class Signalled(Event):
-    """Signal `number` arrived, sent by process `sender` (0: the kernel, or a process outside the container)."""
+    """Signal `number` arrived; `hangup` when it is the kernel's own HUP, because the terminal is gone."""
 
-    __match_args__ = ("number", "sender")
+    __match_args__ = ("number", "hangup")
 
-    def __init__(self, number: int, sender: int = 0) -> None:
-        self.number, self.sender = number, sender
+    def __init__(self, number: int, hangup: bool = False) -> None:
+        self.number, self.hangup = number, hangup
 
 
 class Exited(Event):
@@ -61,12 +63,12 @@ class Exited(Event):
 
 
 class Stopped(Event):
-    """The child of `role` was suspended (SIGSTOP, SIGTSTP, ...)."""
+    """The child of `role` was suspended by signal `number` (SIGSTOP, SIGTSTP, ...)."""
 
-    __match_args__ = ("role",)
+    __match_args__ = ("role", "number")
 
-    def __init__(self, role: str) -> None:
-        self.role = role
+    def __init__(self, role: str, number: int = _signal.SIGSTOP) -> None:
+        self.role, self.number = role, number
 
 
 class Deadline(Event):
@@ -87,8 +89,11 @@ def original_environment() -> dict[str, str]:
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
-    except OSError:
-        return dict(os.environ)
+    except OSError:  # no /proc: then what the interpreter is known to add is taken out again
+        env = dict(os.environ)
+        if not env.get("LC_ALL") and env.get("LANG", "") in ("", "C", "POSIX") and env.get("LC_CTYPE") == COERCED:
+            del env["LC_CTYPE"]
+        return env
     pairs = (os.fsdecode(item).partition("=") for item in block.split(b"\0") if item)
     return {name: value for name, sign, value in pairs if sign}
 
@@ -103,6 +108,7 @@ class Init:
         self._pids: dict[str, int] = {}
         self._events: list[Event] = []
         self._signals = _signal.valid_signals()
+        self._folder = _leave_folder()
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, the kernel would reap for us
         if not self.is_pid1:
             _become_subreaper()
@@ -132,7 +138,7 @@ class Init:
                     return Deadline()
                 info = taken
             if info.si_signo != _signal.SIGCHLD:
-                return Signalled(info.si_signo, info.si_pid)
+                return Signalled(info.si_signo, info.si_signo == _signal.SIGHUP and info.si_code == SI_KERNEL)
 
     def _reap(self) -> None:
         while True:
@@ -144,7 +150,7 @@ class Init:
                 return
             role = self._roles.get(child.si_pid, Role.ORPHAN)
             if child.si_code == os.CLD_STOPPED:
-                self._events.append(Stopped(role))
+                self._events.append(Stopped(role, child.si_status))
                 continue
             self._roles.pop(child.si_pid, None)
             if self._pids.get(role) == child.si_pid:
@@ -157,14 +163,15 @@ class Init:
 
         It has default dispositions and nothing blocked, but for presence: that takes its signals as init does.
         """
-        parent = os.getpid()
+        group = os.getpgrp()
         pid = os.fork()
         if pid == 0:
             code = EX_SOFTWARE
             try:
                 os.setpgid(0, 0)
+                _return_to(self._folder)
                 if role == Role.MAIN:
-                    _take_terminal(parent)
+                    _pass_terminal(group, os.getpid())
                 _default_signals(blocked=role == Role.PRESENCE)
                 code = body()
             except Exception as error:
@@ -187,7 +194,13 @@ class Init:
         """Start a child that becomes the program `argv`, as SVCINIT_USER."""
 
         def body() -> int:
-            _become(self.settings.user)
+            try:
+                _become(self.settings.user)
+            except PermissionError:
+                log.error(
+                    "SVCINIT_USER: not permitted to become that user: the container lacks CAP_SETUID or CAP_SETGID"
+                )
+                return EX_CONFIG
             return _execute(argv, env)
 
         self.fork(role, body)
@@ -205,6 +218,26 @@ class Init:
     def kill(self, role: str) -> None:
         """KILL the child of `role` and all of its process group."""
         self.signal(role, _signal.SIGKILL, group=True)
+
+    def suspend(self) -> None:
+        """Stop as a job under a shell does, with the terminal back in the shell's reach, until somebody sends CONT.
+
+        PID 1 goes on: the kernel does not let it stop, and nobody there could wake it.
+        """
+        if not self.is_pid1:
+            _pass_terminal(self._pids.get(Role.MAIN), os.getpgrp())
+            os.kill(os.getpid(), _signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """CONT to main and its group, which get the terminal back if it was given to us."""
+        main = self._pids.get(Role.MAIN)
+        if main is not None:
+            _pass_terminal(os.getpgrp(), main)
+            self.signal(Role.MAIN, _signal.SIGCONT, group=True)
+
+    def strangers(self) -> int:
+        """How many processes below us have no role: what main started and left."""
+        return len(set(_descendants(os.getpid())) - set(self._roles))
 
     def sweep(self, number: int) -> None:
         """Send a signal to everything left: in the container as PID 1, else to all that descends from us."""
@@ -254,13 +287,32 @@ def _become_subreaper() -> None:
         log.warning("not PID 1 and cannot become a subreaper: orphans will not be reaped here")
 
 
-def _take_terminal(init: int) -> None:
-    """Make the caller's process group the foreground one, if init's was: else the terminal is another's."""
+def _pass_terminal(owner: int | None, heir: int) -> None:
+    """Make process group `heir` the terminal's foreground one, if `owner` was: else the terminal is another's."""
     try:
-        if os.tcgetpgrp(0) == os.getpgid(init):
-            os.tcsetpgrp(0, os.getpgrp())
+        if os.tcgetpgrp(0) == owner:
+            os.tcsetpgrp(0, heir)
     except OSError:  # no terminal
         pass
+
+
+def _leave_folder() -> str | None:
+    """Move to /, so that a PID 1 pins no mount; the working directory that children return to."""
+    try:
+        folder = os.getcwd()
+    except OSError:  # it is gone: there is nothing to return to
+        folder = None
+    os.chdir("/")
+    return folder
+
+
+def _return_to(folder: str | None) -> None:
+    if folder is None:
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        log.warning(f"the working directory {folder} cannot be entered any more: {error.strerror}; staying in /")
 
 
 def _default_signals(*, blocked: bool) -> None:

@@ -36,8 +36,8 @@ class Lifecycle(Steps):
             case Deadline():
                 del self.timers[name]
                 return Deadline(name)
-            case Signalled(number, sender):
-                return Signalled(self.settings.signals.get(number, number), sender)
+            case Signalled(number, hangup):
+                return Signalled(self.settings.signals.get(number, number), hangup)
             case Exited(Role.PREPARE, _) if self.late:
                 return Exited(Role.PREPARE, EX_TEMPFAIL)
             case event:
@@ -55,6 +55,10 @@ class Lifecycle(Steps):
                 self.stop(signal_name(number))
             case _, Signalled(number) if number in stop_on and not plain:
                 self.hurry()
+            case _, Signalled(_signal.SIGCONT):
+                self.crew.resume()
+            case _, Signalled(_signal.SIGHUP, True):  # the terminal is gone: no wish for a reload
+                self.crew.signal(Role.MAIN, _signal.SIGHUP)
             case State.RUNNING, Signalled(_signal.SIGHUP) if not plain:
                 self.reload()
             case State.STARTING | State.RELOADING, Signalled(_signal.SIGHUP) if not plain:
@@ -66,8 +70,10 @@ class Lifecycle(Steps):
             # deadlines and hangs
             case _, Deadline("job"):
                 self.expire()
-            case _, Stopped(Role.PREPARE | Role.PRESENCE as role):
+            case _, Stopped(Role.PREPARE | Role.PRESENCE as role, _):
                 self.crew.kill(role)
+            case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU):
+                self.crew.suspend()
             case State.STARTING | State.RELOADING, Deadline("retry"):
                 self.prepare()
             case State.RUNNING | State.RELOADING, Deadline("presence"):

@@ -18,8 +18,10 @@ from svcinit.values import (
     check,
     choice,
     duration,
+    exit_map,
     names,
     pairs,
+    path,
     port,
     positive_duration,
     service_name,
@@ -116,8 +118,9 @@ TABLE = (
     V("SVCINIT_PRE_RELOAD", None, words, "hook before the command is told to reload; a failure aborts the reload"),
     V("SVCINIT_POST_STOP", None, words, "hook after the command is gone"),
     V("SVCINIT_USER", None, user, "USER[:GROUP], names or numbers, that the command and the hooks run as"),
+    V("SVCINIT_EXIT_MAP", "", exit_map, "exit statuses of the command to exit with others: 143:0 makes TERM a success"),
     V("SVCINIT_PASS_TOKEN", "0", boolean, "1: the command sees CONSUL_HTTP_TOKEN and the like too"),
-    V("SVCINIT_RUN", None, text, "directory for state files; by default /run/svcinit, else /dev/shm/svcinit"),
+    V("SVCINIT_RUN", None, path, "directory for state files; by default /run/svcinit, else /dev/shm/svcinit"),
     V("SVCINIT_LOG_LEVEL", "info", choice(*LOG_LEVELS), "debug, info, warning or error"),
     V("SVCINIT_LOG_FORMAT", "text", choice("text", "json"), "text or json, on stderr"),
 )
@@ -174,6 +177,7 @@ class Settings:
     pre_reload: tuple[str, ...] | None
     post_stop: tuple[str, ...] | None
     user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None
+    exit_map: Mapping[int, int]
     pass_token: bool
     run: str | None
     log_level: str

@@ -25,6 +25,7 @@ BEAT = 5.0  # between two looks at presence
 SILENCE = 40.0  # without a sign of life for so long presence counts as hung: longer than its longest call
 BACKOFF = 0.5, 30.0  # first and longest pause before a dead presence is started again
 HEALTHY = 60.0  # having lived for so long, a dead presence starts again with the first pause
+BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes, has gone into the background
 AFTER_KILL = 1.0  # what the kernel gets to bury what was killed
 
 
@@ -57,7 +58,7 @@ class Steps:
         self.stops = 0  # stop signals seen
         self.ever_started = False
         self.pause = BACKOFF[0]
-        self.presence_since = 0.0
+        self.main_since = self.presence_since = 0.0
         self.budget = settings.stop_timeout or STOP_TIMEOUT
 
     # starting
@@ -109,6 +110,7 @@ class Steps:
         self.again = self.restarting = False
         self.state = State.RUNNING
         self.ever_started = True
+        self.main_since = self.crew.now()
         self.crew.start_main()
         self.crew.told()
         if not self.settings.plain:
@@ -273,7 +275,11 @@ class Steps:
             self.tell_stop()
 
     def main_gone(self, code: int) -> None:
-        self.code = code
+        self.code = self.settings.exit_map.get(code, code)
+        lived = self.crew.now() - self.main_since
+        if code == EX_OK and lived < BRIEFLY and self.crew.strangers():
+            log.warning(f"{self.crew.argv[0]} ended at once and left processes: has it gone into the background? "
+                        "What svcinit starts must stay in the foreground")  # fmt: skip
         if self.settings.plain:
             self.state = State.DONE
             return

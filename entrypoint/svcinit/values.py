@@ -47,6 +47,11 @@ def duration(raw: str) -> float:
     return float(number) * unit
 
 
+def path(raw: str) -> str:
+    """Absolute, since init leaves the directory that it was started in."""
+    return os.path.abspath(raw)
+
+
 def positive_duration(raw: str) -> float:
     seconds = duration(raw)
     if not seconds:
@@ -167,6 +172,17 @@ def signal_name(number: int) -> str:
     )
 
 
+def exit_map(raw: str) -> dict[int, int]:
+    """`143:0,1:3` to {143: 0, 1: 3}."""
+    found = {}
+    for part in names(raw):
+        source, _, target = part.partition(":")
+        if not all(side.isascii() and side.isdigit() and int(side) <= 255 for side in (source, target)):
+            raise ValueError(f"expected STATUS:STATUS, each from 0 to 255, and found {part!r}")
+        found[int(source)] = int(target)
+    return found
+
+
 def signal_list(raw: str) -> tuple[int, ...]:
     return tuple(_catchable(part) for part in names(raw))
 
@@ -233,4 +249,6 @@ def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
         except KeyError:
             raise ValueError(f"there is no group {group!r} in this image") from None
         groups = (gid,)
+    if os.geteuid() and (uid, gid) != (os.geteuid(), os.getegid()):
+        raise ValueError("svcinit does not run as root here, so it cannot become another user")
     return uid, gid, groups, {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}

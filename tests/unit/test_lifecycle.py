@@ -61,6 +61,15 @@ class FakeCrew:
     def kill(self, role: str) -> None:
         self.signal(role, KILL)
 
+    def suspend(self) -> None:
+        self.log.append("suspended")
+
+    def resume(self) -> None:
+        self.log.append("resumed")
+
+    def strangers(self) -> int:
+        return 0
+
     def sweep(self, number: int) -> None:
         self.log.append(f"all<-{signal.Signals(number).name}")
 
@@ -331,3 +340,22 @@ def test_a_plain_init_just_forwards_and_times_nothing() -> None:
     ]
     code, log = live({}, *events)
     assert (code, log[2:]) == (143, ["main<-SIGHUP", "main<-SIGTERM", "main<-SIGTERM", "main<-SIGINT"])
+
+
+def test_the_statuses_of_the_command_may_be_mapped() -> None:
+    code, _ = live({**FULL, "SVCINIT_EXIT_MAP": "143:0"}, *UP, Exited(Role.MAIN, 143), Exited(Role.PRESENCE, 0))
+    assert code == 0
+
+
+def test_a_hangup_of_the_terminal_is_no_reload() -> None:
+    _, log = live(FULL, *UP, Signalled(HUP, hangup=True), Signalled(TERM), *STOPPED)
+    assert log[4:] == ["main<-SIGHUP", *STOP_LOG]
+
+
+def test_a_service_suspended_at_the_terminal_suspends_svcinit_and_both_go_on() -> None:
+    events = [Stopped(Role.MAIN, signal.SIGTSTP), Signalled(signal.SIGCONT), Exited(Role.MAIN, 0)]
+    assert live({}, *events) == (0, ["+main", "told", "suspended", "resumed"])
+
+
+def test_a_service_stopped_by_somebody_else_does_not_suspend_svcinit() -> None:
+    assert live({}, Stopped(Role.MAIN, signal.SIGSTOP), Exited(Role.MAIN, 0)) == (0, ["+main", "told"])
