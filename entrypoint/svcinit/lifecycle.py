@@ -103,7 +103,7 @@ class Lifecycle(Steps):
             case State.RELOADING, Exited(Role.PREPARE, errors.EX_CONFIG):
                 self.end_reload("aborted: the files in place stay, the service was not told")
             case State.RELOADING, Exited(Role.PREPARE, errors.EX_TEMPFAIL):
-                self.pre_reload_hook("Consul is away: reloading on the files in place")
+                self.pre_reload_hook("no usable answer from Consul: reloading on the files in place")
             case State.STARTING | State.RELOADING, Exited(Role.PREPARE, code):
                 self.retry(code)
             case State.RELOADING, Exited(Role.HOOK, errors.EX_OK):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.docker.conftest import Shop
+from tests.support.docker import Container
 from tests.support.load import Load, load
 from tests.support.process import is_alive
 from tests.support.waiting import eventually
@@ -101,15 +102,19 @@ def test_kept_alive_connections_survive_a_reload_behind_uwsgis_router(
     )
 
 
+def uwsgis(container: Container) -> list[str]:
+    return [line for _, line in container.processes() if line.split()[0].endswith("uwsgi")]
+
+
 def test_a_change_of_uwsgis_own_settings_takes_effect_without_a_failed_request(shop: Shop) -> None:
     container = shop.start()
-    workers = [line for _, line in container.processes() if "uwsgi --ini" in line]
+    workers = uwsgis(container)
     with load(shop.port, clients=4, pause=0.005) as made:
         shop.consul.kv_put("config/shop/uwsgi/workers", "3")
         container.kill("HUP")
         container.says("reload 1: done", 30)
     assert made.failed == []
-    after = [line for _, line in container.processes() if "uwsgi --ini" in line]
+    after = uwsgis(container)
     assert (len(workers), len(after)) == (1 + 2, 1 + 3)
 
 

@@ -285,7 +285,7 @@ def test_an_answer_that_is_no_json_is_told(answering: Answering, body: bytes, co
         connect(answering(http("200 OK", body))).kv("config/app")
 
 
-@pytest.mark.parametrize("body", [b'{"a": 1}', b'["a"]', b'[{"Key": "config/app/n", "Value": "MQ"}]', b"3"])
+@pytest.mark.parametrize("body", [b'{"a": 1}', b'["a"]', b'[{"Key": 1}]', b'[{"Key": "a", "Value": "*"}]', b"3"])
 def test_json_that_is_no_list_of_keys_is_told(answering: Answering, body: bytes, connect: Connect) -> None:
     with pytest.raises(Unavailable, match="answered something that is no list of keys"):
         connect(answering(http("200 OK", body))).kv("config/app")

@@ -41,6 +41,26 @@ def test_a_consul_that_refuses_at_the_start_is_named_and_given_up_in_time(
     assert svcinit.err.count("trying again") == 1, "the same trouble was told more than once"
 
 
+def test_a_consul_that_hangs_is_named_even_where_the_wait_is_shorter_than_one_call(
+    make_service: MakeService, own_consul: ConsulAgent
+) -> None:
+    own_consul.pause()
+    service = make_service(own_consul)
+    service.env["SVCINIT_START_TIMEOUT"] = "1s"
+    trouble = f"error: Consul at {own_consul.url}: GET /v1/kv/config/web/ failed: timed out\n"
+    refuses_to_start(service, trouble, "error: exit 69: not ready within SVCINIT_START_TIMEOUT=1s\n", code=69)
+
+
+def test_a_service_that_consul_forgot_is_registered_again(make_service: MakeService, own_consul: ConsulAgent) -> None:
+    service = make_service(own_consul)
+    svcinit = service.start()
+    is_passing(service)
+    own_consul.restart()
+    eventually(lambda: own_consul.passing("web"), "it is registered again", 40)
+    assert "warning: the Consul agent no longer knows web: registering it again" in svcinit.err
+    assert service.notes == ["up"]
+
+
 def test_a_consul_that_comes_up_during_the_wait_is_waited_for(
     make_service: MakeService, own_consul: ConsulAgent
 ) -> None:
@@ -78,9 +98,9 @@ def test_a_reload_without_consul_goes_out_on_the_files_in_place_and_the_next_one
     own_consul.stop()
     svcinit.signal(signal.SIGHUP)
     svcinit.says(f"warning: Consul at {own_consul.url}: GET /v1/kv/config/web/ failed: Connection refused")
-    svcinit.says("warning: reload 1: Consul is away: reloading on the files in place")
+    svcinit.says("warning: reload 1: no usable answer from Consul: reloading on the files in place")
     eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
-    has_state(svcinit, state="running", degraded="Consul is away: reloading on the files in place")
+    has_state(svcinit, state="running", degraded="no usable answer from Consul: reloading on the files in place")
     assert "degraded  Consul is away" in ctl(svcinit, "status")[1]
     assert target.read_text() == "1"
     assert files_in(service.out) == ["app.ini"]
@@ -138,7 +158,7 @@ def test_a_peer_set_that_comes_back_empty_is_a_failed_fetch(service: Service) ->
     service.consul.deregister("mysql")
     svcinit.signal(signal.SIGHUP)
     svcinit.says("peers of mysql had 1 entries and now has none: taken as a failed fetch")
-    svcinit.says("reload 1: Consul is away: reloading on the files in place")
+    svcinit.says("reload 1: no usable answer from Consul: reloading on the files in place")
     assert target.read_text() == "10.1.1.1:3306"
 
 
@@ -209,6 +229,11 @@ def test_an_interface_that_does_not_exist_is_told_with_those_that_do(service: Se
     service.env["SVCINIT_ADVERTISE"] = "eth99"
     service.template("app.ini", "{{ this.address }}")
     refuses_to_start(service, "SVCINIT_ADVERTISE='eth99' matches no address here", "there are: ", f"lo {LOOPBACK}")
+
+
+def test_an_interface_that_does_not_exist_is_told_though_no_template_asks_for_it(service: Service) -> None:
+    service.env["SVCINIT_ADVERTISE"] = "eth99"
+    refuses_to_start(service, "SVCINIT_ADVERTISE='eth99' matches no address here", f"lo {LOOPBACK}")
 
 
 def test_an_interface_is_registered_as_its_address(service: Service) -> None:

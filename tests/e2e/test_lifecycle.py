@@ -140,7 +140,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
         proxy.dribbling.set()
         svcinit.signal(signal.SIGHUP)
         svcinit.says("prepare took too long: killed")
-        svcinit.says("reload 1: Consul is away: reloading on the files in place")
+        svcinit.says("reload 1: no usable answer from Consul: reloading on the files in place")
         eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
         assert target.read_text() == "1"
         proxy.dribbling.clear()

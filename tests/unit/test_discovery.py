@@ -194,6 +194,16 @@ def test_where_tcp_is_closed_a_truncated_answer_is_no_answer(serve: Serve) -> No
         Resolver([server.address], timeout=QUICK).peers("web")
 
 
+def test_a_truncated_answer_cut_within_a_record_is_fetched_whole_over_tcp(serve: Serve) -> None:
+    server = serve(lambda question: [answer(question, 2, flags=dns.flags.TC).to_wire()[:-5]], instances_over_tcp(5))
+    assert ports(Resolver([server.address], timeout=QUICK).peers("web")) == expected(5)
+
+
+def test_a_server_name_that_cannot_be_one_is_told() -> None:
+    with pytest.raises(Unavailable, match=r"a\.\.b:53 is no host name \(SVCINIT_DNS_ADDR\)"):
+        Resolver([("a..b", 53)], timeout=QUICK).peers("web")
+
+
 def test_a_tcp_answer_that_ends_in_the_middle_is_no_answer(serve: Serve) -> None:
     def half(question: Message, client: socket.socket) -> None:
         client.sendall(framed(answer(question, 5).to_wire())[:60])

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0  # seconds; Consul's agent is on this host or next to it
 
 
-def connect(settings: Settings) -> Consul:
-    """A client of the local Consul agent; nothing is sent yet."""
+def connect(settings: Settings, longest: float = READ_TIMEOUT) -> Consul:
+    """A client of the local Consul agent; nothing is sent yet. `longest`: seconds for one call."""
     verify: bool | str = settings.consul_http_ssl_verify
     if verify:
         verify = settings.consul_cacert or settings.consul_capath or True
@@ -25,5 +25,5 @@ def connect(settings: Settings) -> Consul:
         client_cert=settings.consul_client_cert,
         client_key=settings.consul_client_key,
         server_name=settings.consul_tls_server_name,
-        timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+        timeout=(min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)),
     )

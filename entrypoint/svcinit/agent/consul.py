@@ -83,11 +83,11 @@ class Consul:
         entries = self._call("GET", path, f'key_prefix "{folder}" {{ policy = "read" }}', {"recurse": ""})
         try:
             return {
-                entry["Key"]: base64.b64decode(entry["Value"] or "")
+                entry["Key"]: base64.b64decode(entry["Value"] or "", validate=True)
                 for entry in entries or ()
                 if not entry["Key"].endswith("/")
             }
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, AttributeError):
             raise Away(f"{self._told('GET', path)} answered something that is no list of keys") from None
 
     def agent_self(self) -> dict[str, Any]:

@@ -61,7 +61,10 @@ class Peer:
 
 
 class Resolver:
-    """Asks `servers` (host, port), in order, about services in `domain`; `timeout`: seconds for one question."""
+    """Asks `servers` (host, port), in order, about services in `domain`.
+
+    `timeout`: seconds for one question over UDP, all servers together; what needs TCP may take as long again.
+    """
 
     def __init__(self, servers: Sequence[tuple[str, int]], domain: str = "consul", timeout: float = 2.0) -> None:
         self._servers, self._domain, self._timeout = list(servers), domain.strip("."), timeout
@@ -89,6 +92,8 @@ class Resolver:
         ]  # fmt: skip
         host = target.to_text(omit_final_dot=True)
         node = host.partition(".node.")[0] if ".node." in host else ""
+        if not addresses and not host.endswith(self._domain):  # a service registered under a name of the outside world
+            addresses = _outside(host)
         return [Peer(host, address, port, node) for address in addresses[:1] or self._addresses(target)[:1]]
 
     def _addresses(self, name: Name) -> list[str]:
@@ -109,7 +114,7 @@ class Resolver:
             for server in self._servers:
                 try:
                     answer = _exchange(query, server, share)
-                except (OSError, EOFError, dns.exception.DNSException) as error:
+                except (OSError, EOFError, UnicodeError, dns.exception.DNSException) as error:
                     troubles.append(f"{server[0]}:{server[1]} {_why(error)}")
                     continue
                 if answer.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
@@ -117,6 +122,14 @@ class Resolver:
                 troubles.append(f"{server[0]}:{server[1]} says {dns.rcode.to_text(answer.rcode())}")
         said = ", ".join(dict.fromkeys(troubles))
         raise Unavailable(f"DNS gives no answer for {name.to_text(True)}: {said} (SVCINIT_DNS_ADDR)")
+
+
+def _outside(host: str) -> list[str]:
+    """The addresses of a name that is not Consul's, by the machine's own resolver."""
+    try:
+        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+    except (OSError, UnicodeError) as error:
+        raise Unavailable(f"the instance registered as {host} has no address: {error}") from None
 
 
 def _name(text: str) -> Name:
@@ -131,6 +144,8 @@ def _why(error: Exception) -> str:
         return "does not answer"
     if isinstance(error, OSError):
         return str(error.strerror or error)
+    if isinstance(error, UnicodeError):  # what getaddrinfo says of a label that is empty or too long
+        return "is no host name"
     return "sends what is no answer"
 
 
@@ -155,7 +170,7 @@ def _over_udp(query: Message, server: tuple[str, int], deadline: float) -> Messa
         while True:
             channel.settimeout(_left(deadline))
             try:
-                answer = dns.message.from_wire(channel.recv(65535), ignore_trailing=True)
+                answer = dns.message.from_wire(channel.recv(65535), ignore_trailing=True, raise_on_truncation=True)
             except dns.message.Truncated as cut:
                 answer = cut.message()  # type: ignore[no-untyped-call]
             except dns.exception.DNSException:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pause is longer than the second
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
+LEAST = 0.2  # seconds: no call gets less
 LENGTH_BYTES = 8
 # what images share: /opt/svcinit/templates, beside the lib/ that this package is in
 SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "templates")
@@ -42,7 +43,7 @@ def main(settings: Settings, command: tuple[str, ...], *, seconds: float, out: i
     told = ""
     for attempt in range(1 << 30):
         try:
-            Preparation(settings, command, earlier).run(out, fresh)
+            Preparation(settings, command, earlier, deadline).run(out, fresh)
             return EX_OK
         except Unavailable as away:
             pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
@@ -72,8 +73,10 @@ def pause_before(attempt: int, backoff: tuple[float, float], at_least: float | N
 class Preparation:
     """One try. What it did not ask for costs nothing: no import, no request."""
 
-    def __init__(self, settings: Settings, command: tuple[str, ...], earlier: Mapping[str, int]) -> None:
-        self.settings, self.command, self.earlier = settings, command, earlier
+    def __init__(
+        self, settings: Settings, command: tuple[str, ...], earlier: Mapping[str, int], deadline: float
+    ) -> None:
+        self.settings, self.command, self.earlier, self.deadline = settings, command, earlier, deadline
         self.seen: dict[str, int] = {}  # how many entries each prefix and peer set had
         self.kv: dict[str, bytes] = {}  # layered, relative to the prefix
         self._peers: dict[tuple[str, str | None, str | None], list[Peer]] = {}
@@ -83,6 +86,7 @@ class Preparation:
 
     def run(self, out: int, fresh: int) -> None:
         try:
+            self.address()
             self.fetch()
             self.wait()
             env = self.environment()
@@ -92,9 +96,16 @@ class Preparation:
                 self._consul.close()
         for what, count in self.seen.items():
             if not count and what not in self.earlier:
-                log.warning(f"{what}: there are none")
+                log.warning(f"{what}: there are none, or none that the token may read")
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
+
+    def address(self) -> None:
+        """Tell a wrong SVCINIT_ADVERTISE now: presence, which registers it, can only try again and again."""
+        if self.settings.advertise:
+            from svcinit.agent.advertise import advertised
+
+            advertised(self.settings.advertise)
 
     def fetch(self) -> None:
         """KV, one recursive GET a prefix; later prefixes override earlier ones."""
@@ -155,6 +166,11 @@ class Preparation:
         self.seen[what] = count
         return count
 
+    @property
+    def left(self) -> float:
+        """Seconds for one call: what is over before init's own deadline can still say what it waited for."""
+        return max(LEAST, self.deadline - time.monotonic())
+
     # what templates see
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
@@ -188,7 +204,7 @@ class Preparation:
         if self._consul is None:
             from svcinit.agent.connect import connect
 
-            self._consul = connect(self.settings)
+            self._consul = connect(self.settings, self.left)
         return self._consul
 
     @property
@@ -196,7 +212,7 @@ class Preparation:
         if self._resolver is None:
             from svcinit.agent.discovery import Resolver
 
-            self._resolver = Resolver(self.settings.dns_addr, self.settings.domain, DNS_TIMEOUT)
+            self._resolver = Resolver(self.settings.dns_addr, self.settings.domain, min(DNS_TIMEOUT, self.left))
         return self._resolver
 
 

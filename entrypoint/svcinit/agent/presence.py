@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal
 import os
+import random
 
 from svcinit import log
 from svcinit.agent.connect import connect
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 BACKOFF = 0.25, 30.0  # seconds between two tries to register
 FAREWELL = 0.05, 0.5  # the same for deregistering, which has a second or two
+LOOK = 30.0  # seconds between two looks at whether the agent still knows the service
 BEAT = 5.0  # seconds, at most, between two signs of life
 
 
@@ -36,18 +38,16 @@ def main(settings: Settings, beat: Callable[[], None]) -> int:
     attempt, registered, told = 0, False, ""
     pause = 0.0
     while not _asked_to_end(pause, beat):
-        pause = BEAT
-        if registered:
-            continue
+        pause = LOOK * random.uniform(0.8, 1.2)  # instances that started together shall not ask together
         try:
-            register(settings, consul)
-            registered = True
+            register(settings, consul, again=registered)
+            attempt, registered, told = 0, True, ""
         except SvcinitError as error:
             pause = pause_before(attempt, BACKOFF, getattr(error, "retry_after", None))
             attempt += 1
             if str(error) != told:
                 told = str(error)
-                log.warning(f"not registered yet: {told}; trying again")
+                log.warning(f"{'maybe not registered' if registered else 'not registered yet'}: {told}; trying again")
     return farewell(settings, consul, beat)
 
 
@@ -56,15 +56,18 @@ def deregister(settings: Settings) -> int:
     return farewell(settings, connect(settings), lambda: None)
 
 
-def register(settings: Settings, consul: Consul) -> None:
+def register(settings: Settings, consul: Consul, *, again: bool) -> None:
     """Make the agent know the service as it should be.
 
     Compares first: putting the same definition again would reset the check and wake every watcher.
     """
     wanted = definition(settings, consul)
     if same(consul.service(settings.id), wanted):
-        log.info(f"{settings.service} is registered already", id=settings.id)
+        if not again:
+            log.info(f"{settings.service} is registered already", id=settings.id)
         return
+    if again:
+        log.warning(f"the Consul agent no longer knows {settings.service}: registering it again", id=settings.id)
     consul.register(wanted)
     log.info(f"registered {settings.service}", id=settings.id, port=settings.port)
 
