@@ -84,13 +84,12 @@ class ConsulAgent:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "agent.json"
         path.write_text(json.dumps(settings))
-        log = (self.folder / "consul.log").open("ab")
         binary = os.environ.get("CONSUL_BINARY")
         assert binary, "CONSUL_BINARY names no consul: run the tests by `make test`"
-        self._process = subprocess.Popen(
-            [binary, "agent", "-dev", "-config-file", str(path)], stdout=log, stderr=log, start_new_session=True
-        )
-        log.close()
+        with (self.folder / "consul.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, "agent", "-dev", "-config-file", str(path)], stdout=log, stderr=log, start_new_session=True
+            )
         eventually(self._has_leader, f"Consul is up; its log: {self.folder}/consul.log", 20)
 
     def stop(self) -> None:

@@ -1,0 +1,99 @@
+"""Stands for the processes of a container: the lifecycle asks it, a test answers for it."""
+
+from __future__ import annotations
+
+import signal
+
+from svcinit.init import Deadline, Event, Exited, Role
+from svcinit.lifecycle import Lifecycle
+from svcinit.values import Action
+
+
+class FakeCrew:
+    """Records what the lifecycle asks for; events come from a table, `Deadline` moves the clock to the next timer."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+        self.log: list[str] = []
+        self.running: set[str] = set()
+        self.argv, self.clock, self.quiet = ("main",), 0.0, 0.0
+        self.verdict = self.undoable = True
+
+    def now(self) -> float:
+        return self.clock
+
+    def wait(self, until: float | None) -> Event:
+        event = self.events.pop(0)
+        if isinstance(event, Deadline):
+            assert until is not None, "a deadline was expected, and none is set"
+            self.clock = until
+        if isinstance(event, Exited):
+            assert event.role == Role.ORPHAN or event.role in self.running, f"{event.role} does not run"
+            self.running.discard(event.role)
+        return event
+
+    def alive(self, role: str) -> bool:
+        return role in self.running
+
+    def pid(self, role: str) -> int | None:
+        return 1
+
+    def alone(self) -> bool:
+        return not self.running
+
+    def silence(self) -> float:
+        return self.quiet
+
+    def signal(self, role: str, number: int, *, group: bool = False) -> None:
+        if role in self.running:
+            self.log.append(f"{role}<-{signal.Signals(number).name}{' group' if group else ''}")
+
+    def kill(self, role: str) -> None:
+        self.signal(role, signal.SIGKILL)
+
+    def suspend(self) -> None:
+        self.log.append("suspended")
+
+    def resume(self) -> None:
+        self.log.append("resumed")
+
+    def strangers(self) -> int:
+        return 0
+
+    def sweep(self, number: int) -> None:
+        self.log.append(f"all<-{signal.Signals(number).name}")
+
+    def take_verdict(self) -> bool:
+        return self.verdict
+
+    def told(self) -> None:
+        self.log.append("told")
+
+    def report(self, life: Lifecycle) -> None:
+        pass
+
+    def start_undo(self) -> bool:
+        self._start(Role.UNDO)
+        return self.undoable
+
+    def start_prepare(self, *, seconds: float) -> None:
+        self._start(Role.PREPARE)
+
+    def start_main(self) -> None:
+        self._start(Role.MAIN)
+
+    def start_presence(self) -> None:
+        self._start(Role.PRESENCE)
+
+    def start_deregister(self) -> None:
+        self._start(Role.DEREGISTER)
+
+    def start_hook(self, argv: tuple[str, ...]) -> None:
+        self._start(Role.HOOK, argv[0])
+
+    def start_action(self, action: Action) -> None:
+        self._start(Role.ACTION, action.text or action.argv[0])
+
+    def _start(self, role: str, what: str = "") -> None:
+        self.running.add(role)
+        self.log.append(f"+{role}{':' + what if what else ''}")

@@ -1,0 +1,160 @@
+"""Whatever happens in whatever order, these hold: random events for the lifecycle, without processes or a clock."""
+
+from __future__ import annotations
+
+import signal
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fake_crew import FakeCrew
+from svcinit import log, settings
+from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
+from svcinit.lifecycle import Lifecycle
+from svcinit.steps import State
+
+ENVIRONMENTS: tuple[dict[str, str], ...] = (
+    {},
+    {"SVCINIT_STOP_TIMEOUT": "5s"},
+    {"SVCINIT_SERVICE": "web"},
+    {"SVCINIT_SERVICE": "web", "SVCINIT_PRE_START": "a", "SVCINIT_PRE_RELOAD": "b", "SVCINIT_POST_STOP": "c"},
+    {"SVCINIT_SERVICE": "web", "SVCINIT_RELOAD": "exec:reload", "SVCINIT_STOP": "exec:stop", "SVCINIT_DRAIN": "0s"},
+    {"SVCINIT_SERVICE": "web", "SVCINIT_RELOAD": "restart", "SVCINIT_PRE_RELOAD": "b"},
+    {"SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "", "SVCINIT_RELOAD": "write:/fifo:c"},
+)
+JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.DEREGISTER, Role.PRESENCE)
+STATUSES = (0, 1, 69, 75, 78, 137, 143)
+PATIENCE = 400  # deadlines after which a stop must long have ended
+
+
+class StrictCrew(FakeCrew):
+    """Notes what must never be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.mains = 0
+        self.broken: list[str] = []
+
+    def wait(self, until: float | None) -> Event:
+        raise AssertionError("events are given one by one here")
+
+    def start_main(self) -> None:
+        self.mains += 1
+        if Role.MAIN in self.running:
+            self.broken.append("a second main beside the first")
+        super().start_main()
+
+    def signal(self, role: str, number: int, *, group: bool = False) -> None:
+        if role == Role.MAIN and role not in self.running and self.mains == 0 and number not in (signal.SIGKILL,):
+            return  # a signal before the start goes nowhere, which is as it should be
+        super().signal(role, number, group=group)
+
+
+class Container(RuleBasedStateMachine):
+    """One life, in any order of events that a kernel could deliver."""
+
+    @initialize(env=st.sampled_from(ENVIRONMENTS))
+    def start(self, env: dict[str, str]) -> None:
+        log.configure("error", "text")
+        self.crew = StrictCrew()
+        self.settings = settings.read(env)
+        self.life = Lifecycle(self.settings, self.crew)  # type: ignore[arg-type]
+        self.main_status: int | None = None
+        self.stops = 0
+        self.life.start()
+
+    def happen(self, event: Event) -> None:
+        if self.life.state == State.DONE:
+            return
+        if isinstance(event, Exited):
+            self.crew.running.discard(event.role)
+            if event.role == Role.MAIN:
+                self.main_status = event.code
+            if event.role == Role.PREPARE and self.life.late:
+                event = Exited(Role.PREPARE, 75)
+        self.life.on(event)
+
+    @rule(
+        number=st.sampled_from(
+            [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCONT, signal.SIGRTMIN]
+        )
+    )
+    def signal_arrives(self, number: int) -> None:
+        self.stops += number in (signal.SIGTERM, signal.SIGINT)
+        self.happen(Signalled(number))
+
+    @rule(role=st.sampled_from(JOBS), status=st.sampled_from(STATUSES))
+    def child_dies(self, role: str, status: int) -> None:
+        if role in self.crew.running:
+            self.happen(Exited(role, status))
+
+    @rule(status=st.sampled_from(STATUSES))
+    def main_dies(self, status: int) -> None:
+        if Role.MAIN in self.crew.running:
+            self.happen(Exited(Role.MAIN, status))
+
+    @rule(role=st.sampled_from([Role.PRESENCE, Role.PREPARE, Role.MAIN, Role.ORPHAN]))
+    def child_is_suspended(self, role: str) -> None:
+        if role in self.crew.running:
+            self.happen(Stopped(role))
+
+    @rule(verdict=st.booleans())
+    def prepare_leaves_something(self, verdict: bool) -> None:
+        self.crew.verdict = verdict  # False: what it left cannot be read
+
+    @rule()
+    def time_passes(self) -> None:
+        self.pass_time()
+
+    def pass_time(self) -> None:
+        if self.life.timers:
+            name = min(self.life.timers, key=self.life.timers.__getitem__)
+            self.crew.clock = max(self.crew.clock, self.life.timers.pop(name))
+            self.happen(Deadline(name))
+
+    @rule()
+    def orphan_dies(self) -> None:
+        self.happen(Exited(Role.ORPHAN, 9))
+
+    @invariant()
+    def main_never_runs_twice(self) -> None:
+        assert self.crew.broken == []
+        assert self.crew.mains <= 1 or self.settings.reload.kind == "restart"
+
+    @invariant()
+    def the_container_ends_only_when_main_did_and_with_its_status(self) -> None:
+        if self.life.state == State.DONE and self.main_status is not None and Role.MAIN not in self.crew.running:
+            assert self.life.code == self.main_status
+
+    @invariant()
+    def whatever_is_waited_for_has_a_deadline(self) -> None:
+        if self.life.state in (State.STARTING, State.RELOADING, State.DEREGISTERING, State.DRAINING, State.CLOSING):
+            assert self.life.timers, f"{self.life.state} could last for ever"
+        if self.life.state in (State.STOPPING, State.SWEEPING):
+            assert {"kill", "buried"} & set(self.life.timers), f"{self.life.state} could last for ever"
+
+    def teardown(self) -> None:
+        """A stop always ends: with children that never die by themselves, and only time passing."""
+        log.configure("info", "text")
+        if not hasattr(self, "life") or self.life.state == State.DONE:
+            return
+        if self.settings.plain:
+            self.happen(Exited(Role.MAIN, 143))
+        for _ in range(PATIENCE):
+            if self.life.state == State.DONE:
+                break
+            if self.life.state in (State.STARTING, State.RUNNING, State.RELOADING):
+                self.happen(Signalled(signal.SIGTERM))
+            self.pass_time()
+            for role in [r for r in self.crew.running if any(line == f"{r}<-SIGKILL" for line in self.crew.log)]:
+                self.happen(Exited(role, 137))
+            if "all<-SIGKILL" in self.crew.log:
+                for role in sorted(self.crew.running):
+                    if role in self.crew.running:
+                        self.happen(Exited(role, 137))
+        assert self.life.state == State.DONE, f"still {self.life.state} with {self.life.timers}"
+
+
+TestContainer = Container.TestCase
+TestContainer.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
