@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.consul import ConsulAgent, free_ports
 from tests.support.docker import Engine, docker
+from tests.support.process import is_alive
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -53,8 +54,12 @@ def test_a_stop_of_a_plain_container_is_forwarded_and_quick(engine: Engine, bare
         ["--cap-drop=ALL"],
         ["--security-opt", "no-new-privileges"],
         ["--init"],
+        ["--pid=host"],
+        ["--tty"],
+        ["--interactive"],
+        ["--memory=96m"],
     ],
-    ids=["user", "read-only", "no-capabilities", "no-new-privileges", "under-docker-init"],
+    ids=lambda options: " ".join(options),
 )
 def test_it_runs_where_containers_run(
     engine: Engine, bare_image: str, consul: ConsulAgent, tmp_path: pathlib.Path, options: list[str]
@@ -79,6 +84,43 @@ def test_it_runs_where_containers_run(
     eventually(lambda: consul.instances("web"), f"it is registered: {container.logs}")
     assert container.stop() == 3
     assert consul.instances("web") == []
+
+
+def test_it_ends_only_its_own_processes_when_it_shares_the_hosts(engine: Engine, bare_image: str) -> None:
+    bystander = engine.run(bare_image, "sleep", "300")
+    script = "trap '' TERM; (trap '' TERM; while :; do sleep 0.1; done) & echo up; while :; do sleep 0.1; done"
+    container = engine.run(
+        bare_image, "sh", "-c", script, env={"SVCINIT_STOP_TIMEOUT": "300ms"}, options=["--pid=host"]
+    )
+    container.says("up")
+    below = [pid for pid, _ in container.processes()]
+    assert container.stop() == 137
+    assert not any(map(is_alive, below))
+    assert bystander.is_running
+
+
+def test_the_command_runs_as_the_user_asked_for(engine: Engine, bare_image: str) -> None:
+    show = "id; echo $HOME $USER; grep CapEff /proc/self/status"
+    named = engine.run(bare_image, "sh", "-c", show, env={"SVCINIT_USER": "www-data"})
+    numbers = engine.run(bare_image, "sh", "-c", show, env={"SVCINIT_USER": "1234:4321"})
+    missing = engine.run(bare_image, "true", env={"SVCINIT_USER": "nosuchuser"})
+    denied = engine.run(bare_image, "true", env={"SVCINIT_USER": "www-data"}, options=["--cap-drop=ALL"])
+    other = engine.run(bare_image, "true", env={"SVCINIT_USER": "www-data"}, options=["--user", "1234"])
+    assert [c.wait() for c in (named, numbers, missing, denied, other)] == [0, 0, 78, 78, 78]
+    assert (
+        "uid=33(www-data) gid=33(www-data) groups=33(www-data)\n/var/www www-data\nCapEff:\t0000000000000000"
+        in named.logs
+    )
+    assert "uid=1234 gid=4321 groups=4321\n/\n" in numbers.logs
+    assert "SVCINIT_USER='nosuchuser': there is no user 'nosuchuser' in this image" in missing.logs
+    assert "not permitted to become that user" in denied.logs
+    assert "does not run as root here" in other.logs
+
+
+def test_a_command_that_goes_into_the_background_is_told_to_stay(engine: Engine, bare_image: str) -> None:
+    container = engine.run(bare_image, "sh", "-c", "sleep 60 & exit 0", env={"SVCINIT_STOP_TIMEOUT": "1s"})
+    assert container.wait() == 0
+    assert "has it gone into the background?" in container.logs
 
 
 def test_redis_starts_registers_passes_restarts_on_hup_and_stops(

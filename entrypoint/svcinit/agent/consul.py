@@ -1,20 +1,27 @@
-"""The local Consul agent's HTTP API, over `requests`: one session, one connection, a timeout on every call.
+"""The local Consul agent's HTTP API, over `requests`: one session, one connection, a timeout on every read.
 
-Nothing that it raises holds a token or a value. What is worth another try is Unavailable, the rest ConfigError.
-Source: Consul's "HTTP API Structure", "KV Store", "Agent" and "Service - Agent" pages.
+Nothing that it raises holds a token, a password or a value. What is worth another try is Unavailable (as Away), what
+a person must set right is ConfigError. Source: Consul's "HTTP API Structure", "KV Store", "Agent" and "Service -
+Agent" pages, and what agents from 1.8 on were seen to answer.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
+import ssl as tls
 import urllib.parse
 from typing import Any
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import NewConnectionError
 
 from svcinit.errors import ConfigError, Unavailable
 
@@ -22,6 +29,7 @@ BODY_LIMIT = 64 << 20  # bytes; a KV value is at most 512 KiB, so this is a pref
 CHUNK = 1 << 16
 QUOTE_LIMIT = 200  # characters of an agent's own words in a message
 JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
+SCHEMES = ("http", "https")
 
 
 class Away(Unavailable):
@@ -35,8 +43,10 @@ class Away(Unavailable):
 class Consul:
     """A client of one agent at `address`, in any form that Consul's own CLI takes in CONSUL_HTTP_ADDR.
 
-    `ssl` makes https of an address without a scheme; `verify` is True, False, or a CA file or directory; `auth` is
-    USER:PASSWORD; `timeout` is (connect, read) in seconds, for each read.
+    `ssl` makes https of an address that does not say so itself; `verify` is True (the system's own CAs), False, or a
+    CA file or directory; `auth` is USER:PASSWORD; `server_name` is the name expected in the certificate; `timeout` is
+    (connect, read) in seconds, for each read. Nothing is sent before the first call, which also tells what is wrong
+    with these.
     """
 
     def __init__(
@@ -53,90 +63,100 @@ class Consul:
         timeout: tuple[float, float] = (3.0, 10.0),
     ) -> None:
         self.address, self._timeout = address, timeout
+        self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
         self._session = session = requests.Session()
         session.trust_env = False  # no proxy and no .netrc stands between us and the agent next door
-        session.verify = verify
-        if client_cert:
-            session.cert = (client_cert, client_key) if client_key else client_cert
+        session.headers["Accept-Encoding"] = "identity"  # on one host, compressing costs more than it saves
         if token:
             session.headers["X-Consul-Token"] = token
         if auth:
             user, _, password = auth.partition(":")
-            session.auth = (user, password)
+            session.auth = HTTPBasicAuth(user.encode(), password.encode())
+        self._base = _base(address, ssl)
+        self._fault = _fault(address, token)
+        self._expects = ""
         if address.startswith("unix://"):
-            self._base = "http://localhost"
             session.mount("http://", _UnixAdapter(address.removeprefix("unix://")))
-        else:
-            self._base = (address if "://" in address else f"http{'s' if ssl else ''}://{address}").rstrip("/")
-            session.mount(self._base, _Adapter(server_name))
+            return
+        session.mount(self._base, _Adapter(server_name))
+        if verify is False:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it was asked for
+        session.verify = _system_cas() if verify is True and self._base.startswith("https:") else verify
+        name = server_name or "the host in the address"
+        self._expects = f"expected a certificate for {name}, signed by what is in {session.verify}"
+        if client_cert:
+            session.cert = (client_cert, client_key) if client_key else client_cert
 
     def close(self) -> None:
+        """Close the connection; the next call would open another."""
         self._session.close()
 
-    def kv(self, prefix: str) -> dict[str, bytes]:
+    def kv(self, prefix: str, dc: str | None = None) -> dict[str, bytes]:
         """All keys below the folder `prefix`, by full name, in one recursive GET; none: an empty mapping.
 
-        Raises ConfigError (denied), Unavailable.
+        Keys that the token may not read are not told apart from none, unless Consul's acl.enable_key_list_policy is on.
+        Raises ConfigError (denied, more than BODY_LIMIT), Unavailable.
         """
-        folder = prefix.strip("/") + "/"
-        path = "/v1/kv/" + urllib.parse.quote(folder)
-        entries = self._call("GET", path, f'key_prefix "{folder}" {{ policy = "read" }}', {"recurse": ""})
+        folder = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        path, rule = "/v1/kv/" + urllib.parse.quote(folder), f'key_prefix "{folder}" {{ policy = "read" }}'
+        entries = self._call("GET", path, rule, {"recurse": "", **({"dc": dc} if dc else {})})
+        if entries is None:
+            return {}
         try:
-            return {
-                entry["Key"]: base64.b64decode(entry["Value"] or "", validate=True)
-                for entry in entries or ()
-                if not entry["Key"].endswith("/")
-            }
+            return _pairs(entries)
         except (TypeError, KeyError, ValueError, AttributeError):
             raise Away(f"{self._told('GET', path)} answered something that is no list of keys") from None
 
     def agent_self(self) -> dict[str, Any]:
-        """The agent's own configuration (`Config`) and membership (`Member`): GET /v1/agent/self."""
-        answer = self._call("GET", "/v1/agent/self", 'agent_prefix "" { policy = "read" }')
-        if not isinstance(answer, dict):
-            raise Away(f"{self._told('GET', '/v1/agent/self')} answered nothing useful")
-        return answer
+        """The agent's own configuration (`Config`) and membership (`Member`): GET /v1/agent/self.
+
+        Raises ConfigError (denied), Unavailable.
+        """
+        path = "/v1/agent/self"
+        return self._record("GET", path, self._call("GET", path, 'agent_prefix "" { policy = "read" }'))
 
     def service(self, service_id: str) -> dict[str, Any] | None:
-        """The agent's record of a local service, or None: GET /v1/agent/service/:service_id."""
+        """The agent's record of a local service, or None: GET /v1/agent/service/:service_id.
+
+        Raises ConfigError (denied), Unavailable.
+        """
         path = "/v1/agent/service/" + urllib.parse.quote(service_id, safe="")
-        answer = self._call("GET", path, 'service_prefix "" { policy = "read" }')
-        return answer if isinstance(answer, dict) else None
+        answer = self._call("GET", path, f'service "NAME" {{ policy = "read" }}, NAME being that of {service_id}')
+        return None if answer is None else self._record("GET", path, answer)
 
     def register(self, definition: dict[str, Any]) -> None:
-        """Register, or replace, a service with its checks: PUT /v1/agent/service/register."""
+        """Register, or replace, a service with its checks: PUT /v1/agent/service/register.
+
+        Raises ConfigError (denied, or not taken by the agent), Unavailable.
+        """
         rule = f'service "{definition["Name"]}" {{ policy = "write" }}'
         self._call("PUT", "/v1/agent/service/register", rule, {"replace-existing-checks": "true"}, definition)
 
     def deregister(self, service_id: str) -> bool:
         """Deregister; False when the agent did not know the service: PUT /v1/agent/service/deregister/:service_id.
 
-        Asks first, since agents before 1.12 answer an unknown id with the 500 that stands for any trouble.
+        Asks first: for an unknown id newer agents answer 404, 1.8 says 200, or with ACLs the 500 that else stands
+        for trouble. Raises ConfigError (denied), Unavailable.
         """
-        if self.service(service_id) is None:
+        record = self.service(service_id)
+        if record is None:
             return False
         path = "/v1/agent/service/deregister/" + urllib.parse.quote(service_id, safe="")
-        self._call("PUT", path, 'the service\'s own: service "NAME" { policy = "write" }')
+        self._call("PUT", path, f'service "{record.get("Service", service_id)}" {{ policy = "write" }}')
         return True
 
     def _call(self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None) -> Any:
-        """One call: the decoded answer, None for 404 or an empty one. `rule` is the ACL rule that it takes."""
+        """One call: the decoded answer, None for what is not there. `rule` is the ACL rule that it takes."""
         told = self._told(method, path)
+        if self._fault:
+            raise ConfigError(self._fault)
         try:
             with self._send(method, path, query, body) as response:
                 content = _read(response, told)
-        except requests.exceptions.SSLError as error:
-            raise ConfigError(
-                f"{told}: TLS failed: {_root(error)}; see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME"
-            ) from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise ConfigError(
-                f"CONSUL_HTTP_ADDR={self.address!r}: expected HOST:PORT, http(s)://… or unix://…"
-            ) from None
-        except OSError as error:  # every one of requests' own is one; a CA file that is not there is one, too
-            if isinstance(error, requests.exceptions.RequestException):
-                raise Away(f"{told} failed: {_root(error)}") from None
-            raise ConfigError(f"{told}: {error}") from None
+            raise ConfigError(_not_an_address(self.address)) from None
+        except OSError as error:  # each of requests' own is one; so is a CA or key file that is not there
+            raise self._failed(told, error) from None
         return self._decoded(response, content, told, rule)
 
     def _send(self, method: str, path: str, query: dict[str, str] | None, body: object) -> requests.Response:
@@ -149,29 +169,110 @@ class Consul:
                     stream=True, allow_redirects=False,
                 )  # fmt: skip
             except requests.exceptions.ConnectionError as error:
-                if last or not _was_reset(error):
+                if last or not isinstance(_root(error), ConnectionResetError | BrokenPipeError):
                     raise
         raise AssertionError("unreachable")
 
+    def _failed(self, told: str, error: OSError) -> ConfigError | Away:
+        """What to raise when there was no answer, or half of one."""
+        root = _root(error)
+        reason = _words(root)
+        if isinstance(root, PermissionError):
+            return ConfigError(
+                f"{told}: {reason}: svcinit's user may not open what CONSUL_HTTP_ADDR or a key file names"
+            )
+        if not isinstance(error, requests.exceptions.RequestException):
+            return ConfigError(
+                f"{told}: {reason}: see CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
+            )
+        cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
+        if isinstance(error, requests.exceptions.SSLError) and not cut_off:
+            return ConfigError(
+                f"{told}: TLS failed: {reason} ({self._expects}); see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME, "
+                "CONSUL_CAPATH, CONSUL_CLIENT_CERT"
+            )
+        return Away(f"{told} failed: {reason}")
+
     def _decoded(self, response: requests.Response, content: bytes, told: str, rule: str) -> Any:
-        status, words = response.status_code, content[:QUOTE_LIMIT].decode("utf-8", "replace").strip()
+        status, words = response.status_code, self._quoted(content)
         if status == 200:
-            if not content:
-                return None
             try:
-                return json.loads(content)
-            except ValueError:
-                raise Away(f"{told} answered something that is not JSON") from None
-        if status == 404:
+                return json.loads(content) if content else True  # PUTs are answered with nothing
+            except (ValueError, RecursionError):
+                raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
+        if status == 404 and _is_absence(response, content):
             return None
         if status == 403:
             raise ConfigError(f"{told} is denied: the token (CONSUL_HTTP_TOKEN) needs {rule}")
         if status in JUST_AWAY:
-            raise Away(f"{told} answered {status}: {words}", _seconds(response.headers.get("Retry-After")))
-        raise ConfigError(f"{told} answered {status}: {words}")
+            wait = _seconds(response.headers.get("Retry-After"))
+            raise Away(f"{told} answered {status}: {words}", wait)
+        todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
+        raise ConfigError(f"{told} answered {status}: {words}; {todo}")
+
+    def _record(self, method: str, path: str, answer: object) -> dict[str, Any]:
+        if not isinstance(answer, dict) or not answer:
+            raise Away(f"{self._told(method, path)} answered nothing useful: is that a Consul agent?")
+        return answer
+
+    def _quoted(self, content: bytes) -> str:
+        """The agent's own words, cut short, and without any secret that they might repeat."""
+        words = content.decode("utf-8", "replace")
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
+        return " ".join(words[:QUOTE_LIMIT].split())
 
     def _told(self, method: str, path: str) -> str:
         return f"Consul at {self.address}: {method} {path}"
+
+
+def _base(address: str, ssl: bool) -> str:
+    if address.startswith("unix://"):
+        return "http://localhost"
+    scheme, found, rest = address.partition("://")
+    if not found:
+        scheme, rest = "http", address
+    if ssl and scheme == "http":  # so does Consul's CLI: once TLS is asked for, no address takes it back
+        scheme = "https"
+    host = f"localhost{rest}" if rest.startswith(":") else rest
+    return f"{scheme}://{host.rstrip('/')}"
+
+
+def _fault(address: str, token: str | None) -> str:
+    """What no request can be made with, without the secret in it; empty if there is nothing."""
+    scheme, found, rest = address.partition("://")
+    if "@" in (rest if found else address).partition("/")[0]:
+        return "CONSUL_HTTP_ADDR has a user name in it: user and password go into CONSUL_HTTP_AUTH"
+    if found and scheme not in (*SCHEMES, "unix"):
+        return _not_an_address(address)
+    if token and not (token.isascii() and token.isprintable() and token == token.strip()):
+        return "CONSUL_HTTP_TOKEN has a space, line end or other character that no token has"
+    return ""
+
+
+def _not_an_address(address: str) -> str:
+    return f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
+
+
+def _is_absence(response: requests.Response, content: bytes) -> bool:
+    """Is this 404 a Consul agent's own "there is none", not that of a web server or proxy that is no agent?"""
+    return "X-Consul-Index" in response.headers or b"unknown service" in content.lower()
+
+
+def _system_cas() -> bool | str:
+    """The CAs that the system trusts, as Consul's CLI has it; else those that come with requests."""
+    paths = tls.get_default_verify_paths()
+    if paths.cafile:
+        return paths.cafile
+    return paths.capath if paths.capath and os.listdir(paths.capath) else True
+
+
+def _pairs(entries: object) -> dict[str, bytes]:
+    """Key to value, folders left out. Raises TypeError, KeyError, ValueError, AttributeError for anything else."""
+    if not isinstance(entries, list):
+        raise TypeError
+    values = {entry["Key"]: base64.b64decode(entry["Value"] or "", validate=True) for entry in entries}
+    return {key: value for key, value in values.items() if not key.endswith("/")}
 
 
 def _read(response: requests.Response, told: str) -> bytes:
@@ -187,29 +288,21 @@ def _seconds(header: str | None) -> float | None:
     return float(header) if header and header.isascii() and header.isdigit() else None
 
 
-def _was_reset(error: BaseException) -> bool:
-    return any(isinstance(cause, ConnectionResetError | BrokenPipeError) for cause in _causes(error)) or (
-        "RemoteDisconnected" in repr(error)
-    )
+def _words(cause: BaseException) -> str:
+    words = str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
+    return " ".join(words.split(">: ", 1)[-1].split())
 
 
-def _root(error: BaseException) -> str:
-    """The reason at the bottom of requests' and urllib3's wrapping, in a few words."""
-    cause = list(_causes(error))[-1]
-    words = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return str(words).split(">: ", 1)[-1]
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
+def _root(error: BaseException) -> BaseException:
+    """The reason at the bottom of requests' and urllib3's wrapping."""
+    seen: list[BaseException] = []
     following: BaseException | None = error
-    while following is not None and following not in found:
-        found.append(following)
-        inner = getattr(following, "reason", None) or next(
-            (a for a in following.args if isinstance(a, BaseException)), None
-        )
-        following = inner if isinstance(inner, BaseException) else following.__cause__ or following.__context__
-    return found
+    while following is not None and following not in seen:
+        seen.append(following)
+        wrapped = (getattr(following, "reason", None), *following.args)
+        inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+        following = inner or following.__cause__ or following.__context__
+    return seen[-1]
 
 
 class _Adapter(HTTPAdapter):
@@ -224,44 +317,37 @@ class _Adapter(HTTPAdapter):
             options["server_hostname"] = options["assert_hostname"] = self._server_name
         super().init_poolmanager(*args, **options)
 
+    def close(self) -> None:
+        for key in self.poolmanager.pools.keys():  # noqa: SIM118 (no mapping)
+            self.poolmanager.pools[key].close()  # else it stays open until the garbage collector comes by
+        super().close()
+
 
 class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str, timeout: Any) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
+    """urllib3's own, on another kind of socket."""
 
-    def _new_conn(self) -> Any:
-        import socket
+    path = ""
 
-        from urllib3.exceptions import NewConnectionError
-
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(3.0)
+    def _new_conn(self) -> socket.socket:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.connect(self._path)
+            channel.settimeout(self.timeout)
+            channel.connect(self.path)
         except OSError as error:
-            connection.close()
-            raise NewConnectionError(self, f"{error.strerror}: {self._path}") from error
-        return connection
-
-
-class _UnixPool(HTTPConnectionPool):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", maxsize=1)
-        self._path = path
-
-    def _new_conn(self) -> Any:
-        return _UnixConnection(self._path, self.timeout.connect_timeout)
+            channel.close()
+            raise NewConnectionError(self, str(error)) from error
+        return channel
 
 
 class _UnixAdapter(HTTPAdapter):
-    """HTTP over a unix socket."""
+    """HTTP over the unix socket at `path`."""
 
     def __init__(self, path: str) -> None:
-        self._pool = _UnixPool(path)
+        self._pool = HTTPConnectionPool("localhost", maxsize=1)
+        self._pool.ConnectionCls = type("_Connection", (_UnixConnection,), {"path": path})
         super().__init__()
 
-    def get_connection_with_tls_context(self, *_args: Any, **_options: Any) -> Any:
+    def get_connection_with_tls_context(self, *_args: Any, **_options: Any) -> HTTPConnectionPool:
         return self._pool
 
     def close(self) -> None:

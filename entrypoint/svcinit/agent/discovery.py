@@ -1,8 +1,10 @@
 """Peers over Consul's DNS (RFC 1035, 2782, 6891): SRV with its additional section, A where there is no SRV.
 
 dnspython encodes and decodes; the two socket calls around it are our own, since dns.query alone costs a start 30 ms
-of imports. Consul trims what it sends over UDP, historically without saying so, so UDP is not believed as soon as an
-answer may have been trimmed: then the question is asked again over TCP.
+of imports. Consul trims what it sends over UDP, and unless dns_config.enable_truncate is set it does not say so: to 3
+answers without EDNS (dns_config.udp_answer_limit), to what fits (about 67 in 4096 bytes) with it. So UDP is not
+believed as soon as an answer may have been trimmed: then the question is asked again over TCP, which brings all up to
+64 KiB, some 950 instances with an address each. A forwarder between here and Consul needs that enable_truncate.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 
 from svcinit.errors import ConfigError, Unavailable
@@ -25,21 +28,36 @@ if TYPE_CHECKING:
 
     from dns.message import Message
     from dns.name import Name
+    from dns.rdatatype import RdataType
+    from dns.rrset import RRset
 
 PAYLOAD = 4096  # bytes we take over UDP (EDNS0)
 UDP_LIMIT = 3  # Consul's own limit of answers over UDP (dns_config.udp_answer_limit): at it, some may be missing
 LENGTH = 2  # bytes of length before a message over TCP (RFC 1035, 4.2.2)
+LABEL = 63  # bytes, at most, in a part of a name (RFC 1035, 2.3.4)
 TRIES = 2  # rounds over all servers
+NO_SUCH_HOST = socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 SRV, A, AAAA = dns.rdatatype.SRV, dns.rdatatype.A, dns.rdatatype.AAAA
 
 
 class Peer:
-    """One instance: `host` as DNS names it, IP `address`, `port` (0 if only an address is known), Consul `node`."""
+    """One instance: `host` as DNS names it, IP `address`, `port` (0 if only an address is known), Consul `node`.
+
+    Cannot be changed. Sorts by address, port, host.
+    """
 
     __slots__ = ("address", "host", "node", "port")
+    host: str
+    address: str
+    port: int
+    node: str
 
     def __init__(self, host: str, address: str, port: int, node: str) -> None:
-        self.host, self.address, self.port, self.node = host, address, port, node
+        for name, value in (("host", host), ("address", address), ("port", port), ("node", node)):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Peer cannot be changed: {name}")
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
@@ -70,71 +88,95 @@ class Resolver:
         self._servers, self._domain, self._timeout = list(servers), domain.strip("."), timeout
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
-        """The healthy instances of a service, sorted; none: an empty list.
+        """The healthy instances of a service, each once, sorted by address and port; none: an empty list.
 
+        `name` may be TAG.NAME, too, as in consul-template. An instance that certainly has no address is left out.
         Raises Unavailable when no server answers usefully, ConfigError for what cannot be a name in DNS.
         """
         labels = [tag, name, "service", dc, self._domain]
         question = _name(".".join(label for label in labels if label))
         answer = self._ask(question, SRV)
-        found = [
-            peer for rrset in answer.answer if rrset.rdtype == SRV for rdata in rrset
-            for peer in self._targets(rdata.target, rdata.port, answer)
-        ]  # fmt: skip
-        if not found:
-            found = [Peer(address, address, 0, "") for address in self._addresses(question)]
-        return sorted(set(found))
+        known = {
+            rrset.name: sorted(rdata.address for rdata in rrset)
+            for kind in (AAAA, A)  # A last: it counts where a target has both
+            for rrset in _of_kind(answer.additional, kind)
+        }
+        found: set[Peer] = set()
+        records = [rdata for rrset in _of_kind(answer.answer, SRV) for rdata in rrset]
+        for record in records:
+            if record.target not in known:
+                known[record.target] = self._target(record.target)
+            host = record.target.to_text(omit_final_dot=True)
+            found |= {Peer(host, address, record.port, self._node(host)) for address in known[record.target][:1]}
+        if not records:
+            found = {Peer(address, address, 0, "") for address in self._addresses(question)}
+        return sorted(found)
 
-    def _targets(self, target: Name, port: int, answer: Message) -> list[Peer]:
-        addresses = [
-            rdata.address for kind in (A, AAAA) for rrset in answer.additional
-            if rrset.rdtype == kind and rrset.name == target for rdata in rrset
-        ]  # fmt: skip
+    def _node(self, host: str) -> str:
+        """NODE of a target NODE.node[.DC].DOMAIN, else empty."""
+        node, found, rest = host.removesuffix(f".{self._domain}").partition(".node")
+        return node if found and host.endswith(f".{self._domain}") and rest.count(".") <= 1 else ""
+
+    def _target(self, target: Name) -> list[str]:
+        """The addresses of an SRV record's target that came without.
+
+        A service may be registered by a host name (a hosted database, say). Consul without `recursors` answers
+        REFUSED for that, so then it is looked up as the service itself would: by this host's own resolver.
+        """
+        if target == dns.name.root:  # "decidedly not available" (RFC 2782)
+            return []
         host = target.to_text(omit_final_dot=True)
-        node = host.partition(".node.")[0] if ".node." in host else ""
-        if not addresses and not host.endswith(self._domain):  # a service registered under a name of the outside world
-            addresses = _outside(host)
-        return [Peer(host, address, port, node) for address in addresses[:1] or self._addresses(target)[:1]]
+        try:
+            found = self._addresses(target)
+        except Unavailable:
+            if host.endswith(f".{self._domain}"):
+                raise
+            found = []
+        return found if found or host.endswith(f".{self._domain}") else _by_this_host(host)
 
     def _addresses(self, name: Name) -> list[str]:
         for kind in (A, AAAA):
             answer = self._ask(name, kind)
-            found = [rdata.address for rrset in answer.answer if rrset.rdtype == kind for rdata in rrset]
+            found = {rdata.address for rrset in _of_kind(answer.answer, kind) for rdata in rrset}
             if found:
                 return sorted(found)
         return []
 
-    def _ask(self, name: Name, kind: dns.rdatatype.RdataType) -> Message:
-        """The first useful answer: NOERROR or NXDOMAIN. A dead server costs its share of the time, no more."""
+    def _ask(self, name: Name, kind: RdataType) -> Message:
+        """The first useful answer: NOERROR or NXDOMAIN. A dead server costs its share of the time, and only once."""
         query = dns.message.make_query(name, kind, use_edns=0, payload=PAYLOAD)
         query.flags |= dns.flags.RD
         share = self._timeout / (TRIES * len(self._servers))
         troubles = []
         for _ in range(TRIES):
-            for server in self._servers:
+            for server in list(self._servers):
                 try:
                     answer = _exchange(query, server, share)
                 except (OSError, EOFError, UnicodeError, dns.exception.DNSException) as error:
                     troubles.append(f"{server[0]}:{server[1]} {_why(error)}")
+                    self._put_last(server)
                     continue
                 if answer.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
                     return answer
                 troubles.append(f"{server[0]}:{server[1]} says {dns.rcode.to_text(answer.rcode())}")
+                self._put_last(server)
         said = ", ".join(dict.fromkeys(troubles))
         raise Unavailable(f"DNS gives no answer for {name.to_text(True)}: {said} (SVCINIT_DNS_ADDR)")
 
-
-def _outside(host: str) -> list[str]:
-    """The addresses of a name that is not Consul's, by the machine's own resolver."""
-    try:
-        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
-    except (OSError, UnicodeError) as error:
-        raise Unavailable(f"the instance registered as {host} has no address: {error}") from None
+    def _put_last(self, server: tuple[str, int]) -> None:
+        self._servers.remove(server)
+        self._servers.append(server)
 
 
 def _name(text: str) -> Name:
+    parts = text.split(".")
+    for part in parts:
+        if not 0 < len(part) <= LABEL or not part.isascii() or not part.isprintable() or " " in part:
+            raise ConfigError(
+                f"{text!r} cannot be a name in DNS: {part!r} has to be 1 to {LABEL} ASCII characters, no space"
+            )
     try:
-        return dns.name.from_text(text + ".")
+        return dns.name.Name([*(part.encode() for part in parts), b""])
     except dns.exception.DNSException as error:
         raise ConfigError(f"{text!r} cannot be a name in DNS: {error}") from None
 
@@ -144,9 +186,24 @@ def _why(error: Exception) -> str:
         return "does not answer"
     if isinstance(error, OSError):
         return str(error.strerror or error)
-    if isinstance(error, UnicodeError):  # what getaddrinfo says of a label that is empty or too long
-        return "is no host name"
-    return "sends what is no answer"
+    return "is no host name" if isinstance(error, UnicodeError) else "sends what is no answer"
+
+
+def _of_kind(section: Sequence[RRset], kind: RdataType) -> list[RRset]:
+    return [rrset for rrset in section if rrset.rdtype == kind and rrset.rdclass == dns.rdataclass.IN]
+
+
+def _by_this_host(host: str) -> list[str]:
+    """Addresses of a host, IPv4 first, by the system's resolver and in its time. Raises Unavailable."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        return []
+    except socket.gaierror as error:
+        if error.errno in NO_SUCH_HOST:
+            return []
+        raise Unavailable(f"{host}, where an instance should be, cannot be looked up now: {error.strerror}") from None
+    return sorted({str(entry[4][0]) for entry in found}, key=lambda address: (":" in address, address))
 
 
 def _exchange(query: Message, server: tuple[str, int], seconds: float) -> Message:

@@ -1,0 +1,209 @@
+"""What a token may, how TLS is set up, and values of all kinds, on real agents."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from svcinit.agent.consul import Consul
+from svcinit.errors import ConfigError, Unavailable
+from tests.support.consul import ConsulAgent, free_ports
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+MASTER = "11111111-2222-3333-4444-555555555555"
+DENY = {"acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER, "agent": MASTER}}}
+WEB = {"ID": "web-1", "Name": "web", "Port": 8000, "Tags": ["a"], "Meta": {"k": "v"}}
+
+
+@pytest.fixture
+def client(consul: ConsulAgent) -> Iterator[Consul]:
+    with contextlib.closing(Consul(consul.url)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """An agent that denies everything that no token allows."""
+    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=DENY)
+    agent.token = MASTER
+    with agent:
+        agent.kv_put("config/web/a", "1")
+        agent.register("db", 3306)
+        yield agent
+
+
+def token(agent: ConsulAgent, rules: str) -> str:
+    policy: dict[str, Any] = {"Name": f"p{time.monotonic_ns()}", "Rules": rules}
+    made = json.loads(agent.call("PUT", "/v1/acl/policy", json.dumps(policy).encode()))
+    answer = agent.call("PUT", "/v1/acl/token", json.dumps({"Policies": [{"ID": made["ID"]}]}).encode())
+    return str(json.loads(answer)["SecretID"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"a \"quoted\" 'value'",
+        b"two\r\nlines\n",
+        b"{{ not.a.template }} {% nor this %} $HOME `id`",
+        "Grüße, 世界 🎈".encode(),
+        bytes(range(256)),
+        b"",
+        os.urandom(500_000),
+    ],
+    ids=["quotes", "newlines", "braces", "utf-8", "all-bytes", "empty", "500-KB"],
+)
+def test_a_value_arrives_byte_for_byte(consul: ConsulAgent, client: Consul, value: bytes) -> None:
+    consul.kv_put("config/web/key", value)
+    assert client.kv("config/web") == {"config/web/key": value}
+
+
+def test_a_prefix_is_a_folder_and_brings_all_below_it(consul: ConsulAgent, client: Consul) -> None:
+    for key in ("config/app/a", "config/app/b/c", "config/app2/no", "config/app.no", "config/app/sub/"):
+        consul.kv_put(key, "x")
+    wanted = {"config/app/a": b"x", "config/app/b/c": b"x"}
+    assert client.kv("config/app") == client.kv("/config/app/") == wanted
+    assert client.kv("config/app", dc="dc1") == wanted
+    assert len(client.kv("")) == 4
+
+
+def test_fifty_megabytes_arrive(consul: ConsulAgent, client: Consul) -> None:
+    value = b"v" * 500_000
+    for number in range(100):
+        consul.kv_put(f"big/{number}", value)
+    found = client.kv("big")
+    assert len(found) == 100
+    assert set(found.values()) == {value}
+
+
+def test_an_unknown_datacenter_is_tried_again(client: Consul) -> None:
+    with pytest.raises(Unavailable, match="No path to datacenter"):
+        client.kv("config", dc="mars")
+
+
+def test_the_agent_tells_its_node_and_datacenter(client: Consul) -> None:
+    own = client.agent_self()
+    assert own["Config"]["Datacenter"] == "dc1"
+    assert own["Config"]["NodeName"]
+    assert own["Member"]["Addr"] == "127.0.0.1"
+
+
+def test_an_agent_that_is_down_is_said_to_be_and_works_when_it_is_back(own_consul: ConsulAgent) -> None:
+    with contextlib.closing(Consul(own_consul.url)) as client:
+        client.agent_self()
+        own_consul.stop()
+        with pytest.raises(Unavailable, match="Connection refused"):
+            client.agent_self()
+        own_consul.start()
+        assert client.agent_self()
+
+
+def test_a_proxy_in_the_environment_is_not_asked(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with contextlib.closing(Consul(consul.url)) as client:
+        assert client.agent_self()
+
+
+@pytest.mark.parametrize("with_token", [False, True], ids=["anonymous", "token-of-another"])
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        (lambda client: client.agent_self(), 'agent_prefix "" { policy = "read" }'),
+        (lambda client: client.service("db"), "NAME being that of db"),
+        (lambda client: client.register(WEB), 'service "web" { policy = "write" }'),
+    ],
+    ids=["agent", "service", "register"],
+)
+def test_a_token_that_may_not_is_told_the_rule_it_needs(
+    guarded: ConsulAgent, call: Any, rule: str, with_token: bool
+) -> None:
+    mine = token(guarded, 'key_prefix "other/" { policy = "read" }') if with_token else None
+    with contextlib.closing(Consul(guarded.url, token=mine)) as client, pytest.raises(ConfigError) as caught:
+        call(client)
+    assert rule in str(caught.value)
+    assert "is denied" in str(caught.value)
+    assert not mine or mine not in str(caught.value)
+
+
+def test_a_token_with_exactly_the_rules_that_are_told_works(guarded: ConsulAgent) -> None:
+    rules = 'key_prefix "config/web/" { policy = "read" } service "web" { policy = "write" }'
+    with contextlib.closing(Consul(guarded.url, token=token(guarded, rules))) as client:
+        assert client.kv("config/web") == {"config/web/a": b"1"}
+        assert client.kv("config/web/none") == {}
+        client.register(WEB)
+        assert client.deregister("web-1") is True
+        assert client.deregister("web-1") is False
+
+
+def test_a_token_that_may_only_read_cannot_deregister(guarded: ConsulAgent) -> None:
+    mine = token(guarded, 'service "db" { policy = "read" }')
+    with contextlib.closing(Consul(guarded.url, token=mine)) as client, pytest.raises(ConfigError) as caught:
+        client.deregister("db")
+    assert 'needs service "db" { policy = "write" }' in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, pathlib.Path]]:
+    """HOST:PORT of an agent that speaks HTTPS and asks for client certificates, and where the certificates are."""
+    folder = tmp_path_factory.mktemp("tls")
+    for what in (["ca", "create"], ["cert", "create", "-server"], ["cert", "create", "-client"]):
+        subprocess.run([os.environ["CONSUL_BINARY"], "tls", *what], cwd=folder, check=True, capture_output=True)
+    http, dns, https, serf_lan, serf_wan, server = free_ports(6)
+    files = {"ca_file": "consul-agent-ca", "cert_file": "dc1-server-consul-0", "key_file": "dc1-server-consul-0-key"}
+    config: dict[str, Any] = {name: str(folder / f"{file}.pem") for name, file in files.items()}
+    ports = {"http": http, "dns": dns, "https": https, "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server}
+    config |= {"verify_incoming_https": True, "ports": {**ports, "grpc": -1}}
+    agent = ConsulAgent(folder / "agent", config=config)
+    agent.http_port = http
+    with agent:
+        yield f"127.0.0.1:{https}", folder
+
+
+def over_tls(tls: tuple[str, pathlib.Path], **options: Any) -> Consul:
+    address, folder = tls
+    mine = {
+        "verify": str(folder / "consul-agent-ca.pem"),
+        "client_cert": str(folder / "dc1-client-consul-0.pem"),
+        "client_key": str(folder / "dc1-client-consul-0-key.pem"),
+    }
+    return Consul(address, **{"ssl": True, **mine, **options})
+
+
+@pytest.mark.parametrize("name", [None, "server.dc1.consul"])
+def test_tls_with_a_private_ca_and_a_client_certificate_works(tls: tuple[str, pathlib.Path], name: str | None) -> None:
+    with contextlib.closing(over_tls(tls, server_name=name)) as client:
+        assert client.agent_self()
+
+
+def test_tls_is_not_verified_when_told_so(tls: tuple[str, pathlib.Path]) -> None:
+    with contextlib.closing(over_tls(tls, verify=False, server_name="other.example")) as client:
+        assert client.kv("config") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"verify": True}, "CONSUL_CACERT"),
+        ({"server_name": "other.example"}, "other.example"),
+        ({"verify": "/nonexistent"}, "/nonexistent"),
+        ({"client_cert": "/nonexistent"}, "/nonexistent"),
+        ({"client_cert": None, "client_key": None}, "CONSUL_CLIENT_CERT"),
+        ({"client_key": __file__}, "CONSUL_CLIENT_CERT"),
+        ({"verify": __file__}, "CONSUL_CACERT"),
+    ],
+    ids=["unknown-ca", "other-name", "no-ca-file", "no-cert-file", "no-client-cert", "no-key", "no-ca-in-file"],
+)
+def test_tls_that_fails_says_what_to_look_at(tls: tuple[str, pathlib.Path], options: dict[str, Any], said: str) -> None:
+    with contextlib.closing(over_tls(tls, **options)) as client, pytest.raises(ConfigError) as caught:
+        client.agent_self()
+    assert said in str(caught.value)
+    assert tls[0] in str(caught.value)
