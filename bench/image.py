@@ -11,6 +11,8 @@ import subprocess
 ROOT = pathlib.Path(__file__).parent.parent
 PLACE = "/opt/svcinit/lib"  # where the launcher expects its libraries in an image
 COMPILE_TIMEOUT = 120
+# importing all there is leaves the standard library's byte code below the prefix too
+STANDARD = "import gc, svcinit.lifecycle, svcinit.crew, svcinit.agent.prepare, svcinit.agent.presence, svcinit.ctl"
 
 
 def build(folder: pathlib.Path, python: str) -> pathlib.Path:
@@ -22,16 +24,19 @@ def build(folder: pathlib.Path, python: str) -> pathlib.Path:
     shutil.copytree(
         ROOT / "entrypoint" / "svcinit", lib / "svcinit", ignore=shutil.ignore_patterns("__pycache__", ".*_cache")
     )
+    prefix = f"pycache_prefix={folder / 'pyc'}"
     subprocess.run(
-        [python, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(lib)],
+        [python, "-IX", prefix, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(lib)],
         check=True, timeout=COMPILE_TIMEOUT,
     )  # fmt: skip
+    standard = f"import sys; sys.path.append({str(lib)!r}); {STANDARD}"
+    subprocess.run([python, "-ISX", prefix, "-c", standard], check=True, timeout=COMPILE_TIMEOUT)
     text = (ROOT / "entrypoint" / "bin" / "svcinit").read_text()
     first, rest = text.split("\n", 1)
     if not first.startswith("#!/usr/bin/python3") or PLACE not in rest:
         raise ValueError("entrypoint/bin/svcinit is not as it was when this was written")
     launcher = folder / "svcinit"
-    launcher.write_text(first.replace("/usr/bin/python3", python) + "\n" + rest.replace(PLACE, str(lib)))
+    launcher.write_text(f"#!{python} -ISX{prefix}\n" + rest.replace(PLACE, str(lib)))
     launcher.chmod(0o755)
     return launcher
 

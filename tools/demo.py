@@ -98,6 +98,7 @@ def as_process(env: dict[str, str], code: pathlib.Path, folder: pathlib.Path) ->
         **env,
         "PATH": f"{venv}/bin:{IMAGE}:{os.environ['PATH']}",
         "APP_DIR": str(code),
+        "APP_LIB": str(IMAGE),
         "APP_CACHE": "redis",
         "APP_DATA": str(folder),
         "APP_CONFIG": str(folder / "run" / "app" / "config.json"),
@@ -109,7 +110,7 @@ def as_process(env: dict[str, str], code: pathlib.Path, folder: pathlib.Path) ->
         "SVCINIT_PRE_START": "django-release",
         "SVCINIT_PRE_RELOAD": "django-release",
         "SVCINIT_RELOAD": "exec:uwsgi-reload",
-        "SVCINIT_STOP": f"write:{fifo}:q",
+        "SVCINIT_STOP": "exec:uwsgi-stop",
     }
     with running(folder / "svcinit", "uwsgi", "--ini", env["APP_UWSGI_INI"], env=env) as process:
         yield Instance(

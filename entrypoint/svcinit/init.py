@@ -105,7 +105,8 @@ class Init:
         self.settings = settings
         self.is_pid1 = os.getpid() == 1
         self._roles: dict[int, str] = {}
-        self._pids: dict[str, int] = {}
+        self._pids: dict[str, int] = {}  # until reaped: from then on the number may be another's
+        self._alive: set[str] = set()  # until the death was told by `wait`
         self._events: list[Event] = []
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
@@ -118,7 +119,8 @@ class Init:
         return time.monotonic()
 
     def alive(self, role: str) -> bool:
-        return role in self._pids
+        """Does a child have this role, as far as `wait` has told?"""
+        return role in self._alive
 
     def pid(self, role: str) -> int | None:
         return self._pids.get(role)
@@ -128,7 +130,10 @@ class Init:
         while True:
             self._reap()
             if self._events:
-                return self._events.pop(0)
+                event = self._events.pop(0)
+                if isinstance(event, Exited):
+                    self._alive.discard(event.role)
+                return event
             if until is None:
                 info = _signal.sigwaitinfo(self._signals)
             else:
@@ -185,6 +190,7 @@ class Init:
         if former is not None:  # given up, and even KILL did not end it yet
             self._roles[former] = Role.ORPHAN
         self._roles[pid], self._pids[role] = role, pid
+        self._alive.add(role)
         try:
             os.setpgid(pid, pid)  # here too: whoever comes first, the group exists when `kill` needs it
         except OSError:

@@ -6,6 +6,7 @@ Nothing is tried again: a reset on a reused connection counts as a failed reques
 from __future__ import annotations
 
 import http.client
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,12 @@ class Load:
     def longest(self) -> float:
         """The longest that a client waited for an answer, in seconds."""
         return max((request.took for request in self.requests), default=0.0)
+
+    @property
+    def gap(self) -> float:
+        """The longest time in which nobody got a good answer, in seconds."""
+        ends = sorted(request.began + request.took for request in self.requests if not request.failure)
+        return max((later - earlier for earlier, later in itertools.pairwise(ends)), default=0.0)
 
     def bodies_since(self, moment: float) -> set[bytes]:
         """What was answered to requests that began after `moment`."""
