@@ -9,6 +9,7 @@ be looked at.
 from __future__ import annotations
 
 import _signal  # not `signal`: its enums cost every container start 5 ms
+import errno
 import os
 import time
 
@@ -169,7 +170,13 @@ class Init:
         It has default dispositions and nothing blocked, but for presence: that takes its signals as init does.
         """
         group = os.getpgrp()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # the container's limit of processes or memory: as if it had died at once
+            log.error(f"{role} cannot be started: {error.strerror}")
+            self._alive.add(role)
+            self._events.append(Exited(role, EX_SOFTWARE))
+            return
         if pid == 0:
             code = EX_SOFTWARE
             try:
@@ -180,10 +187,7 @@ class Init:
                 _default_signals(blocked=role == Role.PRESENCE)
                 code = body()
             except Exception as error:
-                import traceback  # a fault of ours: say where, on the way out
-
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                log.error(f"{role} failed: {type(error).__name__} at {where.name}:{where.lineno}")
+                log.fault(role, error)
             finally:
                 os._exit(code)
         former = self._pids.get(role)
@@ -350,7 +354,7 @@ def _execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
             try:
                 os.execve(path, argv, env)
             except OSError as error:
-                if error.errno != 8:  # ENOEXEC: a script without #!, which execvp(3) hands to the shell
+                if error.errno != errno.ENOEXEC:  # a script without #!, which execvp(3) hands to the shell
                     raise
                 os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
         except (FileNotFoundError, NotADirectoryError) as error:

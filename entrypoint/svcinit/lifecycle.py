@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import _signal
 
-from svcinit import errors
+from svcinit import errors, log
 from svcinit.errors import EX_TEMPFAIL, EX_UNAVAILABLE
 from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
 from svcinit.steps import State, Steps
@@ -26,8 +26,11 @@ class Lifecycle(Steps):
     def run(self) -> int:
         self.start()
         while self.state != State.DONE:
-            self.crew.report(self)
-            self.on(self.next_event())
+            try:
+                self.crew.report(self)
+                self.on(self.next_event())
+            except Exception as error:  # the service outlives a fault of ours: PID 1's end would be its own
+                log.fault("init", error)
         return self.code
 
     def next_event(self) -> Event:

@@ -123,6 +123,20 @@ def test_a_command_that_goes_into_the_background_is_told_to_stay(engine: Engine,
     assert "has it gone into the background?" in container.logs
 
 
+def test_a_container_at_its_limit_of_processes_aborts_the_reload_and_serves_on(engine: Engine, bare_image: str) -> None:
+    script = (
+        "trap 'exit 4' TERM; for i in 1 2 3 4 5 6; do sleep 600 & done 2>/dev/null; echo full; while :; do wait; done"
+    )
+    env = {"SVCINIT_PRE_RELOAD": "true", "SVCINIT_STOP_TIMEOUT": "2s"}
+    container = engine.run(bare_image, "sh", "-c", script, env=env, options=["--pids-limit=8"])
+    container.says("full")
+    container.kill("HUP")
+    container.says("hook cannot be started: Resource temporarily unavailable")
+    container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 70")
+    assert container.is_running
+    assert container.stop() == 4
+
+
 def test_redis_starts_registers_passes_restarts_on_hup_and_stops(
     engine: Engine, plain_image: str, consul: ConsulAgent
 ) -> None:
