@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from svcinit.steps import Steps
     from svcinit.values import Action
 
+FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 VERDICT_LIMIT = 16 << 20  # bytes: arguments and environment are bounded by the kernel far below
 STATE_FOLDERS = "/run/svcinit", "/dev/shm/svcinit"
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
@@ -37,6 +38,7 @@ class Crew(Init):
         self.extra_env: dict[str, str] = {}
         self.changed: list[str] = []  # rendered files that main was not successfully told about yet
         self._before, self._undoable = self.changed, False
+        self._presences = 0
         self._reported: dict[str, object] = {}
         self._verdict = self._memory = self._fresh = self._beat = -1  # memfds
 
@@ -57,6 +59,7 @@ class Crew(Init):
         """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict."""
         self._undoable = False
         self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
+        os.pwrite(self._verdict, FETCHING, 0)
         settings, command, out, memory, fresh = self.settings, self.command, self._verdict, self._memory, self._fresh
 
         def body() -> int:
@@ -68,6 +71,10 @@ class Crew(Init):
             return prepare.main(settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh)
 
         self.fork(Role.PREPARE, _guarded(body))
+
+    def fetching(self) -> bool:
+        """Was the last prepare still at Consul and DNS when it ended?"""
+        return os.pread(self._verdict, len(FETCHING), 0) == FETCHING
 
     def take_verdict(self) -> bool:
         """Take over what a successful prepare found; False when what it left cannot be read."""
@@ -110,13 +117,14 @@ class Crew(Init):
     def start_presence(self) -> None:
         """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
         self._beat = self._renew("_beat")
-        settings, beat = self.settings, self._beat
+        settings, beat, first = self.settings, self._beat, self._presences == 0
+        self._presences += 1
         touch(beat)
 
         def body() -> int:
             from svcinit.agent import presence
 
-            return presence.main(settings, lambda: touch(beat))
+            return presence.main(settings, lambda: touch(beat), first=first)
 
         self.fork(Role.PRESENCE, _guarded(body))
 
@@ -148,6 +156,9 @@ class Crew(Init):
             "service": self.settings.service,
             "id": self.settings.id,
             "reloads": life.reloads,
+            "restarting": life.restarting,
+            "hups": life.hups,
+            "served": life.served,
             "degraded": life.outcome,
             "exit": life.code,
         }

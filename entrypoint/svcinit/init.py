@@ -347,6 +347,9 @@ def _become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) ->
 def _execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
     """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
     name = argv[0]
+    if not name:
+        log.error("the command is empty")
+        return NOT_FOUND
     found: OSError | None = None
     for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
         path = os.path.join(folder or ".", name) if "/" not in name else name

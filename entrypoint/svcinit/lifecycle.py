@@ -14,7 +14,7 @@ from __future__ import annotations
 import _signal
 
 from svcinit import errors, log
-from svcinit.errors import EX_TEMPFAIL, EX_UNAVAILABLE
+from svcinit.errors import EX_UNAVAILABLE
 from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
 from svcinit.steps import State, Steps
 from svcinit.values import signal_name
@@ -40,9 +40,13 @@ class Lifecycle(Steps):
                 del self.timers[name]
                 return Deadline(name)
             case Signalled(number, hangup):
+                self.hups += number == _signal.SIGHUP
                 return Signalled(self.settings.signals.get(number, number), hangup)
+            case Stopped(Role.MAIN, number):
+                self.suspended = True
+                return Stopped(Role.MAIN, number)
             case Exited(Role.PREPARE, _) if self.late:
-                return Exited(Role.PREPARE, EX_TEMPFAIL)
+                return Exited(Role.PREPARE, self.late_code())
             case event:
                 return event
 
@@ -59,6 +63,7 @@ class Lifecycle(Steps):
             case _, Signalled(number) if number in stop_on and not plain:
                 self.hurry()
             case _, Signalled(_signal.SIGCONT):
+                self.suspended = False
                 self.crew.resume()
             case _, Signalled(_signal.SIGHUP, True):  # the terminal is gone: no wish for a reload
                 self.crew.signal(Role.MAIN, _signal.SIGHUP)
@@ -75,6 +80,8 @@ class Lifecycle(Steps):
                 self.expire()
             case _, Stopped(Role.PREPARE | Role.PRESENCE as role, _):
                 self.crew.kill(role)
+            case State.STOPPING, Stopped(Role.MAIN, _):
+                self.crew.resume()
             case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU):
                 self.crew.suspend()
             case State.STARTING | State.RELOADING, Deadline("retry"):
@@ -88,7 +95,7 @@ class Lifecycle(Steps):
             case _, Deadline("kill"):
                 self.kill_all()
             case _, Deadline("buried"):
-                self.close()
+                self.give_up()
             # starting
             case State.STARTING, Exited(Role.PREPARE, errors.EX_OK):
                 self.prepared()

@@ -19,11 +19,14 @@ from svcinit.values import (
     choice,
     duration,
     exit_map,
+    instance_id,
     names,
     pairs,
     path,
     port,
     positive_duration,
+    prefixes,
+    secret,
     service_name,
     signal_list,
     signal_map,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
 TEMPLATES = "/etc/svcinit/templates"
+FILE_LIMIT = 1 << 20  # characters of a file that holds a value
 LOG_LEVELS = "debug", "info", "warning", "error"
 
 
@@ -67,8 +71,8 @@ V = Variable
 # fmt: off
 TABLE = (
     V("CONSUL_HTTP_ADDR", "127.0.0.1:8500", text, "Consul agent: HOST:PORT, http://, https:// or unix://PATH"),
-    V("CONSUL_HTTP_TOKEN", None, text, "ACL token", secret=True),
-    V("CONSUL_HTTP_AUTH", None, text, "USER:PASSWORD for HTTP basic authentication", secret=True),
+    V("CONSUL_HTTP_TOKEN", None, secret, "ACL token", secret=True),
+    V("CONSUL_HTTP_AUTH", None, secret, "USER:PASSWORD for HTTP basic authentication", secret=True),
     V("CONSUL_HTTP_SSL", "0", boolean, "1: https where CONSUL_HTTP_ADDR names no scheme"),
     V("CONSUL_HTTP_SSL_VERIFY", "1", boolean, "0: do not verify the agent's certificate"),
     V("CONSUL_TLS_SERVER_NAME", None, text, "name to expect in the agent's certificate"),
@@ -77,7 +81,7 @@ TABLE = (
     V("CONSUL_CLIENT_CERT", None, text, "file with the client certificate"),
     V("CONSUL_CLIENT_KEY", None, text, "file with the client certificate's key"),
     V("SVCINIT_SERVICE", None, service_name, "service name; without it nothing is registered"),
-    V("SVCINIT_ID", None, text, "instance id; by default NAME-HOSTNAME-PORT"),
+    V("SVCINIT_ID", None, instance_id, "instance id; by default NAME-HOSTNAME-PORT"),
     V("SVCINIT_PORT", None, port, "port the service listens on"),
     V("SVCINIT_TAGS", "", names, "tags, separated by commas"),
     V("SVCINIT_META", "", pairs, "service metadata: k=v,k=v"),
@@ -89,7 +93,7 @@ TABLE = (
     V("SVCINIT_CHECK_INTERVAL", "10s", positive_duration, "time between two probes"),
     V("SVCINIT_CHECK_TIMEOUT", "5s", positive_duration, "longest that one probe may take"),
     V("SVCINIT_DEREGISTER_AFTER", "30m", duration, "Consul drops an instance critical for so long; at least 1m"),
-    V("SVCINIT_KV_PREFIX", None, names,
+    V("SVCINIT_KV_PREFIX", None, prefixes,
       "KV prefixes, later ones override earlier ones; by default config/NAME; empty: none", empty=True),
     V("SVCINIT_ALLOW_EMPTY", "0", boolean,
       "1: a prefix or peer set that had entries and now has none is news, not a failed fetch"),
@@ -235,7 +239,8 @@ def read(environment: Mapping[str, str]) -> Settings:
         try:
             values[row.attribute] = None if raw is None else row.parse(raw)
         except ValueError as wrong:  # a value that came from a file is not shown
-            faults.append(f"{row.name}={environment.get(row.name, '(from its file)')!r}: {wrong}")
+            shown = "(not shown)" if row.secret else repr(environment.get(row.name, "(from its file)"))
+            faults.append(f"{row.name}={shown}: {wrong}")
     if not faults:
         faults = _derive(values)
     if faults:
@@ -250,9 +255,11 @@ def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
             raise ValueError(f"{row.name}_FILE is set too: give one of the two")
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                given = file.read().rstrip("\r\n")
+                given = file.read(FILE_LIMIT + 1).rstrip("\r\n")
         except OSError as error:
             raise ValueError(f"{row.name}_FILE={path!r} cannot be read: {error.strerror}") from None
+        if len(given) > FILE_LIMIT:
+            raise ValueError(f"{row.name}_FILE={path!r} is longer than a value can be")
     return row.default if given is None or (given == "" and not row.empty) else given
 
 

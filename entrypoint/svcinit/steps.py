@@ -9,7 +9,7 @@ from __future__ import annotations
 import _signal
 
 from svcinit import log
-from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL
 from svcinit.init import Event, Exited, Role
 
 TYPE_CHECKING = False
@@ -26,6 +26,7 @@ SILENCE = 40.0  # without a sign of life for so long presence counts as hung: lo
 BACKOFF = 0.5, 30.0  # first and longest pause before a dead presence is started again
 HEALTHY = 60.0  # having lived for so long, a dead presence starts again with the first pause
 BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes, has gone into the background
+KILLED = 128 + _signal.SIGKILL
 AFTER_KILL = 1.0  # what the kernel gets to bury what was killed
 
 
@@ -54,7 +55,10 @@ class Steps:
         self.again = False  # a HUP came when none could be served: exactly one more reload is owed
         self.restarting = False
         self.reloads = 0
+        self.hups = 0  # HUPs taken; `served` of them by reloads that have ended, well or not
+        self.serving_hups = self.served = 0
         self.outcome = ""  # how the last reload ended: empty for well
+        self.suspended = False
         self.stops = 0  # stop signals seen
         self.ever_started = False
         self.pause = BACKOFF[0]
@@ -107,7 +111,10 @@ class Steps:
             return
         self.end_job()
         self.timers.clear()
+        if self.restarting:
+            log.info(f"reload {self.reloads}: done")
         self.again = self.restarting = False
+        self.served = self.serving_hups
         self.state = State.RUNNING
         self.ever_started = True
         self.main_since = self.crew.now()
@@ -154,6 +161,7 @@ class Steps:
         self.state = State.RELOADING
         self.again, self.outcome = False, ""
         self.reloads += 1
+        self.serving_hups = self.hups
         log.info(f"reload {self.reloads}: begins")
         if self.settings.needs_prepare:
             self.begin(Role.PREPARE, self.settings.reload_timeout)
@@ -206,6 +214,7 @@ class Steps:
         """The reload is over: well if there was no `trouble`, else svcinit is degraded until one ends well."""
         self.end_job()
         self.outcome = trouble
+        self.served = self.serving_hups
         self.state = State.RUNNING
         if trouble:
             log.error(f"reload {self.reloads}: {trouble}")
@@ -254,6 +263,8 @@ class Steps:
             return
         self.state = State.STOPPING
         self.act(self.settings.stop)
+        if self.suspended:  # it could not hear of the stop
+            self.crew.resume()
 
     def still_registered(self) -> None:
         log.warning("not deregistered: Consul drops the service itself when its check has failed for long enough")
@@ -277,14 +288,15 @@ class Steps:
     def main_gone(self, code: int) -> None:
         self.code = self.settings.exit_map.get(code, code)
         lived = self.crew.now() - self.main_since
-        if code == EX_OK and lived < BRIEFLY and self.crew.strangers():
+        serving = self.state in (State.RUNNING, State.RELOADING)
+        if serving and code == EX_OK and lived < BRIEFLY and self.crew.strangers():
             log.warning(f"{self.crew.argv[0]} ended at once and left processes: has it gone into the background? "
                         "What svcinit starts must stay in the foreground")  # fmt: skip
         if self.settings.plain:
             self.state = State.DONE
             return
         log.info(f"{self.crew.argv[0]} exited with status {code}")
-        if self.state in (State.RUNNING, State.RELOADING):
+        if serving:
             self.stop("the service ended")
         elif self.state != State.DEREGISTERING:
             self.sweep()
@@ -295,6 +307,12 @@ class Steps:
         self.crew.kill(Role.MAIN)
         self.crew.sweep(_signal.SIGKILL)
         self.timers["buried"] = self.crew.now() + AFTER_KILL
+
+    def give_up(self) -> None:
+        """Not even KILL ended it: what is not seen to exit is no success."""
+        if self.crew.alive(Role.MAIN):
+            self.code = KILLED
+        self.close()
 
     def sweep(self) -> None:
         """Main is gone, or never was: what is left is asked to end, and killed when the time is over."""
@@ -341,7 +359,11 @@ class Steps:
             self.timers["job"] = self.crew.now() + AFTER_KILL
             self.crew.kill(self.job)
         else:
-            self.on(Exited(self.job, EX_TEMPFAIL))
+            self.on(Exited(self.job, self.late_code()))
+
+    def late_code(self) -> int:
+        """What a prepare that was too late means: Consul or DNS is away, unless it was over with them."""
+        return EX_TEMPFAIL if self.crew.fetching() else EX_CONFIG
 
     def on(self, event: Event) -> None:
         raise NotImplementedError

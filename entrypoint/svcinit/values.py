@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST = 365 * 24 * 3600.0  # seconds
+CAP_KILL = 5  # capabilities(7)
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 UNCATCHABLE = _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD
 
@@ -32,6 +34,27 @@ def text(raw: str) -> str:
     return raw
 
 
+def secret(raw: str) -> str:
+    """A token or password as it can stand in an HTTP header; the message never shows it."""
+    if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
+        raise ValueError("expected printable ASCII without blanks or line ends around it")
+    return raw
+
+
+def instance_id(raw: str) -> str:
+    if not raw.isascii() or not raw.isprintable() or " " in raw:
+        raise ValueError("expected printable ASCII without blanks")
+    return raw
+
+
+def prefixes(raw: str) -> tuple[str, ...]:
+    """KV prefixes, without the slashes around them."""
+    found = tuple(part.strip("/") for part in names(raw))
+    if any(not part or "//" in part for part in found):
+        raise ValueError("expected prefixes such as config/web,config/web/blue, with no empty part")
+    return found
+
+
 def boolean(raw: str) -> bool:
     if raw.lower() not in TRUE + FALSE:
         raise ValueError("expected 1, true, yes, 0, false or no")
@@ -44,6 +67,8 @@ def duration(raw: str) -> float:
     unit = UNITS.get(raw[len(number) :])
     if unit is None or not number.isascii() or not number.replace(".", "", 1).isdigit():
         raise ValueError("expected a duration such as 500ms, 10s, 5m or 1h")
+    if float(number) * unit > LONGEST:
+        raise ValueError("expected a duration of at most a year")
     return float(number) * unit
 
 
@@ -82,8 +107,10 @@ def pairs(raw: str) -> dict[str, str]:
     found = {}
     for part in names(raw):
         key, sign, value = part.partition("=")
-        if not sign or not key:
-            raise ValueError(f"expected k=v,k=v and found {part!r}")
+        if not sign or not key.isascii() or not key.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"expected k=v,k=v with keys of letters, digits, '-' and '_', and found {part!r}")
+        if key == "svcinit":
+            raise ValueError("the key svcinit is svcinit's own")
         found[key] = value
     return found
 
@@ -251,4 +278,16 @@ def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
         groups = (gid,)
     if os.geteuid() and (uid, gid) != (os.geteuid(), os.getegid()):
         raise ValueError("svcinit does not run as root here, so it cannot become another user")
+    if uid and not os.geteuid() and not _has_capability(CAP_KILL):
+        raise ValueError("the container lacks CAP_KILL, so svcinit could not signal what runs as that user")
     return uid, gid, groups, {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
+
+
+def _has_capability(bit: int) -> bool:
+    """Is this in the effective set (proc(5), CapEff)? Where /proc does not tell, yes."""
+    try:
+        with open("/proc/self/status") as file:
+            sets = dict(line.split(":", 1) for line in file if line.startswith("CapEff"))
+    except OSError:
+        return True
+    return bool(int(sets.get("CapEff", "-1"), 16) >> bit & 1)

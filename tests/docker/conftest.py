@@ -58,6 +58,11 @@ class Shop:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{container.logs}") from None
 
+    def is_gone(self, container: Container) -> None:
+        """Deregistered by svcinit, and so gone from the catalog as soon as the agent has told its servers."""
+        assert "svcinit: deregistered" in container.logs
+        eventually(lambda: not self.consul.instances("shop"), f"the shop is gone from the catalog; {container.logs}", 5)
+
     def release(self, version: str) -> None:
         """New code in the volume."""
         (self.code / "VERSION").write_text(version)

@@ -104,15 +104,19 @@ def test_the_command_runs_as_the_user_asked_for(engine: Engine, bare_image: str)
     named = engine.run(bare_image, "sh", "-c", show, env={"SVCINIT_USER": "www-data"})
     numbers = engine.run(bare_image, "sh", "-c", show, env={"SVCINIT_USER": "1234:4321"})
     missing = engine.run(bare_image, "true", env={"SVCINIT_USER": "nosuchuser"})
-    denied = engine.run(bare_image, "true", env={"SVCINIT_USER": "www-data"}, options=["--cap-drop=ALL"])
+    deaf = engine.run(bare_image, "true", env={"SVCINIT_USER": "www-data"}, options=["--cap-drop=ALL"])
+    denied = engine.run(
+        bare_image, "true", env={"SVCINIT_USER": "www-data"}, options=["--cap-drop=ALL", "--cap-add=KILL"]
+    )
     other = engine.run(bare_image, "true", env={"SVCINIT_USER": "www-data"}, options=["--user", "1234"])
-    assert [c.wait() for c in (named, numbers, missing, denied, other)] == [0, 0, 78, 78, 78]
+    assert [c.wait() for c in (named, numbers, missing, deaf, denied, other)] == [0, 0, 78, 78, 78, 78]
     assert (
         "uid=33(www-data) gid=33(www-data) groups=33(www-data)\n/var/www www-data\nCapEff:\t0000000000000000"
         in named.logs
     )
     assert "uid=1234 gid=4321 groups=4321\n/\n" in numbers.logs
     assert "SVCINIT_USER='nosuchuser': there is no user 'nosuchuser' in this image" in missing.logs
+    assert "lacks CAP_KILL" in deaf.logs
     assert "not permitted to become that user" in denied.logs
     assert "does not run as root here" in other.logs
 

@@ -40,6 +40,10 @@ def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(tmp_path
     assert (denied.returncode, denied.stderr) == (126, "svcinit: error: /etc: cannot be executed: Permission denied\n")
 
 
+def test_an_empty_command_is_not_found() -> None:
+    assert run("").returncode == 127
+
+
 def test_a_script_without_an_interpreter_line_runs_as_under_a_shell(tmp_path: pathlib.Path) -> None:
     script = tmp_path / "script"
     script.write_text("echo ran $1\n")

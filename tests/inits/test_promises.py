@@ -73,6 +73,7 @@ def test_keeps_real_time_signals_in_order_and_number(init: Init) -> None:
     process = init.start(sys.executable, PRINTER)
     init.says("ready")
     process.send_signal(signal.SIGSTOP)
+    eventually(lambda: state(process.pid) == "T", "the init is suspended")
     for number in (3, 1, 2, 1, 3):
         process.send_signal(signal.SIGRTMIN + number)
     process.send_signal(signal.SIGCONT)
@@ -176,7 +177,8 @@ def test_the_command_gets_default_dispositions_and_an_empty_mask(init: Init) -> 
         init.run("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status")
     finally:
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-    masks = {line.split()[0]: int(line.split()[1], 16) for line in init.out.splitlines()}
+    # 32 and 33 are glibc's own: nobody can reset them, and its posix_spawn(3) ignores them in all children of `make`
+    masks = {line.split()[0]: int(line.split()[1], 16) & ~0x180000000 for line in init.out.splitlines()}
     assert masks == {"SigBlk:": 0, "SigIgn:": 0}
 
 

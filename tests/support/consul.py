@@ -36,6 +36,12 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
+def thread_states(pid: int) -> list[str]:
+    """The state of each thread of a process, as proc(5) letters."""
+    files = pathlib.Path(f"/proc/{pid}/task").glob("*/stat")
+    return [file.read_text().rsplit(")", 1)[1].split()[0] for file in files]
+
+
 class ConsulAgent:
     """`consul agent -dev`, on free ports of `address`; use as a context manager."""
 
@@ -105,7 +111,9 @@ class ConsulAgent:
 
     def pause(self) -> None:
         assert self._process
-        self._process.send_signal(signal.SIGSTOP)
+        pid = self._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: all(state == "T" for state in thread_states(pid)), "Consul is suspended")
 
     def resume(self) -> None:
         assert self._process

@@ -97,7 +97,7 @@ class Engine:
         self, image: str, *command: str, env: Mapping[str, str] | None = None, options: Sequence[str] = ()
     ) -> Container:
         """docker run --detach, on the host's network unless `options` name another."""
-        arguments = ["run", "--detach", "--label", self.mark, "--label", LABEL]
+        arguments = ["run", "--detach", "--label", self.mark]
         if not any(option.startswith(("--network", "--net")) for option in options):
             arguments.append("--network=host")
         for name, value in (env or {}).items():

@@ -17,7 +17,7 @@ class FakeCrew:
         self.log: list[str] = []
         self.running: set[str] = set()
         self.argv, self.clock, self.quiet = ("main",), 0.0, 0.0
-        self.verdict = self.undoable = True
+        self.verdict = self.undoable = self.at_consul = True
 
     def now(self) -> float:
         return self.clock
@@ -62,6 +62,9 @@ class FakeCrew:
 
     def sweep(self, number: int) -> None:
         self.log.append(f"all<-{signal.Signals(number).name}")
+
+    def fetching(self) -> bool:
+        return self.at_consul
 
     def take_verdict(self) -> bool:
         return self.verdict

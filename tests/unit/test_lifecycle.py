@@ -266,3 +266,22 @@ def test_a_service_suspended_at_the_terminal_suspends_svcinit_and_both_go_on() -
 
 def test_a_service_stopped_by_somebody_else_does_not_suspend_svcinit() -> None:
     assert live({}, Stopped(Role.MAIN, signal.SIGSTOP), Exited(Role.MAIN, 0)) == (0, ["+main", "told"])
+
+
+def test_a_prepare_that_hangs_after_consul_answered_aborts_the_reload() -> None:
+    events: list[Event] = [Signalled(HUP), Deadline(), Deadline(), Signalled(TERM), *STOPPED, Deadline(), Deadline()]
+    crew = FakeCrew([*UP, *events])
+    crew.at_consul = False
+    assert Lifecycle(settings.read({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}), crew).run() == 0  # type: ignore[arg-type]
+    assert "main<-SIGHUP" not in crew.log
+
+
+def test_a_suspended_service_is_woken_to_hear_of_the_stop() -> None:
+    events = [Stopped(Role.MAIN, signal.SIGSTOP), Signalled(TERM), *STOPPED]
+    _, log = live(FULL, *UP, *events)
+    assert log[4:] == [*STOP_LOG, "resumed"]
+
+
+def test_a_service_that_not_even_kill_ends_is_no_success() -> None:
+    code, _ = live(FULL, *UP, Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Deadline())
+    assert code == 137

@@ -63,6 +63,7 @@ class Consul:
         timeout: tuple[float, float] = (3.0, 10.0),
     ) -> None:
         self.address, self._timeout = address, timeout
+        self.reached = False  # has the agent ever answered?
         self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
         self._session = session = requests.Session()
         session.trust_env = False  # no proxy and no .netrc stands between us and the agent next door
@@ -194,6 +195,7 @@ class Consul:
         return Away(f"{told} failed: {reason}")
 
     def _decoded(self, response: requests.Response, content: bytes, told: str, rule: str) -> Any:
+        self.reached = True
         status, words = response.status_code, self._quoted(content)
         if status == 200:
             try:

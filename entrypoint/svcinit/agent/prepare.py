@@ -89,6 +89,7 @@ class Preparation:
             self.address()
             self.fetch()
             self.wait()
+            os.ftruncate(out, 0)  # from here on whatever hangs is not Consul
             env = self.environment()
             argv, changed, undo_record = self.render()
         finally:

@@ -29,10 +29,11 @@ LOOK = 30.0  # seconds between two looks at whether the agent still knows the se
 BEAT = 5.0  # seconds, at most, between two signs of life
 
 
-def main(settings: Settings, beat: Callable[[], None]) -> int:
+def main(settings: Settings, beat: Callable[[], None], *, first: bool) -> int:
     """Keep the service registered until TERM, then deregister.
 
-    EX_OK, or EX_UNAVAILABLE where nothing was registered.
+    `first`: no presence before this one can have registered it. Returns EX_OK, or EX_UNAVAILABLE where nothing was
+    registered.
     """
     consul = connect(settings)
     attempt, registered, told = 0, False, ""
@@ -48,6 +49,8 @@ def main(settings: Settings, beat: Callable[[], None]) -> int:
             if str(error) != told:
                 told = str(error)
                 log.warning(f"{'maybe not registered' if registered else 'not registered yet'}: {told}; trying again")
+    if first and not consul.reached:
+        return EX_UNAVAILABLE  # nothing of ours ever reached the agent
     return farewell(settings, consul, beat)
 
 

@@ -52,10 +52,13 @@ def read_state(folders: tuple[str, ...]) -> dict[str, Any] | None:
         try:
             with open(os.path.join(folder, "init.json"), encoding="utf-8") as file:
                 state: dict[str, Any] = json.load(file)
+        except (OSError, ValueError):
+            continue
+        try:
             os.kill(state["pid"], 0)
         except PermissionError:
-            return state  # it lives, and is another user's
-        except (OSError, ValueError):
+            pass  # it lives, and is another user's
+        except OSError:
             continue
         return state
     return None
@@ -76,15 +79,20 @@ def show(state: dict[str, Any], *, as_json: bool) -> int:
 def reload(state: dict[str, Any], folders: tuple[str, ...], timeout: float) -> int:
     """Send HUP and wait until the reload that it causes, or the one that it was merged into, has ended."""
     deadline = time.monotonic() + timeout
-    # a reload that runs already may have fetched before this call: the next one is the one to wait for
-    target = state["reloads"] + (2 if state["state"] == "reloading" else 1)
-    os.kill(state["pid"], signal.SIGHUP)
+    target = (
+        state["hups"] + 1
+    )  # a reload that runs already may have fetched before this call: it does not serve this HUP
+    try:
+        os.kill(state["pid"], signal.SIGHUP)
+    except PermissionError:
+        print("not permitted to signal svcinit: use docker kill -s HUP, or its own user", file=sys.stderr)
+        return 1
     while time.monotonic() < deadline:
         now = read_state(folders)
-        if now is None or now["state"] not in ("starting", *SERVING):
+        if now is None or (now["state"] not in ("starting", *SERVING) and not now["restarting"]):
             print("the service is being stopped", file=sys.stderr)
             return 1
-        if now["reloads"] >= target and now["state"] == "running":
+        if now["served"] >= target and now["state"] == "running":
             print(now["degraded"] or "reloaded", file=sys.stderr if now["degraded"] else sys.stdout)
             return 1 if now["degraded"] else 0
         time.sleep(POLL)
