@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.support.process import PATH, descendants, svcinit_command
+from tests.support.process import PATH, end_session, svcinit_command
 from tests.support.waiting import eventually
 
 INITS = ("svcinit", "tini", "dumb-init")
@@ -76,13 +76,7 @@ def init(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Ini
     made = Init(request.param, tmp_path)
     yield made
     for process in made.started:
-        if process.poll() is None:
-            for pid in [*descendants(process.pid), process.pid]:
-                try:
-                    os.kill(pid, 9)
-                except ProcessLookupError:
-                    continue
-            process.wait(10)
+        end_session(process)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -98,13 +98,7 @@ def running(folder: pathlib.Path, *command: str, env: Mapping[str, str] | None =
     try:
         yield started
     finally:
-        if started.process.poll() is None:
-            for pid in [*descendants(started.pid), started.pid]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            started.process.wait(10)
+        end_session(started.process)
 
 
 def descendants(pid: int) -> list[int]:
@@ -117,6 +111,18 @@ def descendants(pid: int) -> list[int]:
     for child in map(int, children):
         found += [child, *descendants(child)]
     return found
+
+
+def end_session(leader: subprocess.Popen[bytes]) -> None:
+    """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans."""
+    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            session = int(entry.read_text().rsplit(")", 1)[1].split()[3])
+            if session == leader.pid:
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+        except OSError:
+            continue
+    leader.wait(10)
 
 
 def is_alive(pid: int) -> bool:
