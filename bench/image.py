@@ -11,8 +11,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).parent.parent
 PLACE = "/opt/svcinit/lib"  # where the launcher expects its libraries in an image
 COMPILE_TIMEOUT = 120
-# importing all there is leaves the standard library's byte code below the prefix too
-STANDARD = "import gc, svcinit.lifecycle, svcinit.crew, svcinit.agent.prepare, svcinit.agent.presence, svcinit.ctl"
+WARMED = re.compile(r"^import (gc, .*?)' ", re.MULTILINE | re.DOTALL)  # what Dockerfile.base imports for its byte code
 
 
 def build(folder: pathlib.Path, python: str) -> pathlib.Path:
@@ -29,7 +28,10 @@ def build(folder: pathlib.Path, python: str) -> pathlib.Path:
         [python, "-IX", prefix, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(lib)],
         check=True, timeout=COMPILE_TIMEOUT,
     )  # fmt: skip
-    standard = f"import sys; sys.path.append({str(lib)!r}); {STANDARD}"
+    warmed = WARMED.search((ROOT / "Dockerfile.base").read_text())
+    if not warmed:
+        raise ValueError("Dockerfile.base is not as it was when this was written")
+    standard = f"import sys; sys.path.append({str(lib)!r}); import " + warmed[1].replace("\\\n", "")
     subprocess.run([python, "-ISX", prefix, "-c", standard], check=True, timeout=COMPILE_TIMEOUT)
     text = (ROOT / "entrypoint" / "bin" / "svcinit").read_text()
     first, rest = text.split("\n", 1)
@@ -39,6 +41,12 @@ def build(folder: pathlib.Path, python: str) -> pathlib.Path:
     launcher.write_text(f"#!{python} -ISX{prefix}\n" + rest.replace(PLACE, str(lib)))
     launcher.chmod(0o755)
     return launcher
+
+
+def options(launcher: pathlib.Path) -> list[str]:
+    """The interpreter's options in the launcher's first line: without them its byte code would not be found."""
+    with launcher.open() as file:
+        return file.readline().split()[1:]
 
 
 def pinned() -> list[str]:
