@@ -106,6 +106,6 @@ class Full:
         source.write_text("".join([*lines, f"database = {peers}\n"]))
         return {
             **self.consul.env, "SVCINIT_SERVICE": SERVICE, "SVCINIT_ID": SERVICE, "SVCINIT_PORT": str(self.port),
-            "SVCINIT_KV_PREFIX": KV_PREFIX, "SVCINIT_TEMPLATES": str(trees), "SVCINIT_DRAIN": "0s",
-            "SVCINIT_RUN": str(self.folder / "run"),
+            "SVCINIT_KV_PREFIX": KV_PREFIX, "SVCINIT_WAIT_FOR": "database",
+            "SVCINIT_TEMPLATES": str(trees), "SVCINIT_DRAIN": "0s", "SVCINIT_RUN": str(self.folder / "run"),
         }  # fmt: skip

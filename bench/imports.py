@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping
 
+from bench import image
 from bench.launch import Contender, Stage
 from tests.support.waiting import eventually
 
@@ -62,7 +63,7 @@ def of_python(python: str) -> Imports:
 
 
 def of_plain(python: str, launcher: pathlib.Path) -> Imports:
-    command = [python, "-I", "-S", "-X", "importtime", str(launcher), "--", "true"]
+    command = [python, *image.options(launcher), "-X", "importtime", str(launcher), "--", "true"]
     return _quickest([Imports(INIT_PLAIN, _run(command)) for _ in range(RUNS)])
 
 
@@ -76,7 +77,7 @@ def of_full(
         folder.mkdir()
         script = folder / "traced.py"
         script.write_text(TRACED.format(folder=folder, launcher=str(launcher)))
-        argv = [python, "-I", "-S", "-X", "importtime", str(script), "--"]
+        argv = [python, *image.options(launcher), "-X", "importtime", str(script), "--"]
         with stage.staying(Contender(full.name, argv, full.env, before=full.before, after=full.after)):
             eventually(ready, f"{full.name} is ready")
         for process, text in {INIT: stage.log.read_text(), **_accounts(folder)}.items():
