@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -213,4 +214,5 @@ def narrate(consul: ConsulAgent, instance: Instance, code: pathlib.Path, port: i
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is cleaned up then, too
     sys.exit(main())
