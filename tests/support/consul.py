@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.process import stat_fields
 from tests.support.waiting import eventually
 
 LOOPBACK = "127.0.0.1"
@@ -38,8 +39,11 @@ def free_ports(count: int) -> list[int]:
 
 def thread_states(pid: int) -> list[str]:
     """The state of each thread of a process, as proc(5) letters."""
-    files = pathlib.Path(f"/proc/{pid}/task").glob("*/stat")
-    return [file.read_text().rsplit(")", 1)[1].split()[0] for file in files]
+    states = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):  # a thread may end between two looks
+            states.append(stat_fields(f"/proc/{pid}/task/{thread}/stat")[0])
+    return states
 
 
 class ConsulAgent:

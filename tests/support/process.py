@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 from tests.support.waiting import eventually
 
@@ -91,7 +91,7 @@ class Running:
         return pid
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(folder: pathlib.Path, *command: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
     """svcinit on `command`, killed with all of its children at the end if it still runs."""
     started = Running(folder, command, env or {})
@@ -115,19 +115,22 @@ def descendants(pid: int) -> list[int]:
 
 def end_session(leader: subprocess.Popen[bytes]) -> None:
     """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans."""
-    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            session = int(entry.read_text().rsplit(")", 1)[1].split()[3])
-            if session == leader.pid:
-                os.kill(int(entry.parent.name), signal.SIGKILL)
-        except OSError:
-            continue
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):  # any process may end between two looks
+            if int(stat_fields(f"/proc/{pid}/stat")[3]) == leader.pid:
+                os.kill(pid, signal.SIGKILL)
     leader.wait(10)
+
+
+def stat_fields(path: str) -> list[str]:
+    """What follows the name in a stat file of proc(5), the state letter first; OSError once the process is gone."""
+    with open(path) as file:
+        return file.read().rsplit(")", 1)[1].split()
 
 
 def is_alive(pid: int) -> bool:
     """Does it run (a zombie does not)?"""
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return stat_fields(f"/proc/{pid}/stat")[0] not in "ZX"
     except OSError:
         return False
