@@ -17,15 +17,19 @@ from svcinit.values import (
     boolean,
     check,
     choice,
+    count,
     duration,
     exit_map,
+    headers,
     instance_id,
+    method,
     names,
     pairs,
     path,
     port,
     positive_duration,
     prefixes,
+    ready,
     secret,
     service_name,
     signal_list,
@@ -42,7 +46,9 @@ if TYPE_CHECKING:
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
 TEMPLATES = "/etc/svcinit/templates"
+CACHE = "/var/lib/svcinit/cache.json"
 FILE_LIMIT = 1 << 20  # characters of a file that holds a value
+UNPROBED = "none", "exec"  # checks that need no port
 LOG_LEVELS = "debug", "info", "warning", "error"
 
 
@@ -85,18 +91,38 @@ TABLE = (
     V("SVCINIT_PORT", None, port, "port the service listens on"),
     V("SVCINIT_TAGS", "", names, "tags, separated by commas"),
     V("SVCINIT_META", "", pairs, "service metadata: k=v,k=v"),
+    V("SVCINIT_TAG_OVERRIDE", "0", boolean, "1: tags that others give the service in Consul's catalog stay"),
     V("SVCINIT_ADVERTISE", None, text,
       "address to register: an IP, an interface, a CIDR to choose among interfaces, or default-route; "
       "by default Consul uses its agent's own"),
     V("SVCINIT_CHECK", None, check,
-      "http:/path, https:/path, tcp, grpc or none; by default tcp if a port is set; Consul's agent does the probing"),
+      "http:/path, https:/path, tcp, grpc[:/service], grpcs[:/service], exec:COMMAND (always from inside: exit 0 is "
+      "passing, 1 warning, else critical) or none; by default tcp if a port is set"),
+    V("SVCINIT_CHECK_VIA", "consul", choice("consul", "ttl"),
+      "consul: its agent probes the service; ttl: svcinit probes it from inside and reports"),
     V("SVCINIT_CHECK_INTERVAL", "10s", positive_duration, "time between two probes"),
     V("SVCINIT_CHECK_TIMEOUT", "5s", positive_duration, "longest that one probe may take"),
+    V("SVCINIT_CHECK_METHOD", "GET", method, "method of an http or https check"),
+    V("SVCINIT_CHECK_HEADERS", "", headers, "its headers, such as Host:shop.example,X-Probe:1"),
+    V("SVCINIT_CHECK_TLS_VERIFY", "1", boolean, "0: an https or grpcs check takes any certificate"),
+    V("SVCINIT_CHECK_SUCCESSES", "1", count, "probes in a row that must pass before the service does"),
+    V("SVCINIT_CHECK_FAILURES", "1", count, "probes in a row that must fail before the service is critical"),
     V("SVCINIT_DEREGISTER_AFTER", "30m", duration, "Consul drops an instance critical for so long; at least 1m"),
+    V("SVCINIT_READY", "none", ready,
+      "what must succeed, after the start and within SVCINIT_START_TIMEOUT, before the service is registered: tcp, "
+      "http:/path, https:/path, exec:COMMAND or none"),
+    V("SVCINIT_SYNC_INTERVAL", "30s", positive_duration,
+      "longest time between two looks at whether Consul's agent has the service as it should be"),
+    V("SVCINIT_SERVICES", None, text,
+      "further services of the same container, a YAML or JSON list of mappings with port, name, tags, check, ..."),
     V("SVCINIT_KV_PREFIX", None, prefixes,
       "KV prefixes, later ones override earlier ones; by default config/NAME; empty: none", empty=True),
     V("SVCINIT_ALLOW_EMPTY", "0", boolean,
       "1: a prefix or peer set that had entries and now has none is news, not a failed fetch"),
+    V("SVCINIT_CONSISTENCY", "default", choice("default", "stale", "consistent"), "consistency of reads from KV"),
+    V("SVCINIT_CACHE", CACHE, path,
+      "file that keeps KV and peers of the last good start or reload, for a start without Consul; empty: none",
+      empty=True),
     V("SVCINIT_TEMPLATES", TEMPLATES, names,
       "template directories: etc/app.ini.j2 in one renders to /etc/app.ini; empty: none", empty=True),
     V("SVCINIT_RENDER_ARGS", "0", boolean, "1: render {{ }} in the command's arguments too"),
@@ -106,7 +132,8 @@ TABLE = (
       "DNS servers, HOST[:PORT], tried in order; by default the Consul agent's host at port 8600"),
     V("SVCINIT_DOMAIN", "consul", text, "Consul's DNS domain"),
     V("SVCINIT_WAIT_FOR", "", waits, "services that must resolve before the start: mysql,redis:2,search@dc2"),
-    V("SVCINIT_START_TIMEOUT", "60s", positive_duration, "longest to wait for Consul and WAIT_FOR before the start"),
+    V("SVCINIT_START_TIMEOUT", "60s", positive_duration,
+      "longest to wait for Consul and WAIT_FOR before the start, and then for READY"),
     V("SVCINIT_RELOAD_TIMEOUT", "30s", positive_duration, "longest that each step of a reload may take"),
     V("SVCINIT_STOP_TIMEOUT", None, positive_duration,
       "from the stop to KILL, not counting the drain; by default 8s, and unlimited for a plain init"),
@@ -155,13 +182,25 @@ class Settings:
     port: int | None
     tags: tuple[str, ...]
     meta: Mapping[str, str]
+    tag_override: bool
     advertise: str | None
     check: tuple[str, str]
+    check_via: str
     check_interval: float
     check_timeout: float
+    check_method: str
+    check_headers: Mapping[str, str]
+    check_tls_verify: bool
+    check_successes: int
+    check_failures: int
     deregister_after: float
+    ready: tuple[str, str]
+    sync_interval: float
+    services: str | None
     kv_prefix: tuple[str, ...]
     allow_empty: bool
+    consistency: str
+    cache: str
     templates: tuple[str, ...]
     render_args: bool
     env_prefix: str
@@ -197,6 +236,7 @@ class Settings:
             or self.wait_for
             or self.render_args
             or self.advertise
+            or self.services
             or any(map(_has_files, self.templates))
         )
         self.__dict__.update(needs_prepare=needs_prepare, plain=not needs_prepare and not self._has_lifecycle())
@@ -288,17 +328,36 @@ def _derive(values: dict[str, object]) -> list[str]:
         values["id"] = "-".join(str(part) for part in parts if part)
     if values["dns_addr"] is None:
         values["dns_addr"] = ((_host_of(str(values["consul_http_addr"])), 8600),)
-    kind = values["check"][0]  # type: ignore[index]
+    if values["check"][0] == "exec":  # type: ignore[index]
+        values["check_via"] = "ttl"
+    return check_faults(values) + _contradictions(values)
+
+
+def _contradictions(values: Mapping[str, object]) -> list[str]:
     faults = []
-    if service and kind != "none" and not service_port:
-        faults.append(f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe")
-    if float(values["deregister_after"]) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
-        faults.append("SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes")
+    ready, service = values["ready"][0], values["service"]  # type: ignore[index]
+    if service and ready not in UNPROBED and not values["port"]:
+        faults.append(f"SVCINIT_READY={ready} needs SVCINIT_PORT: the port to probe")
+    for name, given in (("READY", ready != "none"), ("SERVICES", values["services"])):
+        if given and not service:
+            faults.append(f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register")
     missing = [path for path in values["templates"] if path != TEMPLATES and not os.path.isdir(path)]  # type: ignore[attr-defined]
     if missing:
         faults.append(f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates")
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
         faults.append("SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none")
+    return faults
+
+
+def check_faults(values: Mapping[str, object]) -> list[str]:
+    """What contradicts itself in the check of a service, be it SVCINIT_SERVICE or one of SVCINIT_SERVICES."""
+    kind, faults = values["check"][0], []  # type: ignore[index]
+    if values["service"] and kind not in UNPROBED and not values["port"]:
+        faults.append(f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe")
+    if kind.startswith("grpc") and values["check_via"] == "ttl":
+        faults.append(f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC")
+    if float(values["deregister_after"]) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
+        faults.append("SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes")
     return faults
 
 

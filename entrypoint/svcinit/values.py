@@ -73,8 +73,8 @@ def duration(raw: str) -> float:
 
 
 def path(raw: str) -> str:
-    """Absolute, since init leaves the directory that it was started in."""
-    return os.path.abspath(raw)
+    """Absolute, since init leaves the directory that it was started in; empty stays empty."""
+    return os.path.abspath(raw) if raw else ""
 
 
 def positive_duration(raw: str) -> float:
@@ -154,13 +154,49 @@ def addresses(raw: str) -> tuple[tuple[str, int], ...]:
 
 
 def check(raw: str) -> tuple[str, str]:
-    """`http:/path`, `https:/path`, `tcp`, `grpc`, `none` to (kind, path)."""
-    kind, colon, path = raw.partition(":")
-    if kind in ("http", "https") and path.startswith("/"):
-        return kind, path
-    if kind in ("tcp", "grpc", "none") and not colon:
+    """`http:/path`, `tcp`, `grpc:/service`, `exec:COMMAND`, `none` to (kind, path or command)."""
+    kind, colon, rest = raw.partition(":")
+    if kind in ("http", "https") and rest.startswith("/"):
+        return kind, rest
+    if kind in ("grpc", "grpcs") and (rest.startswith("/") or not colon):
+        return kind, rest
+    if kind in ("tcp", "none") and not colon:
         return kind, ""
-    raise ValueError("expected http:/path, https:/path, tcp, grpc or none")
+    if kind == "exec":
+        words(rest)
+        return kind, rest
+    raise ValueError("expected http:/path, https:/path, tcp, grpc, grpcs, exec:COMMAND or none")
+
+
+def ready(raw: str) -> tuple[str, str]:
+    """As `check`, of what svcinit itself can probe."""
+    found = check(raw)
+    if found[0] in ("grpc", "grpcs"):
+        raise ValueError("expected tcp, http:/path, https:/path, exec:COMMAND or none")
+    return found
+
+
+def method(raw: str) -> str:
+    if not raw.isascii() or not raw.isalpha():
+        raise ValueError("expected a method of HTTP such as GET or HEAD")
+    return raw.upper()
+
+
+def headers(raw: str) -> dict[str, str]:
+    """`Host:shop.example,X-Probe:1` to {name: value}."""
+    found = {}
+    for part in names(raw):
+        name, colon, value = part.partition(":")
+        if not colon or not name.replace("-", "").isalnum() or not part.isascii() or not part.isprintable():
+            raise ValueError(f"expected NAME:VALUE,NAME:VALUE and found {part!r}")
+        found[name] = value.strip()
+    return found
+
+
+def count(raw: str) -> int:
+    if not (raw.isascii() and raw.isdigit() and 1 <= int(raw) <= 1000):
+        raise ValueError("expected a number from 1 to 1000")
+    return int(raw)
 
 
 def words(raw: str) -> tuple[str, ...]:

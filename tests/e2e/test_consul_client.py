@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent.consul import Away, Consul
+from svcinit.agent.consul import Consul
 from svcinit.agent.discovery import Resolver
+from svcinit.agent.http import Away
 from svcinit.errors import ConfigError, Unavailable
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
 from tests.support.waiting import eventually
@@ -157,23 +158,30 @@ def test_odd_names_of_keys_come_back_as_they_are(consul: ConsulAgent, client: Co
 
 def test_a_service_is_registered_known_and_deregistered(consul: ConsulAgent, client: Consul) -> None:
     client.register({"ID": "web/1 ü", "Name": "web", "Port": 8001, "Meta": {"team": "a"}})
-    known = client.service("web/1 ü")
-    assert known
+    known = client.services("web")["web/1 ü"]
     assert (known["Service"], known["Port"], known["Meta"]) == ("web", 8001, {"team": "a"})
-    assert client.deregister("web/1 ü") is True
-    assert client.service("web/1 ü") is None
+    client.deregister("web/1 ü", "web")
+    assert client.instance("web/1 ü", "web") is None
     assert consul.get("/v1/agent/services") == {}
 
 
-def test_deregistering_what_nobody_registered_is_no_error(client: Consul) -> None:
-    assert client.deregister("nosuch") is False
-
-
-def test_registering_again_without_a_check_removes_the_check(consul: ConsulAgent, client: Consul) -> None:
+def test_a_report_to_a_check_that_the_agent_lost_says_so(consul: ConsulAgent, client: Consul) -> None:
     client.register({"ID": "web", "Name": "web", "Check": {"CheckID": "probe", "TTL": "1h"}})
-    assert "probe" in consul.get("/v1/agent/checks")
+    assert client.report("probe", "web", "passing", "fine") is True
+    assert consul.get("/v1/agent/checks")["probe"]["Output"] == "fine"
+    client.deregister("web", "web")
+    assert client.report("probe", "web", "passing", "fine") is False
+
+
+def test_registering_again_keeps_maintenance(consul: ConsulAgent, client: Consul) -> None:
     client.register({"ID": "web", "Name": "web"})
-    assert "probe" not in consul.get("/v1/agent/checks")
+    assert client.maintenance("web", "web", on=True, reason="disk swap") is True
+    client.register({"ID": "web", "Name": "web", "Port": 8000})
+    assert consul.get("/v1/agent/checks")["_service_maintenance:web"]["Notes"] == "disk swap"
+    assert client.maintenance("web", "web", on=False) is True
+    assert consul.get("/v1/agent/checks") == {}
+    client.deregister("web", "web")
+    assert client.maintenance("web", "web", on=True) is False
 
 
 def test_what_consul_calls_a_wrong_definition_is_told_in_its_words(client: Consul) -> None:
@@ -188,7 +196,7 @@ def test_ten_calls_use_one_connection(consul: ConsulAgent, client: Consul) -> No
     before = ends_towards(consul.http_port)
     for _ in range(5):
         client.kv("config/app")
-        client.service("nosuch")
+        client.instance("nosuch", "no")
     assert len(ends_towards(consul.http_port) - before) == 1
 
 
@@ -218,7 +226,7 @@ def test_a_unix_socket_works_as_an_address(tmp_path: pathlib.Path, connect: Conn
         agent.kv_put("config/app/n", "1")
         assert client.kv("config/app") == {"config/app/n": b"1"}
         client.register({"ID": "web", "Name": "web"})
-        assert client.deregister("web") is True
+        client.deregister("web", "web")
         agent.stop()
         with pytest.raises(Unavailable, match=rf"Consul at unix://{path}: GET /v1/kv/config/app/ failed: "):
             client.kv("config/app")
@@ -321,7 +329,7 @@ def test_a_redirect_is_not_followed(answering: Answering, consul: ConsulAgent, c
 def test_more_than_any_prefix_should_hold_is_refused(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
-    monkeypatch.setattr("svcinit.agent.consul.BODY_LIMIT", 1 << 20)
+    monkeypatch.setattr("svcinit.agent.http.BODY_LIMIT", 1 << 20)
     with pytest.raises(ConfigError, match="answered more than 1 MiB: name a narrower prefix"):
         connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")
 
@@ -348,7 +356,7 @@ def test_a_token_that_consul_does_not_know_is_told_without_showing_it(
     guarded_consul: ConsulAgent, connect: Connect
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"GET /v1/kv/config/app/ is denied: the token \(CONSUL_HTTP_TOKEN\)"
+        ConfigError, match=r"GET /v1/kv/config/app/ is denied \(ACL not found\): the token of CONSUL_HTTP_TOKEN"
     ) as caught:
         connect(guarded_consul.url, token=FOREIGN_TOKEN).kv("config/app")
     assert FOREIGN_TOKEN not in str(caught.value)

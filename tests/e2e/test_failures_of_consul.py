@@ -264,8 +264,8 @@ def test_a_token_that_consul_does_not_know_is_told_with_the_rule_that_it_needs(
     service = make_service(guarded_consul)
     service.env["CONSUL_HTTP_TOKEN"] = FOREIGN_TOKEN
     service.template("app.ini", "text")
-    denied = f"Consul at {guarded_consul.url}: GET /v1/kv/config/web/ is denied"
-    rule = 'the token (CONSUL_HTTP_TOKEN) needs key_prefix "config/web/" { policy = "read" }'
+    denied = f"Consul at {guarded_consul.url}: GET /v1/kv/config/web/ is denied (ACL not found)"
+    rule = 'the token of CONSUL_HTTP_TOKEN needs key_prefix "config/web/" { policy = "read" }'
     svcinit = refuses_to_start(service, f"error: {denied}: {rule}\n")
     assert FOREIGN_TOKEN not in svcinit.err
 
@@ -300,7 +300,7 @@ def test_a_token_that_may_not_register_is_told_and_the_service_runs_on(
     service.env["SVCINIT_KV_PREFIX"] = ""
     svcinit = service.start()
     svcinit.says("warning: not registered yet: Consul at ")
-    svcinit.says("is denied: the token (CONSUL_HTTP_TOKEN) needs service")
+    svcinit.says('): no token was given (CONSUL_HTTP_TOKEN): it needs service "web" { policy = "write" }')
     eventually(lambda: service.notes == ["up"], "the service runs")
     assert ctl(svcinit, "health") == (0, "")
     assert svcinit.stop() == 0

@@ -118,7 +118,7 @@ def test_a_proxy_in_the_environment_is_not_asked(consul: ConsulAgent, monkeypatc
     ("call", "rule"),
     [
         (lambda client: client.agent_self(), 'agent_prefix "" { policy = "read" }'),
-        (lambda client: client.service("db"), "NAME being that of db"),
+        (lambda client: client.instance("db", "db"), 'service "db" { policy = "read" }'),
         (lambda client: client.register(WEB), 'service "web" { policy = "write" }'),
     ],
     ids=["agent", "service", "register"],
@@ -140,14 +140,16 @@ def test_a_token_with_exactly_the_rules_that_are_told_works(guarded: ConsulAgent
         assert client.kv("config/web") == {"config/web/a": b"1"}
         assert client.kv("config/web/none") == {}
         client.register(WEB)
-        assert client.deregister("web-1") is True
-        assert client.deregister("web-1") is False
+        assert client.instance("web-1", "web")
+        assert list(client.services("web")) == ["web-1"]
+        client.deregister("web-1", "web")
+        assert client.instance("web-1", "web") is None
 
 
 def test_a_token_that_may_only_read_cannot_deregister(guarded: ConsulAgent) -> None:
     mine = token(guarded, 'service "db" { policy = "read" }')
     with contextlib.closing(Consul(guarded.url, token=mine)) as client, pytest.raises(ConfigError) as caught:
-        client.deregister("db")
+        client.deregister("db", "db")
     assert 'needs service "db" { policy = "write" }' in str(caught.value)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from svcinit.agent import consul as module
-from svcinit.agent.consul import Away, Consul
+from svcinit.agent import http as module
+from svcinit.agent.consul import Consul
+from svcinit.agent.http import Away
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 SECRET = "b1gs-ecret"
@@ -126,7 +127,10 @@ def test_a_consul_that_asks_to_be_left_alone_says_for_how_long(header: str, seco
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("403 Forbidden", 'the token (CONSUL_HTTP_TOKEN) needs key_prefix "config/web/" { policy = "read" }'),
+        (
+            "403 Forbidden",
+            'no token was given (CONSUL_HTTP_TOKEN): it needs key_prefix "config/web/" { policy = "read" }',
+        ),
         ("401 Unauthorized", "CONSUL_HTTP_AUTH"),
         ("400 Bad Request", "answered 400: yyy"),
         ("301 Moved Permanently", "answered 301"),

@@ -56,7 +56,7 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
         ("SVCINIT_SERVICE", "my web", "expected letters, digits, '-' and '_'"),
         ("SVCINIT_PORT", "0", "from 1 to 65535"),
         ("SVCINIT_META", "a", "and found 'a'"),
-        ("SVCINIT_CHECK", "http", "expected http:/path, https:/path, tcp, grpc or none"),
+        ("SVCINIT_CHECK", "http", "expected http:/path, https:/path, tcp, grpc, grpcs, exec:COMMAND or none"),
         ("SVCINIT_CHECK", "https:health", "expected http:/path"),
         ("SVCINIT_RENDER_ARGS", "maybe", "expected 1, true, yes, 0, false or no"),
         ("SVCINIT_START_TIMEOUT", "0s", "above zero"),

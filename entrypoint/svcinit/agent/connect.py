@@ -16,9 +16,10 @@ def connect(settings: Settings, longest: float = READ_TIMEOUT) -> Consul:
     verify: bool | str = settings.consul_http_ssl_verify
     if verify:
         verify = settings.consul_cacert or settings.consul_capath or True
-    return Consul(
+    consul = Consul(
         settings.consul_http_addr,
         token=settings.consul_http_token,
+        token_file=settings.environment.get("CONSUL_HTTP_TOKEN_FILE"),
         auth=settings.consul_http_auth,
         ssl=settings.consul_http_ssl,
         verify=verify,
@@ -27,3 +28,5 @@ def connect(settings: Settings, longest: float = READ_TIMEOUT) -> Consul:
         server_name=settings.consul_tls_server_name,
         timeout=(min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)),
     )
+    consul.consistency = settings.consistency
+    return consul

@@ -1,272 +1,106 @@
-"""The local Consul agent's HTTP API, over `requests`: one session, one connection, a timeout on every read.
+"""What svcinit asks of a Consul agent, a method an endpoint.
 
-Nothing that it raises holds a token, a password or a value. What is worth another try is Unavailable (as Away), what
-a person must set right is ConfigError. Source: Consul's "HTTP API Structure", "KV Store", "Agent" and "Service -
-Agent" pages, and what agents from 1.8 on were seen to answer.
+Each raises ConfigError (denied, not taken) and Unavailable (as Away). Source: Consul's "KV Store", "Agent", "Service -
+Agent", "Check - Agent", "Catalog" and "ACL Token" API pages, and what agents from 1.8 on were seen to answer.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import os
-import socket
-import ssl as tls
 import urllib.parse
-from typing import Any
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.auth import HTTPBasicAuth
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import NewConnectionError
+from svcinit.agent.http import Away, Http
 
-from svcinit.errors import ConfigError, Unavailable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-BODY_LIMIT = 64 << 20  # bytes; a KV value is at most 512 KiB, so this is a prefix with far too much below it
-CHUNK = 1 << 16
-QUOTE_LIMIT = 200  # characters of an agent's own words in a message
-JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
-SCHEMES = ("http", "https")
+HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
+NO_SUCH_CHECK = "does not have associated TTL", "Unknown check", "Unknown service"
 
 
-class Away(Unavailable):
-    """The agent cannot serve now; `retry_after` is how many seconds it asked to be left alone, or None."""
+class Consul(Http):
+    """An agent, by its endpoints. `consistency` of KV reads: default, stale or consistent."""
 
-    def __init__(self, fault: str, retry_after: float | None = None) -> None:
-        super().__init__(fault)
-        self.retry_after = retry_after
-
-
-class Consul:
-    """A client of one agent at `address`, in any form that Consul's own CLI takes in CONSUL_HTTP_ADDR.
-
-    `ssl` makes https of an address that does not say so itself; `verify` is True (the system's own CAs), False, or a
-    CA file or directory; `auth` is USER:PASSWORD; `server_name` is the name expected in the certificate; `timeout` is
-    (connect, read) in seconds, for each read. Nothing is sent before the first call, which also tells what is wrong
-    with these.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        token: str | None = None,
-        auth: str | None = None,
-        ssl: bool = False,
-        verify: bool | str = True,
-        client_cert: str | None = None,
-        client_key: str | None = None,
-        server_name: str | None = None,
-        timeout: tuple[float, float] = (3.0, 10.0),
-    ) -> None:
-        self.address, self._timeout = address, timeout
-        self.reached = False  # has the agent ever answered?
-        self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
-        self._session = session = requests.Session()
-        session.trust_env = False  # no proxy and no .netrc stands between us and the agent next door
-        session.headers["Accept-Encoding"] = "identity"  # on one host, compressing costs more than it saves
-        if token:
-            session.headers["X-Consul-Token"] = token
-        if auth:
-            user, _, password = auth.partition(":")
-            session.auth = HTTPBasicAuth(user.encode(), password.encode())
-        self._base = _base(address, ssl)
-        self._fault = _fault(address, token)
-        self._expects = ""
-        if address.startswith("unix://"):
-            session.mount("http://", _UnixAdapter(address.removeprefix("unix://")))
-            return
-        session.mount(self._base, _Adapter(server_name))
-        if verify is False:
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it was asked for
-        session.verify = _system_cas() if verify is True and self._base.startswith("https:") else verify
-        name = server_name or "the host in the address"
-        self._expects = f"expected a certificate for {name}, signed by what is in {session.verify}"
-        if client_cert:
-            session.cert = (client_cert, client_key) if client_key else client_cert
-
-    def close(self) -> None:
-        """Close the connection; the next call would open another."""
-        self._session.close()
+    consistency = "default"
 
     def kv(self, prefix: str, dc: str | None = None) -> dict[str, bytes]:
         """All keys below the folder `prefix`, by full name, in one recursive GET; none: an empty mapping.
 
         Keys that the token may not read are not told apart from none, unless Consul's acl.enable_key_list_policy is on.
-        Raises ConfigError (denied, more than BODY_LIMIT), Unavailable.
         """
         folder = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        path, rule = "/v1/kv/" + urllib.parse.quote(folder), f'key_prefix "{folder}" {{ policy = "read" }}'
-        entries = self._call("GET", path, rule, {"recurse": "", **({"dc": dc} if dc else {})})
+        path = "/v1/kv/" + urllib.parse.quote(folder)
+        query = {"recurse": "", **({"dc": dc} if dc else {})}
+        if self.consistency != "default":
+            query[self.consistency] = ""
+        entries = self.call("GET", path, key_rule(folder), query)
         if entries is None:
             return {}
         try:
             return _pairs(entries)
         except (TypeError, KeyError, ValueError, AttributeError):
-            raise Away(f"{self._told('GET', path)} answered something that is no list of keys") from None
+            raise Away(f"{self.told('GET', path)} answered something that is no list of keys") from None
 
     def agent_self(self) -> dict[str, Any]:
-        """The agent's own configuration (`Config`) and membership (`Member`): GET /v1/agent/self.
-
-        Raises ConfigError (denied), Unavailable.
-        """
+        """The agent's own configuration (`Config`) and membership (`Member`)."""
         path = "/v1/agent/self"
-        return self._record("GET", path, self._call("GET", path, 'agent_prefix "" { policy = "read" }'))
+        return self.record("GET", path, self.call("GET", path, 'agent_prefix "" { policy = "read" }'))
 
-    def service(self, service_id: str) -> dict[str, Any] | None:
-        """The agent's record of a local service, or None: GET /v1/agent/service/:service_id.
+    def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
+        """A local service as its agent has it, `Service` and `Checks`; None where there is none."""
+        path = "/v1/agent/health/service/id/" + urllib.parse.quote(service_id, safe="")
+        query = {"format": "json"}
+        answer = self.call("GET", path, service_rule(name, "read"), query, states=HEALTH_STATES)
+        return None if answer is None else self.record("GET", path, answer)
 
-        Raises ConfigError (denied), Unavailable.
-        """
-        path = "/v1/agent/service/" + urllib.parse.quote(service_id, safe="")
-        answer = self._call("GET", path, f'service "NAME" {{ policy = "read" }}, NAME being that of {service_id}')
-        return None if answer is None else self._record("GET", path, answer)
-
-    def register(self, definition: dict[str, Any]) -> None:
-        """Register, or replace, a service with its checks: PUT /v1/agent/service/register.
-
-        Raises ConfigError (denied, or not taken by the agent), Unavailable.
-        """
-        rule = f'service "{definition["Name"]}" {{ policy = "write" }}'
-        self._call("PUT", "/v1/agent/service/register", rule, {"replace-existing-checks": "true"}, definition)
-
-    def deregister(self, service_id: str) -> bool:
-        """Deregister; False when the agent did not know the service: PUT /v1/agent/service/deregister/:service_id.
-
-        Asks first: for an unknown id newer agents answer 404, 1.8 says 200, or with ACLs the 500 that else stands
-        for trouble. Raises ConfigError (denied), Unavailable.
-        """
-        record = self.service(service_id)
-        if record is None:
-            return False
-        path = "/v1/agent/service/deregister/" + urllib.parse.quote(service_id, safe="")
-        self._call("PUT", path, f'service "{record.get("Service", service_id)}" {{ policy = "write" }}')
-        return True
-
-    def _call(self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None) -> Any:
-        """One call: the decoded answer, None for what is not there. `rule` is the ACL rule that it takes."""
-        told = self._told(method, path)
-        if self._fault:
-            raise ConfigError(self._fault)
-        try:
-            with self._send(method, path, query, body) as response:
-                content = _read(response, told)
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise ConfigError(_not_an_address(self.address)) from None
-        except OSError as error:  # each of requests' own is one; so is a CA or key file that is not there
-            raise self._failed(told, error) from None
-        return self._decoded(response, content, told, rule)
-
-    def _send(self, method: str, path: str, query: dict[str, str] | None, body: object) -> requests.Response:
-        """Send, once more when a kept connection turns out to have been closed: every call here is idempotent."""
-        data = None if body is None else json.dumps(body)
-        for last in (False, True):
-            try:
-                return self._session.request(
-                    method, self._base + path, params=query, data=data, timeout=self._timeout,
-                    stream=True, allow_redirects=False,
-                )  # fmt: skip
-            except requests.exceptions.ConnectionError as error:
-                if last or not isinstance(_root(error), ConnectionResetError | BrokenPipeError):
-                    raise
-        raise AssertionError("unreachable")
-
-    def _failed(self, told: str, error: OSError) -> ConfigError | Away:
-        """What to raise when there was no answer, or half of one."""
-        root = _root(error)
-        reason = _words(root)
-        if isinstance(root, PermissionError):
-            return ConfigError(
-                f"{told}: {reason}: svcinit's user may not open what CONSUL_HTTP_ADDR or a key file names"
-            )
-        if not isinstance(error, requests.exceptions.RequestException):
-            return ConfigError(
-                f"{told}: {reason}: see CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-            )
-        cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
-        if isinstance(error, requests.exceptions.SSLError) and not cut_off:
-            return ConfigError(
-                f"{told}: TLS failed: {reason} ({self._expects}); see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME, "
-                "CONSUL_CAPATH, CONSUL_CLIENT_CERT"
-            )
-        return Away(f"{told} failed: {reason}")
-
-    def _decoded(self, response: requests.Response, content: bytes, told: str, rule: str) -> Any:
-        self.reached = True
-        status, words = response.status_code, self._quoted(content)
-        if status == 200:
-            try:
-                return json.loads(content) if content else True  # PUTs are answered with nothing
-            except (ValueError, RecursionError):
-                raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
-        if status == 404 and _is_absence(response, content):
-            return None
-        if status == 403:
-            raise ConfigError(f"{told} is denied: the token (CONSUL_HTTP_TOKEN) needs {rule}")
-        if status in JUST_AWAY:
-            wait = _seconds(response.headers.get("Retry-After"))
-            raise Away(f"{told} answered {status}: {words}", wait)
-        todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
-        raise ConfigError(f"{told} answered {status}: {words}; {todo}")
-
-    def _record(self, method: str, path: str, answer: object) -> dict[str, Any]:
-        if not isinstance(answer, dict) or not answer:
-            raise Away(f"{self._told(method, path)} answered nothing useful: is that a Consul agent?")
+    def services(self, name: str) -> dict[str, dict[str, Any]]:
+        """All local services of that name, by id."""
+        path = "/v1/agent/services"
+        answer = self.call("GET", path, service_rule(name, "read"), {"filter": f'Service == "{name}"'})
+        if not isinstance(answer, dict) or not all(isinstance(record, dict) for record in answer.values()):
+            raise Away(f"{self.told('GET', path)} answered something that is no list of services")
         return answer
 
-    def _quoted(self, content: bytes) -> str:
-        """The agent's own words, cut short, and without any secret that they might repeat."""
-        words = content.decode("utf-8", "replace")
-        for secret in self._secrets:
-            words = words.replace(secret, "***")
-        return " ".join(words[:QUOTE_LIMIT].split())
+    def register(self, definition: dict[str, Any]) -> None:
+        """Register, or replace, a service with its checks; checks that others gave it stay."""
+        self.call("PUT", "/v1/agent/service/register", service_rule(definition["Name"]), None, definition)
 
-    def _told(self, method: str, path: str) -> str:
-        return f"Consul at {self.address}: {method} {path}"
+    def deregister(self, service_id: str, name: str) -> None:
+        """Deregister a service that is there: for others newer agents answer 404, 1.8 a 200, or with ACLs a 500."""
+        path = "/v1/agent/service/deregister/" + urllib.parse.quote(service_id, safe="")
+        self.call("PUT", path, service_rule(name))
 
+    def deregister_check(self, check_id: str, name: str) -> None:
+        path = "/v1/agent/check/deregister/" + urllib.parse.quote(check_id, safe="")
+        self.call("PUT", path, service_rule(name))
 
-def _base(address: str, ssl: bool) -> str:
-    if address.startswith("unix://"):
-        return "http://localhost"
-    scheme, found, rest = address.partition("://")
-    if not found:
-        scheme, rest = "http", address
-    if ssl and scheme == "http":  # so does Consul's CLI: once TLS is asked for, no address takes it back
-        scheme = "https"
-    host = f"localhost{rest}" if rest.startswith(":") else rest
-    return f"{scheme}://{host.rstrip('/')}"
+    def report(self, check_id: str, name: str, status: str, output: str) -> bool:
+        """Report the status of a TTL check; False where the agent has no such check."""
+        path = "/v1/agent/check/update/" + urllib.parse.quote(check_id, safe="")
+        try:
+            answer = self.call("PUT", path, service_rule(name), None, {"Status": status, "Output": output})
+        except Away as error:
+            if any(words in str(error) for words in NO_SUCH_CHECK):
+                return False
+            raise
+        return answer is not None
 
-
-def _fault(address: str, token: str | None) -> str:
-    """What no request can be made with, without the secret in it; empty if there is nothing."""
-    scheme, found, rest = address.partition("://")
-    if "@" in (rest if found else address).partition("/")[0]:
-        return "CONSUL_HTTP_ADDR has a user name in it: user and password go into CONSUL_HTTP_AUTH"
-    if found and scheme not in (*SCHEMES, "unix"):
-        return _not_an_address(address)
-    if token and not (token.isascii() and token.isprintable() and token == token.strip()):
-        return "CONSUL_HTTP_TOKEN has a space, line end or other character that no token has"
-    return ""
+    def maintenance(self, service_id: str, name: str, *, on: bool, reason: str = "") -> bool:
+        """Put a service into maintenance mode, or end it; False where there is no such service."""
+        path = "/v1/agent/service/maintenance/" + urllib.parse.quote(service_id, safe="")
+        query = {"enable": str(on).lower(), **({"reason": reason} if on and reason else {})}
+        return self.call("PUT", path, service_rule(name), query) is not None
 
 
-def _not_an_address(address: str) -> str:
-    return f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
+def key_rule(folder: str) -> str:
+    """The ACL rule that lets a token read the keys below `folder`."""
+    return f'key_prefix "{folder}" {{ policy = "read" }}'
 
 
-def _is_absence(response: requests.Response, content: bytes) -> bool:
-    """Is this 404 a Consul agent's own "there is none", not that of a web server or proxy that is no agent?"""
-    return "X-Consul-Index" in response.headers or b"unknown service" in content.lower()
-
-
-def _system_cas() -> bool | str:
-    """The CAs that the system trusts, as Consul's CLI has it; else those that come with requests."""
-    paths = tls.get_default_verify_paths()
-    if paths.cafile:
-        return paths.cafile
-    return paths.capath if paths.capath and os.listdir(paths.capath) else True
+def service_rule(name: str, policy: str = "write") -> str:
+    """The ACL rule that lets a token register `name` (which includes reading it), or only read it."""
+    return f'service "{name}" {{ policy = "{policy}" }}'
 
 
 def _pairs(entries: object) -> dict[str, bytes]:
@@ -275,82 +109,3 @@ def _pairs(entries: object) -> dict[str, bytes]:
         raise TypeError
     values = {entry["Key"]: base64.b64decode(entry["Value"] or "", validate=True) for entry in entries}
     return {key: value for key, value in values.items() if not key.endswith("/")}
-
-
-def _read(response: requests.Response, told: str) -> bytes:
-    content = bytearray()
-    for chunk in response.iter_content(CHUNK):
-        content += chunk
-        if len(content) > BODY_LIMIT:
-            raise ConfigError(f"{told} answered more than {BODY_LIMIT >> 20} MiB: name a narrower prefix")
-    return bytes(content)
-
-
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and header.isascii() and header.isdigit() else None
-
-
-def _words(cause: BaseException) -> str:
-    words = str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
-    return " ".join(words.split(">: ", 1)[-1].split())
-
-
-def _root(error: BaseException) -> BaseException:
-    """The reason at the bottom of requests' and urllib3's wrapping."""
-    seen: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in seen:
-        seen.append(following)
-        wrapped = (getattr(following, "reason", None), *following.args)
-        inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
-        following = inner or following.__cause__ or following.__context__
-    return seen[-1]
-
-
-class _Adapter(HTTPAdapter):
-    """requests' own, keeping one connection, that can expect another name in the certificate than in the address."""
-
-    def __init__(self, server_name: str | None) -> None:
-        self._server_name = server_name
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        if self._server_name:
-            options["server_hostname"] = options["assert_hostname"] = self._server_name
-        super().init_poolmanager(*args, **options)
-
-    def close(self) -> None:
-        for key in self.poolmanager.pools.keys():  # noqa: SIM118 (no mapping)
-            self.poolmanager.pools[key].close()  # else it stays open until the garbage collector comes by
-        super().close()
-
-
-class _UnixConnection(HTTPConnection):
-    """urllib3's own, on another kind of socket."""
-
-    path = ""
-
-    def _new_conn(self) -> socket.socket:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            channel.settimeout(self.timeout)
-            channel.connect(self.path)
-        except OSError as error:
-            channel.close()
-            raise NewConnectionError(self, str(error)) from error
-        return channel
-
-
-class _UnixAdapter(HTTPAdapter):
-    """HTTP over the unix socket at `path`."""
-
-    def __init__(self, path: str) -> None:
-        self._pool = HTTPConnectionPool("localhost", maxsize=1)
-        self._pool.ConnectionCls = type("_Connection", (_UnixConnection,), {"path": path})
-        super().__init__()
-
-    def get_connection_with_tls_context(self, *_args: Any, **_options: Any) -> HTTPConnectionPool:
-        return self._pool
-
-    def close(self) -> None:
-        self._pool.close()

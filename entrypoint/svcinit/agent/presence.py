@@ -65,7 +65,8 @@ def register(settings: Settings, consul: Consul, *, again: bool) -> None:
     Compares first: putting the same definition again would reset the check and wake every watcher.
     """
     wanted = definition(settings, consul)
-    if same(consul.service(settings.id), wanted):
+    known = consul.instance(settings.id, settings.service or "")
+    if same(known and known["Service"], wanted):
         if not again:
             log.info(f"{settings.service} is registered already", id=settings.id)
         return
@@ -80,9 +81,12 @@ def farewell(settings: Settings, consul: Consul, beat: Callable[[], None]) -> in
     while True:
         beat()
         try:
-            existed = consul.deregister(settings.id)
+            name = settings.service or ""
+            if consul.instance(settings.id, name) is None:
+                return EX_UNAVAILABLE
+            consul.deregister(settings.id, name)
             consul.close()
-            return EX_OK if existed else EX_UNAVAILABLE
+            return EX_OK
         except Unavailable as error:
             log.debug(f"not deregistered yet: {error}")
             _sleep(pause_before(attempt, FAREWELL))

@@ -1,0 +1,356 @@
+"""Calls to a Consul agent over `requests`: one session, one connection, a timeout on every read.
+
+Nothing that it raises holds a token, a password or a value. What is worth another try is Unavailable (as Away), what
+a person must set right is ConfigError. Source: Consul's "HTTP API Structure" page, and what agents from 1.8 on were
+seen to answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import ssl as tls
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import NewConnectionError
+
+from svcinit.errors import ConfigError, Unavailable
+
+BODY_LIMIT = 64 << 20  # bytes; a KV value is at most 512 KiB, so this is a prefix with far too much below it
+CHUNK = 1 << 16
+QUOTE_LIMIT = 200  # characters of an agent's own words in a message
+JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
+ABSENT = b"unknown service", b"no service registered", b"unknown check", b'"aggregatedstatus"'
+TOKEN_LIMIT = 1 << 16  # characters
+SCHEMES = ("http", "https")
+
+
+class Away(Unavailable):
+    """The agent cannot serve now; `retry_after` is how many seconds it asked to be left alone, or None."""
+
+    def __init__(self, fault: str, retry_after: float | None = None) -> None:
+        super().__init__(fault)
+        self.retry_after = retry_after
+
+
+class Http:
+    """The way to one agent at `address`, in any form that Consul's own CLI takes in CONSUL_HTTP_ADDR.
+
+    `ssl` makes https of an address that does not say so itself; `verify` is True (the system's own CAs), False, or a
+    CA file or directory; `auth` is USER:PASSWORD; `server_name` is the name expected in the certificate; `timeout` is
+    (connect, read) in seconds, for each read. Where the token came from `token_file`, the file is read again when the
+    token is refused. Nothing is sent before the first call, which also tells what is wrong with these.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        token_file: str | None = None,
+        auth: str | None = None,
+        ssl: bool = False,
+        verify: bool | str = True,
+        client_cert: str | None = None,
+        client_key: str | None = None,
+        server_name: str | None = None,
+        timeout: tuple[float, float] = (3.0, 10.0),
+    ) -> None:
+        self.address, self._timeout = address, timeout
+        self.reached = False  # has the agent ever answered?
+        self._token, self._token_file = token, token_file
+        self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
+        self._session = session = requests.Session()
+        session.trust_env = False  # no proxy and no .netrc stands between us and the agent next door
+        session.headers["Accept-Encoding"] = "identity"  # on one host, compressing costs more than it saves
+        if token:
+            session.headers["X-Consul-Token"] = token
+        if auth:
+            user, _, password = auth.partition(":")
+            session.auth = HTTPBasicAuth(user.encode(), password.encode())
+        self._base = _base(address, ssl)
+        self._fault = _fault(address, token)
+        self._expects = ""
+        if address.startswith("unix://"):
+            self._adapter: _UnixAdapter | _Adapter = _UnixAdapter(address.removeprefix("unix://"))
+            session.mount("http://", self._adapter)
+            return
+        self._adapter = _Adapter(server_name)
+        session.mount(self._base, self._adapter)
+        if verify is False:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it was asked for
+        session.verify = _system_cas() if verify is True and self._base.startswith("https:") else verify
+        name = server_name or "the host in the address"
+        self._expects = f"expected a certificate for {name}, signed by what is in {session.verify}"
+        if client_cert:
+            session.cert = (client_cert, client_key) if client_key else client_cert
+
+    def close(self) -> None:
+        """Close the connection; the next call would open another."""
+        self._session.close()
+
+    def is_hung_up(self) -> bool:
+        """Has the agent closed the idle connection, as it does when it ends? False where there is none."""
+        queues = [pool.pool.queue for pool in self._adapter.pools() if pool.pool is not None]
+        return any(idle is not None and _is_readable(idle.sock) for queue in queues for idle in queue)
+
+    def call(
+        self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None,
+        *, states: tuple[int, ...] = (),
+    ) -> Any:  # fmt: skip
+        """One call: the decoded answer, None for what is not there.
+
+        `rule` is the ACL rule that it takes; `states` are statuses that stand for an answer here, not for trouble.
+        """
+        told = self.told(method, path)
+        response, content = self._exchange(method, path, query, body, told)
+        if response.status_code == 403 and self._token_changed():
+            response, content = self._exchange(method, path, query, body, told)
+        self.reached = True
+        return self._decoded(response, content, told, rule, states)
+
+    def _exchange(
+        self, method: str, path: str, query: dict[str, str] | None, body: object, told: str
+    ) -> tuple[requests.Response, bytes]:
+        if self._fault:
+            raise ConfigError(self._fault)
+        try:
+            with self._send(method, path, query, body) as response:
+                return response, _read(response, told)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
+            raise ConfigError(_not_an_address(self.address)) from None
+        except OSError as error:  # each of requests' own is one; so is a CA or key file that is not there
+            raise self._failed(told, error) from None
+
+    def _token_changed(self) -> bool:
+        """Take the token of a file that was replaced since it was read, as secret stores do."""
+        if not self._token_file:
+            return False
+        try:
+            with open(self._token_file, encoding="utf-8", errors="surrogateescape") as file:
+                token = file.read(TOKEN_LIMIT).rstrip("\r\n")
+        except OSError:
+            return False
+        if not token or token == self._token or _token_fault(token):
+            return False
+        self._token = self._session.headers["X-Consul-Token"] = token
+        self._secrets.append(token)
+        return True
+
+    @property
+    def which_token(self) -> str:
+        """Which token it is that was refused, never what it is."""
+        if not self._token:
+            return "no token was given (CONSUL_HTTP_TOKEN): it"
+        return f"the token in {self._token_file}" if self._token_file else "the token of CONSUL_HTTP_TOKEN"
+
+    def _send(self, method: str, path: str, query: dict[str, str] | None, body: object) -> requests.Response:
+        """Send, once more when a kept connection turns out to have been closed: every call here is idempotent."""
+        data = None if body is None else json.dumps(body)
+        for last in (False, True):
+            try:
+                return self._session.request(
+                    method, self._base + path, params=query, data=data, timeout=self._timeout,
+                    stream=True, allow_redirects=False,
+                )  # fmt: skip
+            except requests.exceptions.ConnectionError as error:
+                if last or not isinstance(_root(error), ConnectionResetError | BrokenPipeError):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _failed(self, told: str, error: OSError) -> ConfigError | Away:
+        """What to raise when there was no answer, or half of one."""
+        root = _root(error)
+        reason = _words(root)
+        if isinstance(root, PermissionError):
+            return ConfigError(
+                f"{told}: {reason}: svcinit's user may not open what CONSUL_HTTP_ADDR or a key file names"
+            )
+        if not isinstance(error, requests.exceptions.RequestException):
+            return ConfigError(
+                f"{told}: {reason}: see CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
+            )
+        cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
+        if isinstance(error, requests.exceptions.SSLError) and not cut_off:
+            return ConfigError(
+                f"{told}: TLS failed: {reason} ({self._expects}); see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME, "
+                "CONSUL_CAPATH, CONSUL_CLIENT_CERT"
+            )
+        return Away(f"{told} failed: {reason}")
+
+    def _decoded(
+        self, response: requests.Response, content: bytes, told: str, rule: str, states: tuple[int, ...]
+    ) -> Any:
+        status, words = response.status_code, self._quoted(content)
+        if status == 200 or (status in states and content.startswith(b"{")):
+            try:
+                return json.loads(content) if content else True  # PUTs are answered with nothing
+            except (ValueError, RecursionError):
+                raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
+        if status == 404 and _is_absence(response, content):
+            return None
+        if status == 403:
+            raise ConfigError(f"{told} is denied ({words}): {self.which_token} needs {rule}")
+        if status in JUST_AWAY:
+            wait = _seconds(response.headers.get("Retry-After"))
+            raise Away(f"{told} answered {status}: {words}", wait)
+        todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
+        raise ConfigError(f"{told} answered {status}: {words}; {todo}")
+
+    def record(self, method: str, path: str, answer: object) -> dict[str, Any]:
+        if not isinstance(answer, dict) or not answer:
+            raise Away(f"{self.told(method, path)} answered nothing useful: is that a Consul agent?")
+        return answer
+
+    def _quoted(self, content: bytes) -> str:
+        """The agent's own words, cut short, and without any secret that they might repeat."""
+        words = content.decode("utf-8", "replace")
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
+        return " ".join(words[:QUOTE_LIMIT].split())
+
+    def told(self, method: str, path: str) -> str:
+        return f"Consul at {self.address}: {method} {path}"
+
+
+def _base(address: str, ssl: bool) -> str:
+    if address.startswith("unix://"):
+        return "http://localhost"
+    scheme, found, rest = address.partition("://")
+    if not found:
+        scheme, rest = "http", address
+    if ssl and scheme == "http":  # so does Consul's CLI: once TLS is asked for, no address takes it back
+        scheme = "https"
+    host = f"localhost{rest}" if rest.startswith(":") else rest
+    return f"{scheme}://{host.rstrip('/')}"
+
+
+def _fault(address: str, token: str | None) -> str:
+    """What no request can be made with, without the secret in it; empty if there is nothing."""
+    scheme, found, rest = address.partition("://")
+    if "@" in (rest if found else address).partition("/")[0]:
+        return "CONSUL_HTTP_ADDR has a user name in it: user and password go into CONSUL_HTTP_AUTH"
+    if found and scheme not in (*SCHEMES, "unix"):
+        return _not_an_address(address)
+    return _token_fault(token or "")
+
+
+def _token_fault(token: str) -> str:
+    if token.isascii() and token.isprintable() and token == token.strip():
+        return ""
+    return "CONSUL_HTTP_TOKEN has a space, line end or other character that no token has"
+
+
+def _is_readable(channel: socket.socket | None) -> bool:
+    """Is there something to read: on an idle connection, its end."""
+    return channel is not None and bool(select.select([channel], [], [], 0)[0])
+
+
+def _not_an_address(address: str) -> str:
+    return f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
+
+
+def _is_absence(response: requests.Response, content: bytes) -> bool:
+    """Is this 404 a Consul agent's own "there is none", not that of a web server or proxy that is no agent?"""
+    return "X-Consul-Index" in response.headers or any(words in content.lower() for words in ABSENT)
+
+
+def _system_cas() -> bool | str:
+    """The CAs that the system trusts, as Consul's CLI has it; else those that come with requests."""
+    paths = tls.get_default_verify_paths()
+    if paths.cafile:
+        return paths.cafile
+    return paths.capath if paths.capath and os.listdir(paths.capath) else True
+
+
+def _read(response: requests.Response, told: str) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_content(CHUNK):
+        content += chunk
+        if len(content) > BODY_LIMIT:
+            raise ConfigError(f"{told} answered more than {BODY_LIMIT >> 20} MiB: name a narrower prefix")
+    return bytes(content)
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header and header.isascii() and header.isdigit() else None
+
+
+def _words(cause: BaseException) -> str:
+    words = str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
+    return " ".join(words.split(">: ", 1)[-1].split())
+
+
+def _root(error: BaseException) -> BaseException:
+    """The reason at the bottom of requests' and urllib3's wrapping."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in seen:
+        seen.append(following)
+        wrapped = (getattr(following, "reason", None), *following.args)
+        inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+        following = inner or following.__cause__ or following.__context__
+    return seen[-1]
+
+
+class _Adapter(HTTPAdapter):
+    """requests' own, keeping one connection, that can expect another name in the certificate than in the address."""
+
+    def __init__(self, server_name: str | None) -> None:
+        self._server_name = server_name
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        if self._server_name:
+            options["server_hostname"] = options["assert_hostname"] = self._server_name
+        super().init_poolmanager(*args, **options)
+
+    def pools(self) -> list[HTTPConnectionPool]:
+        return [self.poolmanager.pools[key] for key in self.poolmanager.pools.keys()]  # noqa: SIM118 (no mapping)
+
+    def close(self) -> None:
+        for pool in self.pools():
+            pool.close()  # else it stays open until the garbage collector comes by
+        super().close()
+
+
+class _UnixConnection(HTTPConnection):
+    """urllib3's own, on another kind of socket."""
+
+    path = ""
+
+    def _new_conn(self) -> socket.socket:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.settimeout(self.timeout)
+            channel.connect(self.path)
+        except OSError as error:
+            channel.close()
+            raise NewConnectionError(self, str(error)) from error
+        return channel
+
+
+class _UnixAdapter(HTTPAdapter):
+    """HTTP over the unix socket at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._pool = HTTPConnectionPool("localhost", maxsize=1)
+        self._pool.ConnectionCls = type("_Connection", (_UnixConnection,), {"path": path})
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *_args: Any, **_options: Any) -> HTTPConnectionPool:
+        return self._pool
+
+    def pools(self) -> list[HTTPConnectionPool]:
+        return [self._pool]
+
+    def close(self) -> None:
+        self._pool.close()
