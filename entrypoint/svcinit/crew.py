@@ -13,10 +13,11 @@ import time
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
 from svcinit.init import BEAT_BYTES, Init, Role, memfd
+from svcinit.state import write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from svcinit.settings import Settings
     from svcinit.steps import Steps
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 VERDICT_LIMIT = 16 << 20  # bytes: arguments and environment are bounded by the kernel far below
-STATE_FOLDERS = "/run/svcinit", "/dev/shm/svcinit"
+LIFE_BYTES = 8
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
 
 
@@ -40,9 +41,11 @@ class Crew(Init):
         self._before, self._undoable = self.changed, False
         self._presences = 0
         self._reported: dict[str, object] = {}
-        self._verdict = self._memory = self._fresh = self._beat = -1  # memfds
+        self._verdict = self._memory = self._fresh = self._beat = self._ready = -1  # memfds
+        self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
 
     def start_main(self) -> None:
+        self._ready = self._renew("_ready")
         self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
 
     def start_hook(self, argv: tuple[str, ...]) -> None:
@@ -117,25 +120,26 @@ class Crew(Init):
     def start_presence(self) -> None:
         """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
         self._beat = self._renew("_beat")
-        settings, beat, first = self.settings, self._beat, self._presences == 0
+        settings, beat, ready, life, first = self.settings, self._beat, self._ready, self._life, self._presences == 0
+        env, kv = self._action_env(), self.extra_env
         self._presences += 1
         touch(beat)
 
         def body() -> int:
             from svcinit.agent import presence
 
-            return presence.main(settings, lambda: touch(beat), first=first)
+            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env, kv=kv)
 
         self.fork(Role.PRESENCE, _guarded(body))
 
     def start_deregister(self) -> None:
         """Deregister only: for when presence is not there to do it."""
-        settings = self.settings
+        settings, life = self.settings, self._life
 
         def body() -> int:
             from svcinit.agent import presence
 
-            return presence.deregister(settings)
+            return presence.deregister(settings, life)
 
         self.fork(Role.DEREGISTER, _guarded(body))
 
@@ -179,25 +183,6 @@ class Crew(Init):
         if getattr(self, name) >= 0:
             os.close(getattr(self, name))
         return memfd(name.strip("_"))
-
-
-def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> None:
-    """Replace FOLDER/NAME.json as a whole, 0600; where there is no place for it svcinit runs on without."""
-    import json
-
-    for place in (folder,) if folder else STATE_FOLDERS:
-        try:
-            os.makedirs(place, 0o700, exist_ok=True)
-            new = os.path.join(place, f".{name}.new")
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, json.dumps(state).encode())
-            finally:
-                os.close(descriptor)
-            os.rename(new, os.path.join(place, f"{name}.json"))
-            return
-        except OSError as error:
-            log.debug(f"no state in {place}: {error.strerror}")
 
 
 def touch(beat: int) -> None:

@@ -184,7 +184,7 @@ class Init:
                 _return_to(self._folder)
                 if role == Role.MAIN:
                     _pass_terminal(group, os.getpid())
-                _default_signals(blocked=role == Role.PRESENCE)
+                default_signals(blocked=role == Role.PRESENCE)
                 code = body()
             except Exception as error:
                 log.fault(role, error)
@@ -205,13 +205,13 @@ class Init:
 
         def body() -> int:
             try:
-                _become(self.settings.user)
+                become(self.settings.user)
             except PermissionError:
                 log.error(
                     "SVCINIT_USER: not permitted to become that user: the container lacks CAP_SETUID or CAP_SETGID"
                 )
                 return EX_CONFIG
-            return _execute(argv, env)
+            return execute(argv, env)
 
         self.fork(role, body)
 
@@ -325,7 +325,8 @@ def _return_to(folder: str | None) -> None:
         log.warning(f"the working directory {folder} cannot be entered any more: {error.strerror}; staying in /")
 
 
-def _default_signals(*, blocked: bool) -> None:
+def default_signals(*, blocked: bool) -> None:
+    """What a program expects to find: default dispositions, and unless `blocked` an empty mask."""
     for number in _signal.valid_signals():
         if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
             _signal.signal(number, _signal.SIG_DFL)
@@ -333,7 +334,8 @@ def _default_signals(*, blocked: bool) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def _become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> None:
+def become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> None:
+    """Become SVCINIT_USER. Raises PermissionError."""
     if user is None:
         return
     uid, gid, groups, _ = user
@@ -344,7 +346,7 @@ def _become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) ->
     os.setuid(uid)
 
 
-def _execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
+def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
     """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
     name = argv[0]
     if not name:

@@ -127,11 +127,13 @@ class Lifecycle(Steps):
             # the service and its presence in Consul
             case _, Exited(Role.MAIN, code):
                 self.main_gone(code)
+            case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, errors.EX_UNAVAILABLE):
+                self.not_ready()
             case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, code):
                 self.restart_presence(code)
             case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_OK):
                 self.drain()
-            case State.DEREGISTERING, Exited(Role.PRESENCE, errors.EX_UNAVAILABLE):
+            case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_UNAVAILABLE):
                 self.tell_stop()  # it never got to register: nobody to drain
             case State.DEREGISTERING, Exited(Role.PRESENCE, _):
                 self.crew.start_deregister()

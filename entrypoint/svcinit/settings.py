@@ -322,10 +322,9 @@ def _derive(values: dict[str, object]) -> list[str]:
     if values["kv_prefix"] is None:
         values["kv_prefix"] = (f"config/{service}",) if service else ()
     if values["check"] is None:
-        values["check"] = ("tcp", "") if service_port else ("none", "")
+        values["check"] = default_check(service_port)
     if values["id"] is None:
-        parts = (service, os.uname().nodename, service_port)
-        values["id"] = "-".join(str(part) for part in parts if part)
+        values["id"] = default_id(service, service_port)
     if values["dns_addr"] is None:
         values["dns_addr"] = ((_host_of(str(values["consul_http_addr"])), 8600),)
     if values["check"][0] == "exec":  # type: ignore[index]
@@ -347,6 +346,15 @@ def _contradictions(values: Mapping[str, object]) -> list[str]:
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
         faults.append("SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none")
     return faults
+
+
+def default_check(port: object) -> tuple[str, str]:
+    return ("tcp", "") if port else ("none", "")
+
+
+def default_id(service: object, port: object) -> str:
+    """NAME-HOSTNAME-PORT, as far as there are such."""
+    return "-".join(str(part) for part in (service, os.uname().nodename, port) if part)
 
 
 def check_faults(values: Mapping[str, object]) -> list[str]:

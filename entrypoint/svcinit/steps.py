@@ -9,7 +9,7 @@ from __future__ import annotations
 import _signal
 
 from svcinit import log
-from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE
 from svcinit.init import Event, Exited, Role
 
 TYPE_CHECKING = False
@@ -49,6 +49,7 @@ class Steps:
         self.settings, self.crew = settings, crew
         self.state = State.STARTING
         self.code = EX_OK  # svcinit's own exit status
+        self.verdict: int | None = None  # what it is whatever main says
         self.timers: dict[str, float] = {}
         self.job = ""  # the role of the short-lived child that all waits for
         self.late = False  # its deadline has passed
@@ -147,6 +148,11 @@ class Steps:
             log.warning("presence hangs: killed")
             self.crew.kill(Role.PRESENCE)
         self.timers["presence"] = self.crew.now() + BEAT
+
+    def not_ready(self) -> None:
+        """What never becomes able to serve ends, as it does when what it needs before the start stays away."""
+        self.verdict = EX_UNAVAILABLE
+        self.stop("not ready in time")
 
     def restart_presence(self, code: int) -> None:
         if self.crew.now() - self.presence_since > HEALTHY:
@@ -267,8 +273,13 @@ class Steps:
             self.crew.resume()
 
     def still_registered(self) -> None:
-        log.warning("not deregistered: Consul drops the service itself when its check has failed for long enough")
+        """Main is told now, since its time runs; deregistering is tried for as long as something lives."""
+        dropped = self.settings.check[0] != "none"
+        fate = "Consul drops the service itself when its check has failed for long enough"
+        log.warning(f"not deregistered yet: {fate if dropped else 'it has no check, so Consul never drops it itself'}")
         self.tell_stop()
+        if self.crew.alive(Role.MAIN):
+            self.crew.start_deregister()
 
     def stop_by_signal(self, code: int) -> None:
         log.warning(f"SVCINIT_STOP failed with status {code}: sending TERM instead")
@@ -286,7 +297,7 @@ class Steps:
             self.tell_stop()
 
     def main_gone(self, code: int) -> None:
-        self.code = self.settings.exit_map.get(code, code)
+        self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
         lived = self.crew.now() - self.main_since
         serving = self.state in (State.RUNNING, State.RELOADING)
         if serving and code == EX_OK and lived < BRIEFLY and self.crew.strangers():

@@ -184,8 +184,12 @@ def method(raw: str) -> str:
 
 def headers(raw: str) -> dict[str, str]:
     """`Host:shop.example,X-Probe:1` to {name: value}."""
-    found = {}
+    found: dict[str, str] = {}
+    name = ""
     for part in names(raw):
+        if name and ":" not in part:  # a comma within a value
+            found[name] += f",{part}"
+            continue
         name, colon, value = part.partition(":")
         if not colon or not name.replace("-", "").isalnum() or not part.isascii() or not part.isprintable():
             raise ValueError(f"expected NAME:VALUE,NAME:VALUE and found {part!r}")

@@ -177,7 +177,7 @@ def test_a_presence_that_hangs_at_the_stop_is_replaced_by_one_that_only_deregist
     assert log[4:] == ["presence<-SIGTERM", "presence<-SIGKILL", "+deregister", "main<-SIGTERM"]
 
 
-def test_a_consul_that_is_away_does_not_hold_the_stop_up() -> None:
+def test_a_consul_that_is_away_does_not_hold_the_stop_up_and_is_tried_again_until_the_service_has_ended() -> None:
     away: list[Event] = [
         Signalled(TERM),
         Deadline(),
@@ -185,8 +185,14 @@ def test_a_consul_that_is_away_does_not_hold_the_stop_up() -> None:
         Deadline(),
         Exited(Role.DEREGISTER, 137),
     ]
-    _, log = live(FULL, *UP, *away, Exited(Role.MAIN, 0))
-    assert log[-1] == "main<-SIGTERM"
+    _, log = live(FULL, *UP, *away, Exited(Role.MAIN, 0), Exited(Role.DEREGISTER, 143))
+    assert log[-3:] == ["main<-SIGTERM", "+deregister", "all<-SIGTERM"]
+
+
+def test_a_service_that_does_not_become_ready_is_stopped_with_the_status_that_says_so() -> None:
+    events: list[Event] = [Exited(Role.PRESENCE, 69), Exited(Role.DEREGISTER, 69), Exited(Role.MAIN, 0)]
+    code, log = live(FULL, *UP, *events)
+    assert (code, log[4:]) == (69, ["+deregister", "main<-SIGTERM"])
 
 
 def test_a_stop_action_that_fails_falls_back_to_term() -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 
 from svcinit import log
+from svcinit.agent.backoff import pause_before
 from svcinit.errors import EX_OK, ConfigError, Unavailable
 
 TYPE_CHECKING = False
@@ -64,12 +64,6 @@ def undo(memory: int) -> int:
     return EX_OK
 
 
-def pause_before(attempt: int, backoff: tuple[float, float], at_least: float | None = None) -> float:
-    """Seconds before try `attempt` + 2: exponential with full jitter, so that a fleet does not come back as one."""
-    first, longest = backoff
-    return max(random.uniform(0, min(longest, first * 2 ** min(attempt, 16))), at_least or 0.0)
-
-
 class Preparation:
     """One try. What it did not ask for costs nothing: no import, no request."""
 
@@ -86,7 +80,7 @@ class Preparation:
 
     def run(self, out: int, fresh: int) -> None:
         try:
-            self.address()
+            self.registration()
             self.fetch()
             self.wait()
             os.ftruncate(out, 0)  # from here on whatever hangs is not Consul
@@ -101,8 +95,12 @@ class Preparation:
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
 
-    def address(self) -> None:
-        """Tell a wrong SVCINIT_ADVERTISE now: presence, which registers it, can only try again and again."""
+    def registration(self) -> None:
+        """Tell now what presence, which registers, could only trip over again and again."""
+        if self.settings.services:
+            from svcinit.agent.services import services
+
+            services(self.settings)
         if self.settings.advertise:
             from svcinit.agent.advertise import advertised
 

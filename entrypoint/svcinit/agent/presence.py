@@ -1,116 +1,186 @@
 """presence: alive means registered. The resident child, for as long as main serves.
 
-It registers the service with the local agent, tries for as long as that takes, and deregisters on TERM. Signals are
-blocked and taken by sigtimedwait(2), as in init. Each turn of its loop leaves a sign of life.
+It waits until the service is ready, registers it with the local agent, keeps it registered, probes it where Consul
+cannot, and deregisters on TERM. Signals are blocked and taken by sigtimedwait(2), as in init; what takes time (a probe)
+runs in a child. Each turn of its loop leaves a sign of life.
 """
 
 from __future__ import annotations
 
 import _signal
 import os
-import random
+import time
 
 from svcinit import log
+from svcinit.agent.backoff import pause_before
 from svcinit.agent.connect import connect
-from svcinit.agent.prepare import pause_before
-from svcinit.agent.registration import definition, same
-from svcinit.errors import EX_OK, EX_UNAVAILABLE, ConfigError, SvcinitError, Unavailable
+from svcinit.agent.keeper import Keeper
+from svcinit.agent.services import services
+from svcinit.errors import EX_OK, EX_UNAVAILABLE, ConfigError, Unavailable
+from svcinit.state import write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from svcinit.agent.consul import Consul
+    from svcinit.agent.probes import Probe
+    from svcinit.agent.services import Service
     from svcinit.settings import Settings
 
-BACKOFF = 0.25, 30.0  # seconds between two tries to register
-FAREWELL = 0.05, 0.5  # the same for deregistering, which has a second or two
-LOOK = 30.0  # seconds between two looks at whether the agent still knows the service
+FAREWELL = 0.05, 0.5  # first and longest pause between two tries to deregister, which has a second or two
 BEAT = 5.0  # seconds, at most, between two signs of life
+PROBING = 0.05  # the same while a probe runs: its output is read meanwhile
+READY_INTERVAL = 0.25  # seconds between two probes for readiness
+READY = b"ready"
 
 
-def main(settings: Settings, beat: Callable[[], None], *, first: bool) -> int:
-    """Keep the service registered until TERM, then deregister.
+def main(
+    settings: Settings, beat: Callable[[], None], *, life: str, first: bool, ready: int, env: Mapping[str, str],
+    kv: Mapping[str, str],
+) -> int:  # fmt: skip
+    """Keep the services registered until TERM, then deregister them.
 
-    `first`: no presence before this one can have registered it. Returns EX_OK, or EX_UNAVAILABLE where nothing was
-    registered.
+    `life` marks our registrations; `first`: no presence before this one can have made any; `ready`: a memfd in which
+    one presence tells the next that the service was ready; `env`: of commands that probe; `kv`: what in it KV gave.
+    Returns EX_OK, or EX_UNAVAILABLE where nothing was registered or the service did not become ready in time.
     """
-    consul = connect(settings)
-    attempt, registered, told = 0, False, ""
-    pause = 0.0
-    while not _asked_to_end(pause, beat):
-        pause = LOOK * random.uniform(0.8, 1.2)  # instances that started together shall not ask together
-        try:
-            register(settings, consul, again=registered)
-            attempt, registered, told = 0, True, ""
-        except SvcinitError as error:
-            pause = pause_before(attempt, BACKOFF, getattr(error, "retry_after", None))
-            attempt += 1
-            if str(error) != told:
-                told = str(error)
-                log.warning(f"{'maybe not registered' if registered else 'not registered yet'}: {told}; trying again")
-    if first and not consul.reached:
-        return EX_UNAVAILABLE  # nothing of ours ever reached the agent
-    return farewell(settings, consul, beat)
+    return Presence(settings, beat, life, first, ready, env, kv).run()
 
 
-def deregister(settings: Settings) -> int:
-    """Deregister a service whose presence is gone; tries until it works or init's patience ends."""
-    return farewell(settings, connect(settings), lambda: None)
+def deregister(settings: Settings, life: str) -> int:
+    """Deregister services whose presence is gone; tries until it works or init's patience ends."""
+    return Presence(settings, lambda: None, life, False, -1, {}, {}).farewell()
 
 
-def register(settings: Settings, consul: Consul, *, again: bool) -> None:
-    """Make the agent know the service as it should be.
+class Presence:
+    def __init__(
+        self, settings: Settings, beat: Callable[[], None], life: str, first: bool, ready: int,
+        env: Mapping[str, str], kv: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.settings, self.beat, self._first, self._memory = settings, beat, first, ready
+        self.consul = connect(settings)
+        found = services(settings)
+        self._can_probe = ready >= 0
+        self.ready_probe = self._readiness(found[0], env, kv)
+        self.keepers = [
+            Keeper(
+                service, self.consul, life, settings.sync_interval, advertise=settings.advertise, first=first,
+                vouched=service is found[0] and settings.ready[0] != "none", probe=self._check(service, env, kv),
+            )
+            for service in found
+        ]  # fmt: skip
+        self._parent = os.getppid()
+        self._told: dict[str, object] = {}
 
-    Compares first: putting the same definition again would reset the check and wake every watcher.
-    """
-    wanted = definition(settings, consul)
-    known = consul.instance(settings.id, settings.service or "")
-    if same(known and known["Service"], wanted):
-        if not again:
-            log.info(f"{settings.service} is registered already", id=settings.id)
-        return
-    if again:
-        log.warning(f"the Consul agent no longer knows {settings.service}: registering it again", id=settings.id)
-    consul.register(wanted)
-    log.info(f"registered {settings.service}", id=settings.id, port=settings.port)
-
-
-def farewell(settings: Settings, consul: Consul, beat: Callable[[], None]) -> int:
-    attempt = 0
-    while True:
-        beat()
-        try:
-            name = settings.service or ""
-            if consul.instance(settings.id, name) is None:
+    def run(self) -> int:
+        give_up = time.monotonic() + self.settings.start_timeout
+        while not self._asked_to_end():
+            self.turn(time.monotonic())
+            if self.ready_probe is not None and time.monotonic() > give_up:
+                limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
+                log.error(f"not ready within {limit}: SVCINIT_READY found: {self.ready_probe.output or 'no result'}")
+                self.ready_probe.end()
                 return EX_UNAVAILABLE
-            consul.deregister(settings.id, name)
-            consul.close()
-            return EX_OK
-        except Unavailable as error:
-            log.debug(f"not deregistered yet: {error}")
-            _sleep(pause_before(attempt, FAREWELL))
-            attempt += 1
-        except ConfigError as error:
-            log.error(f"not deregistered: {error}")
-            return error.code
+            self.tell()
+        for probe in self.probes():
+            probe.end()
+        if self._first and not self.consul.reached:
+            return EX_UNAVAILABLE  # nothing of ours ever reached the agent
+        return self.farewell()
 
+    def turn(self, now: float) -> None:
+        """All that is due."""
+        probe = self.ready_probe
+        if probe is not None and probe.is_due(now) and probe.turn(now) and probe.status == "passing":
+            self._become_ready()
+        for keeper in self.keepers:
+            probe = keeper.probe
+            if probe is not None and probe.is_due(now) and probe.turn(now):
+                keeper.report()
+            if keeper.due <= now:
+                keeper.look(ready=self.ready_probe is None)
 
-def _asked_to_end(seconds: float, beat: Callable[[], None]) -> bool:
-    """Wait for TERM, in steps short enough to give a sign of life at each; init's death ends it too."""
-    while True:
-        beat()
-        step = min(seconds, BEAT)
-        if _sleep(step) or os.getppid() != _PARENT:
-            return True
-        seconds -= step
-        if seconds <= 0:
-            return False
+    def farewell(self) -> int:
+        """Deregister all; EX_OK when there was something of ours."""
+        existed = [self._leave(keeper) for keeper in self.keepers]
+        self.consul.close()
+        return EX_OK if any(existed) else EX_UNAVAILABLE
 
+    def probes(self) -> list[Probe]:
+        found = [self.ready_probe, *(keeper.probe for keeper in self.keepers)]
+        return [probe for probe in found if probe is not None]
 
-def _sleep(seconds: float) -> bool:
-    """Sleep; True at once when TERM is there."""
-    return _signal.sigtimedwait({_signal.SIGTERM}, seconds) is not None
+    def tell(self) -> None:
+        """Leave the state for svcinitctl, when it changed."""
+        state = {
+            keeper.service.id: {
+                "service": keeper.service.name,
+                "registered": keeper.registered,
+                "maintenance": keeper.maintenance,
+                "trouble": keeper.trouble,
+                "check": keeper.probe.status if keeper.probe is not None else None,
+            }
+            for keeper in self.keepers
+        }
+        if state != self._told:
+            self._told = dict(state)
+            ready = self.ready_probe is None
+            write_state(self.settings.run, "presence", {"pid": os.getpid(), "ready": ready, "services": state})
 
+    def _leave(self, keeper: Keeper) -> bool:
+        attempt = 0
+        while True:
+            self.beat()
+            try:
+                return keeper.leave()
+            except Unavailable as error:
+                log.debug(f"not deregistered yet: {error}")
+                _signal.sigtimedwait({_signal.SIGTERM}, pause_before(attempt, FAREWELL))
+                attempt += 1
+            except ConfigError as error:
+                log.error(f"not deregistered: {error}")
+                raise
 
-_PARENT = os.getppid()
+    def _asked_to_end(self) -> bool:
+        """Wait until something is due; True when TERM came, or init is gone."""
+        self.beat()
+        probes = self.probes()
+        due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes)])
+        longest = PROBING if any(probe.is_running for probe in probes) else BEAT
+        taken = _signal.sigtimedwait({_signal.SIGTERM, _signal.SIGCHLD}, max(0.0, min(due - time.monotonic(), longest)))
+        if self.consul.is_hung_up():  # the agent ended, and may have lost us
+            self.consul.close()
+            for keeper in self.keepers:
+                keeper.due = 0.0
+        return (taken is not None and taken.si_signo == _signal.SIGTERM) or os.getppid() != self._parent
+
+    def _readiness(self, service: Service, env: Mapping[str, str], kv: Mapping[str, str]) -> Probe | None:
+        if not self._can_probe or self.settings.ready[0] == "none" or os.pread(self._memory, len(READY), 0) == READY:
+            return None
+        return self._probe(self.settings.ready, service, env, kv, interval=READY_INTERVAL)
+
+    def _check(self, service: Service, env: Mapping[str, str], kv: Mapping[str, str]) -> Probe | None:
+        if not self._can_probe or not service.is_probed_here:
+            return None
+        return self._probe(
+            service.check, service, env, kv, interval=service.check_interval,
+            successes=service.check_successes, failures=service.check_failures,
+        )  # fmt: skip
+
+    def _probe(
+        self, check: tuple[str, str], service: Service, env: Mapping[str, str], kv: Mapping[str, str],
+        *, interval: float, successes: int = 1, failures: int = 1,
+    ) -> Probe:  # fmt: skip
+        from svcinit.agent import probes
+
+        return probes.Probe(
+            check, service, probes.redactor(self.settings, kv), probes.runner(self.settings, env),
+            interval=interval, successes=successes, failures=failures,
+        )  # fmt: skip
+
+    def _become_ready(self) -> None:
+        log.info("ready", service=self.settings.service)
+        self.ready_probe = None
+        os.pwrite(self._memory, READY, 0)
+        for keeper in self.keepers:
+            keeper.due = 0.0

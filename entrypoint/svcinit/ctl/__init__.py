@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from svcinit.crew import STATE_FOLDERS
+from svcinit.state import FOLDERS
 
 SERVING = "running", "reloading"
 POLL = 0.02  # seconds between two looks at the state file
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     again = commands.add_parser("reload", help="the same as docker kill -s HUP, and wait for how it ended")
     again.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="longest wait [120]")
     options = parser.parse_args(arguments)
-    folders = (os.environ["SVCINIT_RUN"],) if os.environ.get("SVCINIT_RUN") else STATE_FOLDERS
+    folders = (os.environ["SVCINIT_RUN"],) if os.environ.get("SVCINIT_RUN") else FOLDERS
     state = read_state(folders)
     if state is None:
         print(NOT_RUNNING.format(" and ".join(folders)), file=sys.stderr)

@@ -1,0 +1,163 @@
+"""Anti-entropy: one service as its agent has it, compared with what it should be, and set right where it differs."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from svcinit import log
+from svcinit.agent.advertise import advertised
+from svcinit.agent.backoff import pause_before
+from svcinit.agent.registration import check_id, definition, differences, life_of, maintenance_of, status_of
+from svcinit.errors import ConfigError, SvcinitError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from svcinit.agent.consul import Consul
+    from svcinit.agent.probes import Probe
+    from svcinit.agent.services import Service
+
+BACKOFF = 0.25, 30.0  # seconds between two tries while the agent is away
+EARLIEST = 0.7  # of the interval: those that started together shall not look together
+LOOPBACK = "127.0.0.1"
+
+
+class Keeper:
+    """Keeps one service registered as `life`; `due` (monotonic seconds) is when to call `look` next.
+
+    `first`: no presence before this one can have registered it, so what is there under its id or address is a ghost.
+    `vouched`: it is not registered before it was found ready, so it need not wait for the agent's first probe.
+    """
+
+    def __init__(
+        self, service: Service, consul: Consul, life: str, interval: float, *,
+        advertise: str | None, first: bool, vouched: bool, probe: Probe | None,
+    ) -> None:  # fmt: skip
+        self.service, self.probe = service, probe
+        self.due = 0.0
+        self.registered = False
+        self.maintenance: str | None = None  # the reason; None: it is not in maintenance mode
+        self.trouble = ""
+        self._consul, self._life, self._interval, self._advertise = consul, life, interval, advertise
+        self._haunted = first
+        self._status = "passing" if vouched else ""  # of the check, as last known
+        self._attempt = 0
+        self._agent_address = ""
+
+    def look(self, *, ready: bool) -> None:
+        """One look, and what it takes to set things right; a service that is not `ready` is not registered yet.
+
+        Compares before it registers: to register the same again would reset the check and wake every watcher. What
+        fails is told once, and tried again.
+        """
+        try:
+            self._look(ready=ready)
+        except SvcinitError as error:
+            self._agent_address = ""  # whoever answers next may be at another one
+            self.due = time.monotonic() + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+            self._attempt += 1
+            if str(error) != self.trouble:
+                self.trouble = str(error)
+                state = "maybe not registered" if self.registered else "not registered yet"
+                log.warning(f"{state}: {self.trouble}; trying again", id=self.service.id)
+            return
+        if self.trouble:
+            log.info("Consul answers again", id=self.service.id)
+        self._attempt, self.trouble = 0, ""
+        self.due = time.monotonic() + self._interval * random.uniform(EARLIEST, 1.0)
+
+    def report(self) -> None:
+        """Tell the agent what the probe found; it is silent while the agent is away, and then looks first."""
+        if not self.registered or self._attempt or self.probe is None or not self.probe.status:
+            return
+        service, probe = self.service, self.probe
+        try:
+            known = self._consul.report(check_id(service.id), service.name, probe.status, probe.output)
+        except SvcinitError as error:
+            log.debug(f"not reported: {error}")
+            known = False
+        if not known:
+            self.due = 0.0
+
+    def leave(self) -> bool:
+        """Deregister; False when there was nothing of ours. Raises ConfigError, Unavailable."""
+        actual = self._consul.instance(self.service.id, self.service.name)
+        if actual is None or life_of(actual["Service"]) != self._life:
+            return False  # a namesake's that started later is its own
+        self._consul.deregister(self.service.id, self.service.name)
+        return True
+
+    def _look(self, *, ready: bool) -> None:
+        wanted = self._wanted()
+        if self._haunted:
+            self._exorcise(wanted)
+            self._haunted = False
+        actual = self._consul.instance(self.service.id, self.service.name)
+        if actual is not None:
+            self._check_owner(actual)
+            self.maintenance, self._status = maintenance_of(actual), status_of(actual, self.service.id)
+            found = differences(actual, wanted)
+            if not found:
+                if not self.registered:
+                    log.info(f"{self.service.name} is registered already", id=self.service.id)
+                self.registered = True
+                return
+            if self.registered:
+                log.warning(f"registration of {self.service.name} was changed: set right", changed=",".join(found))
+        elif not ready:
+            return
+        elif self.registered:
+            log.warning(f"the Consul agent no longer knows {self.service.name}: registering it again", id=wanted["ID"])
+        self._register(wanted, actual)
+
+    def _check_owner(self, actual: Mapping[str, Any]) -> None:
+        """Ghosts are gone by now: a registration of another life is that of a namesake that runs."""
+        if life_of(actual["Service"]) not in ("", self._life):
+            raise ConfigError(
+                f"the id {self.service.id} is registered by another svcinit that started later: "
+                "give each an SVCINIT_ID of its own"
+            )
+
+    def _exorcise(self, wanted: Mapping[str, Any]) -> None:
+        """Remove what earlier lives left: their registrations under our id, or at our address and port."""
+        for service_id, record in self._consul.services(self.service.name).items():
+            life = life_of(record)
+            if not life or life == self._life:
+                continue
+            place = record.get("Address") or "", record.get("Port")
+            if service_id == wanted["ID"] or (wanted["Port"] and place == (wanted["Address"], wanted["Port"])):
+                log.info(f"removing a registration of {self.service.name} that an earlier life left", id=service_id)
+                self._consul.deregister(service_id, self.service.name)
+
+    def _register(self, wanted: dict[str, Any], actual: Mapping[str, Any] | None) -> None:
+        check, service = wanted.get("Check"), self.service
+        if actual is not None and check is None and "check" in differences(actual, wanted):
+            self._consul.deregister_check(check_id(service.id), service.name)
+        if check is not None and self.maintenance is None:
+            status = self.probe.status if self.probe is not None else self._status
+            check |= {"Status": status} if status else {}
+        self._consul.register(wanted)
+        if actual is None and self.maintenance is not None:
+            self._consul.maintenance(service.id, service.name, on=True, reason=self.maintenance)
+        self.registered = True
+        log.info(f"registered {service.name}", id=service.id, **({"port": service.port} if service.port else {}))
+        self.report()
+
+    def _wanted(self) -> dict[str, Any]:
+        address = advertised(self._advertise)
+        if not address and not self._agent_address:
+            self._agent_address = agent_address(self._consul)
+        return definition(self.service, address, self._agent_address, self._life)
+
+
+def agent_address(consul: Consul) -> str:
+    """Where the agent reaches this host: what it advertises itself, since the service is registered at that."""
+    try:
+        return str(consul.agent_self()["Member"]["Addr"])
+    except ConfigError:  # the token may not read the agent: the agent is on this host all the same
+        return LOOPBACK
+    except (KeyError, TypeError):
+        raise Unavailable("the Consul agent does not say its address yet (/v1/agent/self)") from None
