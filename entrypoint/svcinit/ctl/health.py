@@ -1,0 +1,18 @@
+"""svcinitctl health."""
+
+from __future__ import annotations
+
+from svcinit.ctl import state as states
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(_options: argparse.Namespace) -> int:
+    state = states.needed()
+    return 0 if state and state["state"] in states.SERVING else 1

@@ -1,0 +1,30 @@
+"""svcinitctl status."""
+
+from __future__ import annotations
+
+import json
+
+from svcinit.ctl import state as states
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    state = states.needed()
+    if state is None:
+        return 1
+    if options.json:
+        print(json.dumps(state, indent=2))
+    else:
+        print(f"{state['service'] or 'service'}: {state['state']}")
+        for name in ("id", "main", "presence", "reloads"):
+            print(f"  {name:9} {'-' if state[name] is None else state[name]}")
+        if state["degraded"]:
+            print(f"  degraded  {state['degraded']}")
+    return 0 if state["state"] in states.SERVING and not state["degraded"] else 1
