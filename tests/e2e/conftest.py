@@ -5,13 +5,15 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 
 import pytest
 
+from svcinit.agent.consul import Consul
 from tests.support.consul import ConsulAgent, free_ports
 from tests.support.process import Running, running
 
+Connect = Callable[..., Consul]
 APP = pathlib.Path(__file__).parent / "app.py"
 
 
@@ -65,3 +67,10 @@ def make_service(tmp_path: pathlib.Path) -> Iterator[Callable[[ConsulAgent], Ser
 @pytest.fixture
 def service(make_service: Callable[[ConsulAgent], Service], consul: ConsulAgent) -> Service:
     return make_service(consul)
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """connect(address, ...): a client, closed at the end."""
+    with ExitStack() as stack:
+        yield lambda *where, **options: stack.enter_context(closing(Consul(*where, **options)))

@@ -1,39 +1,21 @@
-"""The client of Consul's HTTP API and DNS on a real agent, and on servers that do what no agent can be made to do."""
+"""The client of Consul's HTTP API and DNS on a real agent."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from svcinit.agent.consul import Consul
 from svcinit.agent.discovery import Resolver
-from svcinit.agent.http import Away
 from svcinit.errors import ConfigError, Unavailable
+from tests.e2e.conftest import Connect
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
-
-ROOT_TOKEN, FOREIGN_TOKEN = "7f1c2d3e-0000-4000-8000-000000000001", "7f1c2d3e-0000-4000-8000-00000000dead"
-Connect = Callable[..., Consul]
-Answering = Callable[[bytes], str]
-JSON = b"Content-Type: application/json\r\n"
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    """connect(address, ...): a client, closed at the end."""
-    with contextlib.ExitStack() as stack:
-        yield lambda *where, **options: stack.enter_context(contextlib.closing(Consul(*where, **options)))
 
 
 @pytest.fixture
@@ -44,32 +26,6 @@ def client(consul: ConsulAgent, connect: Connect) -> Consul:
 @pytest.fixture
 def resolver(consul: ConsulAgent) -> Resolver:
     return Resolver([(consul.address, consul.dns_port)])
-
-
-@pytest.fixture
-def answering() -> Iterator[Answering]:
-    """answering(bytes): the address of a server that sends those to whatever it is asked, and hangs up."""
-    with contextlib.ExitStack() as stack:
-
-        def start(content: bytes) -> str:
-            listener = stack.enter_context(socket.create_server((LOOPBACK, 0)))
-
-            def serve() -> None:
-                with contextlib.suppress(OSError):
-                    while True:
-                        client, _ = listener.accept()
-                        with client:
-                            client.recv(65536)
-                            client.sendall(content)
-
-            threading.Thread(target=serve, daemon=True).start()
-            return f"http://{LOOPBACK}:{listener.getsockname()[1]}"
-
-        yield start
-
-
-def http(status: str, body: bytes, headers: bytes = JSON) -> bytes:
-    return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status.encode(), headers, len(body), body)
 
 
 # DNS
@@ -263,170 +219,3 @@ def test_an_agent_that_hangs_costs_bounded_time_and_works_again_when_it_wakes(
 def test_an_address_that_is_none_is_told_as_a_setting(address: str, connect: Connect) -> None:
     with pytest.raises(ConfigError, match="CONSUL_HTTP_ADDR="):
         connect(address).kv("config/app")
-
-
-# answers that a sound agent does not give
-
-
-def test_an_answer_cut_in_the_middle_is_no_answer(answering: Answering, connect: Connect) -> None:
-    body = json.dumps([{"Key": "config/app/n", "Value": "MQ=="}]).encode()
-    client = connect(answering(http("200 OK", body)[:-10]))
-    with pytest.raises(Unavailable, match="GET /v1/kv/config/app/ failed: "):
-        client.kv("config/app")
-
-
-def test_a_chunked_answer_cut_in_the_middle_is_no_answer(answering: Answering, connect: Connect) -> None:
-    client = connect(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n"))
-    with pytest.raises(Unavailable, match="GET /v1/kv/config/app/ failed: "):
-        client.kv("config/app")
-
-
-@pytest.mark.parametrize("sent", [b"", b"\0\0\0", b"220 mail ready\r\n"], ids=["nothing", "zeros", "mail"])
-def test_what_is_no_http_is_no_answer(answering: Answering, sent: bytes, connect: Connect) -> None:
-    with pytest.raises(Unavailable, match="GET /v1/kv/config/app/ failed: "):
-        connect(answering(sent)).kv("config/app")
-
-
-@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"[{", b"\xff\xfe"])
-def test_an_answer_that_is_no_json_is_told(answering: Answering, body: bytes, connect: Connect) -> None:
-    with pytest.raises(Unavailable, match="answered something that is not JSON"):
-        connect(answering(http("200 OK", body))).kv("config/app")
-
-
-@pytest.mark.parametrize("body", [b'{"a": 1}', b'["a"]', b'[{"Key": 1}]', b'[{"Key": "a", "Value": "*"}]', b"3"])
-def test_json_that_is_no_list_of_keys_is_told(answering: Answering, body: bytes, connect: Connect) -> None:
-    with pytest.raises(Unavailable, match="answered something that is no list of keys"):
-        connect(answering(http("200 OK", body))).kv("config/app")
-
-
-def test_an_agent_that_asks_to_be_left_alone_says_for_how_long(answering: Answering, connect: Connect) -> None:
-    answer = http("429 Too Many Requests", b"Your IP is issuing too many concurrent connections", b"Retry-After: 7\r\n")
-    with pytest.raises(Away, match="answered 429: Your IP is issuing") as caught:
-        connect(answering(answer)).kv("config/app")
-    assert caught.value.retry_after == 7
-
-
-@pytest.mark.parametrize("header", [b"", b"Retry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n", b"Retry-After: -1\r\n"])
-def test_without_a_number_of_seconds_there_is_no_such_wish(
-    answering: Answering, header: bytes, connect: Connect
-) -> None:
-    with pytest.raises(Away) as caught:
-        connect(answering(http("503 Service Unavailable", b"", header))).kv("config/app")
-    assert caught.value.retry_after is None
-
-
-def test_a_cluster_without_a_leader_is_worth_another_try(answering: Answering, connect: Connect) -> None:
-    with pytest.raises(Unavailable, match="answered 500: No cluster leader"):
-        connect(answering(http("500 Internal Server Error", b"No cluster leader"))).kv("config/app")
-
-
-def test_a_redirect_is_not_followed(answering: Answering, consul: ConsulAgent, connect: Connect) -> None:
-    to = f"Location: {consul.url}/v1/kv/config/app/?recurse=\r\n".encode()
-    with pytest.raises(ConfigError, match="answered 302"):
-        connect(answering(http("302 Found", b"", to)), token=FOREIGN_TOKEN).kv("config/app")
-
-
-def test_more_than_any_prefix_should_hold_is_refused(
-    answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
-) -> None:
-    monkeypatch.setattr("svcinit.agent.http.BODY_LIMIT", 1 << 20)
-    with pytest.raises(ConfigError, match="answered more than 1 MiB: name a narrower prefix"):
-        connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")
-
-
-# ACL
-
-
-@pytest.fixture(scope="module")
-def guarded_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    """An agent that denies what no token allows."""
-    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": ROOT_TOKEN, "agent": ROOT_TOKEN}}
-    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config={"acl": acl})
-    agent.token = ROOT_TOKEN
-    with agent:
-        yield agent
-
-
-def test_a_token_is_sent_and_allows_what_it_should(guarded_consul: ConsulAgent, connect: Connect) -> None:
-    guarded_consul.kv_put("config/app/n", "1")
-    assert connect(guarded_consul.url, token=ROOT_TOKEN).kv("config/app") == {"config/app/n": b"1"}
-
-
-def test_a_token_that_consul_does_not_know_is_told_without_showing_it(
-    guarded_consul: ConsulAgent, connect: Connect
-) -> None:
-    with pytest.raises(
-        ConfigError, match=r"GET /v1/kv/config/app/ is denied \(ACL not found\): the token of CONSUL_HTTP_TOKEN"
-    ) as caught:
-        connect(guarded_consul.url, token=FOREIGN_TOKEN).kv("config/app")
-    assert FOREIGN_TOKEN not in str(caught.value)
-
-
-def test_a_registration_without_a_token_names_the_rule_that_it_needs(
-    guarded_consul: ConsulAgent, connect: Connect
-) -> None:
-    with pytest.raises(ConfigError, match=r'needs service "web" { policy = "write" }'):
-        connect(guarded_consul.url).register({"ID": "web", "Name": "web"})
-
-
-# TLS
-
-
-def test_https_to_a_plain_port_is_told_as_a_fault_of_tls(consul: ConsulAgent, connect: Connect) -> None:
-    with pytest.raises(ConfigError, match=r"TLS failed: .*; see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME"):
-        connect(f"https://{consul.address}:{consul.http_port}").kv("config/app")
-
-
-class Secured:
-    """An agent that speaks HTTPS too, with a certificate for `server.dc1.consul` from a CA of its own."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        for command in (["ca", "create"], ["cert", "create", "-server"]):
-            consul = [os.environ["CONSUL_BINARY"], "tls", *command]
-            subprocess.run(consul, cwd=folder, check=True, capture_output=True, timeout=30)
-        self.authority = str(folder / "consul-agent-ca.pem")
-        self.port, serf_lan, serf_wan, server = free_ports(4)
-        self.agent = ConsulAgent(folder / "consul")
-        self.agent.config = {
-            "ports": {
-                "http": self.agent.http_port, "dns": self.agent.dns_port, "https": self.port, "grpc": -1,
-                "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server,
-            },
-            "cert_file": str(folder / "dc1-server-consul-0.pem"),
-            "key_file": str(folder / "dc1-server-consul-0-key.pem"),
-            "ca_file": self.authority,
-        }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    made = Secured(tmp_path_factory.mktemp("tls"))
-    with made.agent:
-        yield made
-
-
-@pytest.mark.parametrize("options", [{}, {"server_name": "server.dc1.consul"}, {"ssl": True}])
-def test_https_works_with_the_authority_that_signed(
-    secured: Secured, connect: Connect, options: dict[str, Any]
-) -> None:
-    secured.agent.kv_put("config/app/n", "1")
-    address = f"{'' if 'ssl' in options else 'https://'}{LOOPBACK}:{secured.port}"
-    assert connect(address, verify=secured.authority, **options).kv("config/app") == {"config/app/n": b"1"}
-
-
-def test_https_without_the_authority_or_with_another_name_is_refused(secured: Secured, connect: Connect) -> None:
-    address = f"https://{LOOPBACK}:{secured.port}"
-    with pytest.raises(ConfigError, match=r"TLS failed: .*certificate verify failed.*; see CONSUL_CACERT"):
-        connect(address).kv("config/app")
-    with pytest.raises(ConfigError, match=r"TLS failed: .*other\.example.*; see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME"):
-        connect(address, verify=secured.authority, server_name="other.example").kv("config/app")
-
-
-def test_plain_http_to_the_https_port_is_told_in_the_agents_words(secured: Secured, connect: Connect) -> None:
-    with pytest.raises(ConfigError, match="answered 400: Client sent an HTTP request to an HTTPS server"):
-        connect(f"{LOOPBACK}:{secured.port}").kv("config/app")
-
-
-def test_an_authority_that_is_not_there_is_named(secured: Secured, connect: Connect) -> None:
-    with pytest.raises(ConfigError, match=r"/nosuch/ca\.pem"):
-        connect(f"https://{LOOPBACK}:{secured.port}", verify="/nosuch/ca.pem").kv("config/app")

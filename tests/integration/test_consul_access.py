@@ -186,6 +186,19 @@ def test_tls_with_a_private_ca_and_a_client_certificate_works(tls: tuple[str, pa
         assert client.agent_self()
 
 
+def test_plain_http_to_the_https_port_is_told_in_the_agents_words(tls: tuple[str, pathlib.Path]) -> None:
+    with contextlib.closing(Consul(tls[0])) as client, pytest.raises(ConfigError) as caught:
+        client.agent_self()
+    assert "answered 400: Client sent an HTTP request to an HTTPS server" in str(caught.value)
+
+
+def test_https_to_a_plain_port_is_told_as_a_fault_of_tls(consul: ConsulAgent) -> None:
+    with contextlib.closing(Consul(consul.url, ssl=True)) as client, pytest.raises(ConfigError) as caught:
+        client.agent_self()
+    assert "TLS failed: " in str(caught.value)
+    assert "see CONSUL_CACERT, CONSUL_TLS_SERVER_NAME" in str(caught.value)
+
+
 def test_tls_is_not_verified_when_told_so(tls: tuple[str, pathlib.Path]) -> None:
     with contextlib.closing(over_tls(tls, verify=False, server_name="other.example")) as client:
         assert client.kv("config") == {}
