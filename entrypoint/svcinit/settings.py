@@ -18,6 +18,7 @@ from svcinit.values import (
     check,
     choice,
     count,
+    credentials,
     duration,
     exit_map,
     headers,
@@ -78,7 +79,7 @@ V = Variable
 TABLE = (
     V("CONSUL_HTTP_ADDR", "127.0.0.1:8500", text, "Consul agent: HOST:PORT, http://, https:// or unix://PATH"),
     V("CONSUL_HTTP_TOKEN", None, secret, "ACL token", secret=True),
-    V("CONSUL_HTTP_AUTH", None, secret, "USER:PASSWORD for HTTP basic authentication", secret=True),
+    V("CONSUL_HTTP_AUTH", None, credentials, "USER:PASSWORD for HTTP basic authentication", secret=True),
     V("CONSUL_HTTP_SSL", "0", boolean, "1: https where CONSUL_HTTP_ADDR names no scheme"),
     V("CONSUL_HTTP_SSL_VERIFY", "1", boolean, "0: do not verify the agent's certificate"),
     V("CONSUL_TLS_SERVER_NAME", None, text, "name to expect in the agent's certificate"),

@@ -41,6 +41,13 @@ def secret(raw: str) -> str:
     return raw
 
 
+def credentials(raw: str) -> str:
+    """USER:PASSWORD of basic authentication, which travels encoded: of any characters but control ones."""
+    if any(character < " " or character == "\x7f" for character in raw):
+        raise ValueError("expected USER:PASSWORD without line ends or other control characters")
+    return raw
+
+
 def instance_id(raw: str) -> str:
     if not raw.isascii() or not raw.isprintable() or " " in raw:
         raise ValueError("expected printable ASCII without blanks")

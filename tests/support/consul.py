@@ -84,12 +84,12 @@ class ConsulAgent:
         settings = {
             "bind_addr": self.address,
             "client_addr": self.address,
-            "ports": {
-                "http": self.http_port, "dns": self.dns_port, "grpc": -1,
-                "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server,
-            },
             "disable_update_check": True,
             **self.config,
+            "ports": {
+                "http": self.http_port, "dns": self.dns_port, "grpc": -1,
+                "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server, **self.config.get("ports", {}),
+            },
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "agent.json"

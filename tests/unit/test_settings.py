@@ -196,3 +196,10 @@ def test_the_settings_page_is_current() -> None:
 def test_help_names_every_variable() -> None:
     text = settings.help_text()
     assert all(row.name in text and row.meaning in text for row in TABLE)
+
+
+@pytest.mark.parametrize("given", ["svc:pass\nword", "svc:\0", "svc:\x7f"])
+def test_credentials_that_cannot_be_typed_are_refused_and_not_shown(given: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read({"CONSUL_HTTP_AUTH": given})
+    assert str(caught.value).startswith("CONSUL_HTTP_AUTH=(not shown): expected USER:PASSWORD without line ends")
