@@ -32,7 +32,7 @@ ABSENT = b"unknown service", b"no service registered", b"unknown check", b'"aggr
 TOKEN_LIMIT = 1 << 16  # characters
 SCHEMES = ("http", "https")
 OURS_REFUSED = "CERTIFICATE", "UNKNOWN_CA"  # in OpenSSL's names of the alerts that are about a client certificate
-OURS_BROKEN = "PEM", "MISMATCH"  # the same, of a client certificate or key that cannot be used
+OURS_BROKEN = "PEM lib", "KEY_VALUES_MISMATCH"  # the same, of a client certificate or key that cannot be used
 NO_TLS = "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"  # what OpenSSL makes of plain HTTP
 
 
@@ -183,18 +183,18 @@ class Http:
             )
         cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
         if isinstance(error, requests.exceptions.SSLError) and not cut_off:
-            return ConfigError(f"{told}: TLS failed: {reason}; {self._tls_advice(str(getattr(root, 'reason', '')))}")
+            return ConfigError(f"{told}: TLS failed: {reason}; {self._tls_advice(reason)}")
         return Away(f"{told} failed: {reason}")
 
     def _tls_advice(self, reason: str) -> str:
-        """What to do, by OpenSSL's own name of the reason: which side did not take the other's certificate?"""
+        """What to do about OpenSSL's own words: which side did not take the other's certificate?"""
         if "ALERT" in reason and any(words in reason for words in OURS_REFUSED):
             if not self._session.cert:
                 return "the agent asks for a client certificate: see CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
             return "the agent does not take the client certificate: see CONSUL_CLIENT_CERT and the agent's own CA"
         if any(words in reason for words in OURS_BROKEN):
             return "expected a certificate and its key, both PEM: see CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-        if reason in NO_TLS:
+        if any(words in reason for words in NO_TLS):
             return "does CONSUL_HTTP_ADDR name the agent's port for https?"
         return f"{self._expects}; see CONSUL_CACERT, CONSUL_CAPATH, CONSUL_TLS_SERVER_NAME"
 
