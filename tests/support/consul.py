@@ -20,6 +20,7 @@ from tests.support.process import stat_fields
 from tests.support.waiting import eventually
 
 LOOPBACK = "127.0.0.1"
+ESTABLISHED = "01"
 
 
 def free_ports(count: int) -> list[int]:
@@ -44,6 +45,12 @@ def thread_states(pid: int) -> list[str]:
         with contextlib.suppress(OSError):  # a thread may end between two looks
             states.append(stat_fields(f"/proc/{pid}/task/{thread}/stat")[0])
     return states
+
+
+def connections(port: int) -> int:
+    """How many TCP connections to a local port are open (proc(5), /proc/net/tcp)."""
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == ESTABLISHED for row in rows)
 
 
 class ConsulAgent:

@@ -139,6 +139,8 @@ class Keeper:
         if check is not None and self.maintenance is None:
             status = self.probe.status if self.probe is not None else self._status
             check |= {"Status": status} if status else {}
+        if actual is not None and service.tag_override:
+            wanted = {**wanted, "Tags": actual["Service"].get("Tags") or []}
         self._consul.register(wanted)
         if actual is None and self.maintenance is not None:
             self._consul.maintenance(service.id, service.name, on=True, reason=self.maintenance)

@@ -1,0 +1,70 @@
+"""SVCINIT_READY: in the catalog only once it can serve."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.e2e.conftest import Service
+from tests.e2e.failing import is_passing
+from tests.e2e.test_checks import HERE
+from tests.support.process import Running, is_alive
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+
+def slow(service: Service) -> Running:
+    """tests/e2e/web.py, which serves once FOLDER/start is there."""
+    (service.folder / "slow").touch()
+    return service.start(sys.executable, str(HERE / "web.py"), str(service.port), str(service.folder))
+
+
+@pytest.mark.parametrize("ready", ["tcp", "http:/health", "exec:test -e start"])
+def test_a_service_is_not_in_the_catalog_before_it_serves_and_passes_at_once_then(service: Service, ready: str) -> None:
+    start = service.folder / "start"
+    service.env |= {"SVCINIT_READY": ready.replace("start", str(start)), "SVCINIT_CHECK_INTERVAL": "1h"}
+    svcinit = slow(service)
+    state = service.folder / "svcinit" / "run" / "presence.json"
+    eventually(lambda: state.exists() and '"ready": false' in state.read_text(), "presence looks whether it is ready")
+    assert service.consul.instances("web") == []
+    start.touch()
+    is_passing(service)
+    assert "svcinit: ready service=web\n" in svcinit.err
+    assert svcinit.stop() == 143
+    assert service.consul.instances("web") == []
+
+
+def test_a_service_that_is_not_ready_in_time_is_stopped_and_never_was_in_the_catalog(service: Service) -> None:
+    service.env |= {"SVCINIT_READY": "tcp", "SVCINIT_START_TIMEOUT": "500ms"}
+    svcinit = slow(service)
+    main = svcinit.child("main")
+    assert svcinit.wait() == 69
+    expected = "error: not ready within SVCINIT_START_TIMEOUT=0.5s: SVCINIT_READY found: Connection refused\n"
+    assert expected in svcinit.err
+    assert "registered" not in svcinit.err.replace("deregistered", "")
+    assert not is_alive(main)
+
+
+def test_a_stop_before_it_is_ready_is_immediate(service: Service) -> None:
+    service.env["SVCINIT_READY"] = "exec:sleep 100"
+    svcinit = slow(service)
+    svcinit.child("presence")
+    assert svcinit.stop(5) == 143
+
+
+def test_a_service_that_was_ready_once_is_not_asked_again_when_its_presence_is_killed(service: Service) -> None:
+    service.env |= {"SVCINIT_READY": "exec:test -e start", "SVCINIT_START_TIMEOUT": "1s", "SVCINIT_CHECK": "none"}
+    start = service.folder / "start"
+    service.env["SVCINIT_READY"] = f"exec:test -e {start}"
+    start.touch()
+    svcinit = slow(service)
+    svcinit.says("registered web")
+    presence = svcinit.child("presence")
+    start.unlink()
+    os.kill(presence, signal.SIGKILL)
+    svcinit.says("web is registered already")
+    assert svcinit.process.poll() is None
