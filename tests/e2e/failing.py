@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from tests.e2e.conftest import Service
 from tests.support.process import PATH, ROOT, Running
@@ -52,11 +53,12 @@ def has_state(svcinit: Running, **expected: object) -> None:
     eventually(lambda: state() == expected, f"the state is {expected}")
 
 
-def ctl(svcinit: Running, command: str) -> tuple[int, str]:
+def ctl(svcinit: Running, *command: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """svcinitctl as in the container of `svcinit`: exit status and all that it printed."""
     code = "from svcinit.ctl import main; main()"
-    env = {**PATH, "SVCINIT_RUN": str(svcinit.folder / "run"), "PYTHONPATH": str(ROOT / "entrypoint")}
+    given = {**PATH, "SVCINIT_RUN": str(svcinit.folder / "run"), "PYTHONPATH": str(ROOT / "entrypoint"), **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-c", code, command], env=env, capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", code, *command], env=given, capture_output=True, text=True, timeout=20, check=False
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -112,7 +112,9 @@ def test_a_grpc_service_is_asked_for_its_health(service: Service, kind: str, sta
 def test_several_failures_are_needed_where_several_are_asked_for(web: Web) -> None:
     """Consul's agent, and svcinit itself: the same rule."""
     web.env |= {"SVCINIT_CHECK": "http:/", "SVCINIT_CHECK_FAILURES": "1000", "SVCINIT_CHECK_SUCCESSES": "2"}
-    web.env["SVCINIT_SERVICES"] = json.dumps([{"id": "inside", "port": web.port, "check": "http:/", "check_via": "ttl"}])
+    web.env["SVCINIT_SERVICES"] = json.dumps(
+        [{"id": "inside", "port": web.port, "check": "http:/", "check_via": "ttl"}]
+    )
     web.serve()
     eventually(lambda: len(web.consul.passing("web")) == 2, "both pass")
     web.answers(503)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import APP, Service
-from tests.e2e.failing import is_passing
+from tests.e2e.failing import ctl, is_passing
 from tests.support.consul import ConsulAgent, connections, free_ports
 from tests.support.process import Running, running
 from tests.support.waiting import eventually
@@ -23,6 +23,13 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 MakeService = Callable[[ConsulAgent], Service]
+CHANGES: dict[str, dict[str, Any]] = {
+    "tags": {"Tags": ["x"]},
+    "meta": {"Meta": {}},
+    "port": {"Port": 1},
+    "address": {"Address": "10.1.1.1"},
+    "check": {},
+}
 OFTEN = {"SVCINIT_SYNC_INTERVAL": "200ms"}
 
 
@@ -73,16 +80,14 @@ def test_where_nothing_differs_each_look_is_one_request_on_one_connection_and_no
     assert connections(own_consul.http_port) == 0
 
 
-@pytest.mark.parametrize("what", ["tags", "meta", "port", "address", "check"])
+@pytest.mark.parametrize("what", CHANGES)
 def test_what_is_changed_by_hand_is_set_right_and_named(service: Service, what: str) -> None:
     service.env |= OFTEN
     svcinit = service.start()
     is_passing(service)
     before = record(service)
     changed = {"ID": before["ID"], "Name": "web", "Port": before["Port"], "Meta": before["Meta"], "Tags": []}
-    changed |= {"tags": {"Tags": ["x"]}, "meta": {"Meta": {}}, "port": {"Port": 1}, "address": {"Address": "10.1.1.1"}}.get(
-        what, {}
-    )
+    changed |= CHANGES[what]
     if what == "check":
         put(service, f"/v1/agent/check/deregister/service:{before['ID']}")
     else:
@@ -135,6 +140,20 @@ def test_maintenance_stays_through_repairs_and_the_loss_of_the_agents_data(
     is_passing(service)
 
 
+def test_svcinitctl_takes_a_service_out_of_dns_and_gives_it_back(service: Service) -> None:
+    service.env |= OFTEN
+    svcinit = service.start()
+    is_passing(service)
+    assert ctl(svcinit, "maintenance", "on", "--reason", "disk swap", env=service.env)[0] == 0
+    assert service.consul.passing("web") == []
+    eventually(lambda: "registered, in maintenance (disk swap): web-" in ctl(svcinit, "status")[1], "status tells it")
+    assert ctl(svcinit, "maintenance", "off", env=service.env)[0] == 0
+    is_passing(service)
+    assert svcinit.stop() == 0
+    code, said = ctl(svcinit, "maintenance", "on", env=service.env)
+    assert (code, "is not registered with the agent" in said) == (1, True)
+
+
 # ghosts and namesakes
 
 
@@ -157,7 +176,9 @@ def test_only_what_an_earlier_life_left_at_the_same_place_is_removed(service: Se
         service.consul.deregister(service_id)
 
 
-def test_a_killed_svcinits_registration_is_gone_before_the_new_one_is_ready(service: Service, tmp_path: pathlib.Path) -> None:
+def test_a_killed_svcinits_registration_is_gone_before_the_new_one_is_ready(
+    service: Service, tmp_path: pathlib.Path
+) -> None:
     first = service.start()
     is_passing(service)
     for pid in (first.child("presence"), first.child("main"), first.pid):

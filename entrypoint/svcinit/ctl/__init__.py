@@ -11,6 +11,8 @@ import argparse
 import importlib
 import sys
 
+from svcinit.errors import SvcinitError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -19,6 +21,7 @@ COMMANDS = {  # name: (module, help)
     "status": ("status", "what state it is in; 1 when degraded or not serving"),
     "health": ("health", "for HEALTHCHECK: 0 while the service runs, else 1; no network is used"),
     "reload": ("reload", "the same as docker kill -s HUP, and wait for how it ended"),
+    "maintenance": ("maintenance", "on: take the service out of Consul's answers while it runs on; off: give it back"),
 }
 
 
@@ -37,5 +40,9 @@ def run(arguments: list[str]) -> int:
             found.arguments(command)
             command.set_defaults(run=found.run)
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+    except SvcinitError as error:
+        print(*error.faults, sep="\n", file=sys.stderr)
+        return 1
     return code

@@ -39,6 +39,20 @@ def read() -> dict[str, Any] | None:
     return None
 
 
+def presence(init: dict[str, Any]) -> dict[str, Any]:
+    """What the presence of that init says of each service, by id; empty while it has said nothing."""
+    for folder in folders():
+        try:
+            with open(os.path.join(folder, "presence.json"), encoding="utf-8") as file:
+                said = json.load(file)
+        except (OSError, ValueError):
+            continue
+        if said["pid"] == init["presence"]:
+            services: dict[str, Any] = said["services"]
+            return services
+    return {}
+
+
 def needed() -> dict[str, Any] | None:
     """As `read`, and tells people when there is none."""
     state = read()

@@ -1,0 +1,40 @@
+"""svcinitctl maintenance: Consul's maintenance mode for the services of this container."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+REASON = "svcinitctl maintenance"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mode", choices=("on", "off"), help="on: Consul gives the service to nobody, and it runs on")
+    parser.add_argument("--reason", default=REASON, help=f"what others read in Consul [{REASON}]")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tells the agent itself; presence sees it at its next look and keeps it up. Raises ConfigError, Unavailable."""
+    from svcinit.agent.connect import connect
+    from svcinit.agent.services import services
+    from svcinit.settings import read
+
+    settings = read(os.environ)
+    found = services(settings)
+    if not found:
+        print("nothing is registered here: SVCINIT_SERVICE is not set", file=sys.stderr)
+        return 1
+    consul = connect(settings)
+    code = 0
+    for service in found:
+        if consul.maintenance(service.id, service.name, on=options.mode == "on", reason=options.reason):
+            print(f"{service.id}: maintenance {options.mode}")
+        else:
+            print(f"{service.id} is not registered with the agent at {settings.consul_http_addr}", file=sys.stderr)
+            code = 1
+    consul.close()
+    return code
