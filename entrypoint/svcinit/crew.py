@@ -58,8 +58,11 @@ class Crew(Init):
         else:
             self.fork(Role.ACTION, lambda: _write(action.path, action.text))
 
-    def start_prepare(self, *, seconds: float) -> None:
-        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict."""
+    def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict.
+
+        `cached`: from SVCINIT_CACHE instead of Consul.
+        """
         self._undoable = False
         self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
         os.pwrite(self._verdict, FETCHING, 0)
@@ -71,7 +74,7 @@ class Crew(Init):
             gc.disable()  # it ends before collecting would pay: 15 ms of its imports
             from svcinit.agent import prepare
 
-            return prepare.main(settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh)
+            return prepare.main(settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, cached=cached)
 
         self.fork(Role.PREPARE, _guarded(body))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import _signal
 
 from svcinit import errors, log
-from svcinit.errors import EX_UNAVAILABLE
 from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
 from svcinit.steps import State, Steps
 from svcinit.values import signal_name
@@ -102,7 +101,7 @@ class Lifecycle(Steps):
             case State.STARTING, Exited(Role.PREPARE, errors.EX_CONFIG as code):
                 self.leave(code, "the configuration is wrong; the service was not started")
             case State.STARTING, Exited(Role.PREPARE, errors.EX_TEMPFAIL):
-                self.leave(EX_UNAVAILABLE, f"not ready within SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s")
+                self.fall_back()
             case State.STARTING, Exited(Role.HOOK, errors.EX_OK):
                 self.start_main()
             case State.STARTING, Exited(Role.HOOK, code):

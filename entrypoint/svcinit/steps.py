@@ -7,6 +7,7 @@ to its process group is the answer to a hang. Deadlines are named and on the mon
 from __future__ import annotations
 
 import _signal
+import os
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE
@@ -26,6 +27,7 @@ SILENCE = 40.0  # without a sign of life for so long presence counts as hung: lo
 BACKOFF = 0.5, 30.0  # first and longest pause before a dead presence is started again
 HEALTHY = 60.0  # having lived for so long, a dead presence starts again with the first pause
 BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes, has gone into the background
+FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
 KILLED = 128 + _signal.SIGKILL
 AFTER_KILL = 1.0  # what the kernel gets to bury what was killed
 
@@ -54,6 +56,7 @@ class Steps:
         self.job = ""  # the role of the short-lived child that all waits for
         self.late = False  # its deadline has passed
         self.again = False  # a HUP came when none could be served: exactly one more reload is owed
+        self.cached = False  # the start goes by SVCINIT_CACHE
         self.restarting = False
         self.reloads = 0
         self.hups = 0  # HUPs taken; `served` of them by reloads that have ended, well or not
@@ -69,7 +72,7 @@ class Steps:
     # starting
 
     def start(self) -> None:
-        self.state = State.STARTING
+        self.state, self.cached = State.STARTING, False
         if self.settings.needs_prepare:
             self.begin(Role.PREPARE, self.settings.start_timeout + SLACK)
             self.prepare()
@@ -80,7 +83,17 @@ class Steps:
         """At a reload prepare may spend half of its time on waiting for Consul: new code must go out all the same."""
         left = self.timers["job"] - self.crew.now()
         self.late = False
-        self.crew.start_prepare(seconds=left - SLACK if self.state == State.STARTING else left / 2)
+        self.crew.start_prepare(seconds=left - SLACK if self.state == State.STARTING else left / 2, cached=self.cached)
+
+    def fall_back(self) -> None:
+        """Consul did not answer for SVCINIT_START_TIMEOUT: start on what it said last, if that was kept."""
+        if self.cached or not self.settings.cache or not os.path.exists(self.settings.cache):
+            limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
+            self.leave(EX_UNAVAILABLE, f"not ready within {limit}")
+            return
+        self.cached, self.again = True, False
+        self.begin(Role.PREPARE, self.settings.reload_timeout)
+        self.prepare()
 
     def retry(self, code: int) -> None:
         log.warning(f"prepare died with status {code}; trying again")
@@ -92,10 +105,11 @@ class Steps:
             self.retry(EX_SOFTWARE)
         elif self.state == State.RELOADING:
             self.pre_reload_hook()
-        elif self.again:
+        elif self.again and not self.cached:
             self.again = False
             self.prepare()
         else:
+            self.outcome = FROM_CACHE if self.cached else ""
             self.pre_start_hook()
 
     def pre_start_hook(self) -> None:
@@ -106,7 +120,7 @@ class Steps:
             self.start_main()
 
     def start_main(self) -> None:
-        if self.again and self.settings.needs_prepare:
+        if self.again and self.settings.needs_prepare and not self.cached:
             self.again = False
             self.start()
             return
@@ -114,7 +128,7 @@ class Steps:
         self.timers.clear()
         if self.restarting:
             log.info(f"reload {self.reloads}: done")
-        self.again = self.restarting = False
+        self.again = self.restarting = self.cached = False
         self.served = self.serving_hups
         self.state = State.RUNNING
         self.ever_started = True
@@ -165,7 +179,7 @@ class Steps:
 
     def reload(self) -> None:
         self.state = State.RELOADING
-        self.again, self.outcome = False, ""
+        self.again = False
         self.reloads += 1
         self.serving_hups = self.hups
         log.info(f"reload {self.reloads}: begins")

@@ -89,35 +89,34 @@ def test_an_unknown_datacenter_is_tried_again(client: Consul) -> None:
         client.kv("config", dc="mars")
 
 
-def test_the_agent_tells_its_node_and_datacenter(client: Consul) -> None:
-    own = client.agent_self()
-    assert own["Config"]["Datacenter"] == "dc1"
-    assert own["Config"]["NodeName"]
-    assert own["Member"]["Addr"] == "127.0.0.1"
+def test_the_agent_tells_its_node_and_address(client: Consul) -> None:
+    own = client.agent()
+    assert own["node"]
+    assert own["address"] == "127.0.0.1"
 
 
 def test_an_agent_that_is_down_is_said_to_be_and_works_when_it_is_back(own_consul: ConsulAgent) -> None:
     with contextlib.closing(Consul(own_consul.url)) as client:
-        client.agent_self()
+        client.agent()
         own_consul.stop()
         with pytest.raises(Unavailable, match="Connection refused"):
-            client.agent_self()
+            client.agent()
         own_consul.start()
-        assert client.agent_self()
+        assert client.agent()
 
 
 def test_a_proxy_in_the_environment_is_not_asked(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with contextlib.closing(Consul(consul.url)) as client:
-        assert client.agent_self()
+        assert client.agent()
 
 
 @pytest.mark.parametrize("with_token", [False, True], ids=["anonymous", "token-of-another"])
 @pytest.mark.parametrize(
     ("call", "rule"),
     [
-        (lambda client: client.agent_self(), 'agent_prefix "" { policy = "read" }'),
+        (lambda client: client.agent(), 'agent_prefix "" { policy = "read" }'),
         (lambda client: client.instance("db", "db"), 'service "db" { policy = "read" }'),
         (lambda client: client.register(WEB), 'service "web" { policy = "write" }'),
     ],
@@ -183,18 +182,18 @@ def over_tls(tls: tuple[str, pathlib.Path], **options: Any) -> Consul:
 @pytest.mark.parametrize("name", [None, "server.dc1.consul"])
 def test_tls_with_a_private_ca_and_a_client_certificate_works(tls: tuple[str, pathlib.Path], name: str | None) -> None:
     with contextlib.closing(over_tls(tls, server_name=name)) as client:
-        assert client.agent_self()
+        assert client.agent()
 
 
 def test_plain_http_to_the_https_port_is_told_in_the_agents_words(tls: tuple[str, pathlib.Path]) -> None:
     with contextlib.closing(Consul(tls[0])) as client, pytest.raises(ConfigError) as caught:
-        client.agent_self()
+        client.agent()
     assert "answered 400: Client sent an HTTP request to an HTTPS server" in str(caught.value)
 
 
 def test_https_to_a_plain_port_is_told_as_a_fault_of_tls(consul: ConsulAgent) -> None:
     with contextlib.closing(Consul(consul.url, ssl=True)) as client, pytest.raises(ConfigError) as caught:
-        client.agent_self()
+        client.agent()
     assert "TLS failed: " in str(caught.value)
     assert "does CONSUL_HTTP_ADDR name the agent's port for https?" in str(caught.value)
 
@@ -219,6 +218,6 @@ def test_tls_is_not_verified_when_told_so(tls: tuple[str, pathlib.Path]) -> None
 )
 def test_tls_that_fails_says_what_to_look_at(tls: tuple[str, pathlib.Path], options: dict[str, Any], said: str) -> None:
     with contextlib.closing(over_tls(tls, **options)) as client, pytest.raises(ConfigError) as caught:
-        client.agent_self()
+        client.agent()
     assert said in str(caught.value)
     assert tls[0] in str(caught.value)

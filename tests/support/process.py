@@ -35,9 +35,10 @@ class Running:
     def __init__(self, folder: pathlib.Path, command: Sequence[str], env: Mapping[str, str]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        own = {"SVCINIT_RUN": str(folder / "run"), "SVCINIT_CACHE": str(folder / "cache.json")}
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                svcinit_command(*command), env={**PATH, "SVCINIT_RUN": str(folder / "run"), **env},
+                svcinit_command(*command), env={**PATH, **own, **env},
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
 

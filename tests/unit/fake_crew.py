@@ -79,8 +79,8 @@ class FakeCrew:
         self._start(Role.UNDO)
         return self.undoable
 
-    def start_prepare(self, *, seconds: float) -> None:
-        self._start(Role.PREPARE)
+    def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+        self._start(Role.PREPARE, "cached" if cached else "")
 
     def start_main(self) -> None:
         self._start(Role.MAIN)

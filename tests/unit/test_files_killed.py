@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from killing import killed_at
 from places import mode_of, put
 from svcinit.agent.files import commit, dump_undo, undo
 from svcinit.agent.render import Rendered
@@ -22,30 +20,6 @@ def etc(tmp_path: Path) -> Path:
     folder = tmp_path / "etc"
     folder.mkdir()
     return folder
-
-
-EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown", "os.truncate"}
-
-
-def killed_at(count: int, run: Callable[[], object]) -> bool:
-    """Run in a child that is killed at its count-th act on a file; False if it ended before."""
-    child = os.fork()
-    if child == 0:
-        left = count
-
-        def hook(event: str, _: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in EVENTS:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.addaudithook(hook)
-            run()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def test_killed_at_any_point_every_target_is_whole_and_the_next_commit_cleans_up(etc: Path) -> None:

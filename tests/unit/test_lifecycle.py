@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import signal
 
 import pytest
@@ -193,6 +194,18 @@ def test_a_service_that_does_not_become_ready_is_stopped_with_the_status_that_sa
     events: list[Event] = [Exited(Role.PRESENCE, 69), Exited(Role.DEREGISTER, 69), Exited(Role.MAIN, 0)]
     code, log = live(FULL, *UP, *events)
     assert (code, log[4:]) == (69, ["+deregister", "main<-SIGTERM"])
+
+
+def test_without_consul_the_start_falls_back_to_the_cache_once_and_a_reload_asks_consul_again(
+    tmp_path: pathlib.Path,
+) -> None:
+    env = {**FULL, "SVCINIT_CACHE": str(tmp_path / "cache.json")}
+    (tmp_path / "cache.json").touch()
+    begun: list[Event] = [Exited(Role.PREPARE, 75), Signalled(HUP), Exited(Role.PREPARE, 0)]
+    _, log = live(env, *begun, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
+    assert log[:6] == ["+prepare", "+prepare:cached", "+main", "told", "+presence", "+prepare"]
+    code, log = live(env, Exited(Role.PREPARE, 75), Exited(Role.PREPARE, 75))
+    assert (code, log) == (69, ["+prepare", "+prepare:cached"])
 
 
 def test_a_stop_action_that_fails_falls_back_to_term() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
+AGENT_RULE = 'agent_prefix "" { policy = "read" }'
 NO_SUCH_CHECK = "does not have associated TTL", "Unknown check", "Unknown service"
 
 
@@ -42,10 +43,14 @@ class Consul(Http):
         except (TypeError, KeyError, ValueError, AttributeError):
             raise Away(f"{self.told('GET', path)} answered something that is no list of keys") from None
 
-    def agent_self(self) -> dict[str, Any]:
-        """The agent's own configuration (`Config`) and membership (`Member`)."""
+    def agent(self) -> dict[str, str]:
+        """What the agent says of itself: the name of its `node`, and the `address` that it advertises."""
         path = "/v1/agent/self"
-        return self.record("GET", path, self.call("GET", path, 'agent_prefix "" { policy = "read" }'))
+        said = self.record("GET", path, self.call("GET", path, AGENT_RULE))
+        try:
+            return {"node": str(said["Config"]["NodeName"]), "address": str(said["Member"]["Addr"])}
+        except (KeyError, TypeError):
+            raise Away(f"{self.told('GET', path)} does not say the agent's name and address yet") from None
 
     def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
         """A local service as its agent has it, `Service` and `Checks`; None where there is none."""

@@ -9,7 +9,7 @@ from svcinit import log
 from svcinit.agent.advertise import advertised
 from svcinit.agent.backoff import pause_before
 from svcinit.agent.registration import check_id, definition, differences, life_of, maintenance_of, status_of
-from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.errors import ConfigError, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,8 +158,6 @@ class Keeper:
 def agent_address(consul: Consul) -> str:
     """Where the agent reaches this host: what it advertises itself, since the service is registered at that."""
     try:
-        return str(consul.agent_self()["Member"]["Addr"])
+        return consul.agent()["address"]
     except ConfigError:  # the token may not read the agent: the agent is on this host all the same
         return LOOPBACK
-    except (KeyError, TypeError):
-        raise Unavailable("the Consul agent does not say its address yet (/v1/agent/self)") from None

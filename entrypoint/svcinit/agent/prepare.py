@@ -18,7 +18,6 @@ from svcinit.errors import EX_OK, ConfigError, Unavailable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     from svcinit.agent.consul import Consul
     from svcinit.agent.discovery import Peer, Resolver
@@ -28,22 +27,30 @@ BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pa
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
 LEAST = 0.2  # seconds: no call gets less
 LENGTH_BYTES = 8
+PREFIX = "KV prefix "
 # what images share: /opt/svcinit/templates, beside the lib/ that this package is in
 SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "templates")
 
 
-def main(settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int) -> int:
+def main(
+    settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, cached: bool
+) -> int:
     """One preparation, tried again for `seconds` as long as what it needs is away.
 
-    `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves.
-    Raises ConfigError, Unavailable.
+    `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
+    `cached`: from SVCINIT_CACHE, without any network. Raises ConfigError, Unavailable.
     """
-    earlier = {} if memory < 0 else _load(memory)[0]
+    if cached:
+        from svcinit.agent.last_known import LastKnown
+
+        LastKnown(settings, command).run(out, fresh)
+        return EX_OK
+    earlier = None if memory < 0 else _load(memory)[0]
     deadline = time.monotonic() + seconds
     told = ""
     for attempt in range(1 << 30):
         try:
-            Preparation(settings, command, earlier, deadline).run(out, fresh)
+            Preparation(settings, command, earlier, deadline).run_and_keep(out, fresh)
             return EX_OK
         except Unavailable as away:
             pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
@@ -68,15 +75,24 @@ class Preparation:
     """One try. What it did not ask for costs nothing: no import, no request."""
 
     def __init__(
-        self, settings: Settings, command: tuple[str, ...], earlier: Mapping[str, int], deadline: float
+        self, settings: Settings, command: tuple[str, ...], earlier: Mapping[str, int] | None, deadline: float
     ) -> None:
-        self.settings, self.command, self.earlier, self.deadline = settings, command, earlier, deadline
+        self.settings, self.command, self.deadline = settings, command, deadline
+        self.earlier, self._is_first = earlier or {}, earlier is None
         self.seen: dict[str, int] = {}  # how many entries each prefix and peer set had
         self.kv: dict[str, bytes] = {}  # layered, relative to the prefix
-        self._peers: dict[tuple[str, str | None, str | None], list[Peer]] = {}
+        self.found: dict[tuple[str, str | None, str | None], list[Peer]] = {}
         self._consul: Consul | None = None
         self._resolver: Resolver | None = None
-        self._agent: dict[str, Any] | None = None
+        self.told_by_agent: dict[str, str] = {}
+
+    def run_and_keep(self, out: int, fresh: int) -> None:
+        """`run`, and then, since nothing waits for that but init, what was found into SVCINIT_CACHE."""
+        self.run(out, fresh)
+        if self.settings.cache:
+            from svcinit.agent import last_known
+
+            last_known.keep(self)
 
     def run(self, out: int, fresh: int) -> None:
         try:
@@ -110,7 +126,7 @@ class Preparation:
         """KV, one recursive GET a prefix; later prefixes override earlier ones."""
         for prefix in self.settings.kv_prefix:
             found = self.consul.kv(prefix)
-            self.remember(f"KV prefix {prefix}", len(found))
+            self.remember(f"{PREFIX}{prefix}", len(found))
             start = len(prefix.strip("/")) + 1
             self.kv.update({key[start:]: value for key, value in found.items()})
 
@@ -157,6 +173,10 @@ class Preparation:
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""
         before = self.earlier.get(what, 0)
+        if self._is_first and not count and what.startswith(PREFIX):  # keys stay; peers come and go
+            from svcinit.agent import last_known
+
+            before = last_known.count(self.settings, what)
         if before and not count and not self.settings.allow_empty:
             raise Unavailable(
                 f"{what} had {before} entries and now has none: taken as a failed fetch "
@@ -174,11 +194,11 @@ class Preparation:
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         question = name, tag, dc
-        if question not in self._peers:
+        if question not in self.found:
             found = self.resolver.peers(name, tag=tag, dc=dc)
             self.remember("peers of " + "/".join(part for part in question if part), len(found))
-            self._peers[question] = found
-        return self._peers[question]
+            self.found[question] = found
+        return self.found[question]
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -186,17 +206,18 @@ class Preparation:
 
     @property
     def node(self) -> str:
-        return str(self.agent["Config"]["NodeName"])
+        return self.agent["node"]
 
     @property
     def this(self) -> This:
-        return This(self.settings, lambda: str(self.agent["Member"]["Addr"]))
+        return This(self.settings, lambda: self.agent["address"])
 
     @property
-    def agent(self) -> dict[str, Any]:
-        if self._agent is None:
-            self._agent = self.consul.agent_self()
-        return self._agent
+    def agent(self) -> dict[str, str]:
+        """The agent's `node` name and `address`."""
+        if not self.told_by_agent:
+            self.told_by_agent = self.consul.agent()
+        return self.told_by_agent
 
     @property
     def consul(self) -> Consul:
