@@ -1,0 +1,249 @@
+"""A Consul cluster of three servers and two client agents in containers, on a Docker network of the test's own."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+import shutil
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from svcinit.agent.discovery import Resolver
+from svcinit.errors import SvcinitError
+from tests.support.docker import Container, Engine, build, docker
+from tests.support.waiting import eventually
+
+HTTP, DNS = 8500, 8600
+PORT = 8000  # of the service
+SERVERS = "server1", "server2", "server3"
+PAUSE = 0.05  # seconds between two requests of the client
+FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+DOCKERFILE = """ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+COPY consul /usr/local/bin/consul
+COPY libfaketime.so.1 /usr/lib/libfaketime.so.1
+COPY app.py /app.py
+CMD ["python3", "/app.py"]
+"""
+
+
+def chaos_image(folder: pathlib.Path, base: str, consul: str) -> str:
+    """svcinit, Consul and the service in one image."""
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+    shutil.copy(consul, folder / "consul")
+    shutil.copy(FAKETIME, folder / "libfaketime.so.1")
+    shutil.copy(pathlib.Path(__file__).parent / "app.py", folder / "app.py")
+    return build(folder, "svcinit-chaos:test", BASE_IMAGE=base)
+
+
+class Agent:
+    """One Consul agent; killed and started again it keeps its data, `replace`d it has none."""
+
+    def __init__(self, cluster: Cluster, name: str, address: str) -> None:
+        self.cluster, self.name, self.address = cluster, name, address
+        self.node_id = str(uuid.uuid4())  # or an agent without its data could not have its name back
+        self.extra: dict[str, Any] = {}
+        self.container: Container | None = None
+
+    def run(self) -> None:
+        config = {
+            "node_name": self.name, "node_id": self.node_id, "data_dir": "/consul", "bind_addr": self.address,
+            "client_addr": "0.0.0.0", "retry_join": [self.cluster.addresses[name] for name in SERVERS],
+            "retry_interval": "1s", "disable_update_check": True, "performance": {"raft_multiplier": 1},
+            "leave_on_terminate": False, **self.extra,
+        }  # fmt: skip
+        if self.name in SERVERS:
+            config |= {"server": True, "bootstrap_expect": len(SERVERS)}
+        file = self.cluster.folder / f"{self.name}.json"
+        file.write_text(json.dumps(config))
+        self.container = self.cluster.engine.run(
+            self.cluster.image, "agent", "-config-file=/consul.json",
+            options=["--network", self.cluster.network, "--ip", self.address, "--entrypoint", "consul",
+                     "--volume", f"{file}:/consul.json:ro"],
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        assert self.container
+        self.container.kill("KILL")
+        self.container.wait()
+
+    def start(self) -> None:
+        assert self.container
+        docker("start", self.container.id)
+
+    def replace(self, **extra: Any) -> None:
+        """A new container in place of this one: no data, and `extra` in its configuration."""
+        assert self.container
+        docker("rm", "--force", "--volumes", self.container.id)
+        self.extra = extra
+        self.run()
+
+    def pause(self) -> None:
+        assert self.container
+        docker("pause", self.container.id)
+
+    def resume(self) -> None:
+        assert self.container
+        docker("unpause", self.container.id)
+
+    def get(self, path: str, timeout: float = 2.0) -> Any:
+        with urllib.request.urlopen(f"http://{self.address}:{HTTP}{path}", timeout=timeout) as answer:
+            return json.load(answer)
+
+    def put(self, path: str, body: bytes = b"") -> None:
+        request = urllib.request.Request(f"http://{self.address}:{HTTP}{path}", data=body, method="PUT")
+        urllib.request.urlopen(request, timeout=5).close()
+
+
+class Cluster:
+    """Three servers, `local` that services register with, `far` that clients ask."""
+
+    def __init__(self, folder: pathlib.Path, image: str) -> None:
+        self.folder, self.image, self.engine = folder, image, Engine()
+        self.network = f"svcinit-chaos-{uuid.uuid4().hex[:8]}"
+        self.net = f"10.{random.randint(128, 250)}.{random.randint(0, 255)}"
+        names = (*SERVERS, "local", "far")
+        self.addresses = {name: f"{self.net}.{10 + number}" for number, name in enumerate(names)}
+        self.agents = {name: Agent(self, name, address) for name, address in self.addresses.items()}
+        self.local, self.far = self.agents["local"], self.agents["far"]
+        self.gateway = f"{self.net}.1"
+
+    def start(self) -> None:
+        docker("network", "create", "--label", self.engine.mark, "--subnet", f"{self.net}.0/24", self.network)
+        for agent in self.agents.values():
+            agent.run()
+        self.is_whole()
+
+    def clean(self) -> None:
+        self.engine.clean()
+        docker("network", "rm", self.network)
+
+    def is_whole(self) -> None:
+        """Wait until all five are alive, in everybody's eyes, and answer."""
+        eventually(self._is_whole, "the cluster is whole", 60)
+
+    def _is_whole(self) -> bool:
+        try:
+            for agent in self.agents.values():
+                alive = [member["Name"] for member in agent.get("/v1/agent/members") if member["Status"] == 1]
+                if len(alive) != len(self.agents) or not agent.get("/v1/status/leader"):
+                    return False
+            critical: list[Any] = self.far.get("/v1/health/state/critical")
+            return not [check for check in critical if check["CheckID"] == "serfHealth"]
+        except OSError:
+            return False
+
+    def leader(self) -> Agent:
+        address = self.far.get("/v1/status/leader").partition(":")[0]
+        return next(agent for agent in self.agents.values() if agent.address == address)
+
+    def instances(self, name: str) -> list[dict[str, Any]] | None:
+        """All instances in the catalog, as `far` has them from the leader; None while it cannot say."""
+        try:
+            found: list[dict[str, Any]] = self.far.get(f"/v1/health/service/{name}")
+            return found
+        except OSError:
+            return None
+
+    def passing(self, name: str) -> list[str]:
+        """The ids of the instances that are given to clients."""
+        found = self.instances(name) or []
+        return [i["Service"]["ID"] for i in found if all(check["Status"] == "passing" for check in i["Checks"])]
+
+
+class Client:
+    """Looks the service up in the DNS of `far` before each request, as a client without any cleverness does."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._resolver = Resolver([(cluster.far.address, DNS)], timeout=1.0)
+        self._name = name
+        self.good = self.failed = self.unresolved = 0
+        self.last_good = 0.0
+        self.longest = 0.0  # seconds without a good answer
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self.last_good = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._end.wait(PAUSE):
+            try:
+                peers = self._resolver.peers(self._name)
+            except SvcinitError:
+                peers = []
+            if not peers:
+                self.unresolved += 1
+                continue
+            try:
+                url = f"http://{peers[0].address}:{peers[0].port}/"
+                urllib.request.urlopen(url, timeout=1.0).close()
+            except OSError:
+                self.failed += 1
+                continue
+            now = time.monotonic()
+            self.longest = max(self.longest, now - self.last_good)
+            self.last_good, self.good = now, self.good + 1
+
+
+class Life:
+    """A service container in the cluster, and what is true of it at all times."""
+
+    def __init__(self, cluster: Cluster, env: Mapping[str, str], *options: str) -> None:
+        self.cluster = cluster
+        self.name = f"web{uuid.uuid4().hex[:6]}"
+        self.id = f"{self.name}-1"
+        self.env = {
+            "CONSUL_HTTP_ADDR": f"http://{cluster.local.address}:{HTTP}", "SVCINIT_SERVICE": self.name,
+            "SVCINIT_ID": self.id, "SVCINIT_PORT": str(PORT), "SVCINIT_ADVERTISE": "default-route",
+            "SVCINIT_CHECK": "http:/", "SVCINIT_CHECK_INTERVAL": "500ms", "SVCINIT_CHECK_TIMEOUT": "500ms",
+            "SVCINIT_SYNC_INTERVAL": "5s", "SVCINIT_RELOAD_TIMEOUT": "6s", "SVCINIT_DRAIN": "500ms", **env,
+        }  # fmt: skip
+        self.container = cluster.engine.run(
+            cluster.image, env=self.env, options=["--network", cluster.network, *options]
+        )
+        try:
+            eventually(lambda: cluster.passing(self.name) == [self.id], "the service is passing", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.container.logs}") from None
+        self.main = self.state()["main"]
+        self.client = Client(cluster, self.name)
+        self.client.start()
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.container.read("/run/svcinit/init.json"))
+        return found
+
+    def is_right(self) -> bool:
+        """Is exactly this instance in the catalog, and passing?"""
+        found = self.cluster.instances(self.name)
+        return found is not None and len(found) == 1 and self.cluster.passing(self.name) == [self.id]
+
+    def right_after(self, timeout: float) -> float:
+        """Seconds from now until the catalog is right; AssertionError with svcinit's log if it takes too long."""
+        began = time.monotonic()
+        try:
+            eventually(self.is_right, "the catalog is right", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.container.logs}") from None
+        return time.monotonic() - began
+
+    def reload(self) -> None:
+        self.container.kill("HUP")
+
+    def ends_well(self) -> None:
+        """docker stop: main was never restarted, and nothing is left in the catalog."""
+        assert self.state()["main"] == self.main, "main was restarted"
+        assert self.container.stop() == 0, self.container.logs
+        self.client.stop()
+        eventually(lambda: self.cluster.instances(self.name) == [], "nothing is left in the catalog", 10)

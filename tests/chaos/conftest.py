@@ -1,0 +1,74 @@
+"""The cluster, and the table of what each row measured: docs/chaos.md."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.chaos.cluster import Cluster, Life, chaos_image
+
+TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "chaos.md"
+HEAD = """# What happens when Consul fails
+
+<!-- Made by `make docs` from a run of tests/chaos: change the tests. -->
+
+Each row is a test on a real cluster: three Consul servers, an agent that the service registers with, and another one
+that a client asks. The client looks the service up over DNS before each request, twenty times a second, tries nothing
+again and remembers nothing. `right after` is the time from the moment that the fault is over (or, where it never is
+over, from the fault) until the catalog says exactly what is true. The service's own process was restarted in no row.
+
+| what happened | requests served | failed | not in DNS | longest gap | right after |
+|---|---|---|---|---|---|
+"""
+ROWS: dict[str, str] = {}
+
+
+@pytest.fixture(scope="session")
+def image(bare_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    consul = os.environ.get("CONSUL_BINARY")
+    assert consul, "CONSUL_BINARY names no consul: run the tests by `make test`"
+    return chaos_image(tmp_path_factory.mktemp("chaos-image"), bare_image, consul)
+
+
+@pytest.fixture(scope="session")
+def whole_cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"), image)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.clean()
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster) -> Cluster:
+    whole_cluster.is_whole()
+    return whole_cluster
+
+
+@pytest.fixture
+def live(cluster: Cluster) -> Callable[..., Life]:
+    """Start a service in the cluster: live(*docker options, NAME=value...)."""
+    return lambda *options, **env: Life(cluster, env, *options)
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callable[[Life, float], None]:
+    """Note what a row measured, under the name of its test."""
+
+    def note(life: Life, right_after: float) -> None:
+        client = life.client
+        what = request.node.name.removeprefix("test_").replace("_", " ")
+        cells = f"{client.good} | {client.failed} | {client.unresolved} | {client.longest:.1f} s | {right_after:.1f} s"
+        ROWS[what] = f"| {what} | {cells} |\n"
+        report(f"chaos: {what}: {cells}")
+
+    return note
+
+
+def pytest_sessionfinish() -> None:
+    if os.environ.get("SVCINIT_WRITE_TABLE") and ROWS:
+        TABLE.write_text(HEAD + "".join(ROWS.values()), encoding="utf-8")
