@@ -21,6 +21,8 @@ from tests.support.waiting import eventually
 HTTP, DNS = 8500, 8600
 PORT = 8000  # of the service
 SERVERS = "server1", "server2", "server3"
+SERVED = 10  # requests, before anything is done to a service
+STABLE = 2.0  # seconds without a wrong answer from the catalog, to count as right
 PAUSE = 0.05  # seconds between two requests of the client
 FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 DOCKERFILE = """ARG BASE_IMAGE
@@ -50,17 +52,23 @@ class Agent:
         self.extra: dict[str, Any] = {}
         self.container: Container | None = None
 
-    def run(self) -> None:
+    def configure(self) -> pathlib.Path:
+        """Write the agent's configuration."""
         config = {
             "node_name": self.name, "node_id": self.node_id, "data_dir": "/consul", "bind_addr": self.address,
-            "client_addr": "0.0.0.0", "retry_join": [self.cluster.addresses[name] for name in SERVERS],
+            "client_addr": "0.0.0.0", "retry_join": self.cluster.servers,
             "retry_interval": "1s", "disable_update_check": True, "performance": {"raft_multiplier": 1},
-            "leave_on_terminate": False, **self.extra,
+            "leave_on_terminate": False,
         }  # fmt: skip
         if self.name in SERVERS:
             config |= {"server": True, "bootstrap_expect": len(SERVERS)}
+        config |= self.extra
         file = self.cluster.folder / f"{self.name}.json"
         file.write_text(json.dumps(config))
+        return file
+
+    def run(self) -> None:
+        file = self.configure()
         self.container = self.cluster.engine.run(
             self.cluster.image, "agent", "-config-file=/consul.json",
             options=["--network", self.cluster.network, "--ip", self.address, "--entrypoint", "consul",
@@ -76,11 +84,17 @@ class Agent:
         assert self.container
         docker("start", self.container.id)
 
-    def replace(self, **extra: Any) -> None:
-        """A new container in place of this one: no data, and `extra` in its configuration."""
+    def restart(self, **extra: Any) -> None:
+        """Kill it and start it with its data, and with `extra` in its configuration."""
+        self.extra = extra
+        self.configure()
+        self.kill()
+        self.start()
+
+    def replace(self) -> None:
+        """A new container in place of this one, without its data."""
         assert self.container
         docker("rm", "--force", "--volumes", self.container.id)
-        self.extra = extra
         self.run()
 
     def pause(self) -> None:
@@ -92,16 +106,24 @@ class Agent:
         docker("unpause", self.container.id)
 
     def get(self, path: str, timeout: float = 2.0) -> Any:
-        with urllib.request.urlopen(f"http://{self.address}:{HTTP}{path}", timeout=timeout) as answer:
-            return json.load(answer)
+        return self.call("GET", path, None, timeout)
 
-    def put(self, path: str, body: bytes = b"") -> None:
-        request = urllib.request.Request(f"http://{self.address}:{HTTP}{path}", data=body, method="PUT")
-        urllib.request.urlopen(request, timeout=5).close()
+    def put(self, path: str, body: bytes = b"") -> Any:
+        return self.call("PUT", path, body)
+
+    def call(self, method: str, path: str, body: bytes | None = None, timeout: float = 5.0) -> Any:
+        request = urllib.request.Request(f"http://{self.address}:{HTTP}{path}", data=body, method=method)
+        if self.cluster.master:
+            request.add_header("X-Consul-Token", self.cluster.master)
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
 
 
 class Cluster:
     """Three servers, `local` that services register with, `far` that clients ask."""
+
+    master = ""  # the token of whoever looks
 
     def __init__(self, folder: pathlib.Path, image: str) -> None:
         self.folder, self.image, self.engine = folder, image, Engine()
@@ -112,6 +134,11 @@ class Cluster:
         self.agents = {name: Agent(self, name, address) for name, address in self.addresses.items()}
         self.local, self.far = self.agents["local"], self.agents["far"]
         self.gateway = f"{self.net}.1"
+
+    @property
+    def servers(self) -> list[str]:
+        """The addresses of the servers."""
+        return [address for name, address in self.addresses.items() if name in SERVERS]
 
     def start(self) -> None:
         docker("network", "create", "--label", self.engine.mark, "--subnet", f"{self.net}.0/24", self.network)
@@ -154,6 +181,42 @@ class Cluster:
         """The ids of the instances that are given to clients."""
         found = self.instances(name) or []
         return [i["Service"]["ID"] for i in found if all(check["Status"] == "passing" for check in i["Checks"])]
+
+
+class Guarded(Cluster):
+    """One server that denies what no token allows, and is `local` and `far` too."""
+
+    master = "7f1c2d3e-0000-4000-8000-000000000001"
+
+    def __init__(self, folder: pathlib.Path, image: str) -> None:
+        super().__init__(folder, image)
+        self.addresses = {SERVERS[0]: f"{self.net}.10"}
+        self.local = self.far = Agent(self, SERVERS[0], self.addresses[SERVERS[0]])
+        self.agents = {SERVERS[0]: self.local}
+        tokens = {"master": self.master, "agent": self.master, "default": self.master}
+        acl = {"enabled": True, "default_policy": "deny", "token_ttl": "0s", "policy_ttl": "0s", "tokens": tokens}
+        self.local.extra = {"bootstrap_expect": 1, "retry_join": [], "acl": acl}
+        self._rules = ""
+
+    def token(self, rules: str) -> str:
+        """The secret of a new token that may do what `rules` say."""
+        self._rules = self.local.put("/v1/acl/policy", _json(Name="service", Rules=rules))["ID"]
+        secret = str(uuid.uuid4())
+        self.give_back(secret)
+        return secret
+
+    def give_back(self, secret: str) -> None:
+        self.local.put("/v1/acl/token", _json(SecretID=secret, Policies=[{"ID": self._rules}]))
+
+    def revoke(self, secret: str) -> None:
+        tokens = self.local.get("/v1/acl/tokens")
+        policies = [(token["AccessorID"], [policy["ID"] for policy in token.get("Policies") or []]) for token in tokens]
+        for accessor in [accessor for accessor, found in policies if found == [self._rules]]:
+            self.local.call("DELETE", f"/v1/acl/token/{accessor}")
+
+
+def _json(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
 
 
 class Client:
@@ -219,6 +282,7 @@ class Life:
         self.main = self.state()["main"]
         self.client = Client(cluster, self.name)
         self.client.start()
+        eventually(lambda: self.client.good >= SERVED, "the client is served", 10)
 
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.container.read("/run/svcinit/init.json"))
@@ -230,13 +294,24 @@ class Life:
         return found is not None and len(found) == 1 and self.cluster.passing(self.name) == [self.id]
 
     def right_after(self, timeout: float) -> float:
-        """Seconds from now until the catalog is right; AssertionError with svcinit's log if it takes too long."""
-        began = time.monotonic()
+        """Seconds from now until the catalog is right, stays so, and the client is served.
+
+        AssertionError with svcinit's log if it takes longer than `timeout`.
+        """
+        began = wrong = time.monotonic()
+
+        def stays_right() -> bool:
+            nonlocal wrong
+            now = time.monotonic()
+            if not self.is_right():
+                wrong = now
+            return now - wrong > STABLE and self.client.last_good > wrong
+
         try:
-            eventually(self.is_right, "the catalog is right", timeout)
+            eventually(stays_right, "the catalog is right", timeout + STABLE)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.container.logs}") from None
-        return time.monotonic() - began
+        return wrong - began
 
     def reload(self) -> None:
         self.container.kill("HUP")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.cluster import Cluster, Life, chaos_image
+from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
 
 TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "chaos.md"
 HEAD = """# What happens when Consul fails
@@ -47,6 +47,16 @@ def whole_cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def cluster(whole_cluster: Cluster) -> Cluster:
     whole_cluster.is_whole()
     return whole_cluster
+
+
+@pytest.fixture
+def guarded(image: str, tmp_path: pathlib.Path) -> Iterator[Guarded]:
+    made = Guarded(tmp_path, image)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.clean()
 
 
 @pytest.fixture

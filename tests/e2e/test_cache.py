@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
 from tests.support.consul import LOOPBACK, ConsulAgent
-from tests.support.faults import dribbler
+from tests.support.faults import between
 from tests.support.process import Running
 from tests.support.waiting import eventually
 
@@ -73,9 +73,9 @@ def test_without_consul_a_new_container_starts_as_the_last_one_did_and_a_reload_
 
 
 def test_a_consul_that_answers_byte_by_byte_and_never_to_an_end_does_not_prevent_the_start(known: Service) -> None:
-    with dribbler((LOOPBACK, known.consul.http_port)) as between:
-        between.dribbling.set()
-        known.env["CONSUL_HTTP_ADDR"] = f"{LOOPBACK}:{between.port}"
+    with between((LOOPBACK, known.consul.http_port)) as proxy:
+        proxy.fault = "dribble"
+        known.env["CONSUL_HTTP_ADDR"] = f"{LOOPBACK}:{proxy.port}"
         starts_from_it(known)
 
 

@@ -109,6 +109,6 @@ def test_a_redirect_is_not_followed(answering: Answering, consul: ConsulAgent, c
 def test_more_than_any_prefix_should_hold_is_refused(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
-    monkeypatch.setattr("svcinit.agent.http.BODY_LIMIT", 1 << 20)
+    monkeypatch.setattr("svcinit.agent.consul.KV_LIMIT", 1 << 20)
     with pytest.raises(ConfigError, match="answered more than 1 MiB: name a narrower prefix"):
         connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")

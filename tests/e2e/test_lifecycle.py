@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import Service
 from tests.support.consul import ConsulAgent
-from tests.support.faults import dribbler
+from tests.support.faults import between
 from tests.support.process import descendants, is_alive
 from tests.support.waiting import eventually
 
@@ -130,20 +130,20 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
 ) -> None:
     service = make_service(consul)
     consul.kv_put("config/web/n", "1")
-    with dribbler((consul.address, consul.http_port)) as proxy:
+    with between((consul.address, consul.http_port)) as proxy:
         service.env["CONSUL_HTTP_ADDR"] = f"http://127.0.0.1:{proxy.port}"
         target = service.template("app.ini", '{{ key("n") }}')
         svcinit = service.start()
         is_passing(service)
         main = svcinit.child("main")
         consul.kv_put("config/web/n", "2")
-        proxy.dribbling.set()
+        proxy.fault = "dribble"
         svcinit.signal(signal.SIGHUP)
         svcinit.says("prepare took too long: killed")
         svcinit.says("reload 1: no usable answer from Consul: reloading on the files in place")
         eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
         assert target.read_text() == "1"
-        proxy.dribbling.clear()
+        proxy.fault = ""
         svcinit.signal(signal.SIGHUP)
         svcinit.says("reload 2: done")
         assert target.read_text() == "2"
@@ -158,16 +158,16 @@ def test_a_prepare_that_is_killed_or_stopped_in_a_reload_is_started_again(
 ) -> None:
     service = make_service(consul)
     consul.kv_put("config/web/n", "1")
-    with dribbler((consul.address, consul.http_port)) as proxy:
+    with between((consul.address, consul.http_port)) as proxy:
         service.env |= {"CONSUL_HTTP_ADDR": f"http://127.0.0.1:{proxy.port}", "SVCINIT_RELOAD_TIMEOUT": "10s"}
         service.template("app.ini", '{{ key("n") }}')
         svcinit = service.start()
         is_passing(service)
         known = set(descendants(svcinit.pid))
-        proxy.dribbling.set()
+        proxy.fault = "dribble"
         svcinit.signal(signal.SIGHUP)
         prepare = eventually(lambda: set(descendants(svcinit.pid)) - known, "prepare runs").pop()
-        proxy.dribbling.clear()
+        proxy.fault = ""
         os.kill(prepare, blow)
         svcinit.says("reload 1: done")
         eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got one HUP")

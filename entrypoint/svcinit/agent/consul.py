@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
+KV_LIMIT = 64 << 20  # bytes; a value is at most 512 KiB, so this is a prefix with far too much below it
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
 NO_SUCH_CHECK = "does not have associated TTL", "Unknown check", "Unknown service"
 
@@ -35,7 +36,7 @@ class Consul(Http):
         query = {"recurse": "", **({"dc": dc} if dc else {})}
         if self.consistency != "default":
             query[self.consistency] = ""
-        entries = self.call("GET", path, key_rule(folder), query)
+        entries = self.call("GET", path, key_rule(folder), query, limit=KV_LIMIT)
         if entries is None:
             return {}
         try:
@@ -57,7 +58,14 @@ class Consul(Http):
         path = "/v1/agent/health/service/id/" + urllib.parse.quote(service_id, safe="")
         query = {"format": "json"}
         answer = self.call("GET", path, service_rule(name, "read"), query, states=HEALTH_STATES)
-        return None if answer is None else self.record("GET", path, answer)
+        if answer is None:
+            return None
+        record = self.record("GET", path, answer)
+        checks = record.get("Checks") or []
+        parts = [record.get("Service"), *checks] if isinstance(checks, list) else [None]
+        if not all(isinstance(part, dict) for part in parts):
+            raise Away(f"{self.told('GET', path)} answered something that is no service")
+        return record
 
     def services(self, name: str) -> dict[str, dict[str, Any]]:
         """All local services of that name, by id."""

@@ -24,7 +24,7 @@ from urllib3.exceptions import NewConnectionError
 
 from svcinit.errors import ConfigError, Unavailable
 
-BODY_LIMIT = 64 << 20  # bytes; a KV value is at most 512 KiB, so this is a prefix with far too much below it
+BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
 CHUNK = 1 << 16
 QUOTE_LIMIT = 200  # characters of an agent's own words in a message
 JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
@@ -107,27 +107,28 @@ class Http:
 
     def call(
         self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None,
-        *, states: tuple[int, ...] = (),
+        *, states: tuple[int, ...] = (), limit: int = BODY_LIMIT,
     ) -> Any:  # fmt: skip
         """One call: the decoded answer, None for what is not there.
 
-        `rule` is the ACL rule that it takes; `states` are statuses that stand for an answer here, not for trouble.
+        `rule` is the ACL rule that it takes; `states` are statuses that stand for an answer here, not for trouble;
+        `limit` is how many bytes the answer may have.
         """
         told = self.told(method, path)
-        response, content = self._exchange(method, path, query, body, told)
+        response, content = self._exchange(method, path, query, body, told, limit)
         if response.status_code == 403 and self._token_changed():
-            response, content = self._exchange(method, path, query, body, told)
+            response, content = self._exchange(method, path, query, body, told, limit)
         self.reached = True
         return self._decoded(response, content, told, rule, states)
 
     def _exchange(
-        self, method: str, path: str, query: dict[str, str] | None, body: object, told: str
+        self, method: str, path: str, query: dict[str, str] | None, body: object, told: str, limit: int
     ) -> tuple[requests.Response, bytes]:
         if self._fault:
             raise ConfigError(self._fault)
         try:
             with self._send(method, path, query, body) as response:
-                return response, _read(response, told)
+                return response, _read(response, told, limit)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
             raise ConfigError(_not_an_address(self.address)) from None
         except OSError as error:  # each of requests' own is one; so is a CA or key file that is not there
@@ -283,12 +284,12 @@ def _system_cas() -> bool | str:
     return paths.capath if paths.capath and os.listdir(paths.capath) else True
 
 
-def _read(response: requests.Response, told: str) -> bytes:
+def _read(response: requests.Response, told: str, limit: int) -> bytes:
     content = bytearray()
     for chunk in response.iter_content(CHUNK):
         content += chunk
-        if len(content) > BODY_LIMIT:
-            raise ConfigError(f"{told} answered more than {BODY_LIMIT >> 20} MiB: name a narrower prefix")
+        if len(content) > limit:
+            raise ConfigError(f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix")
     return bytes(content)
 
 
