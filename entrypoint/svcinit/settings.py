@@ -39,6 +39,7 @@ from svcinit.values import (
     user,
     waits,
     words,
+    wrong_value,
 )
 
 TYPE_CHECKING = False
@@ -279,9 +280,9 @@ def read(environment: Mapping[str, str]) -> Settings:
             continue
         try:
             values[row.attribute] = None if raw is None else row.parse(raw)
-        except ValueError as wrong:  # a value that came from a file is not shown
-            shown = "(not shown)" if row.secret else repr(environment.get(row.name, "(from its file)"))
-            faults.append(f"{row.name}={shown}: {wrong}")
+        except ValueError as wrong:
+            given = None if row.secret else environment.get(row.name)
+            faults.append(f"{row.name}={wrong_value(given, str(wrong))}")
     if not faults:
         faults = _derive(values)
     if faults:

@@ -165,10 +165,18 @@ class Preparation:
         shared = [SHARED] if os.path.isdir(SHARED) else []
         if self.settings.render_args:
             argv = render.render_arguments(argv, self, [*shared, *dirs])
-        committed = files.commit(render.render(render.find(dirs), self, [*shared, *dirs]), env=self.env)
+        rendered = render.render(render.find(dirs), self, [*shared, *dirs])
+        committed = files.commit(rendered, env=self.env, redact=self.redact)
         for target in committed.changed:
             log.info(f"rendered {target}")
         return argv, committed.changed, files.dump_undo(committed)
+
+    def redact(self, text: str) -> str:
+        """What a check command said, without the values of keys and other secrets that it was given."""
+        from svcinit.agent.redact import redactor
+
+        values = {key: value.decode("utf-8", "replace") for key, value in self.kv.items()}
+        return redactor(self.settings, values)(text)
 
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""
