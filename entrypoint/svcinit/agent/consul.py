@@ -10,6 +10,7 @@ import base64
 import urllib.parse
 
 from svcinit.agent.http import Away, Http
+from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
+NO_ACLS = "ACL support disabled"  # how an agent without ACLs answers questions about them
 NO_SUCH_CHECK = "does not have associated TTL", "Unknown check", "Unknown service"
 
 
@@ -51,6 +53,22 @@ class Consul(Http):
             return {"node": str(said["Config"]["NodeName"]), "address": str(said["Member"]["Addr"])}
         except (KeyError, TypeError):
             raise Away(f"{self.told('GET', path)} does not say the agent's name and address yet") from None
+
+    def leader(self) -> str:
+        """HOST:PORT of the servers' leader; empty when there is none. No token is needed."""
+        return str(self.call("GET", "/v1/status/leader", "no rule") or "")
+
+    def token_self(self) -> dict[str, Any] | None:
+        """The token that is used, without its secret: AccessorID, names of policies and roles; None: no ACLs here."""
+        path = "/v1/acl/token/self"
+        try:
+            found = self.record("GET", path, self.call("GET", path, "to be one that Consul knows"))
+        except ConfigError as error:
+            if NO_ACLS in str(error):
+                return None
+            raise
+        named = {kind: [str(link.get("Name")) for link in found.get(kind) or []] for kind in ("Policies", "Roles")}
+        return {"AccessorID": str(found.get("AccessorID")), **named}
 
     def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
         """A local service as its agent has it, `Service` and `Checks`; None where there is none."""

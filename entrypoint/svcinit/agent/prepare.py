@@ -102,12 +102,13 @@ class Preparation:
             os.ftruncate(out, 0)  # from here on whatever hangs is not Consul
             env = self.environment()
             argv, changed, undo_record = self.render()
+        except ConfigError:
+            self.tell_empty()  # it may be why
+            raise
         finally:
             if self._consul is not None:
                 self._consul.close()
-        for what, count in self.seen.items():
-            if not count and what not in self.earlier:
-                log.warning(f"{what}: there are none, or none that the token may read")
+        self.tell_empty()
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
 
@@ -177,6 +178,11 @@ class Preparation:
 
         values = {key: value.decode("utf-8", "replace") for key, value in self.kv.items()}
         return redactor(self.settings, values)(text)
+
+    def tell_empty(self) -> None:
+        for what, count in self.seen.items():
+            if not count and what not in self.earlier:
+                log.warning(f"{what}: there are none, or none that the token may read")
 
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""
