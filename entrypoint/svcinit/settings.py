@@ -79,7 +79,7 @@ V = Variable
 # fmt: off
 TABLE = (
     V("CONSUL_HTTP_ADDR", "127.0.0.1:8500", text, "Consul agent: HOST:PORT, http://, https:// or unix://PATH"),
-    V("CONSUL_HTTP_TOKEN", None, secret, "ACL token", secret=True),
+    V("CONSUL_HTTP_TOKEN", None, secret, "ACL token; one from a file is read again when refused", secret=True),
     V("CONSUL_HTTP_AUTH", None, credentials, "USER:PASSWORD for HTTP basic authentication", secret=True),
     V("CONSUL_HTTP_SSL", "0", boolean, "1: https where CONSUL_HTTP_ADDR names no scheme"),
     V("CONSUL_HTTP_SSL_VERIFY", "1", boolean, "0: do not verify the agent's certificate"),

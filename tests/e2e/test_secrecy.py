@@ -91,6 +91,7 @@ def test_no_secret_gets_into_a_log_an_argument_a_state_file_or_the_services_envi
             "SVCINIT_SYNC_INTERVAL": "200ms",
             "SVCINIT_CHECK": "exec:sh -c 'env; exit 2'",
             "SVCINIT_PRE_RELOAD": "true",
+            "SVCINIT_CACHE": str(tmp_path / "cache.json"),
         }
         svcinit = service.start()
         eventually(lambda: guarded.instances("web"), "it is registered")
@@ -102,6 +103,9 @@ def test_no_secret_gets_into_a_log_an_argument_a_state_file_or_the_services_envi
             svcinit.stop()
         shown += [svcinit.out, svcinit.err, *watcher.seen]
     assert target.read_text() == VALUE
+    cache = tmp_path / "cache.json"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o600
+    assert not [secret for secret in (token.secret, PASSWORD) if secret in cache.read_text()]
     assert len(watcher.seen) >= 3
     for secret in (token.secret, PASSWORD, VALUE, SHORT_LIVED, *PEM.split()):
         assert not [text for text in shown if secret in text], secret
