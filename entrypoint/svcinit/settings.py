@@ -39,6 +39,7 @@ from svcinit.values import (
     user,
     waits,
     words,
+    wrong_value,
 )
 
 TYPE_CHECKING = False
@@ -78,7 +79,7 @@ V = Variable
 # fmt: off
 TABLE = (
     V("CONSUL_HTTP_ADDR", "127.0.0.1:8500", text, "Consul agent: HOST:PORT, http://, https:// or unix://PATH"),
-    V("CONSUL_HTTP_TOKEN", None, secret, "ACL token", secret=True),
+    V("CONSUL_HTTP_TOKEN", None, secret, "ACL token; one from a file is read again when refused", secret=True),
     V("CONSUL_HTTP_AUTH", None, credentials, "USER:PASSWORD for HTTP basic authentication", secret=True),
     V("CONSUL_HTTP_SSL", "0", boolean, "1: https where CONSUL_HTTP_ADDR names no scheme"),
     V("CONSUL_HTTP_SSL_VERIFY", "1", boolean, "0: do not verify the agent's certificate"),
@@ -279,9 +280,9 @@ def read(environment: Mapping[str, str]) -> Settings:
             continue
         try:
             values[row.attribute] = None if raw is None else row.parse(raw)
-        except ValueError as wrong:  # a value that came from a file is not shown
-            shown = "(not shown)" if row.secret else repr(environment.get(row.name, "(from its file)"))
-            faults.append(f"{row.name}={shown}: {wrong}")
+        except ValueError as wrong:
+            given = None if row.secret else environment.get(row.name)
+            faults.append(f"{row.name}={wrong_value(given, str(wrong))}")
     if not faults:
         faults = _derive(values)
     if faults:

@@ -16,6 +16,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 LONGEST = 365 * 24 * 3600.0  # seconds
 CAP_KILL = 5  # capabilities(7)
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
+QUOTED = r"'(?:[^'\\]|\\.){2,}'|\"(?:[^\"\\]|\\.){2,}\""  # more than a character in quotes
 UNCATCHABLE = _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD
 
 
@@ -28,6 +29,15 @@ class Action:
         self, kind: str, *, signal: int = 0, path: str = "", text: str = "", argv: tuple[str, ...] = ()
     ) -> None:
         self.kind, self.signal, self.path, self.text, self.argv = kind, signal, path, text, argv
+
+
+def wrong_value(given: str | None, why: str) -> str:
+    """The end of `NAME=VALUE: why`. A secret, or what came from a file as secrets do, is None and shows no part."""
+    if given:
+        return f"{given!r}: {why}"
+    import re  # only a mistake pays for it
+
+    return "(not shown): " + re.sub(QUOTED, "(not shown)", why)
 
 
 def text(raw: str) -> str:

@@ -202,3 +202,16 @@ def test_help_names_every_variable() -> None:
 def test_credentials_that_cannot_be_typed_are_refused_and_not_shown(given: str) -> None:
     (fault,) = faults(CONSUL_HTTP_AUTH=given)
     assert fault.startswith("CONSUL_HTTP_AUTH=(not shown): expected USER:PASSWORD without line ends")
+
+
+# directories that are missing are named, wherever they were given
+@pytest.mark.parametrize("row", [row for row in TABLE if row.name != "SVCINIT_TEMPLATES"], ids=lambda row: row.name)
+def test_what_stands_in_a_file_is_never_shown(row: settings.Variable, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secret").write_text("hunter2:/=hun'ter2,hunter2=\\hunter2")
+    shown = ""
+    try:
+        settings.read({row.name + "_FILE": str(tmp_path / "secret")})
+    except ConfigError as error:
+        shown = str(error)
+    assert "hunter2" not in shown
+    assert "hun'ter2" not in shown

@@ -10,6 +10,7 @@ import base64
 import urllib.parse
 
 from svcinit.agent.http import Away, Http
+from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
 KV_LIMIT = 64 << 20  # bytes; a value is at most 512 KiB, so this is a prefix with far too much below it
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
+NO_ACLS = "ACL support disabled"  # how an agent without ACLs answers questions about them
+EXTERNAL = "external-node"  # the meta key of nodes without an agent, by which consul-esm finds those to look after
 NO_SUCH_CHECK = "does not have associated TTL", "Unknown check", "Unknown service"
 
 
@@ -52,6 +55,22 @@ class Consul(Http):
             return {"node": str(said["Config"]["NodeName"]), "address": str(said["Member"]["Addr"])}
         except (KeyError, TypeError):
             raise Away(f"{self.told('GET', path)} does not say the agent's name and address yet") from None
+
+    def leader(self) -> str:
+        """HOST:PORT of the servers' leader; empty when there is none. No token is needed."""
+        return str(self.call("GET", "/v1/status/leader", "no rule") or "")
+
+    def token_self(self) -> dict[str, Any] | None:
+        """The token that is used, without its secret: AccessorID, names of policies and roles; None: no ACLs here."""
+        path = "/v1/acl/token/self"
+        try:
+            found = self.record("GET", path, self.call("GET", path, "to be one that Consul knows"))
+        except ConfigError as error:
+            if NO_ACLS in str(error):
+                return None
+            raise
+        named = {kind: [str(link.get("Name")) for link in found.get(kind) or []] for kind in ("Policies", "Roles")}
+        return {"AccessorID": str(found.get("AccessorID")), **named}
 
     def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
         """A local service as its agent has it, `Service` and `Checks`; None where there is none."""
@@ -105,6 +124,44 @@ class Consul(Http):
         query = {"enable": str(on).lower(), **({"reason": reason} if on and reason else {})}
         return self.call("PUT", path, service_rule(name), query) is not None
 
+    # the catalog: only for what no agent looks after
+
+    def node(self, node: str, dc: str | None = None) -> dict[str, Any] | None:
+        """`Node` and its `Services`, by id; None where there is none, or the token may not read it."""
+        path = "/v1/catalog/node/" + urllib.parse.quote(node, safe="")
+        answer = self.call("GET", path, node_rule(node, "read"), {"dc": dc} if dc else None)
+        return None if answer is None else self.record("GET", path, answer)
+
+    def external_instances(self, name: str, dc: str | None = None) -> list[tuple[str, str]]:
+        """Node and id of the instances of a service that are on external nodes."""
+        path = "/v1/catalog/service/" + urllib.parse.quote(name, safe="")
+        query = {"node-meta": f"{EXTERNAL}:true", **({"dc": dc} if dc else {})}
+        answer = self.call("GET", path, service_rule(name, "read"), query)
+        try:
+            return [(str(entry["Node"]), str(entry["ServiceID"])) for entry in answer or ()]
+        except (TypeError, KeyError):
+            raise Away(f"{self.told('GET', path)} answered something that is no list of instances") from None
+
+    def node_checks(self, node: str, dc: str | None = None) -> dict[str, str]:
+        """The status of each check of a node and its services, by id."""
+        path = "/v1/health/node/" + urllib.parse.quote(node, safe="")
+        answer = self.call("GET", path, node_rule(node, "read"), {"dc": dc} if dc else None)
+        try:
+            return {str(check["CheckID"]): str(check["Status"]) for check in answer or ()}
+        except (TypeError, KeyError):
+            raise Away(f"{self.told('GET', path)} answered something that is no list of checks") from None
+
+    def register_external(self, registration: dict[str, Any]) -> None:
+        """Put a node with a service into the catalog, or replace them."""
+        rules = f"{node_rule(registration['Node'])} {service_rule(registration['Service']['Service'])}"
+        self.call("PUT", "/v1/catalog/register", rules, None, registration)
+
+    def deregister_external(self, node: str, name: str = "", dc: str | None = None, **what: str) -> None:
+        """Remove a `ServiceID` or a `CheckID` of service `name` from the catalog; without one the whole node."""
+        rule = service_rule(name) if what else node_rule(node)
+        where = {"Node": node, **({"Datacenter": dc} if dc else {})}
+        self.call("PUT", "/v1/catalog/deregister", rule, None, {**where, **what})
+
 
 def key_rule(folder: str) -> str:
     """The ACL rule that lets a token read the keys below `folder`."""
@@ -114,6 +171,10 @@ def key_rule(folder: str) -> str:
 def service_rule(name: str, policy: str = "write") -> str:
     """The ACL rule that lets a token register `name` (which includes reading it), or only read it."""
     return f'service "{name}" {{ policy = "{policy}" }}'
+
+
+def node_rule(node: str, policy: str = "write") -> str:
+    return f'node "{node}" {{ policy = "{policy}" }}'
 
 
 def _pairs(entries: object) -> dict[str, bytes]:

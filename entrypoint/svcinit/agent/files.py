@@ -17,7 +17,7 @@ from svcinit.errors import ConfigError, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Protocol
 
     class File(Protocol):
@@ -79,11 +79,13 @@ def commit(
     checks: bool = True,
     timeout: float = CHECK_TIMEOUT,
     env: Mapping[str, str] | None = None,
+    redact: Callable[[str], str] = str,
 ) -> Committed:
     """Make every file what it shall be, or none.
 
     checks: run the files' check commands; timeout: seconds for each of them; env: their environment, None:
-    one's own. Mode and owner that are not asked for stay; a new file is 0644 and belongs to who runs this.
+    one's own; redact: takes secrets out of what they say. Mode and owner that are not asked for stay; a new
+    file is 0644 and belongs to who runs this.
 
     Raises ConfigError with all faults found. A full disk is one, too: Unavailable would say that Consul is
     away, on which a reload goes on with the files in place.
@@ -97,7 +99,7 @@ def commit(
     try:
         _stage(changes, made)
         if checks:
-            _check(changes, timeout, env)
+            _check(changes, timeout, env, redact)
         _install(changes)
         done = True
     finally:
@@ -210,17 +212,21 @@ def _restore(path: str, content: bytes | None, mode: int, owner: tuple[int, int]
             old.discard()
 
 
-def _check(changes: Sequence[_Change], timeout: float, env: Mapping[str, str] | None) -> None:
+def _check(
+    changes: Sequence[_Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
+) -> None:
     faults = [
         f"{change.target} was not accepted by its check, `{change.check}`: {reason}"
         for change in changes
-        if change.check and (reason := _objection(change, change.check, timeout, env))
+        if change.check and (reason := _objection(change, change.check, timeout, env, redact))
     ]
     if faults:
         raise ConfigError(*faults)
 
 
-def _objection(change: _Change, command: str, timeout: float, env: Mapping[str, str] | None) -> str:
+def _objection(
+    change: _Change, command: str, timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
+) -> str:
     """Run a check command on the staged file; return what speaks against it, nothing if nothing does."""
     import shlex
     import subprocess
@@ -235,18 +241,19 @@ def _objection(change: _Change, command: str, timeout: float, env: Mapping[str, 
             null = subprocess.DEVNULL
             done = subprocess.run(words, stdin=null, stdout=output, stderr=output, timeout=timeout, env=env)
         except subprocess.TimeoutExpired:
-            return f"it took longer than {timeout:g} s{_said(output.fileno(), change)}"
+            return f"it took longer than {timeout:g} s{_said(output.fileno(), change, redact)}"
         except OSError as error:
             return f"{words[0]} cannot be run: {(error.strerror or str(error)).lower()}"
         status = done.returncode
         ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        return f"{ended}{_said(output.fileno(), change)}" if status else ""
+        return f"{ended}{_said(output.fileno(), change, redact)}" if status else ""
 
 
-def _said(fd: int, change: _Change) -> str:
+def _said(fd: int, change: _Change, redact: Callable[[str], str]) -> str:
     """Return the end of a command's output as one line that names the target, not the staged file."""
     size = os.fstat(fd).st_size
     tail = os.pread(fd, 8192, max(0, size - 8192)).decode("utf-8", "replace")
-    lines = (line.strip() for line in tail.replace(change.new.staged, change.target).splitlines())
+    named = change.target.join(redact(part) for part in tail.split(change.new.staged))
+    lines = (line.strip() for line in named.splitlines())
     text = " / ".join(line for line in lines if line)[-_OUTPUT:].rstrip(".")
     return f"; it said: {text}" if text else ""

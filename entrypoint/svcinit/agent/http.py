@@ -69,6 +69,7 @@ class Http:
     ) -> None:
         self.address, self._timeout = address, timeout
         self.reached = False  # has the agent ever answered?
+        self.rotations = 0  # how often the token was replaced by another from its file
         self._token, self._token_file = token, token_file
         self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
         self._session = session = requests.Session()
@@ -147,6 +148,7 @@ class Http:
             return False
         self._token = self._session.headers["X-Consul-Token"] = token
         self._secrets.append(token)
+        self.rotations += 1
         return True
 
     @property

@@ -46,6 +46,7 @@ class Keeper:
         self._status = "passing" if vouched else ""  # of the check, as last known
         self._attempt = 0
         self._agent_address = ""
+        self._rotations = 0  # of the token, by the time that the agent was last given it with a registration
 
     def look(self, *, ready: bool) -> None:
         """One look, and what it takes to set things right; a service that is not `ready` is not registered yet.
@@ -87,6 +88,8 @@ class Keeper:
         actual = self._consul.instance(self.service.id, self.service.name)
         if actual is None or life_of(actual["Service"]) != self._life:
             return False  # a namesake's that started later is its own
+        if self._has_old_token():
+            self._consul.register(self._wanted())
         self._consul.deregister(self.service.id, self.service.name)
         return True
 
@@ -99,19 +102,28 @@ class Keeper:
         if actual is not None:
             self._check_owner(actual)
             self.maintenance, self._status = maintenance_of(actual), status_of(actual, self.service.id)
-            found = differences(actual, wanted)
+            found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
                 if not self.registered:
                     log.info(f"{self.service.name} is registered already", id=self.service.id)
                 self.registered = True
                 return
-            if self.registered:
+            if found == ["token"]:
+                log.info(f"{self.service.name} is registered with a token that was replaced: giving the new one")
+            elif self.registered:
                 log.warning(f"registration of {self.service.name} was changed: set right", changed=",".join(found))
         elif not ready:
             return
         elif self.registered:
             log.warning(f"the Consul agent no longer knows {self.service.name}: registering it again", id=wanted["ID"])
         self._register(wanted, actual)
+
+    def _has_old_token(self) -> bool:
+        """Was the token replaced since the registration?
+
+        The agent keeps the one that came with it, and tells the catalog all news of the service by that, its end too.
+        """
+        return self._consul.rotations != self._rotations
 
     def _check_owner(self, actual: Mapping[str, Any]) -> None:
         """Ghosts are gone by now: a registration of another life is that of a namesake that runs."""
@@ -142,6 +154,7 @@ class Keeper:
         if actual is not None and service.tag_override:
             wanted = {**wanted, "Tags": actual["Service"].get("Tags") or []}
         self._consul.register(wanted)
+        self._rotations = self._consul.rotations
         if actual is None and self.maintenance is not None:
             self._consul.maintenance(service.id, service.name, on=True, reason=self.maintenance)
         self.registered = True

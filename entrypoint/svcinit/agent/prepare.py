@@ -102,12 +102,13 @@ class Preparation:
             os.ftruncate(out, 0)  # from here on whatever hangs is not Consul
             env = self.environment()
             argv, changed, undo_record = self.render()
+        except ConfigError:
+            self.tell_empty()  # it may be why
+            raise
         finally:
             if self._consul is not None:
                 self._consul.close()
-        for what, count in self.seen.items():
-            if not count and what not in self.earlier:
-                log.warning(f"{what}: there are none, or none that the token may read")
+        self.tell_empty()
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
 
@@ -165,10 +166,23 @@ class Preparation:
         shared = [SHARED] if os.path.isdir(SHARED) else []
         if self.settings.render_args:
             argv = render.render_arguments(argv, self, [*shared, *dirs])
-        committed = files.commit(render.render(render.find(dirs), self, [*shared, *dirs]), env=self.env)
+        rendered = render.render(render.find(dirs), self, [*shared, *dirs])
+        committed = files.commit(rendered, env=self.env, redact=self.redact)
         for target in committed.changed:
             log.info(f"rendered {target}")
         return argv, committed.changed, files.dump_undo(committed)
+
+    def redact(self, text: str) -> str:
+        """What a check command said, without the values of keys and other secrets that it was given."""
+        from svcinit.agent.redact import redactor
+
+        values = {key: value.decode("utf-8", "replace") for key, value in self.kv.items()}
+        return redactor(self.settings, values)(text)
+
+    def tell_empty(self) -> None:
+        for what, count in self.seen.items():
+            if not count and what not in self.earlier:
+                log.warning(f"{what}: there are none, or none that the token may read")
 
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""

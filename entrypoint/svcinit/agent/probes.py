@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 
+from svcinit.agent.redact import redactor as redactor
 from svcinit.init import become, default_signals, execute
 from svcinit.values import words
 
@@ -26,8 +27,6 @@ OUTPUT_LIMIT = 2048  # bytes of output that are kept; Consul's own limit is 4096
 CHUNK = 1 << 16
 HOSTS = "127.0.0.1", "::1"
 TOO_MANY = 429
-SHORTEST = 4  # characters: redacting shorter values would garble the output
-REDACTED = "***"
 NOT_DONE = 2
 
 
@@ -153,24 +152,6 @@ def runner(settings: Settings, env: Mapping[str, str]) -> Callable[[tuple[str, .
         return execute(argv, env)
 
     return run
-
-
-def redactor(settings: Settings, kv: Mapping[str, str]) -> Callable[[str], str]:
-    """Takes out of a text what is secret: what Consul is told, what KV put into the environment, what is named so."""
-    secrets = {settings.consul_http_token or "", (settings.consul_http_auth or "").partition(":")[2], *kv.values()}
-    secrets |= {value for name, value in settings.environment.items() if _is_secret(name)}
-    ordered = sorted((secret for secret in secrets if len(secret) >= SHORTEST), key=len, reverse=True)
-
-    def redact(text: str) -> str:
-        for secret in ordered:
-            text = text.replace(secret, REDACTED)
-        return text
-
-    return redact
-
-
-def _is_secret(name: str) -> bool:
-    return any(word in name.upper() for word in ("PASSW", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"))
 
 
 def _tcp(service: Service) -> int:

@@ -16,9 +16,11 @@ from jinja2 import TemplateNotFound, TemplateRuntimeError, TemplateSyntaxError, 
 
 if TYPE_CHECKING:
     from svcinit.agent.templating import Data
+    from svcinit.errors import SvcinitError
 
 _SHOWN = 200  # characters of a line
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_QUOTED_SINGLE = re.compile(r"'(?:[^'\\]|\\.)*'")  # as repr() does; rules of ACLs have double quotes
 _QUOTED_OR_NUMBER = re.compile(_QUOTED.pattern + r"|\d+")
 _PARAMETERS = {"path", "name", "default", "address", "port", "host", "node", "keys", "items"}
 # Of all that Python raises, those whose text is fixed but for quoted words.
@@ -59,6 +61,12 @@ def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, 
     """Return the whole sentence. names: what templates may use."""
     source = texts.get(_place(error, label, texts)[0], "")
     return f"{where(error, label, texts)}: {_reason(error, source, data, names)}"
+
+
+def without_values(error: SvcinitError, label: str, texts: Mapping[str, str], data: Data) -> list[str]:
+    """The faults of a part that a template called, with what it was given only where the template spells it out."""
+    source = texts.get(_place(error, label, texts)[0], "")
+    return [_public(fault, _QUOTED_SINGLE, source, data) for fault in error.faults]
 
 
 def _place(error: Exception, label: str, texts: Mapping[str, str]) -> tuple[str, int]:

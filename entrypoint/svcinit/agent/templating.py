@@ -112,7 +112,8 @@ class Engine:
             return make()
         except SvcinitError as error:
             place = template_faults.where(error, label, texts)
-            raise type(error)(*(f"{place}: {fault}" for fault in error.faults)) from None
+            said = template_faults.without_values(error, label, texts, self._data)
+            raise type(error)(*(f"{place}: {fault}" for fault in said)) from None
         except Exception as error:  # a template can raise whatever Python can
             names = [str(name) for name in self._env.globals]
             raise ConfigError(template_faults.explain(error, label, texts, self._data, names)) from None

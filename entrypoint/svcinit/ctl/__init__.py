@@ -22,6 +22,8 @@ COMMANDS = {  # name: (module, help)
     "health": ("health", "for HEALTHCHECK: 0 while the service runs, else 1; no network is used"),
     "reload": ("reload", "the same as docker kill -s HUP, and wait for how it ended"),
     "maintenance": ("maintenance", "on: take the service out of Consul's answers while it runs on; off: give it back"),
+    "external": ("external", "put a service that no agent looks after into Consul's catalog, or take it out"),
+    "doctor": ("doctor", "try all that the settings name, and print the least ACL policy for them; 1 if any is wrong"),
 }
 
 

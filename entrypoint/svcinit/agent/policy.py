@@ -1,0 +1,42 @@
+"""The least ACL policy that a configuration needs. Source: Consul's "ACL Rules" page, and agents that deny."""
+
+from __future__ import annotations
+
+from svcinit.agent.consul import AGENT_RULE, key_rule, service_rule
+from svcinit.agent.services import services
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from svcinit.settings import Settings
+
+DNS_RULES = (
+    'service_prefix "" { policy = "read" }',
+    'node_prefix "" { policy = "read" }',
+    'query_prefix "" { policy = "read" }',
+)
+OF_THE_AGENT = "node", "this.address"  # what in templates asks the agent about itself
+
+
+def rules(settings: Settings, used: Collection[str]) -> list[str]:
+    """The rules that the token must have, each sufficient and necessary; `used`: names that templates use.
+
+    Raises ConfigError (SVCINIT_SERVICES).
+    """
+    found = [key_rule(prefix + "/") for prefix in settings.kv_prefix]
+    found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
+    return found + [AGENT_RULE] * needs_agent(settings, used)
+
+
+def needs_agent(settings: Settings, used: Collection[str]) -> bool:
+    return any(name in used for name in OF_THE_AGENT[: 1 if settings.advertise else 2])
+
+
+def policy(settings: Settings, used: Collection[str]) -> str:
+    """The policy in HCL, with what else there is to know as comments."""
+    lines = ["# for the token that svcinit is given (CONSUL_HTTP_TOKEN)", *rules(settings, used)]
+    if not needs_agent(settings, used) and not settings.advertise and settings.service:
+        lines.append(f"# {AGENT_RULE}  # without it Consul probes the service at 127.0.0.1")
+    lines += ["", "# for the agent's own token (acl.tokens.default), with which Consul's DNS answers:"]
+    return "\n".join([*lines, *(f"# {rule}" for rule in DNS_RULES)]) + "\n"

@@ -1,0 +1,190 @@
+"""svcinitctl external: services that no agent looks after (a hosted database) in Consul's catalog, for all to find.
+
+They are on nodes of their own, marked for consul-esm, which runs their checks where it runs. Source: Consul's "Catalog"
+API page, consul-esm's README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from svcinit.errors import ConfigError
+from svcinit.values import pairs, port, positive_duration, service_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from svcinit.agent.consul import Consul
+
+PROBE = "external-probe"  # the meta key that lets consul-esm ping the node
+LABEL = 63  # characters, at most, in a part of a host name (RFC 1035, 2.3.4)
+INTERVAL = "10s"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="register|deregister")
+    register = actions.add_parser("register", help="put it in; again, with the same node and id, replaces it")
+    register.add_argument("name", type=_read(service_name), metavar="NAME", help="the service's name")
+    register.add_argument("--address", type=_read(_host), required=True, metavar="HOST", help="host name or IP address")
+    register.add_argument("--port", type=_read(port), required=True, metavar="N")
+    register.add_argument("--tag", action="append", default=[], metavar="TAG", help="may be given again")
+    register.add_argument("--meta", action="append", default=[], type=_read(_pair), metavar="K=V", help="the same")
+    register.add_argument(
+        "--check", type=_read(_check), metavar="tcp|http:URL", help="what consul-esm does; by default none"
+    )
+    register.add_argument(
+        "--interval", type=_read(_interval), default=INTERVAL, metavar="TIME", help=f"between two checks [{INTERVAL}]"
+    )
+    register.add_argument("--ping", action="store_true", help="consul-esm pings the host, too")
+    deregister = actions.add_parser("deregister", help="take it out, and its node if nothing else is on that")
+    deregister.add_argument("name", type=_read(service_name), metavar="NAME", help="the service's name")
+    for action in (register, deregister):
+        action.add_argument("--node", type=_read(_node), metavar="NODE", help="its node; by default made from HOST")
+        action.add_argument("--id", metavar="ID", help="its id on that node; by default NAME")
+        action.add_argument("--dc", metavar="DATACENTER", help="by default the agent's own")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError, Unavailable."""
+    from svcinit.agent.connect import connect
+    from svcinit.settings import read
+
+    consul = connect(read(os.environ))
+    try:
+        return _register(consul, options) if options.action == "register" else _deregister(consul, options)
+    finally:
+        consul.close()
+
+
+def _register(consul: Consul, options: argparse.Namespace) -> int:
+    wanted = _registration(options)
+    node = wanted["Node"]
+    found = consul.node(node, options.dc)
+    if found and (found["Node"].get("Meta") or {}).get("external-node") != "true":
+        raise ConfigError(f"node {node} is one with an agent, which would undo this: give it another --node")
+    _settle_check(consul, wanted, options)
+    consul.register_external(wanted)
+    print(f"{wanted['Service']['ID']} on node {node}: registered at {options.address}:{options.port}")
+    return 0
+
+
+def _settle_check(consul: Consul, wanted: dict[str, Any], options: argparse.Namespace) -> None:
+    """A check that is there keeps its status, for what consul-esm found still holds, or goes where none is wanted."""
+    check_id = f"service:{wanted['Service']['ID']}"
+    status = consul.node_checks(wanted["Node"], options.dc).get(check_id)
+    if status and "Check" in wanted:
+        wanted["Check"]["Status"] = status
+    elif status:
+        consul.deregister_external(wanted["Node"], options.name, options.dc, CheckID=check_id)
+
+
+def _deregister(consul: Consul, options: argparse.Namespace) -> int:
+    found = [
+        (node, service_id)
+        for node, service_id in consul.external_instances(options.name, options.dc)
+        if options.node in (None, node) and options.id in (None, service_id)
+    ]
+    if len(found) > 1:
+        there = ", ".join(f"--node {node} --id {service_id}" for node, service_id in found)
+        raise ConfigError(f"{options.name} is there {len(found)} times; say which: {there}")
+    if not found:
+        print(f"there is no external {options.name} of that node and id in the catalog", file=sys.stderr)
+        return 1
+    ((node, service_id),) = found
+    consul.deregister_external(node, options.name, options.dc, ServiceID=service_id)
+    left = consul.node(node, options.dc)
+    if left and not left.get("Services"):
+        consul.deregister_external(node, dc=options.dc)
+    print(f"{service_id} on node {node}: deregistered")
+    return 0
+
+
+def _registration(options: argparse.Namespace) -> dict[str, Any]:
+    """The body of PUT /v1/catalog/register."""
+    node, service_id = options.node or _node_of(options.address), options.id or options.name
+    wanted: dict[str, Any] = {
+        "Node": node,
+        "Address": options.address,
+        "NodeMeta": {"external-node": "true", PROBE: str(options.ping).lower()},
+        "Service": {
+            "ID": service_id,
+            "Service": options.name,
+            "Address": options.address,
+            "Port": options.port,
+            "Tags": options.tag,
+            "Meta": dict(pair for given in options.meta for pair in given.items()),
+        },
+    }
+    if options.check:
+        kind, url = options.check
+        host = f"[{options.address}]" if ":" in options.address else options.address
+        probe = {"TCP": f"{host}:{options.port}"} if kind == "tcp" else {"HTTP": url}
+        wanted["Check"] = {
+            "Node": node,
+            "CheckID": f"service:{service_id}",
+            "ServiceID": service_id,
+            "Name": f"{options.name} {kind}",
+            "Status": "passing",  # until consul-esm says otherwise: where none runs it must be found all the same
+            "Definition": {**probe, "Interval": options.interval},
+        }
+    return {**wanted, **({"Datacenter": options.dc} if options.dc else {})}
+
+
+def _node_of(host: str) -> str:
+    """A name for the node of a host that is a label of DNS."""
+    return "".join(letter if letter.isalnum() else "-" for letter in host).strip("-")[:LABEL].strip("-")
+
+
+def _read(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """For argparse: with the reason why a value is none."""
+
+    def read(raw: str) -> object:
+        try:
+            return parse(raw)
+        except ValueError as wrong:
+            raise argparse.ArgumentTypeError(f"{raw!r}: {wrong}") from None
+
+    return read
+
+
+def _host(raw: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(raw))
+    except ValueError:
+        labels = raw.removesuffix(".").split(".")
+        if all(_is_label(label) for label in labels) and not labels[-1].isdigit():
+            return raw.removesuffix(".")
+    raise ValueError("expected a host name or an IP address, without a port")
+
+
+def _is_label(text: str) -> bool:
+    return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
+
+
+def _node(raw: str) -> str:
+    if not all(_is_label(label) for label in raw.split(".")):
+        raise ValueError("expected letters, digits, '-', '_' and '.'")
+    return raw
+
+
+def _pair(raw: str) -> dict[str, str]:
+    key, sign, value = raw.partition("=")
+    pairs(f"{key}=" if sign else raw)  # for its faults; a value may have a comma here
+    return {key: value}
+
+
+def _check(raw: str) -> tuple[str, str]:
+    kind, _, url = raw.partition(":")
+    if raw == "tcp" or (kind == "http" and url.startswith(("http://", "https://"))):
+        return kind, url
+    raise ValueError("expected tcp, or http: and a URL such as http:https://db.example/health")
+
+
+def _interval(raw: str) -> str:
+    return f"{round(positive_duration(raw) * 1000)}ms"
