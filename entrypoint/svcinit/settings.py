@@ -118,7 +118,8 @@ TABLE = (
     V("SVCINIT_SERVICES", None, text,
       "further services of the same container, a YAML or JSON list of mappings with port, name, tags, check, ..."),
     V("SVCINIT_KV_PREFIX", None, prefixes,
-      "KV prefixes, later ones override earlier ones; by default config/NAME; empty: none", empty=True),
+      "KV prefixes, PREFIX or PREFIX@DATACENTER, later ones override earlier ones; by default config/NAME; empty: none",
+      empty=True),
     V("SVCINIT_ALLOW_EMPTY", "0", boolean,
       "1: a prefix or peer set that had entries and now has none is news, not a failed fetch"),
     V("SVCINIT_CONSISTENCY", "default", choice("default", "stale", "consistent"), "consistency of reads from KV"),
@@ -133,7 +134,8 @@ TABLE = (
     V("SVCINIT_DNS_ADDR", None, addresses,
       "DNS servers, HOST[:PORT], tried in order; by default the Consul agent's host at port 8600"),
     V("SVCINIT_DOMAIN", "consul", text, "Consul's DNS domain"),
-    V("SVCINIT_WAIT_FOR", "", waits, "services that must resolve before the start: mysql,redis:2,search@dc2"),
+    V("SVCINIT_WAIT_FOR", "", waits,
+      "services that must resolve before the start: mysql,redis:2,blue.search@dc2,geo.query"),
     V("SVCINIT_START_TIMEOUT", "60s", positive_duration,
       "longest to wait for Consul and WAIT_FOR before the start, and then for READY"),
     V("SVCINIT_RELOAD_TIMEOUT", "30s", positive_duration, "longest that each step of a reload may take"),
@@ -199,7 +201,7 @@ class Settings:
     ready: tuple[str, str]
     sync_interval: float
     services: str | None
-    kv_prefix: tuple[str, ...]
+    kv_prefix: tuple[tuple[str, str | None], ...]
     allow_empty: bool
     consistency: str
     cache: str
@@ -322,7 +324,7 @@ def _derive(values: dict[str, object]) -> list[str]:
     """Fill in the defaults that depend on other variables; return what contradicts itself."""
     service, service_port = values["service"], values["port"]
     if values["kv_prefix"] is None:
-        values["kv_prefix"] = (f"config/{service}",) if service else ()
+        values["kv_prefix"] = ((f"config/{service}", None),) if service else ()
     if values["check"] is None:
         values["check"] = default_check(service_port)
     if values["id"] is None:

@@ -64,12 +64,16 @@ def instance_id(raw: str) -> str:
     return raw
 
 
-def prefixes(raw: str) -> tuple[str, ...]:
-    """KV prefixes, without the slashes around them."""
-    found = tuple(part.strip("/") for part in names(raw))
-    if any(not part or "//" in part for part in found):
-        raise ValueError("expected prefixes such as config/web,config/web/blue, with no empty part")
-    return found
+def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
+    """`config/web,config/all@dc2` to (prefix without the slashes around it, datacenter or None)."""
+    found = []
+    for part in names(raw):
+        prefix, at, datacenter = part.rpartition("@") if "@" in part else (part, "", "")
+        prefix = prefix.strip("/")
+        if not prefix or "//" in prefix or (at and not _is_label(datacenter)):
+            raise ValueError("expected prefixes such as config/web,config/all@dc2, with no empty part")
+        found.append((prefix, datacenter or None))
+    return tuple(found)
 
 
 def boolean(raw: str) -> bool:
@@ -134,22 +138,29 @@ def pairs(raw: str) -> dict[str, str]:
 
 def service_name(raw: str) -> str:
     """RFC 1035's label, and the underscore that Consul takes too: 63 characters at most."""
-    if not raw.isascii() or not raw.replace("-", "").replace("_", "").isalnum() or len(raw) > 63:
+    if not _is_label(raw):
         raise ValueError("expected letters, digits, '-' and '_', at most 63 of them")
     return raw
 
 
+def _is_label(text: str) -> bool:
+    return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= 63
+
+
 def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
-    """`mysql,redis:2,search@dc2` to (name, least number of instances, datacenter or None)."""
+    """`mysql,redis:2,search@dc2` to (name, least number of instances, datacenter or None).
+
+    A name may be all that templates may ask for: NAME, TAG.NAME, _NAME._TAG (RFC 2782), QUERY.query.
+    """
     found = []
     for part in names(raw):
-        rest, _, datacenter = part.partition("@")
-        name, _, count = rest.partition(":")
-        if not name or (":" in rest and not (count.isascii() and count.isdigit() and int(count))):
-            raise ValueError(f"expected NAME, NAME:COUNT or NAME@DATACENTER and found {part!r}")
-        if "@" in part and not datacenter:
-            raise ValueError(f"expected a datacenter after the @ of {part!r}")
-        found.append((service_name(name), int(count or 1), datacenter or None))
+        rest, at, datacenter = part.partition("@")
+        name, colon, count = rest.partition(":")
+        if (colon and not (count.isascii() and count.isdigit() and int(count))) or (at and not _is_label(datacenter)):
+            raise ValueError(f"expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER and found {part!r}")
+        if not all(_is_label(label) for label in name.split(".")):
+            raise ValueError(f"expected names of letters, digits, '-' and '_' and found {part!r}")
+        found.append((name, int(count or 1), datacenter or None))
     return tuple(found)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
 import signal
-import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -146,21 +143,3 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_else_suffers(known: 
     is_passing(known)
     assert "warning: SVCINIT_CACHE='/proc/svcinit/cache.json' cannot be written: " in svcinit.err
     assert svcinit.stop() == 0
-
-
-def test_a_full_disk_leaves_the_old_cache_and_the_service_up(known: Service) -> None:
-    folder = pathlib.Path(known.env["SVCINIT_CACHE"]).parent
-    before = json.loads((folder / "cache.json").read_text())
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(folder)], check=True, timeout=10)
-    try:
-        (folder / "cache.json").write_text(json.dumps(before))
-        (folder / "cache.json").chmod(0o600)
-        known.consul.kv_put("config/web/big", "x" * 20_000)
-        svcinit = known.start()
-        svcinit.says("cannot be written: No space left on device; the old one stays")
-        is_passing(known)
-        assert json.loads((folder / "cache.json").read_text()) == before
-        assert os.listdir(folder) == ["cache.json"]
-        assert svcinit.stop() == 0
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=10)

@@ -81,6 +81,25 @@ class ConsulAgent:
     def dns(self) -> str:
         return f"{self.address}:{self.dns_port}"
 
+    def join_wan(self, other: ConsulAgent) -> None:
+        """Join the datacenter of another server, and wait until each can ask the other's catalog."""
+        self.call("PUT", f"/v1/agent/join/{other.address}:{other.wan_port}?wan=1")
+        for agent in (self, other):
+            eventually(lambda agent=agent: len(agent.get("/v1/catalog/datacenters")) == 2, "both know both", 20)  # type: ignore[misc]
+            eventually(lambda agent=agent: agent.reaches_all(), "each can ask the other", 20)  # type: ignore[misc]
+
+    @property
+    def wan_port(self) -> int:
+        return self._others[1]
+
+    def reaches_all(self) -> bool:
+        """Does every datacenter that it knows answer through it?"""
+        try:
+            known = self.get("/v1/catalog/datacenters")
+            return all(self.get(f"/v1/catalog/nodes?dc={datacenter}") for datacenter in known)
+        except OSError:
+            return False
+
     @property
     def env(self) -> dict[str, str]:
         """What svcinit must be told to use this agent."""

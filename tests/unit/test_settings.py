@@ -80,6 +80,17 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
         ("SVCINIT_META", "a b=1", "expected k=v,k=v with keys of letters"),
         ("SVCINIT_META", "svcinit=1", "svcinit's own"),
         ("SVCINIT_KV_PREFIX", "a//b", "expected prefixes such as"),
+        ("SVCINIT_KV_PREFIX", "config/all@", "expected prefixes such as"),
+        ("SVCINIT_WAIT_FOR", "db@dc2:2", "expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER"),
+        ("SVCINIT_WAIT_FOR", "blue..db", "expected names of letters"),
+        ("SVCINIT_WAIT_FOR", "db:none", "expected NAME, NAME:COUNT"),
+        ("SVCINIT_CHECK_HEADERS", "no colon", "expected NAME:VALUE,NAME:VALUE"),
+        ("SVCINIT_CHECK_METHOD", "GET /", "expected a method of HTTP"),
+        ("SVCINIT_CHECK_FAILURES", "0", "expected a number from 1 to 1000"),
+        ("SVCINIT_CHECK_VIA", "nagios", "expected consul or ttl"),
+        ("SVCINIT_READY", "grpc", "expected tcp, http:/path, https:/path, exec:COMMAND or none"),
+        ("SVCINIT_READY", "tcp", "needs SVCINIT_SERVICE"),
+        ("SVCINIT_SERVICES", "[]", "needs SVCINIT_SERVICE"),
         ("CONSUL_HTTP_TOKEN", "se\ncret", "(not shown): expected printable ASCII"),
         ("SVCINIT_TEMPLATES", "/nosuch", "no directory at /nosuch"),
         ("SVCINIT_DEREGISTER_AFTER", "30s", "below 1m, the least that Consul takes"),
@@ -95,6 +106,11 @@ def test_a_check_without_a_port_to_probe_is_a_fault() -> None:
     assert faults(SVCINIT_SERVICE="web", SVCINIT_CHECK="tcp") == (
         "SVCINIT_CHECK=tcp needs SVCINIT_PORT: the port to probe",
     )
+
+
+def test_a_check_that_svcinit_cannot_do_itself_is_a_fault() -> None:
+    given = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "1", "SVCINIT_CHECK": "grpc", "SVCINIT_CHECK_VIA": "ttl"}
+    assert faults(**given) == ("SVCINIT_CHECK=grpc needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC",)
 
 
 def test_the_nearest_known_variable_is_suggested_for_a_file_variant_too() -> None:
@@ -132,7 +148,7 @@ def test_an_empty_value_is_unset_but_an_empty_prefix_means_none() -> None:
 def test_what_is_derived_from_the_service_name() -> None:
     read = settings.read(WEB)
     assert read.id == f"web-{os.uname().nodename}-8000"
-    assert read.kv_prefix == ("config/web",)
+    assert read.kv_prefix == (("config/web", None),)
     assert read.check == ("tcp", "")
 
 
@@ -153,7 +169,7 @@ def test_values_are_read_as_their_kind() -> None:
     read = settings.read(
         {
             "SVCINIT_DNS_ADDR": "10.0.0.1,[::1]:53",
-            "SVCINIT_WAIT_FOR": "mysql,redis:2,search@dc2",
+            "SVCINIT_WAIT_FOR": "mysql,redis:2,search@dc2,blue.db:3@dc2,geo.query",
             "SVCINIT_SIGNALS": "TERM:QUIT,10:0",
             "SVCINIT_STOP_ON": "TERM,RTMIN+3",
             "SVCINIT_RELOAD": "write:/run/fifo:c",
@@ -161,7 +177,13 @@ def test_values_are_read_as_their_kind() -> None:
         }
     )
     assert read.dns_addr == (("10.0.0.1", 8600), ("::1", 53))
-    assert read.wait_for == (("mysql", 1, None), ("redis", 2, None), ("search", 1, "dc2"))
+    assert read.wait_for == (
+        ("mysql", 1, None),
+        ("redis", 2, None),
+        ("search", 1, "dc2"),
+        ("blue.db", 3, "dc2"),
+        ("geo.query", 1, None),
+    )
     assert read.signals == {15: 3, 10: 0}
     assert read.stop_on == (15, 37)
     assert (read.reload.kind, read.reload.path, read.reload.text) == ("write", "/run/fifo", "c")

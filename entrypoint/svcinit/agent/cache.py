@@ -128,7 +128,11 @@ def _snapshot(body: Mapping[str, Any]) -> Snapshot:
 
 
 def _identity(settings: Settings) -> dict[str, object]:
-    return {"service": settings.service, "prefixes": list(map(str, settings.kv_prefix)), "domain": settings.domain}
+    return {
+        "service": settings.service,
+        "prefixes": [list(prefix) for prefix in settings.kv_prefix],
+        "domain": settings.domain,
+    }
 
 
 def _digest(body: Mapping[str, object]) -> str:

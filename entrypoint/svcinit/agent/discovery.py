@@ -35,6 +35,7 @@ PAYLOAD = 4096  # bytes we take over UDP (EDNS0)
 UDP_LIMIT = 3  # Consul's own limit of answers over UDP (dns_config.udp_answer_limit): at it, some may be missing
 LENGTH = 2  # bytes of length before a message over TCP (RFC 1035, 4.2.2)
 LABEL = 63  # bytes, at most, in a part of a name (RFC 1035, 2.3.4)
+QUERY = ".query"  # how the name of a prepared query ends, as in Consul's DNS
 TRIES = 2  # rounds over all servers
 NO_SUCH_HOST = socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 SRV, A, AAAA = dns.rdatatype.SRV, dns.rdatatype.A, dns.rdatatype.AAAA
@@ -90,10 +91,16 @@ class Resolver:
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         """The healthy instances of a service, each once, sorted by address and port; none: an empty list.
 
-        `name` may be TAG.NAME, too, as in consul-template. An instance that certainly has no address is left out.
+        `name` may be TAG.NAME, as in consul-template, _NAME._TAG (RFC 2782), or QUERY.query for a prepared query. An
+        instance that certainly has no address is left out.
         Raises Unavailable when no server answers usefully, ConfigError for what cannot be a name in DNS.
         """
-        labels = [tag, name, "service", dc, self._domain]
+        stem = name.removesuffix(QUERY)
+        if tag and stem != name:
+            raise ConfigError(
+                f"{name!r} is a prepared query: it has tags of its own, so tag={tag!r} cannot be asked for"
+            )
+        labels = [stem, "query", dc, self._domain] if stem != name else [tag, name, "service", dc, self._domain]
         question = _name(".".join(label for label in labels if label))
         answer = self._ask(question, SRV)
         known = {

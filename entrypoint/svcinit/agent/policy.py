@@ -24,7 +24,7 @@ def rules(settings: Settings, used: Collection[str]) -> list[str]:
 
     Raises ConfigError (SVCINIT_SERVICES).
     """
-    found = [key_rule(prefix + "/") for prefix in settings.kv_prefix]
+    found = [key_rule(prefix + "/") for prefix, _ in settings.kv_prefix]
     found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
     return found + [AGENT_RULE] * needs_agent(settings, used)
 

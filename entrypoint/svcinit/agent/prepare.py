@@ -125,10 +125,10 @@ class Preparation:
 
     def fetch(self) -> None:
         """KV, one recursive GET a prefix; later prefixes override earlier ones."""
-        for prefix in self.settings.kv_prefix:
-            found = self.consul.kv(prefix)
-            self.remember(f"{PREFIX}{prefix}", len(found))
-            start = len(prefix.strip("/")) + 1
+        for prefix, datacenter in self.settings.kv_prefix:
+            found = self.consul.kv(prefix, datacenter)
+            self.remember(f"{PREFIX}{prefix}{'@' + datacenter if datacenter else ''}", len(found))
+            start = len(prefix) + 1
             self.kv.update({key[start:]: value for key, value in found.items()})
 
     def wait(self) -> None:

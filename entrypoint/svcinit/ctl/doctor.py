@@ -88,7 +88,7 @@ def _examine_consul(settings: Settings, findings: Findings) -> str:
     if findings.tried[-1]["ok"]:
         findings.attempt("token", lambda: _token(settings, consul))
         for prefix in settings.kv_prefix:
-            findings.attempt("kv", lambda prefix=prefix: _keys(consul, prefix))  # type: ignore[misc]
+            findings.attempt("kv", lambda prefix=prefix: _keys(consul, *prefix))  # type: ignore[misc]
     consul.close()
     needs_dns = bool(settings.wait_for) or "service" in used
     for server in settings.dns_addr:
@@ -127,8 +127,8 @@ def _token(settings: Settings, consul: Consul) -> str:
     return f"accessor {token['AccessorID']}, {', '.join(held) or 'no policy'}"
 
 
-def _keys(consul: Consul, prefix: str) -> str:
-    count = len(consul.kv(prefix))
+def _keys(consul: Consul, prefix: str, dc: str | None) -> str:
+    count = len(consul.kv(prefix, dc))
     return f"{prefix}: keys {count}" if count else f"{prefix}: no keys, or none that the token may read"
 
 

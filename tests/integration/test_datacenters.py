@@ -1,0 +1,221 @@
+"""Two datacenters joined over WAN; domains, forwarders, several DNS servers, TTLs, IPv6, other forms of names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from svcinit.agent.consul import Consul
+from svcinit.agent.discovery import Resolver
+from svcinit.errors import ConfigError
+from tests.e2e.conftest import Service
+from tests.e2e.failing import is_passing
+from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
+from tests.support.process import running
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+Pair = tuple[ConsulAgent, ConsulAgent]
+MANY = 150
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with contextlib.ExitStack() as stack:
+        one, two = (
+            stack.enter_context(
+                ConsulAgent(tmp_path_factory.mktemp(name), config={"datacenter": name, "node_name": f"node-{name}"})
+            )
+            for name in ("dc1", "dc2")
+        )
+        one.join_wan(two)
+        yield one, two
+
+
+@pytest.fixture
+def pair(joined: Pair) -> Iterator[Pair]:
+    yield joined
+    for agent in joined:
+        agent.kv_delete("")
+        for service_id in agent.get("/v1/agent/services"):
+            agent.deregister(service_id)
+
+
+def resolver(agent: ConsulAgent, domain: str = "consul") -> Resolver:
+    return Resolver([(agent.address, agent.dns_port)], domain)
+
+
+def addresses(ask: Resolver, name: str, **options: str) -> list[str]:
+    return [peer.address for peer in ask.peers(name, **options)]
+
+
+def both(pair: Pair, name: str = "db") -> None:
+    for number, agent in enumerate(pair, 1):
+        agent.register(name, 3306, address=f"10.{number}.0.1")
+        eventually(lambda agent=agent: agent.instances(name), "the catalog has it")  # type: ignore[misc]
+
+
+# datacenters
+
+
+def test_a_service_of_another_datacenter_is_asked_for_by_its_name(pair: Pair) -> None:
+    both(pair)
+    ask = resolver(pair[0])
+    assert addresses(ask, "db") == addresses(ask, "db", dc="dc1") == ["10.1.0.1"]
+    assert addresses(ask, "db", dc="dc2") == ["10.2.0.1"]
+    assert addresses(resolver(pair[1]), "db", dc="dc1") == ["10.1.0.1"]
+
+
+def test_keys_of_another_datacenter_are_read_from_it(pair: Pair) -> None:
+    pair[1].kv_put("config/all/n", "2")
+    with contextlib.closing(Consul(pair[0].url)) as client:
+        assert client.kv("config/all", "dc2") == {"config/all/n": b"2"}
+        assert client.kv("config/all") == {}
+
+
+@pytest.mark.parametrize("consistency", ["default", "stale", "consistent"])
+def test_keys_are_read_with_the_consistency_that_was_asked_for(pair: Pair, consistency: str) -> None:
+    pair[0].kv_put("config/all/n", "1")
+    with contextlib.closing(Consul(pair[0].url)) as client:
+        client.consistency = consistency
+        assert client.kv("config/all") == {"config/all/n": b"1"}
+    log = (pair[0].folder / "consul.log").read_text()
+    (line,) = [line for line in log.splitlines() if "url=/v1/kv/config/all/?" in line][-1:]
+    assert ("&stale" in line, "&consistent" in line) == (consistency == "stale", consistency == "consistent")
+
+
+def test_a_prepared_query_fails_over_to_the_other_datacenter_and_comes_back(pair: Pair) -> None:
+    both(pair)
+    failover = {"Service": "db", "Failover": {"Datacenters": ["dc2"]}, "OnlyPassing": True}
+    made = json.loads(pair[0].call("POST", "/v1/query", json.dumps({"Name": "geo", "Service": failover}).encode()))
+    ask = resolver(pair[0])
+    assert addresses(ask, "geo.query") == ["10.1.0.1"]
+    pair[0].deregister("db")
+    eventually(lambda: addresses(ask, "geo.query") == ["10.2.0.1"], "the other datacenter's is given")
+    (peer,) = ask.peers("geo.query")
+    assert (peer.port, peer.host.endswith(".dc2.consul") or peer.host == "10.2.0.1") == (3306, True)
+    pair[0].register("db", 3306, address="10.1.0.1")
+    eventually(lambda: addresses(ask, "geo.query") == ["10.1.0.1"], "the own one's is given again")
+    with pytest.raises(ConfigError, match=r"'geo\.query' is a prepared query"):
+        ask.peers("geo.query", tag="blue")
+    pair[0].call("DELETE", f"/v1/query/{made['ID']}")
+
+
+def test_a_whole_start_with_keys_peers_and_waits_of_both_datacenters(pair: Pair, tmp_path: pathlib.Path) -> None:
+    both(pair)
+    pair[1].kv_put("config/_all/region", "two")
+    pair[0].kv_put("config/web/n", "1")
+    with contextlib.ExitStack() as stack:
+        service = Service(tmp_path, pair[0], stack)
+        service.env |= {
+            "SVCINIT_KV_PREFIX": "config/_all@dc2,config/web",
+            "SVCINIT_WAIT_FOR": "db@dc2,db:1@dc1,_db._tcp",
+        }
+        text = '{{ key("region") }} {{ key("n") }} {{ service("db", dc="dc2")|hostports|join(",") }}'
+        target = service.template("app.ini", text)
+        svcinit = service.start()
+        is_passing(service)
+        assert target.read_text() == "two 1 10.2.0.1:3306"
+        assert svcinit.stop() == 0
+
+
+def test_a_datacenter_that_does_not_exist_is_named(pair: Pair, tmp_path: pathlib.Path) -> None:
+    env = {**pair[0].env, "SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "config@mars", "SVCINIT_START_TIMEOUT": "1s"}
+    with running(tmp_path / "run", "true", env=env) as svcinit:
+        assert svcinit.wait() == 69
+        assert "No path to datacenter" in svcinit.err
+
+
+# DNS of all kinds
+
+
+def test_a_domain_of_its_own_is_used_in_a_whole_start(tmp_path: pathlib.Path) -> None:
+    with ConsulAgent(tmp_path / "c", config={"domain": "sbay"}) as agent, contextlib.ExitStack() as stack:
+        service = Service(tmp_path, agent, stack)
+        agent.register("db", 3306, address="10.1.0.1")
+        service.env |= {"SVCINIT_DOMAIN": "sbay", "SVCINIT_WAIT_FOR": "db"}
+        target = service.template("app.ini", '{{ service("db")|hostports|join(",") }}')
+        service.start()
+        is_passing(service)
+        assert target.read_text() == "10.1.0.1:3306"
+
+
+@pytest.mark.parametrize("name", ["_web._tcp", "_web._blue", "blue.web"])
+def test_other_forms_of_a_name_find_the_same_instance(consul: ConsulAgent, name: str) -> None:
+    consul.register("web", 8000, address="10.0.0.1", tags=["blue"])
+    eventually(lambda: consul.instances("web"), "the catalog has it")
+    assert addresses(resolver(consul), name) == ["10.0.0.1"]
+
+
+def test_an_answer_with_a_time_to_live_is_not_kept_beyond_the_call(tmp_path: pathlib.Path) -> None:
+    config = {"dns_config": {"service_ttl": {"*": "1h"}, "node_ttl": "1h"}}
+    with ConsulAgent(tmp_path / "c", config=config) as agent:
+        agent.register("web", 8000, address="10.0.0.1")
+        ask = resolver(agent)
+        eventually(lambda: addresses(ask, "web") == ["10.0.0.1"], "it is found")
+        agent.register("web", 8000, address="10.0.0.2")
+        eventually(lambda: addresses(ask, "web") == ["10.0.0.2"], "the new address is found")
+
+
+def test_a_dead_and_a_silent_dns_server_before_the_living_one_cost_little(consul: ConsulAgent) -> None:
+    consul.register("web", 8000, address="10.0.0.1")
+    eventually(lambda: consul.instances("web"), "the catalog has it")
+    (dead,) = free_ports(1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((LOOPBACK, 0))
+        ask = Resolver([(LOOPBACK, dead), silent.getsockname(), (consul.address, consul.dns_port)], timeout=2.0)
+        began = time.monotonic()
+        assert addresses(ask, "web") == ["10.0.0.1"]
+        first = time.monotonic() - began
+        for _ in range(10):
+            assert addresses(ask, "web") == ["10.0.0.1"]
+    assert first < 2
+    assert time.monotonic() - began - first < 1, "a server that does not answer is asked first again and again"
+
+
+def test_peers_and_a_dns_server_with_ipv6_addresses(tmp_path: pathlib.Path) -> None:
+    with ConsulAgent(tmp_path / "c", config={"addresses": {"dns": "::1"}}) as agent:
+        agent.register("web", 8000, address="fd00::7")
+        (peer,) = eventually(lambda: Resolver([("::1", agent.dns_port)]).peers("web"), "it is found")
+        assert (str(peer), peer.port) == ("[fd00::7]:8000", 8000)
+
+
+@pytest.fixture
+def forwarder(consul: ConsulAgent, tmp_path: pathlib.Path) -> Iterator[tuple[str, int]]:
+    """dnsmasq in front of Consul; on port 53 where that may be bound."""
+    address = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}.53"
+    port = 53 if os.geteuid() == 0 else free_ports(1)[0]
+    with (tmp_path / "dnsmasq.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--bind-interfaces", f"--port={port}",
+             f"--listen-address={address}", "--no-resolv", "--no-hosts", "--pid-file", "--user=", "--log-facility=-",
+             f"--server=/consul/{consul.address}#{consul.dns_port}"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        eventually(
+            lambda: "started" in (tmp_path / "dnsmasq.log").read_text() or process.poll() is not None, "it is up"
+        )
+        assert process.poll() is None, (tmp_path / "dnsmasq.log").read_text()
+        yield address, port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_behind_a_forwarder_all_of_many_peers_are_found(consul: ConsulAgent, forwarder: tuple[str, int]) -> None:
+    for number in range(MANY):
+        consul.register("many", 8000 + number, address=f"10.0.0.{number + 1}", id=f"many-{number}")
+    eventually(lambda: len(consul.instances("many")) == MANY, "the catalog has them")
+    assert len(Resolver([forwarder]).peers("many")) == MANY
+    assert Resolver([forwarder]).peers("nosuch") == []
