@@ -197,8 +197,8 @@ def forwarder(consul: ConsulAgent, tmp_path: pathlib.Path) -> Iterator[tuple[str
     port = 53 if os.geteuid() == 0 else free_ports(1)[0]
     with (tmp_path / "dnsmasq.log").open("wb") as log:
         process = subprocess.Popen(
-            ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--bind-interfaces", f"--port={port}",
-             f"--listen-address={address}", "--no-resolv", "--no-hosts", "--pid-file", "--user=", "--log-facility=-",
+            ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--bind-interfaces",
+             f"--port={port}", f"--listen-address={address}", "--no-resolv", "--no-hosts", "--pid-file", "--user=", "--log-facility=-",
              f"--server=/consul/{consul.address}#{consul.dns_port}"],
             stdout=log, stderr=log,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from svcinit.errors import ConfigError
 from svcinit.settings import TABLE, Settings
 from tools.settings_page import PAGE, page
 
+ELSEWHERE = ("search", 1, "dc2"), ("blue.db", 3, "dc2"), ("geo.query", 1, None)
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
 
 
@@ -62,8 +63,8 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
         ("SVCINIT_START_TIMEOUT", "0s", "above zero"),
         ("SVCINIT_START_TIMEOUT", "-1s", "expected a duration"),
         ("SVCINIT_DNS_ADDR", "host:dns", "expected a port number"),
-        ("SVCINIT_WAIT_FOR", "mysql:0", "expected NAME, NAME:COUNT or NAME@DATACENTER"),
-        ("SVCINIT_WAIT_FOR", "mysql@", "expected a datacenter"),
+        ("SVCINIT_WAIT_FOR", "mysql:0", "expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER"),
+        ("SVCINIT_WAIT_FOR", "mysql@", "expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER"),
         ("SVCINIT_SIGNALS", "TERM", "expected FROM:TO"),
         ("SVCINIT_SIGNALS", "TERM:NOPE", "'NOPE' is no signal"),
         ("SVCINIT_STOP_ON", "RTMIN+99", "is no signal"),
