@@ -198,8 +198,8 @@ def forwarder(consul: ConsulAgent, tmp_path: pathlib.Path) -> Iterator[tuple[str
     with (tmp_path / "dnsmasq.log").open("wb") as log:
         process = subprocess.Popen(
             ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--bind-interfaces",
-             f"--port={port}", f"--listen-address={address}", "--no-resolv", "--no-hosts", "--pid-file", "--user=", "--log-facility=-",
-             f"--server=/consul/{consul.address}#{consul.dns_port}"],
+             f"--listen-address={address}", f"--port={port}", "--no-resolv", "--no-hosts", "--pid-file", "--user=",
+             "--log-facility=-", f"--server=/consul/{consul.address}#{consul.dns_port}"],
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
