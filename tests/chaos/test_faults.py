@@ -20,6 +20,14 @@ Live = Callable[..., Life]
 Row = Callable[[Life, float], None]
 GONE_WITHIN = 4.0  # seconds: the check's interval and timeout (0.5 s each), and what the catalog takes to hear of it
 CACHE = "/var/lib/svcinit/cache.json"
+SPOILT = {
+    "half": "half_an_answer",
+    "garbage": "no_json",
+    "other": "json_of_another_shape",
+    "huge": "50_mb",
+    "late": "a_delay_of_10_s",
+}
+ENDS = {"KILL": "killed", "STOP": "stopped"}
 PEERS = 'peers = {{ service("consul") | length }}\n'
 
 
@@ -81,8 +89,8 @@ def test_the_http_port_is_dead_and_dns_is_alive(
     life.ends_well()
 
 
-@pytest.mark.parametrize("fault", ["half", "garbage", "other", "huge", "late"])
-def test_consul_answers(cluster: Cluster, live: Live, row: Row, fault: str) -> None:
+@pytest.mark.parametrize("fault", SPOILT, ids=SPOILT.values())
+def test_consul_answers_with(cluster: Cluster, live: Live, row: Row, fault: str) -> None:
     """Between svcinit and its agent: half an answer, no JSON, JSON of another shape, 50 MB, an answer 10 s late."""
     with between((cluster.local.address, HTTP), cluster.gateway) as proxy:
         address = f"http://{cluster.gateway}:{proxy.port}"
@@ -117,8 +125,8 @@ def test_the_token_is_revoked_and_given_back(guarded: Guarded, row: Row) -> None
     life.ends_well()
 
 
-@pytest.mark.parametrize("signal", ["KILL", "STOP"])
-def test_presence_gets(live: Live, row: Row, signal: str) -> None:
+@pytest.mark.parametrize("signal", ENDS, ids=ENDS.values())
+def test_presence_is(live: Live, row: Row, signal: str) -> None:
     """While it serves, and again while it is told to deregister."""
     life = live()
     before = life.state()["presence"]
@@ -132,8 +140,8 @@ def test_presence_gets(live: Live, row: Row, signal: str) -> None:
     life.ends_well()
 
 
-@pytest.mark.parametrize("signal", ["KILL", "STOP"])
-def test_prepare_gets(live: Live, row: Row, templates: Callable[[str, str], str], signal: str) -> None:
+@pytest.mark.parametrize("signal", ENDS, ids=ENDS.values())
+def test_prepare_is(live: Live, row: Row, templates: Callable[[str, str], str], signal: str) -> None:
     """In the middle of a reload, with its files half way."""
     waits = "sh -c 'while test -e /tmp/hold; do sleep 0.05; done' {}"
     life = live(templates("/out/held", f'{{# svcinit: check="{waits}" #}}held {{{{ key_or_default("n", "0") }}}}\n'))
