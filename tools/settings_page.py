@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from svcinit.settings import TABLE
+from svcinit.table import TABLE
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Settings

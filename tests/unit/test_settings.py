@@ -9,7 +9,8 @@ import pytest
 
 from svcinit import settings
 from svcinit.errors import ConfigError
-from svcinit.settings import TABLE, Settings
+from svcinit.settings import Settings
+from svcinit.table import TABLE, Variable
 from tools.settings_page import PAGE, page
 
 ELSEWHERE = ("search", 1, "dc2"), ("blue.db", 3, "dc2"), ("geo.query", 1, None)
@@ -229,7 +230,7 @@ def test_credentials_that_cannot_be_typed_are_refused_and_not_shown(given: str) 
 
 # directories that are missing are named, wherever they were given
 @pytest.mark.parametrize("row", [row for row in TABLE if row.name != "SVCINIT_TEMPLATES"], ids=lambda row: row.name)
-def test_what_stands_in_a_file_is_never_shown(row: settings.Variable, tmp_path: pathlib.Path) -> None:
+def test_what_stands_in_a_file_is_never_shown(row: Variable, tmp_path: pathlib.Path) -> None:
     (tmp_path / "secret").write_text("hunter2:/=hun'ter2,hunter2=\\hunter2")
     shown = ""
     try:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 
 from svcinit.errors import ConfigError
-from svcinit.settings import TABLE, check_faults, default_check, default_id
+from svcinit.settings import check_faults, default_check, default_id
+from svcinit.table import TABLE
 from svcinit.values import service_name
 
 TYPE_CHECKING = False
