@@ -6,13 +6,14 @@ the verdict of prepare, and by another in which presence leaves the time of its 
 
 from __future__ import annotations
 
+import _signal
 import errno
 import os
 import time
 
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.init import BEAT_BYTES, Init, Role, memfd
+from svcinit.init import BEAT_BYTES, Init, Role, memfd, refill
 from svcinit.state import write_state
 
 TYPE_CHECKING = False
@@ -41,7 +42,10 @@ class Crew(Init):
         self._before, self._undoable = self.changed, False
         self._presences = 0
         self._reported: dict[str, object] = {}
-        self._verdict = self._memory = self._fresh = self._beat = self._ready = -1  # memfds
+        self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
+        # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares
+        self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
+        self._inputs = self._news = self._news_memory = self._lock = -1
         self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
 
     def start_main(self) -> None:
@@ -64,9 +68,12 @@ class Crew(Init):
         `cached`: from SVCINIT_CACHE instead of Consul.
         """
         self._undoable = False
+        if self._lock < 0:
+            self._lock, self._inputs = self._renew("_lock"), self._renew("_inputs")
         self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
         os.pwrite(self._verdict, FETCHING, 0)
-        settings, command, out, memory, fresh = self.settings, self.command, self._verdict, self._memory, self._fresh
+        settings, command, lock = self.settings, self.command, self._lock
+        out, memory, fresh = self._verdict, self._memory, self._fresh
 
         def body() -> int:
             import gc
@@ -74,7 +81,9 @@ class Crew(Init):
             gc.disable()  # it ends before collecting would pay: 15 ms of its imports
             from svcinit.agent import prepare
 
-            return prepare.main(settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, cached=cached)
+            return prepare.main(
+                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, lock=lock, cached=cached
+            )
 
         self.fork(Role.PREPARE, _guarded(body))
 
@@ -84,27 +93,52 @@ class Crew(Init):
 
     def take_verdict(self) -> bool:
         """Take over what a successful prepare found; False when what it left cannot be read."""
+        whole = os.pread(self._verdict, VERDICT_LIMIT, 0)
+        if not self._take(whole):
+            log.error("prepare said it was done but left nothing that can be read")
+            return False
+        self._memory, self._fresh = self._fresh, self._memory
+        if self.settings.watch:
+            refill(self._inputs, whole)
+            self.signal(Role.PRESENCE, _signal.SIGHUP)
+        return True
+
+    def has_news(self) -> bool:
+        """Did presence prepare a change, or die while it did?"""
+        return self._news >= 0 and os.fstat(self._news).st_size > 0
+
+    def take_news(self) -> bool:
+        """Take over what presence prepared; False when it died half way, so that all is to be prepared again."""
+        whole = os.pread(self._news, VERDICT_LIMIT, 0)
+        taken = self._take(whole)
+        if taken:
+            self._memory = self._renew("_memory")
+            refill(self._memory, os.pread(self._news_memory, os.fstat(self._news_memory).st_size, 0))
+            refill(self._inputs, whole)
+        os.ftruncate(self._news, 0)
+        return taken
+
+    def _take(self, whole: bytes) -> bool:
         import json
 
         try:
-            verdict = json.loads(os.pread(self._verdict, VERDICT_LIMIT, 0))
-            argv, env, changed = verdict["argv"], verdict["env"], verdict["changed"]
-            if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed)):
+            verdict = json.loads(whole)
+            argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
+            if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed + reloads)):
                 raise ValueError
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            log.error("prepare said it was done but left nothing that can be read")
             return False
         if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
             log.warning("the command's arguments or environment changed: they take effect at its next start")
         self.argv, self.extra_env = tuple(argv), env
         self._before, self._undoable = self.changed, bool(changed)
         self.changed = self.changed + [path for path in changed if path not in self.changed]
-        self._memory, self._fresh = self._fresh, self._memory
+        self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
         return True
 
     def told(self) -> None:
         """Main knows of every change, so there is nothing to put back either."""
-        self.changed, self._undoable = [], False
+        self.changed, self.reloads, self._undoable = [], [], False
 
     def start_undo(self) -> bool:
         """Put back the files that the last prepare committed; False when there are none."""
@@ -120,18 +154,34 @@ class Crew(Init):
         self.fork(Role.UNDO, _guarded(body))
         return True
 
+    def start_verify(self) -> None:
+        """Does the service's own check succeed within SVCINIT_RELOAD_VERIFY?"""
+        settings, env, kv = self.settings, self._action_env(), self.extra_env
+
+        def body() -> int:
+            from svcinit.agent import verify
+
+            return verify.main(settings, env, kv)
+
+        self.fork(Role.VERIFY, _guarded(body))
+
     def start_presence(self) -> None:
         """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
         self._beat = self._renew("_beat")
         settings, beat, ready, life, first = self.settings, self._beat, self._ready, self._life, self._presences == 0
-        env, kv = self._action_env(), self.extra_env
+        env, kv, command = self._action_env(), self.extra_env, self.command
+        slots: tuple[int, ...] = ()
+        if self.settings.watch:
+            self._news, self._news_memory = self._renew("_news"), self._renew("_news_memory")
+            slots = self._inputs, self._news, self._news_memory, self._lock
         self._presences += 1
         touch(beat)
 
         def body() -> int:
             from svcinit.agent import presence
 
-            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env, kv=kv)
+            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env, kv=kv,
+                                 command=command, slots=slots)  # fmt: skip
 
         self.fork(Role.PRESENCE, _guarded(body))
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from svcinit.settings import Settings
 
 PR_SET_CHILD_SUBREAPER = 36
+NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
 SI_KERNEL = 0x80  # sigaction(2)
 BEAT_BYTES = 8
 COERCED = "C.UTF-8"
@@ -37,6 +38,7 @@ class Role:
     DEREGISTER = "deregister"
     HOOK = "hook"
     ACTION = "action"
+    VERIFY = "verify"
     UNDO = "undo"
     ORPHAN = "orphan"
 
@@ -70,6 +72,10 @@ class Stopped(Event):
 
     def __init__(self, role: str, number: int = _signal.SIGSTOP) -> None:
         self.role, self.number = role, number
+
+
+class News(Event):
+    """Presence has prepared a change."""
 
 
 class Deadline(Event):
@@ -143,6 +149,8 @@ class Init:
                 if taken is None:
                     return Deadline()
                 info = taken
+            if info.si_signo == NEWS and info.si_pid == self._pids.get(Role.PRESENCE):
+                return News()
             if info.si_signo != _signal.SIGCHLD:
                 return Signalled(info.si_signo, info.si_signo == _signal.SIGHUP and info.si_code == SI_KERNEL)
 
@@ -372,6 +380,14 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
         return NOT_FOUND
     log.error(f"{name}: cannot be executed: {found.strerror}")
     return NOT_EXECUTABLE
+
+
+def refill(descriptor: int, data: bytes) -> None:
+    """Give a memfd another content."""
+    os.ftruncate(descriptor, 0)
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], done)
 
 
 def memfd(name: str) -> int:

@@ -5,8 +5,8 @@
                    v
              deregistering -> draining -> stopping -> sweeping -> closing -> done
 
-What a transition does is in steps.py. Nothing in either blocks or touches a process: `crew` starts, signals and
-waits, so that a table of events replays without processes.
+What a transition does is in steps.py and reloads.py. Nothing in them blocks or touches a process: `crew` starts,
+signals and waits, so that a table of events replays without processes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 import _signal
 
 from svcinit import errors, log
-from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
-from svcinit.steps import State, Steps
+from svcinit.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.reloads import Reloads
+from svcinit.steps import State
 from svcinit.values import signal_name
 
 
-class Lifecycle(Steps):
+class Lifecycle(Reloads):
     """One container's life. `run` returns the exit status of svcinit."""
 
     def run(self) -> int:
@@ -74,6 +75,11 @@ class Lifecycle(Steps):
                 self.again = self.restarting
             case _, Signalled(number):
                 self.crew.signal(Role.MAIN, number, group=self.settings.signal_group)
+            # a change that presence has prepared
+            case State.RUNNING, News():
+                self.take_news()
+            case _, News():
+                self.news = True
             # deadlines and hangs
             case _, Deadline("job"):
                 self.expire()
@@ -123,12 +129,17 @@ class Lifecycle(Steps):
                 self.undone(code)
             case State.RELOADING, Exited(Role.ACTION, code):
                 self.acted(code)
+            case State.RELOADING, Exited(Role.VERIFY, code):
+                self.verified(code)
             # the service and its presence in Consul
             case _, Exited(Role.MAIN, code):
                 self.main_gone(code)
             case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, errors.EX_UNAVAILABLE):
                 self.not_ready()
-            case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, code):
+            case State.RUNNING, Exited(Role.PRESENCE, code):
+                self.restart_presence(code)
+                self.take_news()
+            case State.RELOADING, Exited(Role.PRESENCE, code):
                 self.restart_presence(code)
             case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_OK):
                 self.drain()

@@ -77,6 +77,9 @@ class Settings:
     reload_timeout: float
     stop_timeout: float | None
     drain: float
+    watch: bool
+    settle: tuple[float, float]
+    reload_verify: float | None
     signals: Mapping[int, int]
     stop_on: tuple[int, ...]
     stop: Action
@@ -103,6 +106,7 @@ class Settings:
             or self.render_args
             or self.advertise
             or self.services
+            or self.watch
             or any(map(_has_files, self.templates))
         )
         self.__dict__.update(needs_prepare=needs_prepare, plain=not needs_prepare and not self._has_lifecycle())
@@ -114,6 +118,11 @@ class Settings:
             or self.stop.kind != "signal" or self.stop.signal != _signal.SIGTERM
             or self.reload.kind != "signal" or self.reload.signal != _signal.SIGHUP
         )  # fmt: skip
+
+    @property
+    def needs_presence(self) -> bool:
+        """Is there something to do for as long as main lives: to be registered, or to follow changes?"""
+        return bool(self.service or self.watch)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
@@ -203,6 +212,8 @@ def _contradictions(values: Mapping[str, object]) -> list[str]:
     ready, service = values["ready"][0], values["service"]  # type: ignore[index]
     if service and ready not in UNPROBED and not values["port"]:
         faults.append(f"SVCINIT_READY={ready} needs SVCINIT_PORT: the port to probe")
+    if values["reload_verify"] and values["check"][0] in ("none", "grpc", "grpcs"):  # type: ignore[index]
+        faults.append("SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:")
     for name, given in (("READY", ready != "none"), ("SERVICES", values["services"])):
         if given and not service:
             faults.append(f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register")

@@ -62,6 +62,10 @@ class Steps:
         self.hups = 0  # HUPs taken; `served` of them by reloads that have ended, well or not
         self.serving_hups = self.served = 0
         self.outcome = ""  # how the last reload ended: empty for well
+        self.news = False  # presence has prepared a change that is not taken yet
+        self.by_hup = True  # it was a HUP that the reload began with, not news
+        self.pending: list[Action] = []  # ways in which main still has to be told
+        self.taken_back = ""  # why the reload's files were put back after main had heard of them
         self.suspended = False
         self.stops = 0  # stop signals seen
         self.ever_started = False
@@ -137,7 +141,7 @@ class Steps:
         self.crew.told()
         if not self.settings.plain:
             log.info(f"started {self.crew.argv[0]}", pid=self.crew.pid(Role.MAIN))
-        if self.settings.service:
+        if self.settings.needs_presence:
             self.start_presence()
 
     def leave(self, code: int, why: str) -> None:
@@ -172,76 +176,9 @@ class Steps:
         if self.crew.now() - self.presence_since > HEALTHY:
             self.pause = BACKOFF[0]
         log.warning(f"presence died with status {code}; started again in {self.pause:g} s")
+        self.news = self.crew.has_news()  # it may have died between a change and telling of it
         self.timers["presence"] = self.crew.now() + self.pause
         self.pause = min(self.pause * 2, BACKOFF[1])
-
-    # reloading
-
-    def reload(self) -> None:
-        self.state = State.RELOADING
-        self.again = False
-        self.reloads += 1
-        self.serving_hups = self.hups
-        log.info(f"reload {self.reloads}: begins")
-        if self.settings.needs_prepare:
-            self.begin(Role.PREPARE, self.settings.reload_timeout)
-            self.prepare()
-        else:
-            self.pre_reload_hook()
-
-    def pre_reload_hook(self, trouble: str = "") -> None:
-        self.outcome = trouble
-        if trouble:
-            log.warning(f"reload {self.reloads}: {trouble}")
-        if self.settings.pre_reload:
-            self.begin(Role.HOOK, self.settings.reload_timeout)
-            self.crew.start_hook(self.settings.pre_reload)
-        else:
-            self.forward()
-
-    def forward(self) -> None:
-        action = self.settings.reload
-        self.end_job()
-        if action.kind == "restart":
-            self.restarting = True
-            self.stop("restart")
-        elif self.act(action):
-            self.begin(Role.ACTION, self.settings.reload_timeout)
-        else:
-            self.acted(EX_OK)
-
-    def acted(self, code: int) -> None:
-        """Main was told to reload, or could not be: then the changes stay due, and the next HUP tells it again."""
-        if code:
-            self.outcome = f"SVCINIT_RELOAD failed with status {code}; the next HUP tries again"
-        else:
-            self.crew.told()
-        self.end_reload(self.outcome)
-
-    def undo(self, why: str) -> None:
-        """Put the files back as they were before the reload that ends because of `why`."""
-        self.outcome = why
-        if self.crew.start_undo():
-            self.begin(Role.UNDO, self.settings.reload_timeout)
-        else:
-            self.end_reload(why)
-
-    def undone(self, code: int) -> None:
-        fate = f"putting the files back failed with status {code}" if code else "the files were put back"
-        self.end_reload(f"{self.outcome}; {fate}")
-
-    def end_reload(self, trouble: str) -> None:
-        """The reload is over: well if there was no `trouble`, else svcinit is degraded until one ends well."""
-        self.end_job()
-        self.outcome = trouble
-        self.served = self.serving_hups
-        self.state = State.RUNNING
-        if trouble:
-            log.error(f"reload {self.reloads}: {trouble}")
-        else:
-            log.info(f"reload {self.reloads}: done")
-        if self.again:
-            self.reload()
 
     # stopping
 
@@ -254,7 +191,7 @@ class Steps:
         now = self.crew.now()
         self.timers = {"kill": now + drain + self.budget, "deregister": now + self.budget / 4}
         self.state = State.DEREGISTERING
-        if not self.settings.service:
+        if not self.settings.needs_presence:
             self.tell_stop()
         elif self.crew.alive(Role.PRESENCE):
             self.crew.signal(Role.PRESENCE, _signal.SIGTERM)
@@ -391,6 +328,9 @@ class Steps:
         return EX_TEMPFAIL if self.crew.fetching() else EX_CONFIG
 
     def on(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def pre_reload_hook(self, trouble: str = "") -> None:
         raise NotImplementedError
 
     def end_job(self) -> None:

@@ -30,6 +30,11 @@ class Action:
     ) -> None:
         self.kind, self.signal, self.path, self.text, self.argv = kind, signal, path, text, argv
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells it from others."""
+        return self.kind, self.signal, self.path, self.text, self.argv
+
 
 def wrong_value(given: str | None, why: str) -> str:
     """The end of `NAME=VALUE: why`. A secret, or what came from a file as secrets do, is None and shows no part."""
@@ -91,6 +96,14 @@ def duration(raw: str) -> float:
     if float(number) * unit > LONGEST:
         raise ValueError("expected a duration of at most a year")
     return float(number) * unit
+
+
+def settle(raw: str) -> tuple[float, float]:
+    """`1s,10s` to the least and the longest wait in seconds; one duration stands for both."""
+    parts = [duration(part) for part in names(raw)]
+    if not 1 <= len(parts) <= 2 or parts[0] > parts[-1]:
+        raise ValueError("expected MIN,MAX, such as 1s,10s, with MIN not above MAX")
+    return parts[0], parts[-1]
 
 
 def path(raw: str) -> str:
@@ -313,6 +326,14 @@ def action(raw: str) -> Action:
     if raw in ("restart", "none"):
         return Action(raw)
     raise ValueError("expected signal:NAME, write:/PATH:TEXT, exec:COMMAND, restart or none")
+
+
+def reload_option(raw: str) -> Action:
+    """What `reload=` of a template asks for: a signal by its name, or an action as in SVCINIT_RELOAD."""
+    try:
+        return Action("signal", signal=signal_number(raw))
+    except ValueError:
+        return action(raw)
 
 
 def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:

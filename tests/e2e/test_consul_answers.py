@@ -110,5 +110,5 @@ def test_more_than_any_prefix_should_hold_is_refused(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     monkeypatch.setattr("svcinit.agent.consul.KV_LIMIT", 1 << 20)
-    with pytest.raises(ConfigError, match="answered more than 1 MiB: name a narrower prefix"):
+    with pytest.raises(ConfigError, match="answered more than 1 MiB; where it is KV, name a narrower"):
         connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")

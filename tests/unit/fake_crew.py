@@ -18,6 +18,9 @@ class FakeCrew:
         self.running: set[str] = set()
         self.argv, self.clock, self.quiet = ("main",), 0.0, 0.0
         self.verdict = self.undoable = self.at_consul = True
+        self.reloads: list[str] = []  # how main hears of the changes of the next verdict
+        self.changed = ["/etc/app.ini"]
+        self.news = False
 
     def now(self) -> float:
         return self.clock
@@ -69,7 +72,16 @@ class FakeCrew:
     def take_verdict(self) -> bool:
         return self.verdict
 
+    def has_news(self) -> bool:
+        return self.news
+
+    def take_news(self) -> bool:
+        self.news = False
+        self.log.append("news")
+        return self.verdict
+
     def told(self) -> None:
+        self.reloads = []
         self.log.append("told")
 
     def report(self, life: Lifecycle) -> None:
@@ -87,6 +99,9 @@ class FakeCrew:
 
     def start_presence(self) -> None:
         self._start(Role.PRESENCE)
+
+    def start_verify(self) -> None:
+        self._start(Role.VERIFY)
 
     def start_deregister(self) -> None:
         self._start(Role.DEREGISTER)

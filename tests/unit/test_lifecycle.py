@@ -9,7 +9,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit import settings
-from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
+from svcinit.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.lifecycle import Lifecycle
 
 TERM, HUP, USR1 = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
@@ -304,3 +304,77 @@ def test_a_suspended_service_is_woken_to_hear_of_the_stop() -> None:
 def test_a_service_that_not_even_kill_ends_is_no_success() -> None:
     code, _ = live(FULL, *UP, Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Deadline())
     assert code == 137
+
+
+# changes that presence has prepared
+
+
+def watched(*events: Event, reloads: tuple[str, ...] = (), **env: str) -> list[str]:
+    """The log from the news on, with a verdict whose changed templates ask for `reloads`."""
+    crew = FakeCrew([*UP, *events])
+    life = Lifecycle(settings.read({**FULL, "SVCINIT_WATCH": "1", **env}), crew)  # type: ignore[arg-type]
+
+    def take_news() -> bool:
+        crew.reloads = list(reloads)
+        return True
+
+    crew.news, crew.take_news = True, take_news  # type: ignore[method-assign]
+    life.run()
+    return crew.log[4:]
+
+
+@pytest.mark.parametrize(
+    ("reloads", "told"),
+    [
+        (("",), ["main<-SIGHUP"]),
+        (("USR1",), ["main<-SIGUSR1"]),
+        (("USR1", "USR2", "none"), ["main<-SIGUSR1", "main<-SIGUSR2"]),
+        (("none",), []),
+        ((), []),
+    ],
+)
+def test_news_tell_the_service_as_the_changed_templates_ask(reloads: tuple[str, ...], told: list[str]) -> None:
+    assert watched(News(), Signalled(TERM), *STOPPED, reloads=reloads) == [*told, "told", *STOP_LOG]
+
+
+def test_a_command_is_more_disruptive_than_a_signal_and_a_restart_than_all() -> None:
+    commands = [News(), Exited(Role.ACTION, 0), Exited(Role.ACTION, 0), Signalled(TERM), *STOPPED]
+    log = watched(*commands, reloads=("HUP", "exec:a", "exec:b"))
+    assert log == ["+action:a", "+action:b", "told", *STOP_LOG]
+    restart = [News(), *STOPPED, Signalled(TERM), *STOPPED]
+    log = watched(*restart, reloads=("exec:a", "restart"))
+    assert log == [*STOP_LOG, "+main", "told", "+presence", *STOP_LOG]
+
+
+def test_a_hup_tells_the_service_whatever_the_changed_templates_ask() -> None:
+    crew = FakeCrew([*UP, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED])
+    crew.reloads = ["none"]
+    crew.told = lambda: crew.log.append("told")  # type: ignore[method-assign]
+    Lifecycle(settings.read(FULL), crew).run()  # type: ignore[arg-type]
+    assert crew.log[4:] == ["+prepare", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_news_during_a_reload_wait_for_its_end() -> None:
+    events = [Signalled(HUP), News(), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED]
+    assert watched(*events, reloads=("USR1",)) == [
+        "+prepare", "main<-SIGHUP", "told", "main<-SIGUSR1", "told", *STOP_LOG,
+    ]  # fmt: skip
+
+
+def test_news_that_presence_died_over_are_taken_or_prepared_again() -> None:
+    events = [Exited(Role.PRESENCE, 137), Signalled(TERM), Exited(Role.DEREGISTER, 0), Deadline(), Exited(Role.MAIN, 0)]
+    assert watched(*events, reloads=("",))[:2] == ["main<-SIGHUP", "told"]
+
+
+CHECKED = {"SVCINIT_RELOAD_VERIFY": "5s", "SVCINIT_CHECK": "tcp"}
+
+
+def test_a_reload_that_the_check_confirms_is_done() -> None:
+    log = watched(News(), Exited(Role.VERIFY, 0), Signalled(TERM), *STOPPED, reloads=("",), **CHECKED)
+    assert log == ["main<-SIGHUP", "+verify", "told", *STOP_LOG]
+
+
+def test_a_reload_that_the_check_does_not_confirm_is_taken_back_and_told_again() -> None:
+    events = [News(), Exited(Role.VERIFY, 69), Exited(Role.UNDO, 0), Signalled(TERM), *STOPPED]
+    log = watched(*events, reloads=("",), **CHECKED)
+    assert log == ["main<-SIGHUP", "+verify", "+undo", "main<-SIGHUP", "told", *STOP_LOG]

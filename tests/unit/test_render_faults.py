@@ -200,8 +200,12 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
     [
         ("mdoe=0640", "line 1: unknown option 'mdoe' in the svcinit comment; nearest: mode"),
         (
-            "reload=HUP",
-            "line 1: unknown option 'reload' in the svcinit comment; there are mode, owner, check",
+            "umask=022",
+            "line 1: unknown option 'umask' in the svcinit comment; there are mode, owner, check, reload",
+        ),
+        (
+            "reload=HPU",
+            "line 1: reload=HPU is none of a signal such as HUP, restart, none, exec:COMMAND, write:/PATH:TEXT",
         ),
         ("mode=rw-r--r--", "line 1: mode=rw-r--r-- is not an octal mode such as 0640"),
         ("mode=0888", "line 1: mode=0888 is not an octal mode such as 0640"),

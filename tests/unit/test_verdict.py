@@ -11,7 +11,7 @@ from svcinit import settings
 from svcinit.crew import VERDICT_LIMIT, Crew
 from svcinit.init import memfd
 
-GOOD = {"argv": ["main"], "env": {"A": "1"}, "changed": ["/etc/app"]}
+GOOD = {"argv": ["main"], "env": {"A": "1"}, "changed": ["/etc/app"], "reloads": ["HUP"]}
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def leave(crew: Crew, content: bytes) -> bool:
         json.dumps({**GOOD, "env": {"A": 1}}).encode(),
         json.dumps({**GOOD, "env": ["A"]}).encode(),
         json.dumps({**GOOD, "changed": None}).encode(),
+        json.dumps({**GOOD, "reloads": [1]}).encode(),
         json.dumps({**GOOD, "argv": ["x" * VERDICT_LIMIT]}).encode(),
     ],
     ids=[
@@ -58,6 +59,7 @@ def leave(crew: Crew, content: bytes) -> bool:
         "env",
         "list",
         "none",
+        "way",
         "huge",
     ],
 )

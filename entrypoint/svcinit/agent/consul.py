@@ -34,12 +34,17 @@ class Consul(Http):
 
         Keys that the token may not read are not told apart from none, unless Consul's acl.enable_key_list_policy is on.
         """
-        folder = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        path = "/v1/kv/" + urllib.parse.quote(folder)
+        path = key_path(prefix)
+        return self.pairs(path, self.call("GET", path, key_rule(prefix + "/"), self.kv_query(dc), limit=KV_LIMIT))
+
+    def kv_query(self, dc: str | None) -> dict[str, str]:
         query = {"recurse": "", **({"dc": dc} if dc else {})}
         if self.consistency != "default":
             query[self.consistency] = ""
-        entries = self.call("GET", path, key_rule(folder), query, limit=KV_LIMIT)
+        return query
+
+    def pairs(self, path: str, entries: object) -> dict[str, bytes]:
+        """Key to value, folders left out, of what `path` answered."""
         if entries is None:
             return {}
         try:
@@ -161,6 +166,12 @@ class Consul(Http):
         rule = service_rule(name) if what else node_rule(node)
         where = {"Node": node, **({"Datacenter": dc} if dc else {})}
         self.call("PUT", "/v1/catalog/deregister", rule, None, {**where, **what})
+
+
+def key_path(prefix: str) -> str:
+    """The endpoint that has all keys below a prefix."""
+    folder = prefix.strip("/") + "/" if prefix.strip("/") else ""
+    return "/v1/kv/" + urllib.parse.quote(folder)
 
 
 def key_rule(folder: str) -> str:

@@ -12,16 +12,18 @@ import os
 import select
 import socket
 import ssl as tls
+from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, ProtocolError
 
+from svcinit.agent.adapters import Adapter, UnixAdapter
 from svcinit.errors import ConfigError, Unavailable
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
@@ -84,10 +86,10 @@ class Http:
         self._fault = _fault(address, token)
         self._expects = ""
         if address.startswith("unix://"):
-            self._adapter: _UnixAdapter | _Adapter = _UnixAdapter(address.removeprefix("unix://"))
+            self._adapter: UnixAdapter | Adapter = UnixAdapter(address.removeprefix("unix://"))
             session.mount("http://", self._adapter)
             return
-        self._adapter = _Adapter(server_name)
+        self._adapter = Adapter(server_name)
         session.mount(self._base, self._adapter)
         if verify is False:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it was asked for
@@ -120,7 +122,50 @@ class Http:
         if response.status_code == 403 and self._token_changed():
             response, content = self._exchange(method, path, query, body, told, limit)
         self.reached = True
-        return self._decoded(response, content, told, rule, states)
+        return self._decoded(response.status_code, response.headers, content, told, rule, states)
+
+    def open(self) -> HTTPConnection:
+        """A connection of its own, for a call whose answer is waited for elsewhere; nothing is sent yet."""
+        if self._fault:
+            raise ConfigError(self._fault)
+        request = self._session.prepare_request(requests.Request("GET", self._base))
+        pool = self._adapter.get_connection_with_tls_context(request, self._session.verify, None, self._session.cert)
+        assert isinstance(pool, HTTPConnectionPool)
+        channel = pool._new_conn()
+        assert isinstance(channel, HTTPConnection)
+        channel.timeout = self._timeout[0]
+        return channel
+
+    def send(self, channel: HTTPConnection, path: str, query: dict[str, str]) -> None:
+        """Send a GET; `channel.sock` becomes readable when its answer comes. Raises ConfigError, Unavailable."""
+        try:
+            prepared = self._session.prepare_request(requests.Request("GET", self._base + path, params=query))
+            if channel.sock is None:
+                channel.connect()
+            channel.sock.settimeout(self._timeout[1])
+            channel.request("GET", prepared.path_url, headers=dict(prepared.headers), preload_content=False)
+        except (OSError, HTTPError, HTTPException) as error:
+            channel.close()
+            raise self._failed(self.told("GET", path), _as_os_error(error)) from None
+
+    def receive(self, channel: HTTPConnection, path: str, rule: str, limit: int) -> tuple[Any, int]:
+        """The answer to what was sent, as `call` has it, and its X-Consul-Index (0 where there is none)."""
+        told = self.told("GET", path)
+        try:
+            answer = channel.getresponse()
+            content = answer.read(limit + 1)
+            if len(content) > limit or answer.headers.get("Connection", "").lower() == "close":
+                channel.close()
+        except (OSError, HTTPError, HTTPException) as error:
+            channel.close()
+            raise self._failed(told, _as_os_error(error)) from None
+        if len(content) > limit:
+            raise ConfigError(f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix")
+        if answer.status == 403:
+            self._token_changed()  # the next try has it
+        found = answer.headers.get("X-Consul-Index", "")
+        index = int(found) if found.isdigit() else 0
+        return self._decoded(answer.status, answer.headers, content, told, rule, ()), index
 
     def _exchange(
         self, method: str, path: str, query: dict[str, str] | None, body: object, told: str, limit: int
@@ -202,20 +247,20 @@ class Http:
         return f"{self._expects}; see CONSUL_CACERT, CONSUL_CAPATH, CONSUL_TLS_SERVER_NAME"
 
     def _decoded(
-        self, response: requests.Response, content: bytes, told: str, rule: str, states: tuple[int, ...]
+        self, status: int, headers: Mapping[str, str], content: bytes, told: str, rule: str, states: tuple[int, ...]
     ) -> Any:
-        status, words = response.status_code, self._quoted(content)
+        words = self._quoted(content)
         if status == 200 or (status in states and content.startswith(b"{")):
             try:
                 return json.loads(content) if content else True  # PUTs are answered with nothing
             except (ValueError, RecursionError):
                 raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
-        if status == 404 and _is_absence(response, content):
+        if status == 404 and _is_absence(headers, content):
             return None
         if status == 403:
             raise ConfigError(f"{told} is denied ({words}): {self.which_token} needs {rule}")
         if status in JUST_AWAY:
-            wait = _seconds(response.headers.get("Retry-After"))
+            wait = _seconds(headers.get("Retry-After"))
             raise Away(f"{told} answered {status}: {words}", wait)
         todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
         raise ConfigError(f"{told} answered {status}: {words}; {todo}")
@@ -264,6 +309,16 @@ def _token_fault(token: str) -> str:
     return "CONSUL_HTTP_TOKEN has a space, line end or other character that no token has"
 
 
+def _as_os_error(error: Exception) -> OSError:
+    """urllib3's and http.client's own, as what `requests` makes of them."""
+    if isinstance(error, OSError):
+        return error
+    cut_off = isinstance(error, HTTPException | ProtocolError)
+    made = requests.exceptions.ConnectionError(error) if cut_off else requests.exceptions.RequestException(error)
+    made.__cause__ = error
+    return made
+
+
 def _is_readable(channel: socket.socket | None) -> bool:
     """Is there something to read: on an idle connection, its end."""
     return channel is not None and bool(select.select([channel], [], [], 0)[0])
@@ -273,9 +328,9 @@ def _not_an_address(address: str) -> str:
     return f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
 
 
-def _is_absence(response: requests.Response, content: bytes) -> bool:
+def _is_absence(headers: Mapping[str, str], content: bytes) -> bool:
     """Is this 404 a Consul agent's own "there is none", not that of a web server or proxy that is no agent?"""
-    return "X-Consul-Index" in response.headers or any(words in content.lower() for words in ABSENT)
+    return "X-Consul-Index" in headers or any(words in content.lower() for words in ABSENT)
 
 
 def _system_cas() -> bool | str:
@@ -314,58 +369,3 @@ def _root(error: BaseException) -> BaseException:
         inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
         following = inner or following.__cause__ or following.__context__
     return seen[-1]
-
-
-class _Adapter(HTTPAdapter):
-    """requests' own, keeping one connection, that can expect another name in the certificate than in the address."""
-
-    def __init__(self, server_name: str | None) -> None:
-        self._server_name = server_name
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        if self._server_name:
-            options["server_hostname"] = options["assert_hostname"] = self._server_name
-        super().init_poolmanager(*args, **options)
-
-    def pools(self) -> list[HTTPConnectionPool]:
-        return [self.poolmanager.pools[key] for key in self.poolmanager.pools.keys()]  # noqa: SIM118 (no mapping)
-
-    def close(self) -> None:
-        for pool in self.pools():
-            pool.close()  # else it stays open until the garbage collector comes by
-        super().close()
-
-
-class _UnixConnection(HTTPConnection):
-    """urllib3's own, on another kind of socket."""
-
-    path = ""
-
-    def _new_conn(self) -> socket.socket:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            channel.settimeout(self.timeout)
-            channel.connect(self.path)
-        except OSError as error:
-            channel.close()
-            raise NewConnectionError(self, str(error)) from error
-        return channel
-
-
-class _UnixAdapter(HTTPAdapter):
-    """HTTP over the unix socket at `path`."""
-
-    def __init__(self, path: str) -> None:
-        self._pool = HTTPConnectionPool("localhost", maxsize=1)
-        self._pool.ConnectionCls = type("_Connection", (_UnixConnection,), {"path": path})
-        super().__init__()
-
-    def get_connection_with_tls_context(self, *_args: Any, **_options: Any) -> HTTPConnectionPool:
-        return self._pool
-
-    def pools(self) -> list[HTTPConnectionPool]:
-        return [self._pool]
-
-    def close(self) -> None:
-        self._pool.close()

@@ -42,7 +42,7 @@ class LastKnown(Preparation):
     """A preparation for which the cache stands in for Consul. Raises Unavailable where there is none to use."""
 
     def __init__(self, settings: Settings, command: tuple[str, ...]) -> None:
-        super().__init__(settings, command, None, 0.0)
+        super().__init__(settings, command, -1, 0.0)
         known = cache.load(settings)
         if known is None:
             raise Unavailable(f"SVCINIT_CACHE={settings.cache!r} is gone")

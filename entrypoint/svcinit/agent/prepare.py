@@ -7,6 +7,7 @@ next prepare and a rollback need (how full each prefix was, how to put files bac
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -14,10 +15,11 @@ import time
 from svcinit import log
 from svcinit.agent.backoff import pause_before
 from svcinit.errors import EX_OK, ConfigError, Unavailable
+from svcinit.init import refill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from svcinit.agent.consul import Consul
     from svcinit.agent.discovery import Peer, Resolver
@@ -27,30 +29,39 @@ BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pa
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
 LEAST = 0.2  # seconds: no call gets less
 LENGTH_BYTES = 8
+PREPARING = b"preparing"  # what stands in place of a verdict that is not whole yet
 PREFIX = "KV prefix "
 # what images share: /opt/svcinit/templates, beside the lib/ that this package is in
 SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "templates")
 
 
 def main(
-    settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, cached: bool
-) -> int:
+    settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, lock: int,
+    cached: bool,
+) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as what it needs is away.
 
     `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
-    `cached`: from SVCINIT_CACHE, without any network. Raises ConfigError, Unavailable.
+    `lock` is held meanwhile, since presence prepares too where it follows changes; `cached`: from SVCINIT_CACHE,
+    without any network. Raises ConfigError, Unavailable.
     """
+    with locked(lock):
+        return _main(settings, command, seconds, out, memory, fresh, cached)
+
+
+def _main(
+    settings: Settings, command: tuple[str, ...], seconds: float, out: int, memory: int, fresh: int, cached: bool
+) -> int:
     if cached:
         from svcinit.agent.last_known import LastKnown
 
         LastKnown(settings, command).run(out, fresh)
         return EX_OK
-    earlier = None if memory < 0 else _load(memory)[0]
     deadline = time.monotonic() + seconds
     told = ""
     for attempt in range(1 << 30):
         try:
-            Preparation(settings, command, earlier, deadline).run_and_keep(out, fresh)
+            Preparation(settings, command, memory, deadline).run_and_keep(out, fresh)
             return EX_OK
         except Unavailable as away:
             pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
@@ -61,6 +72,18 @@ def main(
                 log.warning(f"{told}; trying again")
             time.sleep(pause)
     return EX_OK
+
+
+@contextlib.contextmanager
+def locked(lock: int) -> Iterator[None]:
+    """Hold the lock (fcntl(2): released with the process, whatever becomes of it)."""
+    import fcntl
+
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(lock, fcntl.LOCK_UN)
 
 
 def undo(memory: int) -> int:
@@ -74,17 +97,17 @@ def undo(memory: int) -> int:
 class Preparation:
     """One try. What it did not ask for costs nothing: no import, no request."""
 
-    def __init__(
-        self, settings: Settings, command: tuple[str, ...], earlier: Mapping[str, int] | None, deadline: float
-    ) -> None:
+    def __init__(self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float) -> None:
         self.settings, self.command, self.deadline = settings, command, deadline
-        self.earlier, self._is_first = earlier or {}, earlier is None
+        self._is_first = memory < 0 or not os.fstat(memory).st_size
+        self.earlier: Mapping[str, int] = {} if self._is_first else _load(memory)[0]
         self.seen: dict[str, int] = {}  # how many entries each prefix and peer set had
         self.kv: dict[str, bytes] = {}  # layered, relative to the prefix
         self.found: dict[tuple[str, str | None, str | None], list[Peer]] = {}
         self._consul: Consul | None = None
         self._resolver: Resolver | None = None
         self.told_by_agent: dict[str, str] = {}
+        self.digests: list[str] = []  # of the keys of each prefix
 
     def run_and_keep(self, out: int, fresh: int) -> None:
         """`run`, and then, since nothing waits for that but init, what was found into SVCINIT_CACHE."""
@@ -99,9 +122,9 @@ class Preparation:
             self.registration()
             self.fetch()
             self.wait()
-            os.ftruncate(out, 0)  # from here on whatever hangs is not Consul
+            refill(out, PREPARING)  # from here on whatever hangs is not Consul
             env = self.environment()
-            argv, changed, undo_record = self.render()
+            argv, changed, undo_record, reloads = self.render()
         except ConfigError:
             self.tell_empty()  # it may be why
             raise
@@ -110,7 +133,8 @@ class Preparation:
                 self._consul.close()
         self.tell_empty()
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
-        _write(out, json.dumps({"argv": argv, "env": env, "changed": changed}).encode())
+        verdict = {"argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs()}
+        refill(out, json.dumps(verdict).encode())
 
     def registration(self) -> None:
         """Tell now what presence, which registers, could only trip over again and again."""
@@ -126,10 +150,22 @@ class Preparation:
     def fetch(self) -> None:
         """KV, one recursive GET a prefix; later prefixes override earlier ones."""
         for prefix, datacenter in self.settings.kv_prefix:
-            found = self.consul.kv(prefix, datacenter)
+            found = self.keys(prefix, datacenter)
             self.remember(f"{PREFIX}{prefix}{'@' + datacenter if datacenter else ''}", len(found))
+            if self.settings.watch:
+                self.digests.append(digest(found))
             start = len(prefix) + 1
             self.kv.update({key[start:]: value for key, value in found.items()})
+
+    def keys(self, prefix: str, datacenter: str | None) -> dict[str, bytes]:
+        """All keys below a prefix, by full name."""
+        return self.consul.kv(prefix, datacenter)
+
+    def inputs(self) -> dict[str, object]:
+        """What of Consul this was made from: a digest for each prefix, and for each question about peers."""
+        if not self.settings.watch:
+            return {}
+        return {"kv": self.digests, "peers": [[*question, digest(found)] for question, found in self.found.items()]}
 
     def wait(self) -> None:
         missing = []
@@ -155,12 +191,12 @@ class Preparation:
             raise ConfigError(*faults)
         return env
 
-    def render(self) -> tuple[list[str], list[str], bytes]:
-        """Arguments, changed files and the undo record; on any error nothing is written."""
+    def render(self) -> tuple[list[str], list[str], bytes, list[str]]:
+        """Arguments, changed files, the undo record, how main hears of the changes; on an error nothing is written."""
         dirs = [folder for folder in self.settings.templates if os.path.isdir(folder)]
         argv = list(self.command)
         if not dirs and not self.settings.render_args:
-            return argv, [], b""
+            return argv, [], b"", []
         from svcinit.agent import files, render
 
         shared = [SHARED] if os.path.isdir(SHARED) else []
@@ -170,7 +206,9 @@ class Preparation:
         committed = files.commit(rendered, env=self.env, redact=self.redact)
         for target in committed.changed:
             log.info(f"rendered {target}")
-        return argv, committed.changed, files.dump_undo(committed)
+        how = {file.target: file.reload or "" for file in rendered}
+        reloads = list(dict.fromkeys(how[target] for target in committed.changed))
+        return argv, committed.changed, files.dump_undo(committed), reloads
 
     def redact(self, text: str) -> str:
         """What a check command said, without the values of keys and other secrets that it was given."""
@@ -209,10 +247,14 @@ class Preparation:
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         question = name, tag, dc
         if question not in self.found:
-            found = self.resolver.peers(name, tag=tag, dc=dc)
+            found = self.ask(question)
             self.remember("peers of " + "/".join(part for part in question if part), len(found))
             self.found[question] = found
         return self.found[question]
+
+    def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
+        name, tag, dc = question
+        return self.resolver.peers(name, tag=tag, dc=dc)
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -264,17 +306,19 @@ class This:
         return advertised(self._advertise) or self._agent_address()
 
 
+def digest(found: object) -> str:
+    """What tells one set of keys or peers from another; the same content gives the same."""
+    import hashlib
+
+    return hashlib.sha256(repr(sorted(found.items()) if isinstance(found, dict) else found).encode()).hexdigest()
+
+
 def _store(descriptor: int, seen: Mapping[str, int], undo_record: bytes) -> None:
     head = json.dumps(seen).encode()
-    _write(descriptor, len(head).to_bytes(LENGTH_BYTES, "little") + head + undo_record)
+    refill(descriptor, len(head).to_bytes(LENGTH_BYTES, "little") + head + undo_record)
 
 
 def _load(descriptor: int) -> tuple[dict[str, int], bytes]:
     whole = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     end = LENGTH_BYTES + int.from_bytes(whole[:LENGTH_BYTES], "little")
     return json.loads(whole[LENGTH_BYTES:end]), whole[end:]
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(data)

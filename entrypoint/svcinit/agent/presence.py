@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from svcinit.agent.follow import Follower
     from svcinit.agent.probes import Probe
     from svcinit.agent.services import Service
     from svcinit.settings import Settings
@@ -32,19 +33,26 @@ BEAT = 5.0  # seconds, at most, between two signs of life
 PROBING = 0.05  # the same while a probe runs: its output is read meanwhile
 READY_INTERVAL = 0.25  # seconds between two probes for readiness
 READY = b"ready"
+WAKING = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP, _signal.SIGIO}  # end, a probe, init prepared, an answer
 
 
 def main(
     settings: Settings, beat: Callable[[], None], *, life: str, first: bool, ready: int, env: Mapping[str, str],
-    kv: Mapping[str, str],
+    kv: Mapping[str, str], command: tuple[str, ...] = (), slots: tuple[int, ...] = (),
 ) -> int:  # fmt: skip
     """Keep the services registered until TERM, then deregister them.
 
     `life` marks our registrations; `first`: no presence before this one can have made any; `ready`: a memfd in which
-    one presence tells the next that the service was ready; `env`: of commands that probe; `kv`: what in it KV gave.
+    one presence tells the next that the service was ready; `env`: of commands that probe; `kv`: what in it KV gave;
+    `command` and `slots`: where changes are followed, what is prepared and the memfds shared with init.
     Returns EX_OK, or EX_UNAVAILABLE where nothing was registered or the service did not become ready in time.
     """
-    return Presence(settings, beat, life, first, ready, env, kv).run()
+    presence = Presence(settings, beat, life, first, ready, env, kv)
+    if slots:
+        from svcinit.agent import follow
+
+        presence.follower = follow.Follower(settings, presence.consul, command, follow.Slots(*slots))
+    return presence.run()
 
 
 def deregister(settings: Settings, life: str) -> int:
@@ -61,7 +69,7 @@ class Presence:
         self.consul = connect(settings)
         found = services(settings)
         self._can_probe = ready >= 0
-        self.ready_probe = self._readiness(found[0], env, kv)
+        self.ready_probe = self._readiness(found[0], env, kv) if found else None
         self.keepers = [
             Keeper(
                 service, self.consul, life, settings.sync_interval, advertise=settings.advertise, first=first,
@@ -69,6 +77,7 @@ class Presence:
             )
             for service in found
         ]  # fmt: skip
+        self.follower: Follower | None = None
         self._parent = os.getppid()
         self._told: dict[str, object] = {}
 
@@ -84,6 +93,8 @@ class Presence:
             self.tell()
         for probe in self.probes():
             probe.end()
+        if self.follower is not None:
+            self.follower.end()
         if self._first and not self.consul.reached:
             return EX_UNAVAILABLE  # nothing of ours ever reached the agent
         return self.farewell()
@@ -99,6 +110,8 @@ class Presence:
                 keeper.report()
             if keeper.due <= now:
                 keeper.look(ready=self.ready_probe is None)
+        if self.follower is not None:
+            self.follower.turn(now)
 
     def farewell(self) -> int:
         """Deregister all; EX_OK when there was something of ours."""
@@ -122,10 +135,15 @@ class Presence:
             }
             for keeper in self.keepers
         }
-        if state != self._told:
-            self._told = dict(state)
-            ready = self.ready_probe is None
-            write_state(self.settings.run, "presence", {"pid": os.getpid(), "ready": ready, "services": state})
+        told = {
+            "pid": os.getpid(),
+            "ready": self.ready_probe is None,
+            "services": state,
+            "watch": None if self.follower is None else self.follower.trouble,
+        }
+        if told != self._told:
+            self._told = dict(told)
+            write_state(self.settings.run, "presence", told)
 
     def _leave(self, keeper: Keeper) -> bool:
         attempt = 0
@@ -145,9 +163,12 @@ class Presence:
         """Wait until something is due; True when TERM came, or init is gone."""
         self.beat()
         probes = self.probes()
-        due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes)])
+        followed = [] if self.follower is None else [self.follower.due]
+        due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes), *followed])
         longest = PROBING if any(probe.is_running for probe in probes) else BEAT
-        taken = _signal.sigtimedwait({_signal.SIGTERM, _signal.SIGCHLD}, max(0.0, min(due - time.monotonic(), longest)))
+        taken = _signal.sigtimedwait(WAKING, max(0.0, min(due - time.monotonic(), longest)))
+        if taken is not None and taken.si_signo == _signal.SIGHUP and self.follower is not None:
+            self.follower.refresh()
         if self.consul.is_hung_up():  # the agent ended, and may have lost us
             self.consul.close()
             for keeper in self.keepers:

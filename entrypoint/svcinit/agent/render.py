@@ -4,9 +4,9 @@
     rendered = render(sources, data, dirs)         their bytes, or every fault of every template
 
 A tree mirrors the file system: `etc/uwsgi/app.ini.j2` in it becomes `/etc/uwsgi/app.ini`. A template may
-set mode, owner and check command of its file in a comment on its first line:
+set mode, owner, check command and how main hears of a change of its file in a comment on its first line:
 
-    {# svcinit: mode=0640 owner=root:app check="nginx -t -c {}" #}
+    {# svcinit: mode=0640 owner=root:app check="nginx -t -c {}" reload=HUP #}
 
 A `.j2` file whose name begins with `_` becomes no file: it is there to be included, imported or extended.
 Jinja2 is imported by the first template, not before: an image without templates does not pay for it.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svcinit.agent.templating import Data, Engine
 
 SUFFIX = ".j2"
-OPTIONS = ("mode", "owner", "check")
+OPTIONS = ("mode", "owner", "check", "reload")
 
 
 class Source:
@@ -49,10 +49,11 @@ class Rendered:
     """A file as it should be.
 
     target: absolute path; content: its bytes; mode: permission bits; owner: (uid, gid); check: a command that
-    must accept it first, in which `{}` stands for the path to look at. None: not asked for.
+    must accept it first, in which `{}` stands for the path to look at; reload: how main is told of a change.
+    None: not asked for.
     """
 
-    __slots__ = ("check", "content", "mode", "owner", "target")
+    __slots__ = ("check", "content", "mode", "owner", "reload", "target")
 
     def __init__(
         self,
@@ -61,7 +62,9 @@ class Rendered:
         mode: int | None = None,
         owner: tuple[int, int] | None = None,
         check: str | None = None,
+        reload: str | None = None,
     ) -> None:
+        self.reload = reload
         self.target = target
         self.content = content
         self.mode = mode
@@ -220,7 +223,9 @@ def _from_template(engine: Engine, source: Source) -> Rendered:
         raise away
     mode = options.get("mode")
     owner = _owner(options["owner"], "", faults) if "owner" in options else None
-    return Rendered(source.target, content, int(mode, 8) if mode else None, owner, options.get("check"))
+    return Rendered(
+        source.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload")
+    )
 
 
 def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
@@ -247,6 +252,8 @@ def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
         _check_mode(options["mode"], where, faults)
     if "owner" in options:
         _owner(options["owner"], where, faults)
+    if "reload" in options:
+        _check_reload(options["reload"], where, faults)
     if "check" in options:
         _check_command(options["check"], where, faults)
     return options
@@ -262,6 +269,16 @@ def _nearest(name: str) -> str:
 def _check_mode(value: str, where: str, faults: list[str]) -> None:
     if not (3 <= len(value) <= 4 and set(value) <= set("01234567")):
         faults.append(f"{where}: mode={value} is not an octal mode such as 0640")
+
+
+def _check_reload(value: str, where: str, faults: list[str]) -> None:
+    from svcinit.values import reload_option
+
+    try:
+        reload_option(value)
+    except ValueError:
+        known = "a signal such as HUP, restart, none, exec:COMMAND, write:/PATH:TEXT"
+        faults.append(f"{where}: reload={value} is none of {known}")
 
 
 def _check_command(value: str, where: str, faults: list[str]) -> None:

@@ -40,7 +40,7 @@ def read() -> dict[str, Any] | None:
 
 
 def presence(init: dict[str, Any]) -> dict[str, Any]:
-    """What the presence of that init says of each service, by id; empty while it has said nothing."""
+    """What the presence of that init says: `services` by id, and `watch`: what is wrong with following changes."""
     for folder in folders():
         try:
             with open(os.path.join(folder, "presence.json"), encoding="utf-8") as file:
@@ -48,9 +48,9 @@ def presence(init: dict[str, Any]) -> dict[str, Any]:
         except (OSError, ValueError):
             continue
         if said["pid"] == init["presence"]:
-            services: dict[str, Any] = said["services"]
-            return services
-    return {}
+            found: dict[str, Any] = said
+            return found
+    return {"services": {}, "watch": None}
 
 
 def needed() -> dict[str, Any] | None:

@@ -20,15 +20,17 @@ def run(options: argparse.Namespace) -> int:
     state = states.needed()
     if state is None:
         return 1
-    services = states.presence(state)
+    presence = states.presence(state)
     if options.json:
-        print(json.dumps({**state, "services": services}, indent=2))
+        print(json.dumps({**state, "services": presence["services"], "watch": presence["watch"]}, indent=2))
     else:
         print(f"{state['service'] or 'service'}: {state['state']}")
         for name in ("id", "main", "presence", "reloads"):
             print(f"  {name:9} {'-' if state[name] is None else state[name]}")
-        for service_id, known in services.items():
+        for service_id, known in presence["services"].items():
             print(f"  {_registration(known)}: {service_id}")
+        if presence["watch"]:
+            print(f"  watch     {presence['watch']}")
         if state["degraded"]:
             print(f"  degraded  {state['degraded']}")
     return 0 if state["state"] in states.SERVING and not state["degraded"] else 1

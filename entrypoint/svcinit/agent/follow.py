@@ -1,0 +1,213 @@
+"""Following what the configuration was made from: changes settle, a child prepares anew, init is told of new files.
+
+The child is forked from presence, which has all modules loaded: it takes milliseconds. It has what the watches know as
+its data. It and a prepare of init's never work at the same time (a lock). Its verdict lies in a memfd that init empties
+when it has taken it; only then the next one may come.
+"""
+
+from __future__ import annotations
+
+import _signal
+import json
+import os
+
+from svcinit import log
+from svcinit.agent import watch
+from svcinit.agent.backoff import pause_before
+from svcinit.agent.prepare import PREPARING, Preparation, digest, locked
+from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
+from svcinit.init import NEWS, default_signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.agent.consul import Consul
+    from svcinit.agent.discovery import Peer
+    from svcinit.settings import Settings
+
+BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
+READ_LIMIT = 16 << 20
+NEVER = float("inf")
+Question = tuple[str, str | None, str | None]
+
+
+class Slots:
+    """The memfds that init and its presence share: `inputs` of the last preparation of init's, `news` (a verdict) and
+    its `memory` from here, and the `lock`."""
+
+    def __init__(self, inputs: int, news: int, memory: int, lock: int) -> None:
+        self.inputs, self.news, self.memory, self.lock = inputs, news, memory, lock
+
+
+class Follower:
+    """All watches of one container; `due` is when to call `turn` next at the latest."""
+
+    def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots) -> None:
+        self.settings, self._consul, self._command, self._slots = settings, consul, command, slots
+        self._keys = [watch.Keys(consul, *prefix) for prefix in settings.kv_prefix]
+        self._peers: dict[Question, watch.Peers] = {}
+        self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
+        self._child = 0
+        self._late = self._retry_at = NEVER
+        self._attempt = 0
+        self.trouble = ""
+        self._started_with: tuple[list[str], dict[str, str]] | None = None
+        self.refresh()
+
+    @property
+    def due(self) -> float:
+        times = [each.due for each in self._watches()]
+        if self._child:
+            times.append(self._late)
+        elif self._changed_at and not self._is_untaken():
+            times.append(self._settled_at())
+        return min([*times, self._retry_at])
+
+    def refresh(self) -> None:
+        """Init prepared: what it used is what to follow from now on."""
+        try:
+            verdict = json.loads(os.pread(self._slots.inputs, READ_LIMIT, 0))
+        except ValueError:  # not yet, or being written: the next time
+            return
+        inputs, self._started_with = verdict["inputs"], (verdict["argv"], verdict["env"])
+        for known, each in zip(inputs.get("kv", ()), self._keys, strict=False):
+            each.known = known
+        self._follow({(name, tag, dc): known for name, tag, dc, known in inputs.get("peers", ())})
+
+    def turn(self, now: float) -> None:
+        for each in self._watches():
+            if each.turn(now) and digest(each.content) != each.known:
+                self._last_change = now
+                self._changed_at = self._changed_at or now
+        if self._child:
+            self._look_after(now)
+        elif not self._is_untaken() and self._is_time(now):
+            self._prepare(now)
+
+    def end(self) -> None:
+        for each in self._watches():
+            each.close()
+        if self._child:
+            self._kill()
+
+    def _watches(self) -> list[watch.Watch]:
+        return [*self._keys, *self._peers.values()]
+
+    def _follow(self, questions: dict[Question, str]) -> None:
+        for question in set(self._peers) - set(questions):
+            self._peers.pop(question).close()
+        for question, known in questions.items():
+            if question not in self._peers and watch.can_be_followed(question[0]):
+                self._peers[question] = watch.Peers(self._consul, question, self.settings.domain, known)
+            elif question in self._peers:
+                self._peers[question].known = known
+
+    def _settled_at(self) -> float:
+        least, most = self.settings.settle
+        return min(self._last_change + least, self._changed_at + most)
+
+    def _is_time(self, now: float) -> bool:
+        return bool(self._changed_at and now >= self._settled_at()) or now >= self._retry_at
+
+    def _is_untaken(self) -> bool:
+        """Does init still have to take the last news?"""
+        return os.fstat(self._slots.news).st_size > 0
+
+    def _tell(self) -> None:
+        os.kill(os.getppid(), NEWS)
+
+    def _prepare(self, now: float) -> None:
+        self._changed_at, self._retry_at = 0.0, NEVER
+        for each in self._watches():
+            if each.content is not None:
+                each.known = digest(each.content)  # what fails with this is not tried again before it changes
+        self._late = now + self.settings.reload_timeout
+        self._child = os.fork()
+        if self._child:
+            return
+        code = EX_SOFTWARE
+        try:
+            os.setpgid(0, 0)
+            default_signals(blocked=False)
+            code = self._prepared()
+        except SvcinitError as error:
+            for fault in error.faults:
+                log.error(fault)
+            code = error.code
+        except Exception as error:
+            log.fault("prepare", error)
+        finally:
+            os._exit(code)
+
+    def _prepared(self) -> int:
+        with locked(self._slots.lock):
+            keys = [each.content for each in self._keys]
+            peers = {question: each.content for question, each in self._peers.items()}
+            Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers).run_and_keep(
+                self._slots.news, self._slots.memory
+            )
+        return EX_OK
+
+    def _look_after(self, now: float) -> None:
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if not pid:
+            if now >= self._late:
+                log.warning("prepare took too long: killed")
+                self._kill()
+                self._failed(now, EX_TEMPFAIL)
+            return
+        self._child = 0
+        code = os.waitstatus_to_exitcode(status)
+        if code == EX_OK:
+            self._succeeded()
+        else:
+            self._failed(now, code)
+
+    def _succeeded(self) -> None:
+        verdict = json.loads(os.pread(self._slots.news, READ_LIMIT, 0))
+        self.trouble, self._attempt = "", 0
+        self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
+        started_with = self._started_with
+        self._started_with = verdict["argv"], verdict["env"]
+        if verdict["changed"] or self._started_with != started_with:
+            self._tell()
+        else:
+            os.ftruncate(self._slots.news, 0)
+
+    def _failed(self, now: float, code: int) -> None:
+        """What is wrong waits for another input; what is away is tried again; what died half way is init's to mend."""
+        if code < 0 and os.pread(self._slots.news, len(PREPARING), 0) == PREPARING:
+            self._tell()
+            return
+        os.ftruncate(self._slots.news, 0)
+        self.trouble = "a change could not be taken over: the files in place stay"
+        if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
+            self._retry_at = now + pause_before(self._attempt, BACKOFF)
+            self._attempt += 1
+
+    def _kill(self) -> None:
+        for target in (-self._child, self._child):
+            try:
+                os.kill(target, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        os.waitpid(self._child, 0)
+        self._child = 0
+
+
+class Followed(Preparation):
+    """A preparation whose data are those of the watches; what no watch knows yet is asked for."""
+
+    def __init__(
+        self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float,
+        keys: list[dict[str, bytes] | None], peers: dict[Question, list[Peer] | None],
+    ) -> None:  # fmt: skip
+        super().__init__(settings, command, memory, deadline)
+        self._keys, self._known = iter(keys), peers
+
+    def keys(self, prefix: str, datacenter: str | None) -> dict[str, bytes]:
+        known = next(self._keys)
+        return super().keys(prefix, datacenter) if known is None else known
+
+    def ask(self, question: Question) -> list[Peer]:
+        known = self._known.get(question)
+        return super().ask(question) if known is None or not watch.is_complete(known) else known

@@ -1,0 +1,38 @@
+"""verify: does the service pass its own check after a reload? The short-lived child for SVCINIT_RELOAD_VERIFY."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from svcinit import log
+from svcinit.agent.probes import PASSING, Probe, redactor, runner
+from svcinit.agent.services import services
+from svcinit.errors import EX_OK, EX_UNAVAILABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from svcinit.settings import Settings
+
+INTERVAL = 0.2  # seconds between two probes
+POLL = 0.02
+
+
+def main(settings: Settings, env: Mapping[str, str], kv: Mapping[str, str]) -> int:
+    """EX_OK as soon as SVCINIT_CHECK succeeds, EX_UNAVAILABLE when it did not within SVCINIT_RELOAD_VERIFY."""
+    service = services(settings)[0]
+    probe = Probe(
+        settings.check, service, redactor(settings, kv), runner(settings, env), interval=INTERVAL,
+        successes=settings.check_successes,
+    )  # fmt: skip
+    deadline = time.monotonic() + (settings.reload_verify or 0.0)
+    while time.monotonic() < deadline:
+        if probe.is_due(time.monotonic()) and probe.turn(time.monotonic()) and probe.status == PASSING:
+            return EX_OK
+        select.select([], [], [], POLL)
+    probe.end()
+    log.error(f"SVCINIT_RELOAD_VERIFY: SVCINIT_CHECK found: {probe.output or 'no result'}", pid=os.getppid())
+    return EX_UNAVAILABLE

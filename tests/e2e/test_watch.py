@@ -1,0 +1,293 @@
+"""SVCINIT_WATCH: a change in Consul becomes a change of the files and a reload, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.conftest import Service
+from tests.e2e.failing import ctl, has_state, is_passing
+from tests.support.consul import ConsulAgent, connections
+from tests.support.process import Running
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+MakeService = Callable[[ConsulAgent], Service]
+QUIET = 1.0  # seconds in which nothing may happen
+HUPPED = ["up", "SIGHUP", "up"]
+
+
+@pytest.fixture
+def followed(service: Service) -> Service:
+    """A service whose changes are taken over at once."""
+    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
+    return service
+
+
+def up(service: Service) -> Running:
+    svcinit = service.start()
+    is_passing(service)
+    eventually(lambda: service.notes == ["up"], "the service is up")
+    return svcinit
+
+
+def stays(condition: Callable[[], bool], what: str) -> None:
+    """True now, and for a while."""
+    until = time.monotonic() + QUIET
+    eventually(lambda: not condition() or time.monotonic() > until, what, QUIET + 1)
+    assert condition(), what
+
+
+def test_a_changed_key_is_a_changed_file_and_a_reload(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "1")
+    target = followed.template("app.ini", '{{ key("n") }}')
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "2")
+    eventually(lambda: followed.notes == HUPPED, f"the service got a HUP; {svcinit.err}")
+    assert target.read_text() == "2"
+    svcinit.says("reload 1: done")
+    followed.consul.kv_put("config/web/n", "3")
+    eventually(lambda: followed.notes == [*HUPPED, "SIGHUP", "up"], "the service got the second HUP")
+    assert target.read_text() == "3"
+    assert svcinit.stop() == 0
+
+
+def test_a_key_that_no_file_uses_and_a_value_put_again_are_no_reload(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "1")
+    followed.template("app.ini", '{{ key("n") }}')
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/other", "x")
+    followed.consul.kv_put("config/web/n", "1")
+    stays(lambda: followed.notes == ["up"], "the service is left alone")
+    assert "reload" not in svcinit.err
+    assert svcinit.stop() == 0
+
+
+def test_peers_that_come_and_go_are_followed_and_written_as_a_reload_by_hand_would(followed: Service) -> None:
+    followed.consul.register("db", 3306, address="10.1.0.1", id="db-1", tags=["blue"])
+    followed.consul.register("near", 1)
+    peers = 'service("db") + service("blue.db") + service("near")'
+    text = f"{{% for p in {peers} %}}{{{{ p.host }}}} {{{{ p }}}} {{{{ p.node }}}};{{% endfor %}}"
+    target = followed.template("app.ini", text)
+    svcinit = up(followed)
+    first = target.read_text()
+    followed.consul.register("db", 3306, address="fd00::2", id="db-2", tags=["blue"])
+    eventually(lambda: target.read_text().count("[fd00::2]:3306") == 2, f"both are there; {svcinit.err}")
+    by_watch = target.read_text()
+    svcinit.says("reload 1: done")
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 2: done")
+    assert target.read_text() == by_watch, "DNS and the watch differ"
+    followed.consul.deregister("db-2")
+    eventually(lambda: target.read_text() == first, "it is as before")
+    assert svcinit.stop() == 0
+
+
+def test_a_service_that_a_later_version_of_a_template_uses_is_followed_from_then_on(followed: Service) -> None:
+    target = followed.template("app.ini", "none")
+    svcinit = up(followed)
+    followed.template("app.ini", '{{ service("late")|length }}')
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done")
+    assert target.read_text() == "0"
+    followed.consul.register("late", 1, address="10.0.0.1")
+    eventually(lambda: target.read_text() == "1", f"it is followed; {svcinit.err}")
+    assert svcinit.stop() == 0
+
+
+def test_changes_that_come_together_are_one_reload(followed: Service) -> None:
+    followed.env["SVCINIT_SETTLE"] = "300ms,5s"
+    target = followed.template("app.ini", '{{ ls()|join(",") }}')
+    svcinit = up(followed)
+    for number in range(10):
+        followed.consul.kv_put(f"config/web/k{number}", "x")
+    svcinit.says("reload 1: done")
+    assert target.read_text().count("=x") == 10
+    stays(lambda: followed.notes == HUPPED, "there was one reload")
+    assert svcinit.stop() == 0
+
+
+def test_changes_without_an_end_are_taken_over_all_the_same(followed: Service) -> None:
+    followed.env["SVCINIT_SETTLE"] = "500ms,1s"
+    followed.template("app.ini", '{{ key_or_default("n", "") }}')
+    svcinit = up(followed)
+    until = time.monotonic() + 20
+    number = 0
+    while "reload 1: done" not in svcinit.err:
+        assert time.monotonic() < until, "no reload"
+        followed.consul.kv_put("config/web/n", str(number := number + 1))
+    assert svcinit.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "notes"),
+    [("USR1", ["up", "SIGUSR1", "up"]), ("none", ["up"]), ("restart", ["up", "SIGTERM", "up"]), ("exec:true", ["up"])],
+)
+def test_a_template_says_how_the_service_hears_of_its_change(followed: Service, option: str, notes: list[str]) -> None:
+    target = followed.template("app.ini", f'{{# svcinit: reload={option} #}}{{{{ key_or_default("n", "0") }}}}')
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "1")
+    svcinit.says("reload 1: done")
+    eventually(lambda: followed.notes == notes, f"the service got it; {followed.notes}")
+    assert target.read_text() == "1"
+    assert svcinit.stop() == 0
+
+
+def test_of_several_changed_templates_the_most_disruptive_one_wins(followed: Service) -> None:
+    for name, option in (("a", "USR1"), ("b", "restart"), ("c", "none")):
+        followed.template(name, f'{{# svcinit: reload={option} #}}{{{{ key_or_default("n", "0") }}}}')
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "1")
+    eventually(lambda: followed.notes == ["up", "SIGTERM", "up"], "the service was restarted")
+    svcinit.says("reload 1: done")
+    assert svcinit.stop() == 0
+
+
+def test_a_change_that_cannot_be_rendered_is_told_once_and_the_next_good_one_is_taken(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "1")
+    target = followed.template(
+        "app.ini", '{{ key("n")|int + key("n")|length * key("m")|int if key("n") != "1" else "1" }}'
+    )
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "2")
+    svcinit.says("there is no key m")
+    eventually(lambda: "a change could not be taken over" in ctl(svcinit, "status")[1], "status tells it")
+    stays(lambda: svcinit.err.count("there is no key m") == 1, "it is told once")
+    assert (target.read_text(), followed.notes) == ("1", ["up"])
+    followed.consul.kv_put("config/web/m", "5")
+    svcinit.says("reload 1: done")
+    assert target.read_text() == "7"
+    assert svcinit.stop() == 0
+
+
+def test_a_hook_that_fails_puts_the_files_back_and_the_same_change_is_not_tried_again(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "1")
+    followed.env["SVCINIT_PRE_RELOAD"] = "false"
+    target = followed.template("app.ini", '{{ key("n") }}')
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "2")
+    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were put back")
+    assert target.read_text() == "1"
+    stays(lambda: "reload 2" not in svcinit.err, "it is not tried again")
+    followed.consul.kv_put("config/web/n", "3")
+    svcinit.says("reload 2: aborted")
+    assert followed.notes == ["up"]
+    assert svcinit.stop() == 0
+
+
+def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_back(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "good")
+    target = followed.template("app.ini", '{{ key("n") }}')
+    followed.env |= {
+        "SVCINIT_CHECK": f"exec:grep -q good {target}",
+        "SVCINIT_RELOAD_VERIFY": "1s",
+        "SVCINIT_CHECK_FAILURES": "100",
+    }
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "bad")
+    svcinit.says("taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were put back")
+    eventually(lambda: followed.notes == [*HUPPED, "SIGHUP", "up"], "the service heard of both")
+    assert target.read_text() == "good"
+    has_state(svcinit, state="running", degraded=_taken_back())
+    stays(lambda: "reload 2" not in svcinit.err, "the bad one is not tried again")
+    followed.consul.kv_put("config/web/n", "good again")
+    svcinit.says("reload 2: done")
+    has_state(svcinit, state="running", degraded="")
+    assert svcinit.stop() == 0
+
+
+def _taken_back() -> str:
+    return "taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were put back"
+
+
+def test_an_emptied_prefix_is_no_news(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "1")
+    target = followed.template("app.ini", '{{ key_or_default("n", "none") }}')
+    svcinit = up(followed)
+    followed.consul.kv_delete("config/web/")
+    svcinit.says("had 1 entries and now has none: taken as a failed fetch")
+    stays(lambda: (target.read_text(), followed.notes) == ("1", ["up"]), "nothing changed")
+    followed.consul.kv_put("config/web/n", "2")
+    svcinit.says("reload 1: done")
+    assert target.read_text() == "2"
+    assert svcinit.stop() == 0
+
+
+def test_a_consul_that_comes_back_with_other_keys_is_followed_again(
+    make_service: MakeService, own_consul: ConsulAgent
+) -> None:
+    own_consul.kv_put("config/web/n", "1")
+    service = make_service(own_consul)
+    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
+    target = service.template("app.ini", '{{ key("n") }}')
+    svcinit = up(service)
+    for number in range(5):  # the new agent's index begins anew, below the former one's
+        own_consul.kv_put(f"config/other/{number}", "x")
+    own_consul.restart()
+    own_consul.kv_put("config/web/n", "2")
+    eventually(lambda: target.read_text() == "2", f"it is followed; {svcinit.err}", 20)
+    svcinit.says("KV prefix config/web: followed again")
+    is_passing(service)
+    assert svcinit.stop() == 0
+
+
+def test_presence_killed_at_any_time_loses_no_change(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "0")
+    target = followed.template("app.ini", '{{ key("n") }}')
+    svcinit = up(followed)
+    for value in "12345":
+        hups = followed.notes.count("SIGHUP")
+        followed.consul.kv_put("config/web/n", value)
+        os.kill(svcinit.child("presence"), signal.SIGKILL)
+        eventually(lambda value=value: target.read_text() == value, f"the change arrives; {svcinit.err}", 30)  # type: ignore[misc]
+        eventually(lambda hups=hups: followed.notes.count("SIGHUP") > hups, "the service heard of it")  # type: ignore[misc]
+        has_state(svcinit, state="running")
+    assert svcinit.stop() == 0
+
+
+def test_a_signal_with_the_number_of_news_from_anybody_else_is_only_forwarded(followed: Service) -> None:
+    followed.env["SVCINIT_SIGNALS"] = "RTMIN:USR1"
+    svcinit = up(followed)
+    svcinit.signal(signal.SIGRTMIN)
+    stays(lambda: "reload" not in svcinit.err, "no reload begins")
+    assert svcinit.process.poll() is None
+
+
+def test_idle_it_asks_once_a_prefix_and_service_and_leaves_no_connection_behind(
+    make_service: MakeService, own_consul: ConsulAgent, tmp_path: pathlib.Path
+) -> None:
+    for number in range(50):
+        own_consul.kv_put(f"config/web/k{number}", "x")
+    own_consul.register("db", 1)
+    service = make_service(own_consul)
+    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "SVCINIT_KV_PREFIX": "config/_all,config/web"}
+    for number in range(10):
+        service.template(f"t{number}", '{{ key("k1") }} {{ service("db")|length }}')
+    svcinit = up(service)
+    log = own_consul.folder / "consul.log"
+    asked = re.compile(r"url=(/v1/(?:kv|health/service)\S*)")
+    eventually(lambda: len([u for u in asked.findall(log.read_text()) if "index=" in u]) >= 0, "it follows")
+    stays(lambda: connections(own_consul.http_port) <= 4, "one connection for the registration, one for each followed")
+    assert svcinit.stop() == 0
+    eventually(lambda: connections(own_consul.http_port) == 0, "no connection is left")
+
+
+def test_without_a_service_name_changes_are_followed_too(followed: Service) -> None:
+    for name in ("SVCINIT_SERVICE", "SVCINIT_PORT"):
+        del followed.env[name]
+    followed.env |= {"SVCINIT_KV_PREFIX": "config/web"}
+    followed.consul.kv_put("config/web/n", "1")
+    target = followed.template("app.ini", '{{ key("n") }}')
+    svcinit = followed.start()
+    eventually(lambda: followed.notes == ["up"], "the service is up")
+    followed.consul.kv_put("config/web/n", "2")
+    eventually(lambda: followed.notes == HUPPED, f"the service got a HUP; {svcinit.err}")
+    assert target.read_text() == "2"
+    assert svcinit.stop() == 0
