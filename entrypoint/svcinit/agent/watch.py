@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that those of many do not end together
 GRACE = 10.0  # seconds on top of what the server may add (wait/16) until the query counts as lost
 BACKOFF = 0.25, 30.0
-BURST, RATE = 10, 2.0  # queries at once, and a second from then on: whatever a server answers, no hot loop
+BURST, RATE = 20, 10.0  # queries at once, and a second from then on: whatever a server answers, no hot loop
 
 
 class Watch:
