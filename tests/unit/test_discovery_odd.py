@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 from collections.abc import Sequence
 
+import dns.flags
 import dns.message
+import dns.rcode
 import pytest
 from dns.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dns_server import Server, answer, records, serving, silent
+from dns_server import Reply, Server, answer, records, serving, silent
+from svcinit.agent import discovery
 from svcinit.agent.discovery import Peer, Resolver
 from svcinit.errors import ConfigError, Unavailable
 
@@ -40,6 +44,53 @@ def test_a_dead_server_costs_its_share_of_the_first_question_only() -> None:
 def test_a_server_named_by_something_impossible_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="is no host name"):
         Resolver([("a" * 70 + ".example", 53)]).peers("web")
+
+
+def without_edns(rcode: dns.rcode.Rcode) -> Reply:
+    """A server, or a firewall before it, that knows DNS as of 1987 only."""
+
+    def reply(query: Message) -> Sequence[bytes]:
+        if query.edns < 0:
+            return WHOLE(query)
+        refusal = dns.message.make_response(query)
+        refusal.use_edns(-1)
+        refusal.set_rcode(rcode)
+        return [refusal.to_wire()]
+
+    return reply
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.FORMERR, dns.rcode.NOTIMP])
+def test_a_forwarder_that_knows_no_edns_is_asked_without(rcode: dns.rcode.Rcode) -> None:
+    with serving(without_edns(rcode)) as server:
+        assert peers(server) == [FOUND]
+        assert server.asked == ["SRV", "SRV"]
+
+
+def test_a_forwarder_that_takes_no_connections_is_asked_over_udp(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(WHOLE) as server:
+        monkeypatch.setattr(discovery, "FORWARDER", server.at[1])
+        assert peers(server) == [FOUND]
+
+
+def test_a_forwarder_that_is_silent_over_tcp_costs_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(WHOLE) as server, socket.create_server(server.at):  # connects, and never reads
+        monkeypatch.setattr(discovery, "FORWARDER", server.at[1])
+        began = time.monotonic()
+        assert peers(server, timeout=0.4) == [FOUND]
+        assert time.monotonic() - began < 1.4  # 0.2, and what a busy machine may add
+
+
+def test_what_a_forwarder_trims_and_does_not_give_over_tcp_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trimmed(query: Message) -> Sequence[bytes]:
+        made = dns.message.make_response(query)
+        made.flags |= dns.flags.TC
+        return [made.to_wire()]
+
+    with serving(trimmed) as server:
+        monkeypatch.setattr(discovery, "FORWARDER", server.at[1])
+        with pytest.raises(Unavailable, match="Connection refused"):
+            peers(server)
 
 
 def test_an_address_that_did_not_come_along_is_asked_for_once() -> None:
@@ -119,6 +170,8 @@ def test_the_node_is_told_where_the_name_has_it(host: str, node: str) -> None:
         ("\n", "web", None, r"'\\n'"),
         (None, "web", "d" * 64, "d" * 64),
         (".".join(["t" * 60] * 5), "web", None, "255"),
+        ("blue", "geo.query", "dc2", r"'geo\.query' is a prepared query.*tag='blue'"),
+        ("blue", "_web._tcp", None, r"'_web\._tcp' is a name with its tag.*tag='blue'"),
     ],
 )
 def test_what_cannot_be_in_a_name_is_pointed_out(tag: str | None, name: str, dc: str | None, named: str) -> None:

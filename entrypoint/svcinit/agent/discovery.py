@@ -4,7 +4,8 @@ dnspython encodes and decodes; the two socket calls around it are our own, since
 of imports. Consul trims what it sends over UDP, and unless dns_config.enable_truncate is set it does not say so: to 3
 answers without EDNS (dns_config.udp_answer_limit), to what fits (about 67 in 4096 bytes) with it. So UDP is not
 believed as soon as an answer may have been trimmed: then the question is asked again over TCP, which brings all up to
-64 KiB, some 950 instances with an address each. A forwarder between here and Consul needs that enable_truncate.
+64 KiB, some 950 instances with an address each. A forwarder keeps trimmed answers that have a time to live, and gives
+them over TCP, too: so at its port 53 TCP comes first. What others asked it over UDP only enable_truncate keeps whole.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ PAYLOAD = 4096  # bytes we take over UDP (EDNS0)
 UDP_LIMIT = 3  # Consul's own limit of answers over UDP (dns_config.udp_answer_limit): at it, some may be missing
 LENGTH = 2  # bytes of length before a message over TCP (RFC 1035, 4.2.2)
 LABEL = 63  # bytes, at most, in a part of a name (RFC 1035, 2.3.4)
+FORWARDER = 53  # the port at which other servers than Consul's agents listen
+EDNS, NO_EDNS = 0, -1  # versions, as dnspython counts them
 QUERY = ".query"  # how the name of a prepared query ends, as in Consul's DNS
 TRIES = 2  # rounds over all servers
 NO_SUCH_HOST = socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
@@ -82,7 +85,7 @@ class Peer:
 class Resolver:
     """Asks `servers` (host, port), in order, about services in `domain`.
 
-    `timeout`: seconds for one question over UDP, all servers together; what needs TCP may take as long again.
+    `timeout`: seconds for one question over UDP, all servers together; TCP may take as long again.
     """
 
     def __init__(self, servers: Sequence[tuple[str, int]], domain: str = "consul", timeout: float = 2.0) -> None:
@@ -96,10 +99,9 @@ class Resolver:
         Raises Unavailable when no server answers usefully, ConfigError for what cannot be a name in DNS.
         """
         stem = name.removesuffix(QUERY)
-        if tag and stem != name:
-            raise ConfigError(
-                f"{name!r} is a prepared query: it has tags of its own, so tag={tag!r} cannot be asked for"
-            )
+        if tag and (stem != name or name.startswith("_")):
+            what = "a prepared query: it has tags of its own" if stem != name else "a name with its tag (RFC 2782)"
+            raise ConfigError(f"{name!r} is {what}, so tag={tag!r} cannot be asked for")
         labels = [stem, "query", dc, self._domain] if stem != name else [tag, name, "service", dc, self._domain]
         question = _name(".".join(label for label in labels if label))
         answer = self._ask(question, SRV)
@@ -151,14 +153,12 @@ class Resolver:
 
     def _ask(self, name: Name, kind: RdataType) -> Message:
         """The first useful answer: NOERROR or NXDOMAIN. A dead server costs its share of the time, and only once."""
-        query = dns.message.make_query(name, kind, use_edns=0, payload=PAYLOAD)
-        query.flags |= dns.flags.RD
         share = self._timeout / (TRIES * len(self._servers))
         troubles = []
         for _ in range(TRIES):
             for server in list(self._servers):
                 try:
-                    answer = _exchange(query, server, share)
+                    answer = _answer(name, kind, server, share)
                 except (OSError, EOFError, UnicodeError, dns.exception.DNSException) as error:
                     troubles.append(f"{server[0]}:{server[1]} {_why(error)}")
                     self._put_last(server)
@@ -213,6 +213,21 @@ def _by_this_host(host: str) -> list[str]:
     return sorted({str(entry[4][0]) for entry in found}, key=lambda address: (":" in address, address))
 
 
+def _answer(name: Name, kind: RdataType, server: tuple[str, int], seconds: float) -> Message:
+    """What one server says; without EDNS if it does not know that (RFC 6891, 7)."""
+    exchange = _exchange_with_forwarder if server[1] == FORWARDER and kind == SRV else _exchange
+    answer = exchange(_question(name, kind, EDNS), server, seconds)
+    if answer.rcode() in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
+        answer = exchange(_question(name, kind, NO_EDNS), server, seconds)
+    return answer
+
+
+def _question(name: Name, kind: RdataType, edns: int) -> Message:
+    query = dns.message.make_query(name, kind, use_edns=edns, payload=PAYLOAD)
+    query.flags |= dns.flags.RD
+    return query
+
+
 def _exchange(query: Message, server: tuple[str, int], seconds: float) -> Message:
     """One question to one server, over TCP too if UDP may not have told all."""
     deadline = time.monotonic() + seconds
@@ -224,6 +239,17 @@ def _exchange(query: Message, server: tuple[str, int], seconds: float) -> Messag
             if answer.flags & dns.flags.TC:
                 raise
     return answer
+
+
+def _exchange_with_forwarder(query: Message, server: tuple[str, int], seconds: float) -> Message:
+    """Over TCP, since our own UDP would fill its cache with a trimmed answer; over UDP where TCP brings none."""
+    try:
+        return _over_tcp(query, server, time.monotonic() + seconds)
+    except (OSError, EOFError, dns.exception.DNSException):
+        answer = _over_udp(query, server, time.monotonic() + seconds)
+        if answer.flags & dns.flags.TC:
+            raise
+        return answer
 
 
 def _over_udp(query: Message, server: tuple[str, int], deadline: float) -> Message:

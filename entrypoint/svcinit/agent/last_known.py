@@ -7,7 +7,7 @@ import time
 from svcinit import log
 from svcinit.agent import cache
 from svcinit.agent.discovery import Peer
-from svcinit.agent.prepare import Preparation
+from svcinit.agent.prepare import Preparation, called
 from svcinit.errors import Unavailable
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ class LastKnown(Preparation):
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         found = self._known.peers.get((name, tag, dc))
         if found is None:
-            raise Unavailable(f"SVCINIT_CACHE={self.settings.cache!r} knows no peers of {name}")
+            raise Unavailable(f"SVCINIT_CACHE={self.settings.cache!r} knows no peers of {called(name, tag, dc)}")
         return [Peer(*peer) for peer in found]
 
     @property

@@ -24,7 +24,7 @@ def rules(settings: Settings, used: Collection[str]) -> list[str]:
 
     Raises ConfigError (SVCINIT_SERVICES).
     """
-    found = [key_rule(prefix + "/") for prefix, _ in settings.kv_prefix]
+    found = [key_rule(prefix + "/") for prefix in dict.fromkeys(prefix for prefix, _ in settings.kv_prefix)]
     found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
     return found + [AGENT_RULE] * needs_agent(settings, used)
 
@@ -38,5 +38,9 @@ def policy(settings: Settings, used: Collection[str]) -> str:
     lines = ["# for the token that svcinit is given (CONSUL_HTTP_TOKEN)", *rules(settings, used)]
     if not needs_agent(settings, used) and not settings.advertise and settings.service:
         lines.append(f"# {AGENT_RULE}  # without it Consul probes the service at 127.0.0.1")
+    lines += [
+        f"# the token has to be known in datacenter {datacenter} too, with the rule for what is read there"
+        for datacenter in dict.fromkeys(datacenter for _, datacenter in settings.kv_prefix if datacenter)
+    ]
     lines += ["", "# for the agent's own token (acl.tokens.default), with which Consul's DNS answers:"]
     return "\n".join([*lines, *(f"# {rule}" for rule in DNS_RULES)]) + "\n"

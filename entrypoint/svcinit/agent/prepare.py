@@ -172,7 +172,7 @@ class Preparation:
         for name, count, datacenter in self.settings.wait_for:
             have = len(self.peers(name, None, datacenter))
             if have < count:
-                missing.append(f"{name}: {have} of {count} instances in DNS")
+                missing.append(f"{called(name, dc=datacenter)}: {have} of {count} instances in DNS")
         if missing:
             raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing))
 
@@ -248,7 +248,7 @@ class Preparation:
         question = name, tag, dc
         if question not in self.found:
             found = self.ask(question)
-            self.remember("peers of " + "/".join(part for part in question if part), len(found))
+            self.remember(f"peers of {called(*question)}", len(found))
             self.found[question] = found
         return self.found[question]
 
@@ -290,6 +290,11 @@ class Preparation:
 
             self._resolver = Resolver(self.settings.dns_addr, self.settings.domain, min(DNS_TIMEOUT, self.left))
         return self._resolver
+
+
+def called(name: str, tag: str | None = None, dc: str | None = None) -> str:
+    """How SVCINIT_WAIT_FOR would name it: TAG.NAME@DATACENTER."""
+    return (f"{tag}." if tag else "") + name + (f"@{dc}" if dc else "")
 
 
 class This:

@@ -128,8 +128,10 @@ def _token(settings: Settings, consul: Consul) -> str:
 
 
 def _keys(consul: Consul, prefix: str, dc: str | None) -> str:
-    count = len(consul.kv(prefix, dc))
-    return f"{prefix}: keys {count}" if count else f"{prefix}: no keys, or none that the token may read"
+    from svcinit.agent.prepare import called
+
+    count, what = len(consul.kv(prefix, dc)), called(prefix, dc=dc)
+    return f"{what}: keys {count}" if count else f"{what}: no keys, or none that the token may read"
 
 
 def _dns(settings: Settings, server: tuple[str, int], needed: bool) -> str:
