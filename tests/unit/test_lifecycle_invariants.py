@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fake_crew import FakeCrew
 from svcinit import log, settings
-from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
+from svcinit.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.lifecycle import Lifecycle
 from svcinit.steps import State
 
@@ -22,8 +22,16 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {"SVCINIT_SERVICE": "web", "SVCINIT_RELOAD": "exec:reload", "SVCINIT_STOP": "exec:stop", "SVCINIT_DRAIN": "0s"},
     {"SVCINIT_SERVICE": "web", "SVCINIT_RELOAD": "restart", "SVCINIT_PRE_RELOAD": "b"},
     {"SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "", "SVCINIT_RELOAD": "write:/fifo:c"},
+    {"SVCINIT_WATCH": "1", "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_PRE_RELOAD": "b"},
+    {
+        "SVCINIT_SERVICE": "web",
+        "SVCINIT_PORT": "80",
+        "SVCINIT_WATCH": "1",
+        "SVCINIT_RELOAD_VERIFY": "5s",
+        "SVCINIT_CACHE": __file__,
+    },
 )
-JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.DEREGISTER, Role.PRESENCE)
+JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.VERIFY, Role.DEREGISTER, Role.PRESENCE)
 STATUSES = (0, 1, 69, 75, 78, 137, 143)
 PATIENCE = 400  # deadlines after which a stop must long have ended
 
@@ -103,6 +111,12 @@ class Container(RuleBasedStateMachine):
     def prepare_leaves_something(self, verdict: bool) -> None:
         self.crew.verdict = verdict  # False: what it left cannot be read
 
+    @rule(reloads=st.lists(st.sampled_from(["", "USR1", "none", "exec:tell", "restart"]), max_size=3))
+    def presence_has_news(self, reloads: list[str]) -> None:
+        if Role.PRESENCE in self.crew.running and self.settings.watch:
+            self.crew.news, self.crew.reloads = True, reloads
+            self.happen(News())
+
     @rule()
     def time_passes(self) -> None:
         self.pass_time()
@@ -120,12 +134,12 @@ class Container(RuleBasedStateMachine):
     @invariant()
     def main_never_runs_twice(self) -> None:
         assert self.crew.broken == []
-        assert self.crew.mains <= 1 or self.settings.reload.kind == "restart"
+        assert self.crew.mains <= 1 or self.settings.reload.kind == "restart" or self.settings.watch
 
     @invariant()
     def the_container_ends_only_when_main_did_and_with_its_status(self) -> None:
         if self.life.state == State.DONE and self.main_status is not None and Role.MAIN not in self.crew.running:
-            assert self.life.code == self.main_status
+            assert self.life.code == (self.main_status if self.life.verdict is None else self.life.verdict)
 
     @invariant()
     def whatever_is_waited_for_has_a_deadline(self) -> None:
