@@ -19,7 +19,7 @@ import shlex
 from svcinit import log
 from svcinit.agent import files, last_known, render, templating, watch
 from svcinit.agent.backoff import pause_before
-from svcinit.agent.prepare import PREPARING, Preparation, digest, locked
+from svcinit.agent.prepare import PREPARING, Preparation, locked
 from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
 from svcinit.init import NEWS, default_signals
 
@@ -54,6 +54,7 @@ class Follower:
         self._peers: dict[Question, watch.Peers] = {}
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
         self._child = 0
+        self._announced = False  # the child's verdict was acted upon
         self._late = self._retry_at = NEVER
         self._attempt = 0
         self.trouble = ""
@@ -84,7 +85,7 @@ class Follower:
 
     def turn(self, now: float) -> None:
         for each in self._watches():
-            if each.turn(now) and digest(each.content) != each.known:
+            if each.turn(now) and each.digest != each.known:
                 self._last_change = now
                 self._changed_at = self._changed_at or now
         if self._child:
@@ -128,8 +129,9 @@ class Follower:
         self._changed_at, self._retry_at = 0.0, NEVER
         for each in self._watches():
             if each.content is not None:
-                each.known = digest(each.content)  # what fails with this is not tried again before it changes
+                each.known = each.digest  # what fails with this is not tried again before it changes
         self._late = now + self.settings.reload_timeout
+        self._announced = False
         self._child = os.fork()
         if self._child:
             return
@@ -151,27 +153,36 @@ class Follower:
         with locked(self._slots.lock):
             keys = [each.content for each in self._keys]
             peers = {question: each.content for question, each in self._peers.items()}
-            Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers).run_and_keep(
-                self._slots.news, self._slots.memory
-            )
+            done = Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers)
+            done.run(self._slots.news, self._slots.memory)
+            os.kill(os.getppid(), _signal.SIGIO)  # nobody needs to wait for the rest
+            done.keep()
         return EX_OK
 
     def _look_after(self, now: float) -> None:
+        if not self._announced and self._is_whole():
+            self._succeeded()
         pid, status = os.waitpid(self._child, os.WNOHANG)
         if not pid:
             if now >= self._late:
                 log.warning("prepare took too long: killed")
                 self._kill()
-                self._failed(now, EX_TEMPFAIL)
+                if not self._announced:
+                    self._failed(now, EX_TEMPFAIL)
             return
         self._child = 0
         code = os.waitstatus_to_exitcode(status)
-        if code == EX_OK:
+        if not self._announced and code == EX_OK and self._is_whole():
             self._succeeded()
-        else:
+        elif not self._announced:
             self._failed(now, code)
 
+    def _is_whole(self) -> bool:
+        """Has the child left its verdict?"""
+        return os.pread(self._slots.news, 1, 0) == b"{"
+
     def _succeeded(self) -> None:
+        self._announced = True
         verdict = json.loads(os.pread(self._slots.news, READ_LIMIT, 0))
         self.trouble, self._attempt = "", 0
         self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})

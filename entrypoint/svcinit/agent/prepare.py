@@ -110,8 +110,12 @@ class Preparation:
         self.digests: list[str] = []  # of the keys of each prefix
 
     def run_and_keep(self, out: int, fresh: int) -> None:
-        """`run`, and then, since nothing waits for that but init, what was found into SVCINIT_CACHE."""
+        """`run`, and then, since nothing waits for that but init, `keep`."""
         self.run(out, fresh)
+        self.keep()
+
+    def keep(self) -> None:
+        """What was found, into SVCINIT_CACHE."""
         if self.settings.cache:
             from svcinit.agent import last_known
 

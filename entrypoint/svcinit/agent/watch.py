@@ -18,7 +18,7 @@ from svcinit import log
 from svcinit.agent.backoff import pause_before
 from svcinit.agent.consul import KV_LIMIT, key_path, key_rule, service_rule
 from svcinit.agent.discovery import Peer
-from svcinit.agent.prepare import digest
+from svcinit.agent.prepare import called, digest
 from svcinit.errors import SvcinitError, Unavailable
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ BURST, RATE = 20, 10.0  # queries at once, and a second from then on: whatever a
 class Watch:
     """Follows what `read` makes of a path; `content` is the newest, None before the first answer.
 
-    `due` (monotonic seconds) is when to call `turn` next at the latest; `known` the digest of what is in use.
+    `due` (monotonic seconds) is when to call `turn` next at the latest; `known` is the digest of what is in use.
     """
 
     label = path = rule = ""
@@ -44,6 +44,7 @@ class Watch:
     def __init__(self, consul: Consul, known: str = "") -> None:
         self._consul, self.known = consul, known
         self.content: Any = None
+        self.digest = ""  # of the content
         self.due = 0.0
         self.trouble = ""
         self._channel: Any = None
@@ -68,7 +69,7 @@ class Watch:
                 if now >= self.due:
                     raise Unavailable(f"{self.label}: a blocking query was not answered in its time")
                 return False
-            return self._take(now)
+            return self._take()
         except SvcinitError as error:
             self._fail(now, error)
             return False
@@ -95,7 +96,7 @@ class Watch:
         is_there = _is_readable(self._channel.sock)
         self.due = now if is_there else now + (wait * 17 / 16 if self._index else 0) + GRACE
 
-    def _take(self, now: float) -> bool:
+    def _take(self) -> bool:
         self._asked, self.due = False, 0.0
         answer, index = self._consul.receive(self._channel, self.path, self.rule, KV_LIMIT)
         self._index = 0 if index < self._index else max(index, 1)
@@ -103,10 +104,9 @@ class Watch:
         if self.trouble:
             log.info(f"{self.label}: followed again")
         self._attempt, self.trouble = 0, ""
-        self._ask(now)  # the next one is on its way before this one is worked on
-        is_new = self.content is None or digest(content) != digest(self.content)
+        before, self.digest = self.digest, digest(content)
         self.content = content
-        return is_new
+        return self.digest != before
 
     def _fail(self, now: float, error: SvcinitError) -> None:
         self.close()
@@ -142,9 +142,9 @@ class Peers(Watch):
         super().__init__(consul, known)
         name, tag, self._dc = question
         *tags, self._name = name.split(".")  # TAG.NAME, as DNS has it
-        self._tag = tag or ".".join(tags)
+        self._tag = ".".join([tag, *tags] if tag else tags)
         self._domain = domain.strip(".")
-        self.label = f"peers of {'/'.join(part for part in question if part)}"
+        self.label = f"peers of {called(*question)}"
         self.path, self.rule = f"/v1/health/service/{self._name}", service_rule(self._name, "read")
 
     def query(self) -> dict[str, str]:
