@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, report
+from bench import contenders, image, imports, memory, report, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
@@ -23,6 +23,7 @@ from tests.support.consul import ConsulAgent
 
 WARM_UP = 2  # runs of each contender that do not count
 PLAIN_TIMES, FULL_TIMES = 2.0, 4.0  # targets: at most so many times the bare interpreter, the bash entrypoint
+WATCH_MS = 5.0  # milliseconds from the answer to a raw blocking query
 PLAIN_PSS, FULL_PSS = 10.0, 35.0  # and so many MiB
 
 
@@ -78,6 +79,15 @@ class Bench:
             _print(["", *report.packages(by_process[process])])
         _print(["", *report.modules(by_process[imports.PREPARE])])
 
+    def watch(self) -> None:
+        """from a KV put to the file and to the HUP, with SVCINIT_WATCH=1 and SVCINIT_SETTLE=0s"""
+        with self._agent() as (folder, agent):
+            samples = watch.measure(folder / "watch", agent, self.runs)
+        self.raw["watch"] = samples
+        _print(report.times(samples, [], watch.FLOOR))
+        print()
+        print(report.target("HUP after the raw query's answer", watch.excess(samples), WATCH_MS, " ms"))
+
     def _race(self, part: str, field: Sequence[Contender], base: str) -> dict[str, list[float]]:
         """Round robin, so that noise hits all alike; each round begins with the next one."""
         ready = [each for each in field if not each.missing]
@@ -95,17 +105,24 @@ class Bench:
 
     @contextmanager
     def _consul(self) -> Iterator[Full]:
+        with self._agent() as (folder, agent):
+            yield Full(folder / "full", agent)
+
+    @contextmanager
+    def _agent(self) -> Iterator[tuple[pathlib.Path, ConsulAgent]]:
+        """A Consul, and a folder that goes with it."""
         if "CONSUL_BINARY" not in os.environ:
             done = subprocess.run([str(image.ROOT / "tools" / "consul")], stdout=subprocess.PIPE, text=True, check=True)
             os.environ["CONSUL_BINARY"] = done.stdout.strip()
         with tempfile.TemporaryDirectory(prefix="consul-", dir=self.folder) as name:
             folder = pathlib.Path(name)
             with ConsulAgent(folder / "consul") as agent:
-                yield Full(folder / "full", agent)
+                yield folder, agent
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
+    "watch": Bench.watch,
 }  # fmt: skip
 
 
