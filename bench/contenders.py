@@ -108,4 +108,5 @@ class Full:
             **self.consul.env, "SVCINIT_SERVICE": SERVICE, "SVCINIT_ID": SERVICE, "SVCINIT_PORT": str(self.port),
             "SVCINIT_KV_PREFIX": KV_PREFIX, "SVCINIT_WAIT_FOR": "database",
             "SVCINIT_TEMPLATES": str(trees), "SVCINIT_DRAIN": "0s", "SVCINIT_RUN": str(self.folder / "run"),
+            "SVCINIT_CACHE": str(self.folder / "cache.json"),
         }  # fmt: skip

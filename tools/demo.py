@@ -144,7 +144,7 @@ def main() -> int:
         env = {
             **consul.env, "SVCINIT_SERVICE": SERVICE, "SVCINIT_PORT": str(port), "SVCINIT_CHECK_INTERVAL": "200ms",
             "SVCINIT_WAIT_FOR": "mysql-demo", "APP_MODULE": "site_app.wsgi:application", "APP_LOAD_SECONDS": "1",
-            "APP_DATABASE": "mysql-demo",
+            "APP_DATABASE": "mysql-demo", "SVCINIT_CACHE": "",
         }  # fmt: skip
         base = os.environ.get("SVCINIT_TEST_BASE")
         scope = in_container(env, code, base) if base else as_process(env, code, folder)

@@ -13,7 +13,7 @@ import time
 
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.init import BEAT_BYTES, Init, Role, memfd, refill
+from svcinit.init import BEAT_BYTES, FETCHING, Init, Role, memfd, refill
 from svcinit.state import write_state
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from svcinit.steps import Steps
     from svcinit.values import Action
 
-FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 VERDICT_LIMIT = 16 << 20  # bytes: arguments and environment are bounded by the kernel far below
 LIFE_BYTES = 8
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet

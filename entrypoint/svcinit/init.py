@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PR_SET_CHILD_SUBREAPER = 36
 NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
+FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 SI_KERNEL = 0x80  # sigaction(2)
 BEAT_BYTES = 8
 COERCED = "C.UTF-8"

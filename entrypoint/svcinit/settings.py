@@ -63,6 +63,7 @@ class Settings:
     ready: tuple[str, str]
     sync_interval: float
     services: str | None
+    source: str | None
     kv_prefix: tuple[tuple[str, str | None], ...]
     allow_empty: bool
     consistency: str
@@ -120,9 +121,13 @@ class Settings:
         )  # fmt: skip
 
     @property
+    def registers(self) -> bool:
+        return bool(self.service) and self.source is None
+
+    @property
     def needs_presence(self) -> bool:
         """Is there something to do for as long as main lives: to be registered, or to follow changes?"""
-        return bool(self.service or self.watch)
+        return self.registers or self.watch
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
@@ -202,6 +207,8 @@ def _derive(values: dict[str, object]) -> list[str]:
         values["id"] = default_id(service, service_port)
     if values["dns_addr"] is None:
         values["dns_addr"] = ((_host_of(str(values["consul_http_addr"])), 8600),)
+    if values["source"]:
+        values["cache"] = ""  # it is at hand as the cache would be
     if values["check"][0] == "exec":  # type: ignore[index]
         values["check_via"] = "ttl"
     return check_faults(values) + _contradictions(values)

@@ -187,7 +187,7 @@ class Steps:
         log.info(f"stopping ({why})")
         self.crew.signal(self.job, _signal.SIGTERM, group=True)
         self.end_job()
-        drain = self.settings.drain if self.settings.service else 0.0
+        drain = self.settings.drain if self.settings.registers else 0.0
         now = self.crew.now()
         self.timers = {"kill": now + drain + self.budget, "deregister": now + self.budget / 4}
         self.state = State.DEREGISTERING

@@ -106,6 +106,16 @@ def settle(raw: str) -> tuple[float, float]:
     return parts[0], parts[-1]
 
 
+def source(raw: str) -> str | None:
+    """`consul` to None, `file:PATH` to the path, absolute."""
+    kind, _, where = raw.partition(":")
+    if raw == "consul":
+        return None
+    if kind == "file" and where:
+        return path(where)
+    raise ValueError("expected consul or file:PATH")
+
+
 def path(raw: str) -> str:
     """Absolute, since init leaves the directory that it was started in; empty stays empty."""
     return os.path.abspath(raw) if raw else ""

@@ -13,7 +13,7 @@ from svcinit.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.lifecycle import Lifecycle
 
 TERM, HUP, USR1 = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
-FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
+FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": ""}
 UP: list[Event] = [Exited(Role.PREPARE, 0)]
 
 

@@ -66,7 +66,7 @@ class Container(RuleBasedStateMachine):
     def start(self, env: dict[str, str]) -> None:
         log.configure("error", "text")
         self.crew = StrictCrew()
-        self.settings = settings.read(env)
+        self.settings = settings.read({"SVCINIT_CACHE": "", **env})
         self.life = Lifecycle(self.settings, self.crew)  # type: ignore[arg-type]
         self.main_status: int | None = None
         self.stops = 0

@@ -20,6 +20,7 @@ from svcinit import log
 from svcinit.agent import files, last_known, render, templating, watch
 from svcinit.agent.backoff import pause_before
 from svcinit.agent.prepare import PREPARING, Preparation, locked
+from svcinit.agent.source_file import FromFile
 from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
 from svcinit.init import NEWS, default_signals
 
@@ -50,7 +51,8 @@ class Follower:
 
     def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots) -> None:
         self.settings, self._consul, self._command, self._slots = settings, consul, command, slots
-        self._keys = [watch.Keys(consul, *prefix) for prefix in settings.kv_prefix]
+        self._file = [] if settings.source is None else [watch.File(settings.source)]
+        self._keys = [] if self._file else [watch.Keys(consul, *prefix) for prefix in settings.kv_prefix]
         self._peers: dict[Question, watch.Peers] = {}
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
         self._child = 0
@@ -79,7 +81,8 @@ class Follower:
         except ValueError:  # not yet, or being written: the next time
             return
         inputs, self._started_with = verdict["inputs"], (verdict["argv"], verdict["env"])
-        for known, each in zip(inputs.get("kv", ()), self._keys, strict=False):
+        followed: list[watch.Watch | watch.File] = [*self._file, *self._keys]
+        for known, each in zip(inputs.get("kv", ()), followed, strict=False):
             each.known = known
         self._follow({(name, tag, dc): known for name, tag, dc, known in inputs.get("peers", ())})
 
@@ -99,10 +102,12 @@ class Follower:
         if self._child:
             self._kill()
 
-    def _watches(self) -> list[watch.Watch]:
-        return [*self._keys, *self._peers.values()]
+    def _watches(self) -> list[watch.Watch | watch.File]:
+        return [*self._file, *self._keys, *self._peers.values()]
 
     def _follow(self, questions: dict[Question, str]) -> None:
+        if self._file:
+            return
         for question in set(self._peers) - set(questions):
             self._peers.pop(question).close()
         for question, known in questions.items():
@@ -153,7 +158,11 @@ class Follower:
         with locked(self._slots.lock):
             keys = [each.content for each in self._keys]
             peers = {question: each.content for question, each in self._peers.items()}
-            done = Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers)
+            done: Preparation
+            if self._file:
+                done = FromFile(self.settings, self._command, self._slots.memory, self._late)
+            else:
+                done = Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers)
             done.run(self._slots.news, self._slots.memory)
             os.kill(os.getppid(), _signal.SIGIO)  # nobody needs to wait for the rest
             done.keep()

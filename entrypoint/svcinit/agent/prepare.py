@@ -15,7 +15,7 @@ import time
 from svcinit import log
 from svcinit.agent.backoff import pause_before
 from svcinit.errors import EX_OK, ConfigError, Unavailable
-from svcinit.init import refill
+from svcinit.init import FETCHING, refill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _main(
     told = ""
     for attempt in range(1 << 30):
         try:
-            Preparation(settings, command, memory, deadline).run_and_keep(out, fresh)
+            refill(out, FETCHING)
+            _kind(settings)(settings, command, memory, deadline).run_and_keep(out, fresh)
             return EX_OK
         except Unavailable as away:
             pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
@@ -72,6 +73,14 @@ def _main(
                 log.warning(f"{told}; trying again")
             time.sleep(pause)
     return EX_OK
+
+
+def _kind(settings: Settings) -> type[Preparation]:
+    if settings.source is None:
+        return Preparation
+    from svcinit.agent.source_file import FromFile
+
+    return FromFile
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def services(settings: Settings) -> list[Service]:
 
     Raises ConfigError with every fault of SVCINIT_SERVICES.
     """
-    if not settings.service:
+    if not settings.service or not settings.registers:
         return []
     shared = {name: getattr(settings, name) for name in SHARED}
     found = [Service(settings.service, {**shared, **{name: getattr(settings, name) for name in OWN}})]

@@ -19,6 +19,7 @@ from svcinit.agent.backoff import pause_before
 from svcinit.agent.consul import KV_LIMIT, key_path, key_rule, service_rule
 from svcinit.agent.discovery import Peer
 from svcinit.agent.prepare import called, digest
+from svcinit.agent.source_file import stamp
 from svcinit.errors import SvcinitError, Unavailable
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that those of many do not end together
 GRACE = 10.0  # seconds on top of what the server may add (wait/16) until the query counts as lost
 BACKOFF = 0.25, 30.0
+LOOK = 0.25  # seconds between two looks at a file
 BURST, RATE = 20, 10.0  # queries at once, and a second from then on: whatever a server answers, no hot loop
 
 
@@ -116,6 +118,26 @@ class Watch:
         if str(error) != self.trouble:
             self.trouble = str(error)
             log.warning(f"{self.label} cannot be followed: {self.trouble}; trying again")
+
+
+class File:
+    """The file or directory of SVCINIT_SOURCE, looked at now and again: inotify would miss one that is replaced."""
+
+    def __init__(self, path: str) -> None:
+        self.content = path
+        self.digest = self.known = ""
+        self.due = 0.0
+        self._path = path
+
+    def turn(self, now: float) -> bool:
+        if now < self.due:
+            return False
+        self.due = now + LOOK
+        before, self.digest = self.digest, stamp(self._path)
+        return self.digest != before
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 class Keys(Watch):

@@ -1,0 +1,157 @@
+"""The same image on a laptop: KV and peers from a file or a directory, no Consul, nothing registered."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.e2e.conftest import APP
+from tests.e2e.failing import has_state
+from tests.support.process import Running, running
+from tests.support.waiting import eventually
+
+TEMPLATE = '{{ key("workers") }} {{ service("mysql")|hostports|join(",") }} {{ this.name }}'
+SOURCE = """
+kv:
+  config/web: {workers: 4, env: {COLOUR: blue}}
+  config/_all/region: eu
+services:
+  mysql: [{address: 10.0.0.5, port: 3306, tags: [primary]}, "10.0.0.6:3307"]
+"""
+
+
+class Laptop:
+    def __init__(self, folder: pathlib.Path, stack: ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        self.source = folder / "source.yaml"
+        self.source.write_text(SOURCE)
+        self.target = folder / "out" / "app.ini"
+        self.template(TEMPLATE)
+        self.log = folder / "app.log"
+        self.env = {
+            "SVCINIT_SOURCE": f"file:{self.source}", "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000",
+            "SVCINIT_TEMPLATES": str(folder / "templates"), "CONSUL_HTTP_ADDR": "127.0.0.1:1",
+            "SVCINIT_START_TIMEOUT": "2s", "SVCINIT_SETTLE": "0s",
+        }  # fmt: skip
+
+    def template(self, text: str) -> None:
+        source = self.folder / "templates" / (str(self.target).lstrip("/") + ".j2")
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(text)
+
+    def start(self) -> Running:
+        command = (sys.executable, str(APP), str(self.log), "0")
+        return self._stack.enter_context(running(self.folder / "svcinit", *command, env=self.env))
+
+    def up(self) -> Running:
+        svcinit = self.start()
+        eventually(lambda: self.log.exists() and "up" in self.log.read_text(), f"the service is up: {svcinit.err}")
+        return svcinit
+
+
+@pytest.fixture
+def laptop(tmp_path: pathlib.Path) -> Iterator[Laptop]:
+    with ExitStack() as stack:
+        yield Laptop(tmp_path, stack)
+
+
+def test_a_service_starts_reloads_and_stops_without_consul(laptop: Laptop) -> None:
+    laptop.env["SVCINIT_PRE_START"] = "sh -c 'echo colour=$COLOUR'"
+    svcinit = laptop.up()
+    assert laptop.target.read_text() == "4 10.0.0.5:3306,10.0.0.6:3307 web"
+    assert "colour=blue" in svcinit.out
+    laptop.source.write_text(SOURCE.replace("workers: 4", "workers: 8"))
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done")
+    assert laptop.target.read_text().startswith("8 ")
+    assert svcinit.stop() == 0
+    assert "registered" not in svcinit.err
+    assert not (laptop.folder / "svcinit" / "cache.json").exists()
+
+
+def test_an_edited_file_is_followed(laptop: Laptop) -> None:
+    laptop.env["SVCINIT_WATCH"] = "1"
+    svcinit = laptop.up()
+    new = laptop.folder / "new"
+    new.write_text(SOURCE.replace("workers: 4", "workers: 16"))
+    new.rename(laptop.source)  # as editors do
+    eventually(lambda: laptop.target.read_text().startswith("16 "), f"it is followed: {svcinit.err}")
+    svcinit.says("reload 1: done")
+    eventually(lambda: "got SIGHUP" in laptop.log.read_text(), "the service heard of it")
+    assert svcinit.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ('{{ service("mysql", tag="primary")|hostports|join(",") }}', "10.0.0.5:3306"),
+        ('{{ service("primary.mysql")|length }} {{ service("_mysql._primary")|length }}', "1 1"),
+        ('{{ service("mysql", dc="dc2")|length }} {{ service("nosuch")|length }}', "0 0"),
+        ('{{ service("mysql.query")|length }} {{ node != "" }} {{ this.address }}', "2 True 127.0.0.1"),
+        ("{{ cfg.workers }} {{ ls()|length }}", "4 1"),
+    ],
+)
+def test_templates_see_what_they_would_see_of_consul(laptop: Laptop, template: str, text: str) -> None:
+    laptop.template(template)
+    laptop.up()
+    assert laptop.target.read_text() == text
+
+
+def test_layers_of_prefixes_work_as_with_consul(laptop: Laptop) -> None:
+    laptop.env["SVCINIT_KV_PREFIX"] = "config/_all,config/web"
+    laptop.template('{{ key("region") }} {{ key("workers") }}')
+    laptop.up()
+    assert laptop.target.read_text() == "eu 4"
+
+
+def test_a_directory_has_keys_as_files(laptop: Laptop) -> None:
+    folder = laptop.folder / "source"
+    (folder / "kv" / "config" / "web").mkdir(parents=True)
+    (folder / "kv" / "config" / "web" / "workers").write_text("2\n")
+    (folder / "services.json").write_text('{"mysql": ["10.0.0.9:3306"]}')
+    laptop.env["SVCINIT_SOURCE"] = f"file:{folder}"
+    laptop.up()
+    assert laptop.target.read_text() == "2 10.0.0.9:3306 web"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kv: [", "line 1: neither JSON nor YAML"),
+        ("[]", "its top level: expected a mapping with `kv` and `services`"),
+        ("keys: {}", "its top level: expected a mapping with `kv` and `services`"),
+        ("kv: 1", "kv: expected a mapping"),
+        ("services: {db: 1}", "services: expected a mapping of names to lists of instances"),
+        ("services: {db: [{port: 1}]}", "services.db[0]: expected HOST:PORT, or a mapping of address"),
+        ("services: {db: [{address: a, port: x}]}", "services.db[0]: expected a port from 0 to 65535"),
+    ],
+)
+def test_a_wrong_file_is_told_with_the_place_and_nothing_is_started(laptop: Laptop, text: str, said: str) -> None:
+    laptop.source.write_text(text)
+    svcinit = laptop.start()
+    assert svcinit.wait() == 78
+    assert f"SVCINIT_SOURCE: {laptop.source}" in svcinit.err
+    assert said in svcinit.err
+    assert not laptop.log.exists()
+
+
+def test_a_file_that_became_wrong_aborts_the_reload(laptop: Laptop) -> None:
+    svcinit = laptop.up()
+    laptop.source.write_text("kv: [")
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: aborted: the files in place stay")
+    has_state(svcinit, state="running", degraded="aborted: the files in place stay, the service was not told")
+    assert laptop.target.read_text().startswith("4 ")
+    assert svcinit.stop() == 0
+
+
+def test_peers_waited_for_that_the_file_does_not_have_are_named(laptop: Laptop) -> None:
+    laptop.env |= {"SVCINIT_WAIT_FOR": "redis", "SVCINIT_START_TIMEOUT": "500ms"}
+    svcinit = laptop.start()
+    assert svcinit.wait() == 69
+    assert "SVCINIT_WAIT_FOR: redis: 0 of 1 instances" in svcinit.err
