@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-unit test-real lint format docs bench requirements clean
+.PHONY: help setup demo demo-local test test-unit test-real lint format docs bench requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -23,6 +23,9 @@ $(READY): requirements/dev.txt pyproject.toml
 
 demo: $(READY)  ## the main job from start to end, narrated
 	@tools/with-parts --try-docker $(BIN)/python -m tools.demo
+
+demo-local: $(READY)  ## a service configured from a file, without Consul or Docker
+	@$(BIN)/python -m tools.demo_local
 
 test: lint test-unit test-real  ## everything
 

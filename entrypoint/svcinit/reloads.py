@@ -53,7 +53,7 @@ class Reloads(Steps):
             return
         self.state, self.by_hup = State.RELOADING, False
         self.reloads += 1
-        log.info(f"reload {self.reloads}: begins, for a change in Consul", changed=",".join(self.crew.changed))
+        log.info(f"reload {self.reloads}: begins, for a change", changed=",".join(self.crew.changed))
         if self.ways():
             self.pre_reload_hook()
         else:
