@@ -25,15 +25,18 @@ class Request:
 
 
 class Load:
-    """`clients` threads that request `path` one after the other; every second one keeps its connection alive."""
+    """`clients` threads that request `path` one after the other; with `keep_alive` half of them on one connection."""
 
     def __init__(
-        self, port: int, *, path: str = "/", clients: int = 4, most: int = 100_000, pause: float = 0.0
-    ) -> None:
+        self, port: int, *, path: str = "/", clients: int = 4, most: int = 100_000, pause: float = 0.0,
+        keep_alive: bool = True,
+    ) -> None:  # fmt: skip
         self.port, self.path, self.most, self.pause = port, path, most, pause
         self.requests: list[Request] = []
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(bool(n % 2),), daemon=True) for n in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(keep_alive and bool(n % 2),), daemon=True) for n in range(clients)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -97,9 +100,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @contextmanager
-def load(port: int, *, path: str = "/", clients: int = 4, pause: float = 0.0) -> Iterator[Load]:
+def load(
+    port: int, *, path: str = "/", clients: int = 4, pause: float = 0.0, keep_alive: bool = True
+) -> Iterator[Load]:
     """A load that runs for as long as the `with` block."""
-    made = Load(port, path=path, clients=clients, pause=pause)
+    made = Load(port, path=path, clients=clients, pause=pause, keep_alive=keep_alive)
     made.start()
     try:
         yield made

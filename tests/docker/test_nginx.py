@@ -1,0 +1,77 @@
+"""nginx in front of Django containers: it follows those that come and go, under load."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from tests.docker.conftest import ROOT, Shop
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.docker import Container, Engine, build
+from tests.support.load import load
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="session")
+def nginx_image(base_image: str, svcinit_image: str) -> str:
+    return build(ROOT / "images" / "nginx", "svcinit-nginx:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+
+
+class Site:
+    """nginx and the Django instances behind it."""
+
+    def __init__(self, shop: Shop, engine: Engine, image: str) -> None:
+        self.shop, self.engine = shop, engine
+        self.port = free_ports(1)[0]
+        self.instances: list[Container] = []
+        self.front = engine.run(
+            image,
+            env={
+                **shop.consul.env, "SVCINIT_SERVICE": "front", "SVCINIT_PORT": str(self.port), "BALANCE": "shop",
+                "SVCINIT_CHECK_INTERVAL": "200ms",
+            },
+        )  # fmt: skip
+        shop.env |= {"SVCINIT_DRAIN": "2s", "APP_LOAD_SECONDS": "0"}
+
+    def scale(self, count: int) -> None:
+        """Start or stop Django containers, and wait until nginx has exactly those."""
+        while len(self.instances) < count:
+            env = {**self.shop.env, "SVCINIT_PORT": str(free_ports(1)[0])}
+            options = ["--volume", f"{self.shop.code}:/app"]
+            self.instances.append(self.engine.run(self.shop.image, env=env, options=options))
+        while len(self.instances) > count:
+            assert self.instances.pop(0).stop(20) == 0
+        eventually(lambda: self.upstreams() == count, f"nginx has {count} upstreams; {self.front.logs}", 60)
+
+    def upstreams(self) -> int:
+        conf = self.front.read("/etc/nginx/svcinit.conf").decode()
+        return conf.count("server 127.0.0.1:") - conf.count("server 127.0.0.1:1 down")
+
+
+@pytest.fixture
+def site(shop: Shop, engine: Engine, nginx_image: str, consul: ConsulAgent) -> Site:
+    made = Site(shop, engine, nginx_image)
+    eventually(lambda: consul.passing("front"), f"nginx is passing; {made.front.logs}", 30)
+    return made
+
+
+def test_nginx_follows_django_from_3_to_5_to_2_without_a_failed_request(
+    site: Site, report: Callable[[str], None], tmp_path: pathlib.Path
+) -> None:
+    site.scale(3)
+    with load(site.port, clients=4, pause=0.005, keep_alive=False) as made:
+        eventually(lambda: len(made.requests) > 100, "requests are served", 20)
+        site.scale(5)
+        grown = len(made.requests)
+        eventually(lambda: len(made.requests) > grown + 100, "requests are served by five", 20)
+        site.scale(2)
+        shrunk = len(made.requests)
+        eventually(lambda: len(made.requests) > shrunk + 100, "requests are served by two", 20)
+    report(f"nginx over Django 3 -> 5 -> 2: {len(made.requests)} requests, {len(made.failed)} failed, "
+           f"longest stall {made.longest * 1000:.0f} ms")  # fmt: skip
+    assert made.failed == []
+    assert site.front.stop() == 0
