@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, report, watch
+from bench import contenders, image, imports, memory, report, scale, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
@@ -88,6 +88,16 @@ class Bench:
         print()
         print(report.target("HUP after the raw query's answer", watch.excess(samples), WATCH_MS, " ms"))
 
+    def scale(self) -> None:
+        """following, by the number of keys and templates, while nothing changes; and one change for many"""
+        with self._agent() as (folder, agent):
+            idle = scale.idle(folder / "idle", agent)
+            fleet = scale.fleet(folder / "fleet", agent)
+        self.raw["scale"] = {"idle": [vars(each) for each in idle], "fleet": fleet}
+        _print(report.idle(idle))
+        print(f"\n{scale.FLEET} followers of one prefix on one agent, one put:\n")
+        _print(report.fleet(fleet))
+
     def _race(self, part: str, field: Sequence[Contender], base: str) -> dict[str, list[float]]:
         """Round robin, so that noise hits all alike; each round begins with the next one."""
         ready = [each for each in field if not each.missing]
@@ -122,7 +132,7 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
-    "watch": Bench.watch,
+    "watch": Bench.watch, "scale": Bench.scale,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from bench.image import ROOT
 from bench.imports import Imports
 from bench.memory import Footprint
+from bench.scale import Idle
 
 TOP = 10
 
@@ -63,6 +64,27 @@ def times(samples: Mapping[str, Sequence[float]], missing: Sequence[str], base: 
 def footprints(found: Sequence[Footprint]) -> list[str]:
     lines = ["| | processes | PSS MiB | alone MiB |", "|---|--:|--:|--:|"]
     return lines + [f"| {each.name} | {each.processes} | {each.pss:.1f} | {each.alone:.1f} |" for each in found]
+
+
+def idle(found: Sequence[Idle]) -> list[str]:
+    lines = [
+        "| keys | templates | requests a minute | CPU ms a minute | connections | PSS MiB | start s |",
+        "|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    return lines + [
+        f"| {each.keys} | {each.templates} | {each.requests} | {each.cpu:.0f} | {each.connections} | {each.pss:.1f} "
+        f"| {each.start:.2f} |"
+        for each in found
+    ]
+
+
+def fleet(found: Mapping[str, float]) -> list[str]:
+    return [
+        "| median ms | p99 ms | last ms | CPU ms of the agent | its connections |",
+        "|--:|--:|--:|--:|--:|",
+        f"| {found['median']:.0f} | {found['p99']:.0f} | {found['last']:.0f} | {found['agent']:.0f} "
+        f"| {found['connections']:.0f} |",
+    ]
 
 
 def processes(found: Sequence[Imports]) -> list[str]:

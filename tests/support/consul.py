@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from tests.support.process import stat_fields
 from tests.support.waiting import eventually
 
@@ -133,6 +135,11 @@ class ConsulAgent:
             self._process.kill()
             self._process.wait(10)
             self._process = None
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self._process
+        return psutil.Process(self._process.pid)
 
     def restart(self) -> None:
         """Start again on the same ports: -dev keeps nothing, so all its data are lost."""

@@ -1,0 +1,57 @@
+"""Many followers of one prefix, forked as init forks its presence: followers.py COUNT FOLDER. Ends them on TERM."""
+
+import _signal
+import json
+import os
+import pathlib
+import sys
+
+import urllib3.util.connection
+
+from svcinit import settings
+from svcinit.agent import presence
+from svcinit.agent.prepare import digest
+from svcinit.init import memfd, refill
+
+
+def main() -> None:
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
+    count, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+    herd = []
+    for number in range(count):
+        pid = os.fork()
+        if pid == 0:
+            follow(number, folder)
+            os._exit(0)
+        herd.append(pid)
+    _signal.sigwait({_signal.SIGTERM})
+    for pid in herd:
+        os.kill(pid, _signal.SIGTERM)
+    for pid in herd:
+        os.waitpid(pid, 0)
+
+
+def follow(number: int, folder: pathlib.Path) -> None:
+    """One container's presence, from a client address of its own: Consul allows 200 connections to each."""
+    connect = urllib3.util.connection.create_connection
+    here = (f"127.0.{1 + number // 250}.{1 + number % 250}", 0)
+
+    def from_here(address: tuple[str, int], *arguments: object, **options: object) -> object:
+        return connect(address, *arguments, **{**options, "source_address": here})  # type: ignore[arg-type]
+
+    urllib3.util.connection.create_connection = from_here  # type: ignore[assignment]
+    tree = folder / f"templates{number}"
+    source = tree / (str(folder / "out" / str(number)).lstrip("/") + ".j2")
+    source.parent.mkdir(parents=True)
+    source.write_text('{{ key("n") }}')
+    read = settings.read({**os.environ, "SVCINIT_TEMPLATES": str(tree)})
+    slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock")
+    known = {"kv": [digest({"config/fleet/n": b"0"})], "peers": []}
+    refill(slots[0], json.dumps({"inputs": known, "argv": ["x"], "env": {}}).encode())
+    presence.main(
+        read, lambda: None, life=f"{number:016x}", first=True, ready=-1, env={}, kv={}, command=("x",), slots=slots
+    )
+
+
+if __name__ == "__main__":
+    main()
