@@ -128,7 +128,10 @@ class Crew(Init):
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return False
         if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
-            log.warning("the command's arguments or environment changed: they take effect at its next start")
+            if self.settings.reload.kind == "restart":
+                reloads.append("")  # that is a start
+            else:
+                log.warning("the command's arguments or environment changed: they take effect at its next start")
         self.argv, self.extra_env = tuple(argv), env
         self._before, self._undoable = self.changed, bool(changed)
         self.changed = self.changed + [path for path in changed if path not in self.changed]

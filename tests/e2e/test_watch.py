@@ -140,6 +140,29 @@ def test_a_template_says_how_the_service_hears_of_its_change(followed: Service, 
     assert svcinit.stop() == 0
 
 
+PRINTS = 'echo "hosts=<$0>"; trap "exit 0" TERM; echo up; while :; do read -rt 100 <> <(:); done'
+HOSTS = '{{ service("elasticsearch")|hostports(9300)|join(",") }}'
+
+
+def test_an_argument_made_of_peers_is_empty_on_the_first_node_and_follows_them_by_a_restart(followed: Service) -> None:
+    followed.env |= {"SVCINIT_RENDER_ARGS": "1", "SVCINIT_RELOAD": "restart", "SVCINIT_CHECK": "none"}
+    svcinit = followed.start("bash", "-c", PRINTS, HOSTS)
+    svcinit.says("hosts=<>\nup")
+    followed.consul.register("elasticsearch", 9200, address="10.0.0.7")
+    svcinit.says("hosts=<10.0.0.7:9300>\nup")
+    assert svcinit.stop() == 0
+
+
+def test_an_argument_that_changed_under_a_command_that_is_not_restarted_is_told(followed: Service) -> None:
+    followed.env |= {"SVCINIT_RENDER_ARGS": "1", "SVCINIT_CHECK": "none"}
+    svcinit = followed.start("bash", "-c", PRINTS, HOSTS)
+    svcinit.says("hosts=<>\nup")
+    followed.consul.register("elasticsearch", 9200, address="10.0.0.7")
+    svcinit.says("the command's arguments or environment changed: they take effect at its next start")
+    svcinit.says("reload 1: done")
+    assert svcinit.stop() == 0
+
+
 def test_of_several_changed_templates_the_most_disruptive_one_wins(followed: Service) -> None:
     for name, option in (("a", "USR1"), ("b", "restart"), ("c", "none")):
         followed.template(name, f'{{# svcinit: reload={option} #}}{{{{ key_or_default("n", "0") }}}}')
