@@ -115,6 +115,7 @@ class Crew(Init):
             refill(self._memory, os.pread(self._news_memory, os.fstat(self._news_memory).st_size, 0))
             refill(self._inputs, whole)
         os.ftruncate(self._news, 0)
+        self.signal(Role.PRESENCE, _signal.SIGHUP)  # the next news may come
         return taken
 
     def _take(self, whole: bytes) -> bool:
@@ -174,7 +175,8 @@ class Crew(Init):
         env, kv, command = self._action_env(), self.extra_env, self.command
         slots: tuple[int, ...] = ()
         if self.settings.watch:
-            self._news, self._news_memory = self._renew("_news"), self._renew("_news_memory")
+            if self._news < 0:  # kept for the next presence: a child of the former one may still write to them
+                self._news, self._news_memory = self._renew("_news"), self._renew("_news_memory")
             slots = self._inputs, self._news, self._news_memory, self._lock
         self._presences += 1
         touch(beat)

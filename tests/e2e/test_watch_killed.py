@@ -57,7 +57,7 @@ def test_killed_at_a_hundred_points_every_file_is_whole_and_all_come_to_be_of_th
         until = time.monotonic() + rng.uniform(0, LATEST)
         while time.monotonic() < until:
             versions(targets)
-        whole = point % 4 == 0
+        whole = point % 4 == 1
         kill(svcinit, whole)
         versions(targets)
         if whole:

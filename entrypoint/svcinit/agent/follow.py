@@ -15,11 +15,12 @@ import json
 import marshal
 import os
 import shlex
+import time
 
 from svcinit import log
 from svcinit.agent import files, last_known, render, templating, watch
 from svcinit.agent.backoff import pause_before
-from svcinit.agent.prepare import PREPARING, Preparation, locked
+from svcinit.agent.prepare import PREPARING, Preparation, is_free, locked
 from svcinit.agent.source_file import FromFile
 from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
 from svcinit.init import NEWS, default_signals
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from svcinit.settings import Settings
 
 BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
+RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
 READ_LIMIT = 16 << 20
 NEVER = float("inf")
 PRELOADED = fcntl, files, hashlib, last_known, marshal, render, shlex  # for the children, which else import them anew
@@ -57,6 +59,7 @@ class Follower:
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
         self._child = 0
         self._announced = False  # the child's verdict was acted upon
+        self._init, self._told = os.getppid(), False  # init was told of what is not taken yet
         self._late = self._retry_at = NEVER
         self._attempt = 0
         self.trouble = ""
@@ -70,7 +73,9 @@ class Follower:
         times = [each.due for each in self._watches()]
         if self._child:
             times.append(self._late)
-        elif self._changed_at and not self._is_untaken():
+        elif self._is_untaken():
+            times.append(NEVER if self._told else time.monotonic() + RIPENING)
+        elif self._changed_at:
             times.append(self._settled_at())
         return min([*times, self._retry_at])
 
@@ -93,7 +98,9 @@ class Follower:
                 self._changed_at = self._changed_at or now
         if self._child:
             self._look_after(now)
-        elif not self._is_untaken() and self._is_time(now):
+        elif self._is_untaken():
+            self._mention()
+        elif self._is_time(now):
             self._prepare(now)
 
     def end(self) -> None:
@@ -127,8 +134,15 @@ class Follower:
         """Does init still have to take the last news?"""
         return os.fstat(self._slots.news).st_size > 0
 
+    def _mention(self) -> None:
+        """Tell of what a presence before this one left; what its child is still at is not ripe yet."""
+        if not self._told and (self._is_whole() or is_free(self._slots.lock)):
+            self._tell()
+
     def _tell(self) -> None:
-        os.kill(os.getppid(), NEWS)
+        self._told = True
+        if os.getppid() == self._init:
+            os.kill(self._init, NEWS)
 
     def _prepare(self, now: float) -> None:
         self._changed_at, self._retry_at = 0.0, NEVER
@@ -136,7 +150,8 @@ class Follower:
             if each.content is not None:
                 each.known = each.digest  # what fails with this is not tried again before it changes
         self._late = now + self.settings.reload_timeout
-        self._announced = False
+        self._announced = self._told = False
+        presence = os.getpid()
         self._child = os.fork()
         if self._child:
             return
@@ -144,7 +159,7 @@ class Follower:
         try:
             os.setpgid(0, 0)
             default_signals(blocked=False)
-            code = self._prepared()
+            code = self._prepared(presence)
         except SvcinitError as error:
             for fault in error.faults:
                 log.error(fault)
@@ -154,7 +169,7 @@ class Follower:
         finally:
             os._exit(code)
 
-    def _prepared(self) -> int:
+    def _prepared(self, presence: int) -> int:
         with locked(self._slots.lock):
             keys = [each.content for each in self._keys]
             peers = {question: each.content for question, each in self._peers.items()}
@@ -164,7 +179,8 @@ class Follower:
             else:
                 done = Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers)
             done.run(self._slots.news, self._slots.memory)
-            os.kill(os.getppid(), _signal.SIGIO)  # nobody needs to wait for the rest
+            if os.getppid() == presence:
+                os.kill(presence, _signal.SIGIO)  # nobody needs to wait for the rest
             done.keep()
         return EX_OK
 

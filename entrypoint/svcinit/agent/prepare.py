@@ -95,6 +95,18 @@ def locked(lock: int) -> Iterator[None]:
         fcntl.lockf(lock, fcntl.LOCK_UN)
 
 
+def is_free(lock: int) -> bool:
+    """Does nobody prepare?"""
+    import fcntl
+
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    fcntl.lockf(lock, fcntl.LOCK_UN)
+    return True
+
+
 def undo(memory: int) -> int:
     """Put back the files that the preparation which left `memory` committed."""
     from svcinit.agent import files
