@@ -75,3 +75,37 @@ def test_nginx_follows_django_from_3_to_5_to_2_without_a_failed_request(
            f"longest stall {made.longest * 1000:.0f} ms")  # fmt: skip
     assert made.failed == []
     assert site.front.stop() == 0
+
+
+def checked(engine: Engine, image: str, fixture: pathlib.Path) -> tuple[int, str]:
+    """What `svcinitctl check` in an image's CI says, by the command of images/nginx/README.md, and its exit status."""
+    options = ["--volume", f"{fixture}:/fixture.yaml:ro", "--entrypoint", "svcinitctl", "--network=none"]
+    container = engine.run(image, "check", "--fixture", "/fixture.yaml", options=options)
+    return container.wait(), container.logs
+
+
+def test_the_images_ci_checks_its_templates_without_consul(
+    engine: Engine, nginx_image: str, tmp_path: pathlib.Path
+) -> None:
+    fixture = ROOT / "images" / "nginx" / "fixture.yaml"
+    assert checked(engine, nginx_image, fixture) == (0, "files 1, check commands 1\n")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(fixture.read_text().replace("workers: 2", "workers: many"))
+    code, said = checked(engine, nginx_image, wrong)
+    assert code == 1
+    assert said.startswith("/etc/nginx/svcinit.conf was not accepted by its check, `nginx -t -q -c {}`: exit status 1")
+    assert "in /etc/nginx/svcinit.conf:2 /" in said
+
+
+def test_in_the_container_it_is_shown_what_a_change_would_do(
+    engine: Engine, nginx_image: str, consul: ConsulAgent
+) -> None:
+    port = free_ports(1)[0]
+    env = {**consul.env, "SVCINIT_SERVICE": "front", "SVCINIT_PORT": str(port), "BALANCE": "shop", "SVCINIT_WATCH": "0"}
+    container = engine.run(nginx_image, env=env)
+    eventually(lambda: consul.passing("front"), f"nginx is passing; {container.logs}", 30)
+    assert container.exec("svcinitctl", "render", "--diff") == ""
+    consul.kv_put("config/front/connections", "77")
+    assert "+events { worker_connections 77; }" in container.exec("svcinitctl", "render", "--diff")
+    assert "+events { worker_connections ***; }" in container.exec("svcinitctl", "render", "--diff", "--mask")
+    assert b"77" not in container.read("/etc/nginx/svcinit.conf")

@@ -220,7 +220,7 @@ def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_
             print(error)
         show()
     """
-    warning = "svcinit: warning: wrote in place, not atomically: the file is a mount of its own"
+    warning = "svcinit: warning: written in place, not atomically: the file is a mount of its own"
     warning += f" file={etc}/app.conf"
     old = f"old, and longer 0o100640 {os.getuid()} ['app.conf']"
     assert in_own_mounts(script, etc, etc.parent / "srv.conf", options).splitlines() == [

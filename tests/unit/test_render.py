@@ -188,6 +188,19 @@ def test_templates_include_import_and_extend_each_other_across_trees(tmp_path: P
     assert [(file.target, file.content) for file in files] == [("/etc/a", b"<x:host1>v")]
 
 
+def test_the_shared_upstream_of_nginx_lists_peers_and_is_valid_without_any(tmp_path: Path) -> None:
+    use = '{% from "svcinit/nginx.j2" import upstream %}{{ upstream("b", service("web"), options="max_fails=0") }}'
+    own = tree(tmp_path, {"a.j2": use})
+    shared = str(Path(__file__).parent.parent.parent / "templates")
+    peers = {"web": [Peer("h", "10.0.0.2", 81, "n"), Peer("h", "fd00::1", 80, "n")]}
+    servers = {
+        "    server 10.0.0.2:81 max_fails=0;\n    server [fd00::1]:80 max_fails=0;": Data(peers=peers),
+        "    server 127.0.0.1:1 down;  # nobody is there: 502": Data(),
+    }
+    for lines, data in servers.items():
+        assert render(find([own]), data, [shared, own])[0].content.decode() == f"upstream b {{\n{lines}\n}}"
+
+
 # values are data
 
 

@@ -52,8 +52,8 @@ class Committed:
         self.made = made
 
 
-class _Change:
-    """A file asked for, and what is there instead."""
+class Change:
+    """A file asked for, `new`, and what is there instead, `now` (None: nothing). path: `target` without links."""
 
     def __init__(self, file: File) -> None:
         self.target = file.target
@@ -90,7 +90,7 @@ def commit(
     Raises ConfigError with all faults found. A full disk is one, too: Unavailable would say that Consul is
     away, on which a reload goes on with the files in place.
     """
-    changes = _plan(files)
+    changes = plan(files)
     for folder in sorted({os.path.dirname(change.path) for change in changes}):
         staging.remove_leftovers(folder)
     changes = [change for change in changes if change.is_needed()]
@@ -109,6 +109,22 @@ def commit(
             staging.remove_dirs(made)
     staging.sync_dirs(change.path for change in changes)
     return Committed([change.target for change in changes], [change.was() for change in changes], made)
+
+
+def rehearse(files: Iterable[File], *, timeout: float = CHECK_TIMEOUT, env: Mapping[str, str] | None = None) -> None:
+    """Stage every file and run every check as `commit` does, those of unchanged files too; put nothing in place.
+
+    Raises ConfigError.
+    """
+    changes = plan(files)
+    made: list[str] = []
+    try:
+        _stage(changes, made)
+        _check(changes, timeout, env, str)
+    finally:
+        for change in changes:
+            change.new.discard()
+        staging.remove_dirs(made)
 
 
 def dump_undo(committed: Committed) -> bytes:
@@ -140,12 +156,13 @@ def undo(data: bytes) -> None:
         raise SvcinitError(*faults)
 
 
-def _plan(files: Iterable[File]) -> list[_Change]:
-    changes: dict[str, _Change] = {}
+def plan(files: Iterable[File]) -> list[Change]:
+    """What there is, and what shall be. Raises ConfigError with all that cannot be read or is asked for twice."""
+    changes: dict[str, Change] = {}
     faults: list[str] = []
     for file in files:
         try:
-            change = _Change(file)
+            change = Change(file)
         except OSError as error:
             faults.append(staging.fault(file.target, os.path.realpath(file.target), error))
             continue
@@ -157,7 +174,7 @@ def _plan(files: Iterable[File]) -> list[_Change]:
     return list(changes.values())
 
 
-def _stage(changes: Sequence[_Change], made: list[str]) -> None:
+def _stage(changes: Sequence[Change], made: list[str]) -> None:
     faults: list[str] = []
     for change in changes:
         try:
@@ -171,7 +188,7 @@ def _stage(changes: Sequence[_Change], made: list[str]) -> None:
         raise ConfigError(*faults)
 
 
-def _install(changes: Sequence[_Change]) -> None:
+def _install(changes: Sequence[Change]) -> None:
     for count, change in enumerate(changes):
         try:
             change.new.install()
@@ -213,7 +230,7 @@ def _restore(path: str, content: bytes | None, mode: int, owner: tuple[int, int]
 
 
 def _check(
-    changes: Sequence[_Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
+    changes: Sequence[Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
 ) -> None:
     faults = [
         f"{change.target} was not accepted by its check, `{change.check}`: {reason}"
@@ -225,7 +242,7 @@ def _check(
 
 
 def _objection(
-    change: _Change, command: str, timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
+    change: Change, command: str, timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
 ) -> str:
     """Run a check command on the staged file; return what speaks against it, nothing if nothing does."""
     import shlex
@@ -249,7 +266,7 @@ def _objection(
         return f"{ended}{_said(output.fileno(), change, redact)}" if status else ""
 
 
-def _said(fd: int, change: _Change, redact: Callable[[str], str]) -> str:
+def _said(fd: int, change: Change, redact: Callable[[str], str]) -> str:
     """Return the end of a command's output as one line that names the target, not the staged file."""
     size = os.fstat(fd).st_size
     tail = os.pread(fd, 8192, max(0, size - 8192)).decode("utf-8", "replace")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from svcinit.agent.consul import Consul
     from svcinit.agent.discovery import Peer, Resolver
+    from svcinit.agent.mask import Mask
+    from svcinit.agent.render import Rendered
     from svcinit.settings import Settings
 
 BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pause is longer than the second
@@ -62,7 +64,7 @@ def _main(
     for attempt in range(1 << 30):
         try:
             refill(out, FETCHING)
-            _kind(settings)(settings, command, memory, deadline).run_and_keep(out, fresh)
+            kind_of(settings)(settings, command, memory, deadline).run_and_keep(out, fresh)
             return EX_OK
         except Unavailable as away:
             pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
@@ -75,7 +77,8 @@ def _main(
     return EX_OK
 
 
-def _kind(settings: Settings) -> type[Preparation]:
+def kind_of(settings: Settings) -> type[Preparation]:
+    """What prepares where SVCINIT_SOURCE says so."""
     if settings.source is None:
         return Preparation
     from svcinit.agent.source_file import FromFile
@@ -154,12 +157,15 @@ class Preparation:
             self.tell_empty()  # it may be why
             raise
         finally:
-            if self._consul is not None:
-                self._consul.close()
+            self.close()
         self.tell_empty()
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         verdict = {"argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs()}
         refill(out, json.dumps(verdict).encode())
+
+    def close(self) -> None:
+        if self._consul is not None:
+            self._consul.close()
 
     def registration(self) -> None:
         """Tell now what presence, which registers, could only trip over again and again."""
@@ -218,22 +224,43 @@ class Preparation:
 
     def render(self) -> tuple[list[str], list[str], bytes, list[str]]:
         """Arguments, changed files, the undo record, how main hears of the changes; on an error nothing is written."""
-        dirs = [folder for folder in self.settings.templates if os.path.isdir(folder)]
-        argv = list(self.command)
-        if not dirs and not self.settings.render_args:
+        argv, rendered = self.arguments(), self.rendered()
+        if not rendered:
             return argv, [], b"", []
-        from svcinit.agent import files, render
+        from svcinit.agent import files
 
-        shared = [SHARED] if os.path.isdir(SHARED) else []
-        if self.settings.render_args:
-            argv = render.render_arguments(argv, self, [*shared, *dirs])
-        rendered = render.render(render.find(dirs), self, [*shared, *dirs])
         committed = files.commit(rendered, env=self.env, redact=self.redact)
         for target in committed.changed:
             log.info(f"rendered {target}")
         how = {file.target: file.reload or "" for file in rendered}
         reloads = list(dict.fromkeys(how[target] for target in committed.changed))
         return argv, committed.changed, files.dump_undo(committed), reloads
+
+    @property
+    def dirs(self) -> list[str]:
+        """The template directories that there are."""
+        return [folder for folder in self.settings.templates if os.path.isdir(folder)]
+
+    @property
+    def libraries(self) -> list[str]:
+        """Where templates find each other: what images share, then their own."""
+        return [*([SHARED] if os.path.isdir(SHARED) else []), *self.dirs]
+
+    def arguments(self, mask: Mask | None = None) -> list[str]:
+        """The command's, rendered; mask: as for `render.attempt`."""
+        if not self.settings.render_args:
+            return list(self.command)
+        from svcinit.agent import render
+
+        return render.render_arguments(self.command, self, self.libraries, mask)
+
+    def rendered(self, root: str = "/") -> list[Rendered]:
+        """All files, in memory; root: directory that they shall lie under."""
+        if not self.dirs:
+            return []
+        from svcinit.agent import render
+
+        return render.render(render.find(self.dirs, root), self, self.libraries)
 
     def redact(self, text: str) -> str:
         """What a check command said, without the values of keys and other secrets that it was given."""

@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from svcinit.agent.mask import Mask
     from svcinit.agent.templating import Data, Engine
 
 SUFFIX = ".j2"
@@ -105,6 +106,21 @@ def render(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> l
     shared ones before them. Raises ConfigError with the faults of all templates, each naming file, line and
     the text of the line; if there are none, Unavailable with what had too few peers or did not answer.
     """
+    rendered, faults, away = attempt(sources, data, dirs)
+    if faults:
+        raise ConfigError(*faults)
+    if away:
+        raise Unavailable(*away)
+    return rendered
+
+
+def attempt(
+    sources: Sequence[Source], data: Data, dirs: Sequence[str] = (), mask: Mask | None = None
+) -> tuple[list[Rendered], list[str], list[str]]:
+    """As `render`, going on after each fault: what can be rendered, what is wrong, what is away.
+
+    mask: makes of each value that a template prints what may be shown of it.
+    """
     engine: Engine | None = None
     rendered: list[Rendered] = []
     faults: list[str] = []
@@ -112,7 +128,7 @@ def render(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> l
     for source in sources:
         try:
             if source.template:
-                engine = engine or _engine(data, dirs)
+                engine = engine or _engine(data, dirs, mask)
                 rendered.append(_from_template(engine, source))
             else:
                 rendered.append(_copy(source))
@@ -120,21 +136,17 @@ def render(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> l
             faults += error.faults
         except Unavailable as error:
             away += error.faults
-    if faults:
-        raise ConfigError(*dict.fromkeys(faults))
-    if away:
-        raise Unavailable(*dict.fromkeys(away))
-    return rendered
+    return rendered, list(dict.fromkeys(faults)), list(dict.fromkeys(away))
 
 
-def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = ()) -> list[str]:
+def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), mask: Mask | None = None) -> list[str]:
     """Render the templates among the words of a command; words without one are left alone.
 
     Raises as `render` does, naming the number of the argument (0 is the command itself) in place of a file.
     """
     if not any(_has_template(word) for word in argv):
         return list(argv)
-    engine = _engine(data, dirs)
+    engine = _engine(data, dirs, mask)
     words: list[str] = []
     faults: list[str] = []
     away: list[str] = []
@@ -160,10 +172,10 @@ def _has_template(word: str) -> bool:
     return "{{" in word or "{%" in word or "{#" in word
 
 
-def _engine(data: Data, dirs: Sequence[str]) -> Engine:
+def _engine(data: Data, dirs: Sequence[str], mask: Mask | None) -> Engine:
     from svcinit.agent.templating import Engine
 
-    return Engine(data, dirs)
+    return Engine(data, dirs, mask)
 
 
 def _walk(tree: str, below: str, faults: list[str]) -> Iterator[str]:

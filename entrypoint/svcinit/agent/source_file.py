@@ -5,8 +5,9 @@ A file is YAML or JSON:
     kv: {config: {web: {workers: 4, env: {DEBUG: "1"}}}}      # nested, or flat: config/web/workers: 4
     services: {mysql: [{address: 10.0.0.5, port: 3306, tags: [primary]}, "10.0.0.6:3306"]}
 
-A directory has the keys as files below PATH/kv, and PATH/services.yaml or .json with what stands under `services`.
-Names are whole, as they are in Consul: SVCINIT_KV_PREFIX and its layers mean the same.
+`env` may stand beside them: what `svcinitctl check` takes as the environment. A directory has the keys as files below
+PATH/kv, and PATH/services.yaml or .json with what stands under `services`. Names are whole, as they are in Consul:
+SVCINIT_KV_PREFIX and its layers mean the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LISTS = "services.yaml", "services.yml", "services.json"
+SECTIONS = "kv", "services", "env"
 FIELDS = "address", "port", "tags", "node", "dc"
 LOOPBACK = "127.0.0.1"
 
@@ -49,8 +51,10 @@ class FromFile(Preparation):
         if question[0].startswith("_"):  # RFC 2782 has it the other way round
             tags, name = [name], tags[0]
         wanted = {label for label in (tag, *tags) if label and label != "tcp"}
-        found = self._services.get(name) or self._services.get(name.removesuffix(QUERY)) or []
-        return sorted({peer for peer, has, where in found if wanted <= has and where == dc})
+        return sorted({peer for peer, has, where in self.instances(name) if wanted <= has and where == dc})
+
+    def instances(self, name: str) -> list[Instance]:
+        return self._services.get(name) or self._services.get(name.removesuffix(QUERY)) or []
 
     @property
     def agent(self) -> dict[str, str]:
@@ -67,11 +71,23 @@ def read(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
         folder = os.path.join(path, "kv")
         return _tree(folder), _services(_load(lists[0]), lists[0]) if lists else {}
     whole = _load(path)
-    if not isinstance(whole, dict) or set(whole) - {"kv", "services"}:
+    if not isinstance(whole, dict) or set(whole) - set(SECTIONS):
         raise _wrong(path, "its top level", "a mapping with `kv` and `services`")
     kv: dict[str, bytes] = {}
     _flatten(whole.get("kv") or {}, "", kv, path)
     return kv, _services(whole.get("services") or {}, path)
+
+
+def environment(path: str) -> dict[str, str]:
+    """What stands under `env` in a file, for `svcinitctl check`; a running svcinit has an environment of its own.
+
+    Raises ConfigError.
+    """
+    whole = {} if os.path.isdir(path) else _load(path)
+    given = (whole.get("env") or {}) if isinstance(whole, dict) else {}
+    if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
+        raise _wrong(path, "env", "a mapping of variables to values")
+    return {str(name): _text(value) for name, value in given.items()}
 
 
 def stamp(path: str) -> str:

@@ -76,7 +76,6 @@ class Replacement:
             else:
                 self.staged = ""
         if self._in_place:
-            log.warning("wrote in place, not atomically: the file is a mount of its own", file=self.path)
             self._overwrite()
             self.staged = ""
 
@@ -122,8 +121,9 @@ class Replacement:
 
     def _overwrite(self) -> None:
         """Never let anybody read more than before until the content is the one that they may read."""
-        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        fd = _opened_for_writing(self.path)
         try:
+            log.warning("written in place, not atomically: the file is a mount of its own", file=self.path)
             kind = os.fstat(fd)
             old = stat.S_IMODE(kind.st_mode)
             if old & self.mode != old:
@@ -226,11 +226,12 @@ def is_mount(path: str) -> bool:
 
 def fault(target: str, path: str, error: OSError) -> str:
     """Say why a target cannot be written, and what to do. path: where its links lead."""
-    folder = os.path.dirname(path)
+    folder, alone = os.path.dirname(path), is_mount(path)
+    writable = f"let uid {os.geteuid()} write to {path if alone else folder}, or run svcinit as a user who may"
     advice = {
-        errno.EACCES: f"let uid {os.geteuid()} write to {folder}, or run svcinit as a user who may",
-        errno.EPERM: f"let uid {os.geteuid()} write to {folder}, or run svcinit as a user who may",
-        errno.EROFS: f"mount a tmpfs or a volume on {folder}",
+        errno.EACCES: writable,
+        errno.EPERM: writable,
+        errno.EROFS: "mount it without `ro`" if alone else f"mount a tmpfs or a volume on {folder}",
         errno.ENOSPC: f"free space on the file system of {folder}, or give it more",
         errno.EDQUOT: f"free space on the file system of {folder}, or give it more",
         errno.EISDIR: "remove it, or rename the template",
@@ -252,6 +253,14 @@ def _quietly(act: Callable[[str], None], path: str) -> None:
         act(path)
     except OSError:
         return
+
+
+def _opened_for_writing(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except PermissionError:
+        os.chmod(path, os.stat(path).st_mode | stat.S_IWUSR)  # one's own, which a template made read-only before
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _locked(path: str) -> int:

@@ -23,6 +23,8 @@ from svcinit.errors import ConfigError, SvcinitError, Unavailable
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from svcinit.agent.mask import Mask
+
     class Peer(Protocol):
         """An instance of a service. port: 0 if it is not known."""
 
@@ -66,10 +68,11 @@ class Engine:
     """Renders templates with one set of data.
 
     dirs: trees in which templates are looked up, the last one first. Every method that renders raises
-    ConfigError with one fault, or Unavailable; both name file, line and the text of the line.
+    ConfigError with one fault, or Unavailable; both name file, line and the text of the line. mask: what is
+    shown in place of each value that a template prints.
     """
 
-    def __init__(self, data: Data, dirs: Sequence[str]) -> None:
+    def __init__(self, data: Data, dirs: Sequence[str], mask: Mask | None = None) -> None:
         self._data = data
         self._loader = _Loader(list(reversed(dirs)))
         self._env = Environment(
@@ -78,7 +81,11 @@ class Engine:
             auto_reload=False,
             cache_size=-1,
             loader=self._loader,
+            finalize=mask,
         )
+        if mask:
+            # Macros, blocks and the like hand on text whose values are masked already.
+            self._env.concat = mask.joined  # type: ignore[method-assign]
         self._env.context_class = _Context
         self._env.filters.update(template_filters.FILTERS)
         self._env.globals.update(_Names(data).globals())

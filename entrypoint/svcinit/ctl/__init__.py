@@ -21,6 +21,8 @@ COMMANDS = {  # name: (module, help)
     "status": ("status", "what state it is in; 1 when degraded or not serving"),
     "health": ("health", "for HEALTHCHECK: 0 while the service runs, else 1; no network is used"),
     "reload": ("reload", "the same as docker kill -s HUP, and wait for how it ended"),
+    "render": ("render", "print what would be rendered now, or how that differs from the files in place"),
+    "check": ("check", "render all templates from a file, without Consul, and run their check commands; for CI"),
     "maintenance": ("maintenance", "on: take the service out of Consul's answers while it runs on; off: give it back"),
     "external": ("external", "put a service that no agent looks after into Consul's catalog, or take it out"),
     "doctor": ("doctor", "try all that the settings name, and print the least ACL policy for them; 1 if any is wrong"),

@@ -1,0 +1,89 @@
+"""svcinitctl check: an image's templates against a file, in the image's own CI, without Consul.
+
+The file is that of SVCINIT_SOURCE=file:, where `env` stands for the environment. Names of keys may be relative to the
+prefix, too. A service that a template uses must stand in it, if only with an empty list: a misspelt one is found.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from svcinit.agent.discovery import QUERY
+from svcinit.agent.source_file import FromFile, environment
+from svcinit.errors import ConfigError, SvcinitError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from svcinit.agent.render import Rendered
+    from svcinit.agent.source_file import Instance
+
+SOURCE = "SVCINIT_SOURCE: "
+
+
+class Fixture(FromFile):
+    """A preparation from a file that is there for nothing else."""
+
+    def fetch(self) -> None:
+        super().fetch()
+        prefixes = tuple(f"{prefix}/" for prefix, _ in self.settings.kv_prefix)
+        self.kv.update({key: value for key, value in self._kv.items() if not key.startswith(prefixes)})
+
+    def instances(self, name: str) -> list[Instance]:
+        if not {name, name.removesuffix(QUERY)} & set(self._services):
+            raise ConfigError(f"the fixture has no service {name!r}; list it, with [] if it has no peers")
+        return super().instances(name)
+
+
+class Findings:
+    """faults: all that is wrong."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def attempt(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except SvcinitError as error:
+            self.faults += (fault.replace(SOURCE, "--fixture ", 1) for fault in error.faults)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    from svcinit.ctl.render import add_command
+
+    parser.add_argument("--fixture", required=True, metavar="FILE", help="YAML or JSON with kv, services and env")
+    add_command(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    findings = Findings()
+    done: list[str] = []
+    findings.attempt(lambda: done.extend(_check(options, findings)))
+    print(*findings.faults, *done, sep="\n", file=sys.stderr if findings.faults else sys.stdout)
+    return 1 if findings.faults else 0
+
+
+def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
+    """What was done, one line; faults that are not the end of it go to `findings`. Raises ConfigError."""
+    from svcinit.agent import files, render
+    from svcinit.agent.services import services
+    from svcinit.settings import read
+
+    path = os.path.abspath(options.fixture)
+    settings = read({**os.environ, **environment(path), "SVCINIT_SOURCE": f"file:{path}"})
+    data = Fixture(settings, tuple(options.words), -1, time.monotonic())
+    data.fetch()
+    findings.attempt(lambda: services(settings))
+    findings.attempt(data.environment)
+    findings.attempt(data.arguments)
+    rendered: list[Rendered] = []
+    if data.dirs:
+        rendered, faults, away = render.attempt(render.find(data.dirs), data, data.libraries)
+        findings.faults += faults + away
+    findings.attempt(lambda: files.rehearse(rendered, env=data.env))
+    checks = sum(bool(file.check) for file in rendered)
+    return [f"files {len(rendered)}, check commands {checks}"]

@@ -1,0 +1,181 @@
+"""svcinitctl render: what would be rendered now, from Consul as prepare has it; no file in place is touched."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from svcinit.agent.mask import MASKED, Mask, former
+from svcinit.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Sequence
+
+    from svcinit.agent.files import Change
+    from svcinit.agent.prepare import Preparation
+    from svcinit.agent.render import Rendered
+    from svcinit.settings import Settings
+
+CONTEXT = 3  # lines
+BINARY = "(no text: {} bytes)\n"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--diff", action="store_true", help="unified diff against the files in place; nothing if none")
+    how.add_argument("--out", metavar="DIR", help="write the files below DIR instead, without their check commands")
+    parser.add_argument("--mask", action="store_true", help="*** for all that comes from KV or the environment")
+    add_command(parser)
+
+
+def add_command(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="-- COMMAND", help="render its arguments, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError and Unavailable, with all faults."""
+    from svcinit.agent.prepare import kind_of
+    from svcinit.settings import read
+
+    settings = read(os.environ)
+    deadline = time.monotonic() + settings.reload_timeout
+    data = kind_of(settings)(settings, tuple(options.words), -1, deadline)
+    try:
+        data.fetch()
+        show(data, settings, options)
+    except ConfigError:
+        data.tell_empty()  # it may be why
+        raise
+    finally:
+        data.close()
+    return 0
+
+
+def show(data: Preparation, settings: Settings, options: argparse.Namespace) -> None:
+    root = os.path.abspath(options.out or "/")
+    files = data.rendered(root)
+    shown = masked(data, files, root) if options.mask else {file.target: file.content for file in files}
+    if options.out:
+        write(files, shown, root)
+    elif options.diff:
+        from svcinit.agent.files import plan
+
+        for change in plan(files):
+            put(*differences(change, shown[change.target], mask=options.mask))
+    else:
+        for file in files:
+            put(f"==> {file.target}{described(file)}\n", text_of(shown[file.target]))
+    if options.words and not options.out:
+        words = data.arguments(Mask(data) if options.mask else None)
+        put(*(f"argument {number}: {word}\n" for number, word in enumerate(words)))
+    if not files:
+        print(f"no templates in {', '.join(settings.templates) or 'SVCINIT_TEMPLATES'}", file=sys.stderr)
+
+
+def put(*texts: str) -> None:
+    for text in texts:
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
+    """By target, the content with values masked; all of it masked where that cannot be told line by line."""
+    from svcinit.agent import render
+
+    again, _, _ = render.attempt(render.find(data.dirs, root), data, data.libraries, Mask(data))
+    found = {file.target: file.content for file in again}
+    for file in files:
+        content, lines = found.get(file.target, b""), file.content.count(b"\n")
+        if content.count(b"\n") != lines:
+            content = f"{MASKED}\n".encode() * lines
+        found[file.target] = content
+    return found
+
+
+def write(files: Sequence[Rendered], shown: dict[str, bytes], folder: str) -> None:
+    """Below `folder`, never outside of it; owners are those asked for only where root writes them."""
+    from svcinit.agent.files import commit
+
+    real = os.path.realpath(folder)
+    outside = [file.target for file in files if os.path.commonpath((os.path.realpath(file.target), real)) != real]
+    if outside:
+        raise ConfigError(*(f"{target} is a link that leads out of {folder}" for target in outside))
+    for file in files:
+        file.content = shown[file.target]
+        if os.geteuid():
+            file.owner = None
+    commit(files, checks=False)
+    put(*(f"{file.target}\n" for file in files))
+
+
+def described(file: Rendered) -> str:
+    options = [] if file.mode is None else [f"mode={file.mode:04o}"]
+    if file.owner:
+        options.append(f"owner={owner(file.owner)}")
+    return f" ({' '.join(options)})" if options else ""
+
+
+def owner(ids: tuple[int, int] | None) -> str:
+    return f"{ids[0]}:{ids[1]}" if ids else ""
+
+
+def text_of(content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return BINARY.format(len(content))
+    return text if text.endswith("\n") or not text else f"{text}\n"
+
+
+def lines_of(content: bytes) -> list[str]:
+    """Lines with their ends, split at line feeds only; the last one tells if it has none. Raises UnicodeDecodeError."""
+    *lines, last = content.decode().split("\n")
+    return [f"{line}\n" for line in lines] + ([f"{last}\n\\ No newline at end of file\n"] if last else [])
+
+
+def differences(change: Change, shown: bytes, *, mask: bool) -> Iterator[str]:
+    """What a commit would change of one file, as diff(1) and git have it. shown: what is shown of the new content."""
+    now, new = change.now, change.new
+    if not change.is_needed():
+        return
+    yield f"--- {change.path if now else '/dev/null'}\n+++ {change.target}\n"
+    if now and now.mode != new.mode:
+        yield f"old mode {now.mode:04o}\nnew mode {new.mode:04o}\n"
+    if now and now.owner != new.owner:
+        yield f"old owner {owner(now.owner)}\nnew owner {owner(new.owner)}\n"
+    old = now.content if now else b""
+    if old == new.content:
+        return
+    try:
+        yield from hunks(lines_of(old), lines_of(new.content), lines_of(shown), former_of(shown) if mask else str)
+    except UnicodeDecodeError:
+        yield "-" + BINARY.format(len(old))
+        yield "+" + BINARY.format(len(new.content))
+
+
+def former_of(shown: bytes) -> Callable[[str], str]:
+    lines = lines_of(shown)
+    return lambda line: former(line, lines)
+
+
+def hunks(old: list[str], new: list[str], shown: list[str], former: Callable[[str], str]) -> Iterator[str]:
+    """The hunks of a unified diff. shown: what is shown of each line of `new`; former: of a line of `old`."""
+    import difflib
+
+    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(CONTEXT):
+        first, last = group[0], group[-1]
+        yield f"@@ -{span(first[1], last[2])} +{span(first[3], last[4])} @@\n"
+        for kind, old_start, old_end, new_start, new_end in group:
+            if kind == "equal":
+                yield from (f" {line}" for line in shown[new_start:new_end])
+                continue
+            yield from (f"-{former(line)}" for line in old[old_start:old_end])
+            yield from (f"+{line}" for line in shown[new_start:new_end])
+
+
+def span(start: int, end: int) -> str:
+    """START,COUNT with lines counted from 1; of none, the line before (diff(1), "Detailed Unified")."""
+    return f"{start + (end > start)},{end - start}"
