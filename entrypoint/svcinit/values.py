@@ -189,19 +189,21 @@ def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
 
 def addresses(raw: str) -> tuple[tuple[str, int], ...]:
     """`10.0.0.1,10.0.0.2:53,[::1]:8600` to (host, port); Consul's own 8600 where no port is given."""
-    found = []
-    for part in names(raw):
-        if part.startswith("["):
-            host, _, rest = part[1:].partition("]")
-            number = rest.removeprefix(":")
-        elif part.count(":") > 1:
-            host, number = part, ""
-        else:
-            host, _, number = part.partition(":")
-        if not host:
-            raise ValueError(f"expected HOST or HOST:PORT and found {part!r}")
-        found.append((host, port(number) if number else 8600))
-    return tuple(found)
+    return tuple(host_port(part, 8600) for part in names(raw))
+
+
+def host_port(raw: str, default: int) -> tuple[str, int]:
+    """`10.0.0.2:53`, `[::1]:53`, or without a port, to (host, port)."""
+    if raw.startswith("["):
+        host, _, rest = raw[1:].partition("]")
+        number = rest.removeprefix(":")
+    elif raw.count(":") > 1:
+        host, number = raw, ""
+    else:
+        host, _, number = raw.partition(":")
+    if not host:
+        raise ValueError(f"expected HOST or HOST:PORT and found {raw!r}")
+    return host, port(number) if number else default
 
 
 def check(raw: str) -> tuple[str, str]:

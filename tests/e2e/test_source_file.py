@@ -10,9 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from svcinit import ctl
 from tests.e2e.conftest import APP
 from tests.e2e.failing import has_state
-from tests.support.process import Running, running
+from tests.support.process import Running, descendants, running
 from tests.support.waiting import eventually
 
 TEMPLATE = '{{ key("workers") }} {{ service("mysql")|hostports|join(",") }} {{ this.name }}'
@@ -126,9 +127,9 @@ def test_a_directory_has_keys_as_files(laptop: Laptop) -> None:
         ("[]", "its top level: expected a mapping with `kv` and `services`"),
         ("keys: {}", "its top level: expected a mapping with `kv` and `services`"),
         ("kv: 1", "kv: expected a mapping"),
-        ("services: {db: 1}", "services: expected a mapping of names to lists of instances"),
+        ("services: {db: 1}", "services.db: expected a list of instances"),
         ("services: {db: [{port: 1}]}", "services.db[0]: expected HOST:PORT, or a mapping of address"),
-        ("services: {db: [{address: a, port: x}]}", "services.db[0]: expected a port from 0 to 65535"),
+        ("services: {db: [{address: a, port: x}]}", "services.db[0].port: expected a port from 0 to 65535"),
     ],
 )
 def test_a_wrong_file_is_told_with_the_place_and_nothing_is_started(laptop: Laptop, text: str, said: str) -> None:
@@ -155,3 +156,43 @@ def test_peers_waited_for_that_the_file_does_not_have_are_named(laptop: Laptop) 
     svcinit = laptop.start()
     assert svcinit.wait() == 69
     assert "SVCINIT_WAIT_FOR: redis: 0 of 1 instances" in svcinit.err
+
+
+def test_an_instance_list_a_service_is_taken_from_a_directory_at_a_reload(laptop: Laptop) -> None:
+    folder = laptop.folder / "source"
+    (folder / "kv" / "config" / "web").mkdir(parents=True)
+    (folder / "kv" / "config" / "web" / "workers").write_text("2\n")
+    laptop.env["SVCINIT_SOURCE"] = f"file:{folder}"
+    svcinit = laptop.up()
+    assert laptop.target.read_text() == "2  web"
+    (folder / "services").mkdir()
+    (folder / "services" / "mysql.yaml").write_text("- {address: 10.0.0.7, port: 3306}\n")
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done")
+    assert laptop.target.read_text() == "2 10.0.0.7:3306 web"
+
+
+def test_the_stop_has_no_drain_since_nobody_was_sent_here(laptop: Laptop) -> None:
+    laptop.env |= {"SVCINIT_DRAIN": "30s", "SVCINIT_STOP_TIMEOUT": "5s", "SVCINIT_WATCH": "1"}
+    svcinit = laptop.up()
+    assert svcinit.stop(timeout=8.0) == 0
+    assert "dereg" not in svcinit.err
+
+
+def test_without_watch_no_other_process_runs_beside_the_service(laptop: Laptop) -> None:
+    svcinit = laptop.up()
+    assert descendants(svcinit.pid) == [svcinit.child("main")]
+
+
+def test_doctor_tells_what_the_file_has_and_asks_no_consul(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in laptop.env.items():
+        monkeypatch.setenv(name, value)
+    assert ctl.run(["doctor"]) == 0
+    assert f"{laptop.source}: keys 3, 2 below config/web; services 1" in capsys.readouterr().out
+    laptop.source.write_text("kv: 1")
+    assert ctl.run(["doctor"]) == 1
+    assert "line 1: kv: expected a mapping" in capsys.readouterr().out
+    assert ctl.run(["maintenance", "on"]) == 1
+    assert "nothing is registered here: SVCINIT_SOURCE is a file" in capsys.readouterr().err

@@ -116,9 +116,9 @@ def test_all_faults_are_told_at_once_those_of_templates_checks_arguments_and_env
     ("fixture", "said"),
     [
         ("kv: [", "fixture.yaml, line 1: neither JSON nor YAML"),
-        ("kvs: {}", "fixture.yaml: its top level: expected a mapping with `kv` and `services`"),
+        ("kvs: {}", "fixture.yaml, line 1: its top level: expected a mapping with `kv` and `services`"),
         ("services: {db: [{port: 1}]}", "services.db[0]: expected HOST:PORT, or a mapping of address"),
-        ("env: [A]", "fixture.yaml: env: expected a mapping of variables to values"),
+        ("env: [A]", "fixture.yaml, line 1: env: expected a mapping of variables to values"),
         ("env: {SVCINIT_PROT: 1}", "SVCINIT_PROT is not a variable of svcinit; did you mean SVCINIT_PORT?"),
     ],
 )

@@ -98,12 +98,7 @@ class Resolver:
         instance that certainly has no address is left out.
         Raises Unavailable when no server answers usefully, ConfigError for what cannot be a name in DNS.
         """
-        stem = name.removesuffix(QUERY)
-        if tag and (stem != name or name.startswith("_")):
-            what = "a prepared query: it has tags of its own" if stem != name else "a name with its tag (RFC 2782)"
-            raise ConfigError(f"{name!r} is {what}, so tag={tag!r} cannot be asked for")
-        labels = [stem, "query", dc, self._domain] if stem != name else [tag, name, "service", dc, self._domain]
-        question = _name(".".join(label for label in labels if label))
+        question = question_for(name, tag, dc, self._domain)
         answer = self._ask(question, SRV)
         known = {
             rrset.name: sorted(rdata.address for rdata in rrset)
@@ -173,6 +168,22 @@ class Resolver:
     def _put_last(self, server: tuple[str, int]) -> None:
         self._servers.remove(server)
         self._servers.append(server)
+
+
+def question_for(name: str, tag: str | None, dc: str | None, domain: str) -> Name:
+    """What to ask DNS for. Raises ConfigError for what cannot be asked."""
+    stem = name.removesuffix(QUERY)
+    if tag and (stem != name or name.startswith("_")):
+        what = "a prepared query: it has tags of its own" if stem != name else "a name with its tag (RFC 2782)"
+        raise ConfigError(f"{name!r} is {what}, so tag={tag!r} cannot be asked for")
+    labels = [stem, "query", dc, domain] if stem != name else [tag, name, "service", dc, domain]
+    return _name(".".join(label for label in labels if label))
+
+
+def name_and_tag(name: str, tag: str | None) -> tuple[str, str]:
+    """The service, and the tag (empty: any), of NAME or TAG.NAME and a tag beside it."""
+    *tags, name = name.split(".")
+    return name, ".".join([tag, *tags] if tag else tags)
 
 
 def _name(text: str) -> Name:

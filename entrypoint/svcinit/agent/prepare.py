@@ -121,6 +121,9 @@ def undo(memory: int) -> int:
 class Preparation:
     """One try. What it did not ask for costs nothing: no import, no request."""
 
+    looked_in = "in DNS"
+    none_found = "there are none, or none that the token may read"
+
     def __init__(self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float) -> None:
         self.settings, self.command, self.deadline = settings, command, deadline
         self._is_first = memory < 0 or not os.fstat(memory).st_size
@@ -203,7 +206,7 @@ class Preparation:
         for name, count, datacenter in self.settings.wait_for:
             have = len(self.peers(name, None, datacenter))
             if have < count:
-                missing.append(f"{called(name, dc=datacenter)}: {have} of {count} instances in DNS")
+                missing.append(f"{called(name, dc=datacenter)}: {have} of {count} instances {self.looked_in}")
         if missing:
             raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing))
 
@@ -272,7 +275,7 @@ class Preparation:
     def tell_empty(self) -> None:
         for what, count in self.seen.items():
             if not count and what not in self.earlier:
-                log.warning(f"{what}: there are none, or none that the token may read")
+                log.warning(f"{what}: {self.none_found}")
 
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""

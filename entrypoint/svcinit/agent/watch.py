@@ -17,7 +17,7 @@ import time
 from svcinit import log
 from svcinit.agent.backoff import pause_before
 from svcinit.agent.consul import KV_LIMIT, key_path, key_rule, service_rule
-from svcinit.agent.discovery import Peer
+from svcinit.agent.discovery import Peer, name_and_tag
 from svcinit.agent.prepare import called, digest
 from svcinit.agent.source_file import stamp
 from svcinit.errors import SvcinitError, Unavailable
@@ -163,8 +163,7 @@ class Peers(Watch):
     ) -> None:
         super().__init__(consul, known)
         name, tag, self._dc = question
-        *tags, self._name = name.split(".")  # TAG.NAME, as DNS has it
-        self._tag = ".".join([tag, *tags] if tag else tags)
+        self._name, self._tag = name_and_tag(name, tag)
         self._domain = domain.strip(".")
         self.label = f"peers of {called(*question)}"
         self.path, self.rule = f"/v1/health/service/{self._name}", service_rule(self._name, "read")

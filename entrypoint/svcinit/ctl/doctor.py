@@ -74,7 +74,24 @@ def examine(environment: Mapping[str, str]) -> tuple[Findings, str]:
     findings.attempt("settings", settings_are_right)
     if not found or not (found[0].service or found[0].needs_prepare):
         return findings, ""
+    if found[0].source is not None:
+        return findings, _examine_source(found[0], findings)
     return findings, _examine_consul(found[0], findings)
+
+
+def _examine_source(settings: Settings, findings: Findings) -> str:
+    """There is no policy: Consul is not asked."""
+    from svcinit.agent.source_file import read
+
+    def source() -> str:
+        kv, services = read(settings.source or "")
+        below = [sum(key.startswith(f"{prefix}/") for key in kv) for prefix, _ in settings.kv_prefix]
+        prefixes = (f"{count} below {prefix}" for count, (prefix, _) in zip(below, settings.kv_prefix, strict=True))
+        return f"{settings.source}: keys {', '.join([str(len(kv)), *prefixes])}; services {len(services)}"
+
+    findings.attempt("templates", lambda: _templates(settings, set()))
+    findings.attempt("source", source)
+    return ""
 
 
 def _examine_consul(settings: Settings, findings: Findings) -> str:

@@ -26,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
     settings = read(os.environ)
     found = services(settings)
     if not found:
-        print("nothing is registered here: SVCINIT_SERVICE is not set", file=sys.stderr)
+        why = "SVCINIT_SOURCE is a file" if settings.source else "SVCINIT_SERVICE is not set"
+        print(f"nothing is registered here: {why}", file=sys.stderr)
         return 1
     consul = connect(settings)
     code = 0
