@@ -1,6 +1,6 @@
-"""Many followers of one prefix, forked as init forks its presence: followers.py COUNT FOLDER. Ends them on TERM."""
+"""Many followers of one prefix: followers.py COUNT FOLDER. Ends them on TERM."""
 
-import _signal
+import functools
 import json
 import os
 import pathlib
@@ -12,26 +12,10 @@ from svcinit import settings
 from svcinit.agent import presence
 from svcinit.agent.prepare import digest
 from svcinit.init import memfd, refill
+from tests.support.herd import forked
 
 
-def main() -> None:
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
-    count, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
-    herd = []
-    for number in range(count):
-        pid = os.fork()
-        if pid == 0:
-            follow(number, folder)
-            os._exit(0)
-        herd.append(pid)
-    _signal.sigwait({_signal.SIGTERM})
-    for pid in herd:
-        os.kill(pid, _signal.SIGTERM)
-    for pid in herd:
-        os.waitpid(pid, 0)
-
-
-def follow(number: int, folder: pathlib.Path) -> None:
+def follow(folder: pathlib.Path, number: int) -> None:
     """One container's presence, from a client address of its own: Consul allows 200 connections to each."""
     connect = urllib3.util.connection.create_connection
     here = (f"127.0.{1 + number // 250}.{1 + number % 250}", 0)
@@ -54,4 +38,4 @@ def follow(number: int, folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    forked(int(sys.argv[1]), functools.partial(follow, pathlib.Path(sys.argv[2])))

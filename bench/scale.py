@@ -96,7 +96,7 @@ def fleet(folder: pathlib.Path, consul: ConsulAgent) -> dict[str, float]:
     folder.mkdir()
     consul.kv_put("config/fleet/n", "0")
     env = {
-        **PATH, **consul.env, "PYTHONPATH": str(ROOT / "entrypoint"), "SVCINIT_KV_PREFIX": "config/fleet",
+        **PATH, **consul.env, "PYTHONPATH": f"{ROOT / 'entrypoint'}:{ROOT}", "SVCINIT_KV_PREFIX": "config/fleet",
         "SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "SVCINIT_CACHE": "", "SVCINIT_RUN": str(folder / "run"),
     }  # fmt: skip
     script = pathlib.Path(__file__).parent / "followers.py"

@@ -25,7 +25,7 @@ LOOKS = re.compile(r"(\S+) \[DEBUG\] +agent\.http: Request finished: method=GET 
 
 @pytest.fixture
 def herd(own_consul: ConsulAgent) -> Iterator[subprocess.Popen[bytes]]:
-    env = {**PATH, **own_consul.env, "SVCINIT_SERVICE": "herd", "PYTHONPATH": str(ROOT / "entrypoint")}
+    env = {**PATH, **own_consul.env, "SVCINIT_SERVICE": "herd", "PYTHONPATH": f"{ROOT / 'entrypoint'}:{ROOT}"}
     script = str(pathlib.Path(__file__).parent / "herd.py")
     process = subprocess.Popen([sys.executable, script, str(COUNT)], env=env, start_new_session=True)
     yield process
