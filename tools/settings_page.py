@@ -15,6 +15,10 @@ svcinit is configured by environment variables alone. Booleans are `1`/`true`/`y
 `500ms`, `10s`, `5m`, `1h`; lists are separated by commas. An empty value counts as unset, unless the row says what
 empty means. Any variable `X` may be given as `X_FILE`, a path to read it from (a Docker secret).
 
+An image brings its own defaults along in `/etc/svcinit/svcinit.env`: lines of `NAME=value` as in `docker run
+--env-file`, for the variables of this table. What the environment has, even if it is empty, goes before it; the command
+sees nothing of it.
+
 All faults are reported together and end in exit status 78, before anything is started; an unknown `SVCINIT_*`
 variable is a fault too.
 

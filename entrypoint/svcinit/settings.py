@@ -1,4 +1,4 @@
-"""The environment, read and checked as the table says.
+"""The environment, read and checked as the table says, over the defaults that the image brings along.
 
 The sole reader of the environment. Standard library only, and little of it: `dataclasses`, `typing` and `signal`
 would cost each container start more than the rest of the init half together (18, 11 and 5 ms).
@@ -15,12 +15,13 @@ from svcinit.values import wrong_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from svcinit.values import Action
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
 FILE_LIMIT = 1 << 20  # characters of a file that holds a value
+IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 UNPROBED = "none", "exec"  # checks that need no port
 
 
@@ -143,24 +144,26 @@ class Settings:
         return {**env, **(self.user[3] if self.user else {}), **extra}
 
 
-def read(environment: Mapping[str, str]) -> Settings:
-    """Read and check the whole environment.
+def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> Settings:
+    """Read and check the whole environment; what it lacks is taken from the file `image_defaults`, if there is one.
 
     Raises ConfigError with every fault there is: each names the variable, what it was given, what was expected.
     """
-    faults = _unknown(environment)
+    defaults, faults = _from_file(image_defaults)
+    faults += _unknown(environment)
     values: dict[str, object] = {}
     for row in TABLE:
+        given = environment if row.name in environment or row.name + "_FILE" in environment else defaults
         try:
-            raw = _raw(row, environment)
+            raw = _raw(row, given)
         except ValueError as fault:
             faults.append(str(fault))
             continue
         try:
             values[row.attribute] = None if raw is None else row.parse(raw)
         except ValueError as wrong:
-            given = None if row.secret else environment.get(row.name)
-            faults.append(f"{row.name}={wrong_value(given, str(wrong))}")
+            where = f"{image_defaults}: " if given is defaults else ""
+            faults.append(f"{where}{row.name}={wrong_value(None if row.secret else given.get(row.name), str(wrong))}")
     if not faults:
         faults = _derive(values)
     if faults:
@@ -183,11 +186,32 @@ def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
     return row.default if given is None or (given == "" and not row.empty) else given
 
 
-def _unknown(environment: Mapping[str, str]) -> list[str]:
+def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
+    """NAME=value lines, as docker's --env-file has them, and what is wrong with them."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read(FILE_LIMIT).split("\n")
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        return {}, [f"{path} cannot be read: {error.strerror}"]
+    found, faults = {}, []
+    for number, line in enumerate(lines, 1):
+        name, equals, value = line.strip().partition("=")
+        if not equals and name and not name.startswith("#"):
+            faults.append(f"{path}, line {number}: expected NAME=value, or a comment after #")
+        elif equals and not name.startswith("#"):
+            found[name] = value
+            faults += [f"{path}, line {number}: {fault}" for fault in _unknown([name], foreign=True)]
+    return found, faults
+
+
+def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[str]:
+    """Names that are none of svcinit's; `foreign`: whatever they begin with."""
     known = {row.name for row in TABLE}
     faults = []
-    for name in environment:
-        if name.startswith("SVCINIT_") and name.removesuffix("_FILE") not in known and name not in known:
+    for name in given:
+        if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
             import difflib  # only a mistake pays for it
 
             near = difflib.get_close_matches(name.removesuffix("_FILE"), known, 1, 0.4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -17,14 +19,14 @@ SAMPLE = ROOT / "examples" / "django-app"
 
 
 @pytest.fixture(scope="session")
-def django_image(base_image: str, svcinit_image: str) -> str:
-    folder = ROOT / "images" / "django-uwsgi"
-    return build(folder, "svcinit-django:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+def image(base_image: str, svcinit_image: str) -> Callable[[str], str]:
+    """Build the image of one folder in images/, once; its tag."""
 
+    @functools.cache
+    def built(name: str) -> str:
+        return build(ROOT / "images" / name, f"svcinit-{name}:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
 
-@pytest.fixture(scope="session")
-def plain_image(base_image: str, svcinit_image: str) -> str:
-    return build(ROOT / "images" / "plain", "svcinit-plain:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+    return built
 
 
 class Shop:
@@ -69,5 +71,5 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: pathlib.Path, django_image: str, consul: ConsulAgent, engine: Engine) -> Shop:
-    return Shop(tmp_path, django_image, consul, engine)
+def shop(tmp_path: pathlib.Path, image: Callable[[str], str], consul: ConsulAgent, engine: Engine) -> Shop:
+    return Shop(tmp_path, image("django-uwsgi"), consul, engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import pytest
 
@@ -142,12 +143,12 @@ def test_a_container_at_its_limit_of_processes_aborts_the_reload_and_serves_on(e
 
 
 def test_redis_starts_registers_passes_restarts_on_hup_and_stops(
-    engine: Engine, plain_image: str, consul: ConsulAgent
+    engine: Engine, image: Callable[[str], str], consul: ConsulAgent
 ) -> None:
     (port,) = free_ports(1)
     consul.kv_put("config/redis/maxmemory", "32mb")
     env = {**consul.env, "SVCINIT_PORT": str(port), "SVCINIT_CHECK_INTERVAL": "200ms", "SVCINIT_DRAIN": "100ms"}
-    container = engine.run(plain_image, env=env)
+    container = engine.run(image("redis"), env=env)
     eventually(lambda: consul.passing("redis"), f"redis is passing: {container.logs}", 20)
     assert f"maxmemory\n{32 << 20}" in container.exec("redis-cli", "-p", str(port), "config", "get", "maxmemory")
     assert container.exec("stat", "-c", "%U %a", "/etc/redis/svcinit.conf") == "redis 640"

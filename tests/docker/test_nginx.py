@@ -9,7 +9,7 @@ import pytest
 
 from tests.docker.conftest import ROOT, Shop
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine, build
+from tests.support.docker import Container, Engine
 from tests.support.load import load
 from tests.support.waiting import eventually
 
@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="session")
-def nginx_image(base_image: str, svcinit_image: str) -> str:
-    return build(ROOT / "images" / "nginx", "svcinit-nginx:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+def nginx_image(image: Callable[[str], str]) -> str:
+    return image("nginx")
 
 
 class Site:

@@ -239,3 +239,25 @@ def test_what_stands_in_a_file_is_never_shown(row: Variable, tmp_path: pathlib.P
         shown = str(error)
     assert "hunter2" not in shown
     assert "hun'ter2" not in shown
+
+
+def test_an_image_brings_its_defaults_and_the_environment_goes_before_them(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "port").write_text("9000\n")
+    file = tmp_path / "svcinit.env"
+    file.write_text(f"# ours\n\nSVCINIT_CHECK=http:/health\nSVCINIT_TAGS=a\nSVCINIT_PORT_FILE={tmp_path}/port\n")
+    alone = settings.read({"SVCINIT_SERVICE": "web", "SVCINIT_TAGS": ""}, str(file))
+    assert (alone.check, alone.port, alone.tags) == (("http", "/health"), 9000, ())
+    assert settings.read(WEB, str(file)).port == 8000
+    assert "SVCINIT_CHECK" not in alone.main_environment({})
+
+
+def test_faults_in_the_images_defaults_name_the_file_and_the_line(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "svcinit.env"
+    file.write_text("SVCINIT_PROT=80\nexport SVCINIT_PORT\nSVCINIT_DRAIN=soon\nDJANGO_SETTINGS=x\n")
+    with pytest.raises(ConfigError) as caught:
+        settings.read({}, str(file))
+    said = [fault.removeprefix(str(file)) for fault in caught.value.faults]
+    assert said[0] == ", line 1: SVCINIT_PROT is not a variable of svcinit; did you mean SVCINIT_PORT?"
+    assert said[1] == ", line 2: expected NAME=value, or a comment after #"
+    assert said[2].startswith(", line 4: DJANGO_SETTINGS is not a variable of svcinit")
+    assert said[3].startswith(": SVCINIT_DRAIN='soon'")
