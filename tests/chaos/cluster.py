@@ -23,6 +23,7 @@ PORT = 8000  # of the service
 SERVERS = "server1", "server2", "server3"
 SERVED = 10  # requests, before anything is done to a service
 STABLE = 2.0  # seconds without a wrong answer from the catalog, to count as right
+PATIENCE = 2.5  # seconds for a request: TCP sends a lost SYN again after one, and a changing bridge loses some
 PAUSE = 0.05  # seconds between two requests of the client
 FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 DOCKERFILE = """ARG BASE_IMAGE
@@ -225,7 +226,8 @@ class Client:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._resolver = Resolver([(cluster.far.address, DNS)], timeout=1.0)
         self._name = name
-        self.good = self.failed = self.unresolved = 0
+        self.good = self.unresolved = 0
+        self.failed: list[str] = []
         self.last_good = 0.0
         self.longest = 0.0  # seconds without a good answer
         self._end = threading.Event()
@@ -250,9 +252,9 @@ class Client:
                 continue
             try:
                 url = f"http://{peers[0].address}:{peers[0].port}/"
-                urllib.request.urlopen(url, timeout=1.0).close()
-            except OSError:
-                self.failed += 1
+                urllib.request.urlopen(url, timeout=PATIENCE).close()
+            except OSError as error:
+                self.failed.append(f"{url}: {error!r}")
                 continue
             now = time.monotonic()
             self.longest = max(self.longest, now - self.last_good)

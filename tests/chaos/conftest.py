@@ -72,7 +72,9 @@ def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callab
     def note(life: Life, right_after: float) -> None:
         client = life.client
         what = request.node.name.removeprefix("test_").translate(str.maketrans("_[", "  ", "]"))
-        cells = f"{client.good} | {client.failed} | {client.unresolved} | {client.longest:.1f} s | {right_after:.1f} s"
+        cells = (
+            f"{client.good} | {len(client.failed)} | {client.unresolved} | {client.longest:.1f} s | {right_after:.1f} s"
+        )
         ROWS[what] = f"| {what} | {cells} |\n"
         report(f"chaos: {what}: {cells}")
 
