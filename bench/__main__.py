@@ -39,14 +39,18 @@ class Bench:
 
     def plain(self) -> None:
         """start-up of a plain init"""
-        samples = self._race("plain", contenders.plain(self.launcher, self.python), PYTHON)
+        samples = self._race("plain", contenders.plain(self.launcher, self.python), PYTHON, self.stage.time)
         _judge("svcinit / python3 -I -S", samples, SVCINIT, PYTHON, PLAIN_TIMES)
+
+    def deaf(self) -> None:
+        """until signals wait: what is sent to a PID 1 before is lost"""
+        self._race("deaf", contenders.inits(self.launcher), "tini -s", self.stage.deaf)
 
     def full(self) -> None:
         """start-up with 10 KV keys, 1 service looked up in DNS, 1 template"""
         print("The bash entrypoint registers before it starts the service; svcinit, right after.\n")
         with self._consul() as full:
-            samples = self._race("full", full.contenders(self.launcher), BASH)
+            samples = self._race("full", full.contenders(self.launcher), BASH, self.stage.time)
         _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
         _judge("svcinit / bash with one curl", samples, SVCINIT_FULL, BASH_ONE_CURL, FULL_TIMES)
 
@@ -68,10 +72,10 @@ class Bench:
 
     def imports(self) -> None:
         """what is imported when (times inflated by -X importtime; each process has what its parent had, too)"""
-        found = [imports.of_python(self.python), imports.of_plain(self.python, self.launcher)]
+        found = [imports.of_python(self.python), imports.of_plain(self.launcher)]
         with self._consul() as full:
             svcinit = full.contenders(self.launcher)[-1]
-            found += imports.of_full(self.stage, self.python, self.launcher, svcinit, full.registered)
+            found += imports.of_full(self.stage, self.launcher, svcinit, full.registered)
         self.raw["imports"] = {each.process: each.cumulative for each in found}
         _print(report.processes(found))
         by_process = {each.process: each for each in found}
@@ -98,14 +102,16 @@ class Bench:
         print(f"\n{scale.FLEET} followers of one prefix on one agent, one put:\n")
         _print(report.fleet(fleet))
 
-    def _race(self, part: str, field: Sequence[Contender], base: str) -> dict[str, list[float]]:
+    def _race(
+        self, part: str, field: Sequence[Contender], base: str, time: Callable[[Contender], float]
+    ) -> dict[str, list[float]]:
         """Round robin, so that noise hits all alike; each round begins with the next one."""
         ready = [each for each in field if not each.missing]
         samples: dict[str, list[float]] = {each.name: [] for each in ready}
         for run in range(-WARM_UP, self.runs):
             first = run % len(ready)
             for each in ready[first:] + ready[:first]:
-                taken = self.stage.time(each)
+                taken = time(each)
                 if run >= 0:
                     samples[each.name].append(taken)
         self.raw[part] = samples
@@ -131,7 +137,7 @@ class Bench:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "plain": Bench.plain, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
+    "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
     "watch": Bench.watch, "scale": Bench.scale,
 }  # fmt: skip
 

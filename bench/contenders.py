@@ -6,11 +6,13 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
+from bench import image
 from bench.launch import Contender
 from tests.support.consul import ConsulAgent, free_ports
 
 HERE = pathlib.Path(__file__).parent
 BARE, PYTHON, SVCINIT = "bare exec", "python3 -I -S", "svcinit"
+TINI, UNLAUNCHED = "tini", "svcinit without its launcher"
 BASH, BASH_ONE_CURL, SVCINIT_FULL = "bash entrypoint", "bash, one curl for all keys", "svcinit, full"
 KV_PREFIX, SERVICE = "config/bench", "bench"
 KEYS = {
@@ -26,11 +28,18 @@ def plain(launcher: pathlib.Path, python: str) -> list[Contender]:
     execs = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     return [
         Contender(BARE, []),
-        _program("tini", "-s", "--"),
+        _program(TINI, "-s", "--"),
         _program("dumb-init"),
         Contender(PYTHON, [python, "-I", "-S", "-c", execs]),
         Contender(SVCINIT, [str(launcher), "--"]),
     ]
+
+
+def inits(launcher: pathlib.Path) -> list[Contender]:
+    """Those that take signals; svcinit also without its launcher."""
+    alone = [*image.interpreter(launcher), image.script(launcher), "--"]
+    ours = [Contender(SVCINIT, [str(launcher), "--"]), Contender(UNLAUNCHED, alone)]
+    return [_program(TINI, "-s", "--"), _program("dumb-init"), *ours]
 
 
 def _program(name: str, *options: str) -> Contender:

@@ -1,4 +1,4 @@
-"""svcinit as it ships: the tree that Dockerfile.base makes, in a folder of this machine."""
+"""svcinit as it ships: the directory that Dockerfile.base makes, in a folder of this machine."""
 
 from __future__ import annotations
 
@@ -9,44 +9,28 @@ import shutil
 import subprocess
 
 ROOT = pathlib.Path(__file__).parent.parent
-PLACE = "/opt/svcinit/lib"  # where the launcher expects its libraries in an image
-COMPILE_TIMEOUT = 120
-WARMED = re.compile(r"^import (gc, .*?)' ", re.MULTILINE | re.DOTALL)  # what Dockerfile.base imports for its byte code
+BUILD_TIMEOUT = 120
 
 
 def build(folder: pathlib.Path, python: str) -> pathlib.Path:
-    """Libraries, package and launcher below `folder`, byte-compiled for `python`; the launcher's path is returned."""
-    lib = folder / "lib"
-    lib.mkdir(parents=True)
+    """The libraries and all else below `folder`, with `python` as its interpreter; the launcher's path is returned."""
+    (folder / "lib").mkdir(parents=True)
     for name in pinned():
-        _copy_distribution(name, lib)
-    shutil.copytree(
-        ROOT / "entrypoint" / "svcinit", lib / "svcinit", ignore=shutil.ignore_patterns("__pycache__", ".*_cache")
-    )
-    prefix = f"pycache_prefix={folder / 'pyc'}"
+        _copy_distribution(name, folder / "lib")
     subprocess.run(
-        [python, "-IX", prefix, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(lib)],
-        check=True, timeout=COMPILE_TIMEOUT,
-    )  # fmt: skip
-    warmed = WARMED.search((ROOT / "Dockerfile.base").read_text())
-    if not warmed:
-        raise ValueError("Dockerfile.base is not as it was when this was written")
-    standard = f"import sys; sys.path.append({str(lib)!r}); import " + warmed[1].replace("\\\n", "")
-    subprocess.run([python, "-ISX", prefix, "-c", standard], check=True, timeout=COMPILE_TIMEOUT)
-    text = (ROOT / "entrypoint" / "bin" / "svcinit").read_text()
-    first, rest = text.split("\n", 1)
-    if not first.startswith("#!/usr/bin/python3") or PLACE not in rest:
-        raise ValueError("entrypoint/bin/svcinit is not as it was when this was written")
-    launcher = folder / "svcinit"
-    launcher.write_text(f"#!{python} -ISX{prefix}\n" + rest.replace(PLACE, str(lib)))
-    launcher.chmod(0o755)
-    return launcher
+        [python, str(ROOT / "entrypoint" / "build" / "bundle.py"), str(folder)], check=True, timeout=BUILD_TIMEOUT
+    )
+    return folder / "bin" / "svcinit"
 
 
-def options(launcher: pathlib.Path) -> list[str]:
-    """The interpreter's options in the launcher's first line: without them its byte code would not be found."""
-    with launcher.open() as file:
-        return file.readline().split()[1:]
+def interpreter(launcher: pathlib.Path) -> list[str]:
+    """What the launcher runs, as far as the script."""
+    return [str(launcher.parent.parent / "python" / "bin" / "python3"), "-IS"]
+
+
+def script(launcher: pathlib.Path) -> str:
+    """What the launcher has the interpreter run."""
+    return str(launcher.parent.parent / "python" / "svcinit.py")
 
 
 def pinned() -> list[str]:

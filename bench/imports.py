@@ -62,22 +62,20 @@ def of_python(python: str) -> Imports:
     return _quickest([Imports(PYTHON, _run([python, "-I", "-S", "-X", "importtime", "-c", ""])) for _ in range(RUNS)])
 
 
-def of_plain(python: str, launcher: pathlib.Path) -> Imports:
-    command = [python, *image.options(launcher), "-X", "importtime", str(launcher), "--", "true"]
+def of_plain(launcher: pathlib.Path) -> Imports:
+    command = [*image.interpreter(launcher), "-X", "importtime", image.script(launcher), "--", "true"]
     return _quickest([Imports(INIT_PLAIN, _run(command)) for _ in range(RUNS)])
 
 
-def of_full(
-    stage: Stage, python: str, launcher: pathlib.Path, full: Contender, ready: Callable[[], bool]
-) -> list[Imports]:
+def of_full(stage: Stage, launcher: pathlib.Path, full: Contender, ready: Callable[[], bool]) -> list[Imports]:
     """What init, prepare and presence import."""
     found: dict[str, list[Imports]] = {}
     for number in range(RUNS):
         folder = stage.log.parent / f"imports-{number}"
         folder.mkdir()
         script = folder / "traced.py"
-        script.write_text(TRACED.format(folder=folder, launcher=str(launcher)))
-        argv = [python, *image.options(launcher), "-X", "importtime", str(script), "--"]
+        script.write_text(TRACED.format(folder=folder, launcher=image.script(launcher)))
+        argv = [*image.interpreter(launcher), "-X", "importtime", str(script), "--"]
         with stage.staying(Contender(full.name, argv, full.env, before=full.before, after=full.after)):
             eventually(ready, f"{full.name} is ready")
         for process, text in {INIT: stage.log.read_text(), **_accounts(folder)}.items():

@@ -6,6 +6,7 @@ import os
 import pathlib
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -60,6 +61,25 @@ class Stage:
         contender.after()
         return (began - started) / 1e6
 
+    def deaf(self, contender: Contender) -> float:
+        """Milliseconds from just before the contender's exec until it blocks SIGTERM: what comes sooner, a PID 1 loses."""
+        contender.before()
+        started = time.monotonic()
+        pid = self._spawn([*contender.argv, *self.probe.argv], contender.env)
+        try:
+            status = f"/proc/{pid}/status"
+            while not _blocks(status, signal.SIGTERM):
+                if time.monotonic() > started + DEADLINE:
+                    raise self._failed(contender, "it never blocked SIGTERM")
+            took = time.monotonic() - started
+            _wait(pid, DEADLINE)
+        except TimeoutError as error:
+            raise self._failed(contender, str(error)) from None
+        finally:
+            _end(pid)
+        contender.after()
+        return took * 1000
+
     @contextmanager
     def staying(self, contender: Contender) -> Iterator[int]:
         """The contender's pid while the service runs; both are told to stop at the end."""
@@ -90,6 +110,12 @@ class Stage:
 
     def _failed(self, contender: Contender, why: str) -> RuntimeError:
         return RuntimeError(f"{contender.name}: {why}\n{self.log.read_text(errors='replace')[-QUOTED:]}")
+
+
+def _blocks(status: str, number: int) -> bool:
+    with open(status) as file:
+        mask = next((line for line in file if line.startswith("SigBlk:")), "SigBlk: 0")
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
 def _wait(pid: int, seconds: float) -> int:

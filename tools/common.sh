@@ -12,3 +12,18 @@ machine_mirror() { # the Debian or Ubuntu mirror that this machine installs from
     awk '/^URIs:/ { print $2; exit }' /etc/apt/sources.list.d/{debian,ubuntu}.sources 2>/dev/null | grep . ||
         awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } }' /etc/apt/sources.list
 }
+
+from_debian11() { # DIR PACKAGE...: unpack packages of Debian 11 in DIR/tree; the machine's own apt state stays as it is
+    local work=$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg package
+    shift
+    if ! grep -q '^ID=debian' /etc/os-release || [ ! -f "$keyring" ]; then
+        return 1
+    fi
+    mkdir -p "$work"/{sources,lists/partial,archives/partial}
+    printf 'Types: deb\nURIs: %s\nSuites: bullseye\nComponents: main\nSigned-By: %s\n' "$(machine_mirror)" "$keyring" \
+        >"$work/sources/bullseye.sources"
+    local options=(-qq -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$work/sources"
+        -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work" -o APT::Sandbox::User=root)
+    (cd "$work" && apt-get "${options[@]}" update >&2 && apt-get "${options[@]}" download "${@/%//bullseye}" >&2) || return
+    for package in "$work"/*.deb; do dpkg -x "$package" "$work/tree"; done
+}

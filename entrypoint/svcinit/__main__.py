@@ -51,9 +51,8 @@ def live(command: tuple[str, ...]) -> int:
     from svcinit import log
     from svcinit.crew import Crew
     from svcinit.errors import ConfigError
-    from svcinit.init import original_environment
     from svcinit.lifecycle import Lifecycle
-    from svcinit.settings import read
+    from svcinit.settings import original_environment, read
 
     try:
         settings = read(original_environment())

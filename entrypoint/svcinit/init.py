@@ -27,7 +27,6 @@ NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody
 FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 SI_KERNEL = 0x80  # sigaction(2)
 BEAT_BYTES = 8
-COERCED = "C.UTF-8"
 
 
 class Role:
@@ -86,24 +85,6 @@ class Deadline(Event):
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-
-
-def original_environment() -> dict[str, str]:
-    """The environment as it was given to this process, byte for byte (undecodable bytes as surrogates).
-
-    Not os.environ: in the C locale, which most images have, CPython adds LC_CTYPE to its own (PEP 538), and -I
-    does not stop that. /proc/self/environ (proc(5)) still shows what execve(2) passed.
-    """
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            block = file.read()
-    except OSError:  # no /proc: then what the interpreter is known to add is taken out again
-        env = dict(os.environ)
-        if not env.get("LC_ALL") and env.get("LANG", "") in ("", "C", "POSIX") and env.get("LC_CTYPE") == COERCED:
-            del env["LC_CTYPE"]
-        return env
-    pairs = (os.fsdecode(item).partition("=") for item in block.split(b"\0") if item)
-    return {name: value for name, sign, value in pairs if sign}
 
 
 class Init:

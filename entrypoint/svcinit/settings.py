@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
 FILE_LIMIT = 1 << 20  # characters of a file that holds a value
 IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
+COERCED = "C.UTF-8"
+KEPT = "SVCINIT@"  # as in build/launcher.c
 UNPROBED = "none", "exec"  # checks that need no port
 
 
@@ -142,6 +144,25 @@ class Settings:
                     env.pop(row.name, None)
                     env.pop(row.name + "_FILE", None)
         return {**env, **(self.user[3] if self.user else {}), **extra}
+
+
+def original_environment() -> dict[str, str]:
+    """The environment as it was given to this process, byte for byte (undecodable bytes as surrogates).
+
+    Not os.environ: in the C locale, which most images have, CPython adds LC_CTYPE to its own (PEP 538), and -I
+    does not stop that. /proc/self/environ (proc(5)) still shows what execve(2) passed. What the launcher kept from
+    the dynamic loader gets its name back.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+        pairs = [os.fsdecode(item).partition("=") for item in block.split(b"\0") if item]
+        env = {name: value for name, sign, value in pairs if sign}
+    except OSError:  # no /proc: then what the interpreter is known to add is taken out again
+        env = dict(os.environ)
+        if not env.get("LC_ALL") and env.get("LANG", "") in ("", "C", "POSIX") and env.get("LC_CTYPE") == COERCED:
+            del env["LC_CTYPE"]
+    return {name.removeprefix(KEPT): value for name, value in env.items()}
 
 
 def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> Settings:

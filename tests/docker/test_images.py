@@ -22,24 +22,6 @@ def test_it_is_pid_1_and_exits_as_the_command_did(engine: Engine, bare_image: st
     assert "svcinit" in container.logs
 
 
-def test_the_apps_python_and_files_do_not_reach_pid_1_but_the_command(
-    engine: Engine, bare_image: str, tmp_path: pathlib.Path
-) -> None:
-    tmp_path.chmod(0o755)
-    for name in ("entrypoint.py", "svcinit.py", "os.py", "json.py", "usercustomize.py", "sitecustomize.py"):
-        (tmp_path / name).write_text("raise SystemExit('the app got into PID 1')\n")
-    (tmp_path / "mine.py").write_text("print('mine came from PYTHONPATH')\n")
-    env = {"PYTHONPATH": "/app", "PYTHONHOME": "", "SVCINIT_PRE_START": "true", "SVCINIT_TEMPLATES": "/app"}
-    env.pop("SVCINIT_TEMPLATES")
-    container = engine.run(
-        bare_image, "sh", "-c", "env; exec grep -c . /app/mine.py", env=env,
-        options=["--volume", f"{tmp_path}:/app", "--workdir", "/app"],
-    )  # fmt: skip
-    assert container.wait() == 0
-    assert "PYTHONPATH=/app" in container.logs
-    assert "got into PID 1" not in container.logs
-
-
 def test_a_stop_of_a_plain_container_is_forwarded_and_quick(engine: Engine, bare_image: str) -> None:
     container = engine.run(bare_image, "sleep", "60")
     eventually(lambda: container.is_running, "it runs")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 import subprocess
+import tarfile
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,9 +27,11 @@ def docker(*arguments: str, timeout: float = 120.0, stdin: bytes | None = None) 
     return done.stdout.decode().strip()
 
 
-def build(context: pathlib.Path, tag: str, *, file: pathlib.Path | None = None, **args: str) -> str:
+def build(context: pathlib.Path, tag: str, *, file: pathlib.Path | None = None, target: str = "", **args: str) -> str:
     """Build an image (layers that did not change come from the engine's cache) and return its tag."""
     command = ["build", "--quiet", "--network=host", "--tag", tag, "--file", str(file or context / "Dockerfile")]
+    if target:
+        command += ["--target", target]
     for name, value in args.items():
         command += ["--build-arg", f"{name}={value}"]
     docker(*command, str(context), timeout=900)
@@ -80,6 +84,14 @@ class Container:
     def read(self, path: str) -> bytes:
         done = subprocess.run(["docker", "exec", self.id, "cat", path], capture_output=True, timeout=30, check=True)
         return done.stdout
+
+    def copy(self, path: str) -> bytes:
+        """A file's content, also where the image has no program to read it."""
+        done = subprocess.run(["docker", "cp", f"{self.id}:{path}", "-"], capture_output=True, timeout=30, check=True)
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            file = archive.extractfile(archive.getmembers()[0])
+            assert file, f"{path} is no file"
+            return file.read()
 
     def processes(self) -> list[tuple[int, str]]:
         """(pid on the host, command line) of all that runs in it."""

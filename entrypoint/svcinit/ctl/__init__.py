@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from svcinit.errors import SvcinitError
+from svcinit.settings import KEPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ COMMANDS = {  # name: (module, help)
 
 
 def main() -> NoReturn:
+    for name in [name for name in os.environ if name.startswith(KEPT)]:  # check commands shall have it again
+        os.environ[name.removeprefix(KEPT)] = os.environ.pop(name)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,5 +1,4 @@
-#!/usr/bin/python3 -IS
-# `svcinitctl`: see svcinit's launcher beside this file for why -IS.
+# `svcinitctl`: see svcinit.py beside this file.
 import sys
 
 sys.dont_write_bytecode = True

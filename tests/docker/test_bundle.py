@@ -1,0 +1,103 @@
+"""/opt/svcinit needs nothing of the image that it lies in, and what an app does to its interpreter stays its own."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from tests.docker.conftest import ROOT
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.docker import Engine, build
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+FOREIGN = ROOT / "tests" / "docker" / "foreign"
+TERMINATED = 143
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The context of the foreign images, the least of Debian 11 in it."""
+    folder = tmp_path_factory.mktemp("foreign") / "context"
+    shutil.copytree(FOREIGN, folder)
+    done = subprocess.run(
+        [ROOT / "tools" / "debian11-root"], stdout=subprocess.PIPE, text=True, check=True, timeout=120
+    )
+    shutil.copytree(done.stdout.strip(), folder / "debian11", symlinks=True)
+    return folder
+
+
+@pytest.mark.parametrize("libc", ["static", "musl", "debian11"])
+def test_the_whole_life_in_an_image_without_python_whatever_its_libc(
+    engine: Engine, consul: ConsulAgent, foreign: pathlib.Path, base_image: str, svcinit_image: str, libc: str,
+    tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    image = build(
+        foreign, f"svcinit-foreign-{libc}:test", target=libc, BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image
+    )
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "app.conf.j2").write_text('{{ key("greeting") }} {{ service("db")|hostports|join(",") }}\n')
+    for path in (tmp_path, tmp_path / "etc"):
+        path.chmod(0o755)
+    consul.kv_put("config/web/greeting", "hello")
+    consul.register("db", 3306, address="10.1.1.1")
+    (port,) = free_ports(1)
+    env = {
+        **consul.env, "SVCINIT_SERVICE": "web", "SVCINIT_PORT": str(port), "SVCINIT_CHECK_INTERVAL": "200ms",
+        "SVCINIT_DRAIN": "0s", "SVCINIT_RENDER_ARGS": "1", "SVCINIT_CACHE": "",
+    }  # fmt: skip
+    container = engine.run(image, env=env, options=["--volume", f"{tmp_path}:/etc/svcinit/templates:ro"])
+    eventually(lambda: consul.passing("web"), f"it is passing: {container.logs}", 20)
+    status = json.loads(container.exec("/usr/local/bin/svcinitctl", "status", "--json", user="0"))
+    assert status["state"] == "running"
+    consul.kv_put("config/web/greeting", "hello again")
+    container.kill("HUP")
+    container.says("reload 1: done")
+    assert container.copy("/etc/app.conf") == b"hello again 10.1.1.1:3306\n"
+    assert container.stop() == TERMINATED
+    assert consul.instances("web") == []
+
+
+def test_the_apps_loader_and_interpreter_settings_reach_the_app_and_nobody_else(
+    engine: Engine, bare_image: str, tmp_path: pathlib.Path
+) -> None:
+    tmp_path.chmod(0o755)
+    for name in ("libz.so.1", "libexpat.so.1", "libssl.so.3", "libcrypto.so.3", "libm.so.6"):
+        (tmp_path / name).write_text("no library\n")
+    for name in ("entrypoint.py", "svcinit.py", "os.py", "json.py", "usercustomize.py", "sitecustomize.py"):
+        (tmp_path / name).write_text("raise SystemExit('the app got into PID 1')\n")
+    env = {
+        "LD_LIBRARY_PATH": "/app", "LD_PRELOAD": "/app/none.so", "LD_BIND_NOW": "1",
+        "GLIBC_TUNABLES": "glibc.malloc.check=0",
+        "PYTHONPATH": "/app", "PYTHONHOME": "/nowhere", "PYTHONSTARTUP": "/app/os.py", "SVCINIT_PRE_START": "true",
+    }  # fmt: skip
+    container = engine.run(
+        bare_image, "sh", "-c", "export -p", env=env,
+        options=["--volume", f"{tmp_path}:/app:ro", "--workdir", "/app"],
+    )  # fmt: skip
+    assert container.wait() == 0, container.logs
+    for name, value in env.items():
+        assert f"export {name}='{value}'" in container.logs
+    assert "SVCINIT@" not in container.logs
+    assert "got into PID 1" not in container.logs
+    hook_and_main = 2
+    assert container.logs.count("/app/none.so' from LD_PRELOAD cannot be preloaded") == hook_and_main
+
+
+def test_a_signal_that_comes_before_the_interpreter_is_up_waits(
+    engine: Engine, bare_image: str, tmp_path: pathlib.Path
+) -> None:
+    slow = tmp_path / "interpreter"
+    slow.write_text("#!/bin/sh\ngrep SigBlk /proc/self/status\n")
+    slow.chmod(0o755)
+    options = ["--volume", f"{slow}:/opt/svcinit/python/bin/python3:ro"]
+    container = engine.run(bare_image, "true", options=options)
+    assert container.wait() == 0
+    blocked = int(container.logs.split()[1], 16)
+    every = {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP}
+    assert {number for number in every if not blocked >> (number - 1) & 1} == set()
