@@ -62,7 +62,7 @@ class Stage:
         return (began - started) / 1e6
 
     def deaf(self, contender: Contender) -> float:
-        """Milliseconds from just before the contender's exec until it blocks SIGTERM: what comes sooner, a PID 1 loses."""
+        """Milliseconds from just before exec until SIGTERM is blocked: a PID 1 loses what comes sooner."""
         contender.before()
         started = time.monotonic()
         pid = self._spawn([*contender.argv, *self.probe.argv], contender.env)
