@@ -54,7 +54,7 @@ bench: $(READY)  ## start-up and memory, beside the peers
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
-	for name in run dev; do CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade \
+	for name in run dev bundles; do CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade \
 	    --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	    --output-file requirements/$$name.txt requirements/$$name.in; done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -73,6 +74,13 @@ def base_image() -> str:
     name = os.environ.get("SVCINIT_TEST_BASE", "")
     assert name, "SVCINIT_TEST_BASE names no image: run the tests by `make test`"
     return name
+
+
+@pytest.fixture(scope="session")
+def pythonless_image() -> str:
+    """Debian with no Python."""
+    command = [ROOT / "tools" / "base-image", "--without-python"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,14 @@ SAMPLE = ROOT / "examples" / "django-app"
 
 
 @pytest.fixture(scope="session")
-def image(base_image: str, svcinit_image: str) -> Callable[[str], str]:
-    """Build the image of one folder in images/, once; its tag."""
+def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], str]:
+    """Build the image of one folder in images/, once, without Python unless its Dockerfile asks for it; its tag."""
 
     @functools.cache
     def built(name: str) -> str:
-        return build(ROOT / "images" / name, f"svcinit-{name}:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+        folder = ROOT / "images" / name
+        base = base_image if "ARG BASE_IMAGE=python" in (folder / "Dockerfile").read_text() else pythonless_image
+        return build(folder, f"svcinit-{name}:test", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
 
     return built
 
