@@ -79,8 +79,9 @@ def base_image() -> str:
 @pytest.fixture(scope="session")
 def pythonless_image() -> str:
     """Debian with no Python."""
-    command = [ROOT / "tools" / "base-image", "--without-python"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+    command = [str(ROOT / "tools" / "base-image"), "--without-python"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")
