@@ -18,7 +18,7 @@ def build(folder: pathlib.Path, python: str) -> pathlib.Path:
     for name in pinned():
         _copy_distribution(name, folder / "lib")
     subprocess.run(
-        [python, str(ROOT / "entrypoint" / "build" / "bundle.py"), str(folder)], check=True, timeout=BUILD_TIMEOUT
+        [python, str(ROOT / "entrypoint" / "bundle" / "bundle.py"), str(folder)], check=True, timeout=BUILD_TIMEOUT
     )
     return folder / "bin" / "svcinit"
 

@@ -23,7 +23,7 @@ DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimu
 FILE_LIMIT = 1 << 20  # characters of a file that holds a value
 IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
-KEPT = "SVCINIT@"  # as in build/launcher.c
+KEPT = "SVCINIT@"  # as in bundle/launcher.c
 UNPROBED = "none", "exec"  # checks that need no port
 
 

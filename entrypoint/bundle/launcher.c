@@ -1,0 +1,56 @@
+/* What ENTRYPOINT ["svcinit"] runs: it starts the interpreter that lies beside it, and nothing else.
+ *
+ * Linked statically, so that neither the image's libc nor LD_PRELOAD and the like can keep it from starting.
+ *
+ * 1. All signals wait from the first microseconds on: what reaches a PID 1 that does not handle it is lost, and an
+ *    interpreter takes milliseconds to its first line. A blocked signal is kept (signal(7)), also over execve(2).
+ * 2. What the dynamic loader would read from the environment is meant for the command: it is handed over under another
+ *    name, and svcinit.init.original_environment gives it its name back.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef HOME
+#define HOME "/opt/svcinit"
+#endif
+#define KEPT "SVCINIT@" /* as in svcinit.init */
+
+static int is_for_the_loader(const char *variable)
+{
+    return strncmp(variable, "LD_", 3) == 0 || strncmp(variable, "GLIBC_TUNABLES=", 15) == 0;
+}
+
+int main(int argc, char **argv, char **envp)
+{
+#ifdef BLOCK_SIGNALS
+    unsigned char every[8];
+    memset(every, 0xff, sizeof every);
+    syscall(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, every, NULL, sizeof every);
+#endif
+    for (char **each = envp; *each; each++) {
+        if (is_for_the_loader(*each)) {
+            char *renamed = malloc(sizeof KEPT + strlen(*each));
+            if (!renamed)
+                return 71; /* EX_OSERR */
+            strcpy(stpcpy(renamed, KEPT), *each);
+            *each = renamed;
+        }
+    }
+    char **command = calloc(argc + 4, sizeof *command);
+    if (!command)
+        return 71;
+    char **next = command;
+    *next++ = HOME "/python/bin/" PROGRAM; /* a link to the interpreter: ps(1) and top(1) show this name */
+    *next++ = "-IS";
+    *next++ = HOME "/python/" PROGRAM ".py";
+    for (int i = 1; i < argc; i++)
+        *next++ = argv[i];
+    execve(command[0], command, envp);
+    fprintf(stderr, PROGRAM ": %s cannot be run: %s; copy the whole of " HOME "\n", command[0], strerror(errno));
+    return 127;
+}
