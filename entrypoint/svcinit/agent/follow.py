@@ -1,8 +1,8 @@
 """Following what the configuration was made from: changes settle, a child prepares anew, init is told of new files.
 
-The child is forked from presence, which has all modules loaded: it takes milliseconds. It has what the watches know as
-its data. It and a prepare of init's never work at the same time (a lock). Its verdict lies in a memfd that init empties
-when it has taken it; only then the next one may come.
+The child is a worker that was forked while nothing changed, from presence, which has all modules loaded; what the
+watches know is its data. It and a prepare of init's never work at the same time (a lock). Its verdict lies in a memfd
+that init empties when it has taken it; only then the next one may come.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import time
 from svcinit import log
 from svcinit.agent import files, last_known, render, templating, watch
 from svcinit.agent.backoff import pause_before
+from svcinit.agent.discovery import Peer
 from svcinit.agent.prepare import PREPARING, Preparation, is_free, locked
 from svcinit.agent.source_file import FromFile
-from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
-from svcinit.init import NEWS, default_signals
+from svcinit.agent.worker import Worker
+from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.init import NEWS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from svcinit.agent.consul import Consul
-    from svcinit.agent.discovery import Peer
     from svcinit.settings import Settings
 
 BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
@@ -58,6 +59,7 @@ class Follower:
         self._peers: dict[Question, watch.Peers] = {}
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
         self._child = 0
+        self._spare: Worker | None = None  # waits for the next change
         self._announced = False  # the child's verdict was acted upon
         self._init, self._told = os.getppid(), False  # init was told of what is not taken yet
         self._late = self._retry_at = NEVER
@@ -77,6 +79,8 @@ class Follower:
             times.append(NEVER if self._told else time.monotonic() + RIPENING)
         elif self._changed_at:
             times.append(self._settled_at())
+        elif self._spare is None and self._knows_all():
+            return time.monotonic()
         return min([*times, self._retry_at])
 
     def refresh(self) -> None:
@@ -102,12 +106,20 @@ class Follower:
             self._mention()
         elif self._is_time(now):
             self._prepare(now)
+        elif not self._changed_at and self._knows_all():
+            self._stand_by()
 
     def end(self) -> None:
         for each in self._watches():
             each.close()
         if self._child:
-            self._kill()
+            self._kill(self._child)
+        if self._spare is not None:
+            self._kill(self._spare.pid)
+
+    def _knows_all(self) -> bool:
+        """Has each watch had its first answer?"""
+        return all(each.digest for each in self._watches())
 
     def _watches(self) -> list[watch.Watch | watch.File]:
         return [*self._file, *self._keys, *self._peers.values()]
@@ -151,33 +163,49 @@ class Follower:
                 each.known = each.digest  # what fails with this is not tried again before it changes
         self._late = now + self.settings.reload_timeout
         self._announced = self._told = False
-        presence = os.getpid()
-        self._child = os.fork()
-        if self._child:
-            return
-        code = EX_SOFTWARE
-        try:
-            os.setpgid(0, 0)
-            default_signals(blocked=False)
-            code = self._prepared(presence)
-        except SvcinitError as error:
-            for fault in error.faults:
-                log.error(fault)
-            code = error.code
-        except Exception as error:
-            log.fault("prepare", error)
-        finally:
-            os._exit(code)
+        worker, self._spare = self._stand_by(), None
+        worker.begin(self._data())
+        self._child = worker.pid
 
-    def _prepared(self, presence: int) -> int:
+    def _stand_by(self) -> Worker:
+        """Nothing to do: be ready for the next change."""
+        if self._spare is not None and not self._spare.is_alive():
+            self._spare.close()
+            self._spare = None
+        if self._spare is None:
+            self._spare = self._worker()
+        return self._spare
+
+    def _worker(self) -> Worker:
+        presence = os.getpid()
+        return Worker(self._warm_up, lambda data: self._prepared(presence, data))
+
+    def _warm_up(self) -> None:
+        """In the child: hold none of presence's connections, and compile the templates."""
+        for each in self._watches():
+            each.close()
+        self._consul.close()
+        nothing = Preparation(self.settings, self._command, -1, 0.0)
+        templating.Engine(nothing, nothing.libraries).compile_all()
+
+    def _data(self) -> bytes:
+        """What the watches know."""
+        keys = [each.content for each in self._keys]
+        peers = [
+            (question, each.content and [(peer.host, peer.address, peer.port, peer.node) for peer in each.content])
+            for question, each in self._peers.items()
+        ]
+        return marshal.dumps((self._late, keys, peers))
+
+    def _prepared(self, presence: int, data: bytes) -> int:
         with locked(self._slots.lock):
-            keys = [each.content for each in self._keys]
-            peers = {question: each.content for question, each in self._peers.items()}
+            late, keys, known = marshal.loads(data)
             done: Preparation
             if self._file:
-                done = FromFile(self.settings, self._command, self._slots.memory, self._late)
+                done = FromFile(self.settings, self._command, self._slots.memory, late)
             else:
-                done = Followed(self.settings, self._command, self._slots.memory, self._late, keys, peers)
+                peers = {question: found and [Peer(*each) for each in found] for question, found in known}
+                done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
             done.run(self._slots.news, self._slots.memory)
             if os.getppid() == presence:
                 os.kill(presence, _signal.SIGIO)  # nobody needs to wait for the rest
@@ -191,7 +219,8 @@ class Follower:
         if not pid:
             if now >= self._late:
                 log.warning("prepare took too long: killed")
-                self._kill()
+                self._kill(self._child)
+                self._child = 0
                 if not self._announced:
                     self._failed(now, EX_TEMPFAIL)
             return
@@ -229,14 +258,17 @@ class Follower:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1
 
-    def _kill(self) -> None:
-        for target in (-self._child, self._child):
+    @staticmethod
+    def _kill(pid: int) -> None:
+        for target in (-pid, pid):
             try:
                 os.kill(target, _signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        os.waitpid(self._child, 0)
-        self._child = 0
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass
 
 
 class Followed(Preparation):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
+from jinja2.bccache import Bucket
 from jinja2.runtime import Context
 from jinja2.utils import missing
 
@@ -81,6 +82,7 @@ class Engine:
             auto_reload=False,
             cache_size=-1,
             loader=self._loader,
+            bytecode_cache=None if mask else _Compiled(),  # a mask is compiled in
             finalize=mask,
         )
         if mask:
@@ -108,6 +110,14 @@ class Engine:
             return self._env.template_class.from_code(self._env, code, self._env.globals).render()
 
         return self._explained(label, make)
+
+    def compile_all(self) -> None:
+        """Compile every template of the trees: what fails will fail again, and be told, where it is rendered."""
+        for name in self._env.list_templates(["j2"]):
+            try:
+                self._env.get_template(name)
+            except Exception:  # a template can raise whatever Python can
+                continue
 
     def options(self, name: str) -> str:
         """Return what the first-line comment of a template says after `svcinit:`, once it was rendered."""
@@ -153,6 +163,18 @@ class _Loader(FileSystemLoader):
             newline = "\n" if match[0].endswith("\n") else ""
             text = text[: match.start("close")] + newline + match["close"] + text[match.end() :]
         return text, path, uptodate
+
+
+class _Compiled(BytecodeCache):
+    """The code of all that this process compiled, for as long as the text is the same."""
+
+    codes: ClassVar[dict[tuple[str, str], Any]] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self.codes.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self.codes[bucket.key, bucket.checksum] = bucket.code
 
 
 class _Lazy:
