@@ -49,12 +49,14 @@ docs: $(READY)  ## pages made from the code and from a run of the tests
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos
 
-bench: $(READY)  ## start-up and memory, beside the peers
-	tools/with-parts --no-docker $(BIN)/python -m bench
+bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@tools/apt-install gcc musl-tools patchelf
+	tools/with-parts --no-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
-	for name in run dev bundles; do CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade \
+	for name in run dev bundles bench; do CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade \
 	    --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	    --output-file requirements/$$name.txt requirements/$$name.in; done
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -25,6 +27,8 @@ WARM_UP = 2  # runs of each contender that do not count
 PLAIN_TIMES, FULL_TIMES = 2.0, 4.0  # targets: at most so many times the bare interpreter, the bash entrypoint
 WATCH_MS = 5.0  # milliseconds from the answer to a raw blocking query
 PLAIN_PSS, FULL_PSS = 10.0, 35.0  # and so many MiB
+DOCS = image.ROOT / "docs"
+PLOTTED = "plain", "full", "watch", "scale"
 
 
 class Bench:
@@ -142,21 +146,49 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }  # fmt: skip
 
 
+class Page(io.StringIO):
+    """All that is printed, kept too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._out = sys.stdout
+
+    def write(self, text: str) -> int:
+        self._out.write(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+
 def main() -> int:
     options = _options()
+    page = Page()
+    with contextlib.redirect_stdout(page):
+        _run(options)
+    plots = options.json.parent
+    if options.docs:
+        (DOCS / "benchmarks.md").write_text(page.getvalue())
+        plots = DOCS / "plots"
+    subprocess.run([sys.executable, "-m", "bench.plots", str(options.json), str(plots)], check=True)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
         bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
-        print("# What svcinit costs\n")
+        print("# Benchmarks\n\nWhat `make bench` printed; ratios hold on other machines, times do not.\n")
         _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
         print(f"- {options.runs} runs each, interleaved; the service: {bench.probe.note}")
         for part in [options.only] if options.only else PARTS:
             print(f"\n## {part}: {PARTS[part].__doc__}\n", flush=True)
             PARTS[part](bench)
+            if part in PLOTTED:
+                print(f"\n![{part}](plots/{part}.svg)")
         bench.probe.close()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(bench.raw, indent=1) + "\n")
-    return 0
 
 
 def _options() -> argparse.Namespace:
@@ -166,6 +198,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--json", type=pathlib.Path, default=image.ROOT / "bench" / "out" / "latest.json", help="where raw figures go"
     )
+    parser.add_argument("--docs", action="store_true", help="make the page and the plots in docs/ of this run")
     parser.add_argument("--python", default=sys.executable, help="the interpreter to run svcinit with, of this version")
     options = parser.parse_args()
     if options.runs < 1:

@@ -8,13 +8,14 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
 from tests.support.consul import ConsulAgent, connections
-from tests.support.process import Running
+from tests.support.process import Running, descendants, is_alive
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -275,6 +276,23 @@ def test_presence_killed_at_any_time_loses_no_change(followed: Service) -> None:
     assert svcinit.stop() == 0
 
 
+def test_the_child_that_waits_for_a_change_may_be_killed_and_ends_with_its_presence(followed: Service) -> None:
+    followed.consul.kv_put("config/web/n", "1")
+    target = followed.template("app.ini", '{{ key("n") }}')
+    svcinit = up(followed)
+    waiting = partial(descendants, svcinit.child("presence"))
+    eventually(waiting, "a child waits")
+    os.kill(waiting()[0], signal.SIGKILL)
+    followed.consul.kv_put("config/web/n", "2")
+    eventually(lambda: target.read_text() == "2", f"the change arrives all the same; {svcinit.err}")
+    has_state(svcinit, state="running")
+    eventually(waiting, "another one waits")
+    (child,) = waiting()
+    os.kill(svcinit.child("presence"), signal.SIGKILL)
+    eventually(lambda: not is_alive(child), "it is gone too")
+    assert svcinit.stop() == 0
+
+
 def test_a_signal_with_the_number_of_news_from_anybody_else_is_only_forwarded(followed: Service) -> None:
     followed.env["SVCINIT_SIGNALS"] = "RTMIN:USR1"
     svcinit = up(followed)
@@ -296,7 +314,7 @@ def test_idle_it_asks_once_a_prefix_and_service_and_leaves_no_connection_behind(
     svcinit = up(service)
     log = own_consul.folder / "consul.log"
     asked = re.compile(r"url=(/v1/(?:kv|health/service)\S*)")
-    eventually(lambda: len([u for u in asked.findall(log.read_text()) if "index=" in u]) >= 0, "it follows")
+    eventually(lambda: len([u for u in asked.findall(log.read_text()) if "index=" in u]) >= 3, "it follows")
     stays(lambda: connections(own_consul.http_port) <= 4, "one connection for the registration, one for each followed")
     assert svcinit.stop() == 0
     eventually(lambda: connections(own_consul.http_port) == 0, "no connection is left")
