@@ -14,8 +14,8 @@ from tests.support.docker import Container, Engine, build
 from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-WORKERS = 2  # the default of images/django-uwsgi
-SAMPLE = ROOT / "examples" / "django-app"
+WORKERS = 2  # the default of the images that have workers
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +32,15 @@ def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callabl
 
 
 class Shop:
-    """The sample Django project in its image: code in a volume, configuration in KV."""
+    """A sample app in its image: code in a volume, configuration in KV."""
 
-    def __init__(self, folder: pathlib.Path, image: str, consul: ConsulAgent, engine: Engine) -> None:
+    def __init__(
+        self, folder: pathlib.Path, image: str, consul: ConsulAgent, engine: Engine,
+        *, sample: str = "django-app", module: str = "site_app.wsgi:application",
+    ) -> None:  # fmt: skip
         self.code = folder / "code"
-        shutil.copytree(SAMPLE, self.code, ignore=shutil.ignore_patterns("__pycache__"))
-        self.image, self.consul, self.engine = image, consul, engine
+        shutil.copytree(EXAMPLES / sample, self.code, ignore=shutil.ignore_patterns("__pycache__"))
+        self.image, self.consul, self.engine, self.workers = image, consul, engine, WORKERS
         self.port = free_ports(1)[0]
         consul.kv_put("config/shop/greeting", "hello 0")
         self.env = {
@@ -46,14 +49,14 @@ class Shop:
             "SVCINIT_PORT": str(self.port),
             "SVCINIT_CHECK_INTERVAL": "200ms",
             "SVCINIT_DRAIN": "500ms",
-            "APP_MODULE": "site_app.wsgi:application",
+            "APP_MODULE": module,
             "APP_LOAD_SECONDS": "1",
         }
 
     def start(self, *options: str) -> Container:
         container = self.engine.run(self.image, env=self.env, options=["--volume", f"{self.code}:/app", *options])
         self.is_passing(container)
-        eventually(lambda: container.logs.count("ready in") == WORKERS, "every worker has loaded the app", 30)
+        eventually(lambda: container.logs.count("ready in") >= self.workers, "every worker has loaded the app", 30)
         return container
 
     def is_passing(self, container: Container) -> None:

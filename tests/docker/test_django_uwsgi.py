@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +12,7 @@ import pytest
 
 from tests.docker.conftest import Shop
 from tests.support.docker import Container
-from tests.support.load import Load, load
+from tests.support.load import InFlight, Load, load
 from tests.support.process import is_alive
 from tests.support.waiting import eventually
 
@@ -161,24 +159,11 @@ def test_code_that_cannot_be_imported_never_reaches_the_clients(shop: Shop) -> N
 def test_a_stop_deregisters_first_finishes_what_is_in_flight_and_leaves_nothing(shop: Shop) -> None:
     container = shop.start()
     below = [pid for pid, _ in container.processes()]
-    began = threading.Event()
-    answered: list[bytes] = []
-
-    def slow_request() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", shop.port, timeout=20)
-        connection.request("GET", "/slow?ms=3000")
-        began.set()
-        answered.append(connection.getresponse().read())
-
-    client = threading.Thread(target=slow_request)
-    client.start()
-    began.wait(10)
+    slow = InFlight(shop.port, "/slow?ms=3000")
     start = time.monotonic()
     code = container.stop()
     took = time.monotonic() - start
-    client.join(20)
-    assert answered
-    assert answered[0].startswith(b"slept in")
+    assert slow.body().startswith(b"slept in")
     assert code == 0
     assert took < 10
     shop.is_gone(container)

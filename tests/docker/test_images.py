@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -122,6 +124,32 @@ def test_a_container_at_its_limit_of_processes_aborts_the_reload_and_serves_on(e
     container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 70")
     assert container.is_running
     assert container.stop() == 4
+
+
+def test_a_change_that_finds_no_room_for_a_process_is_taken_over_when_there_is_some(
+    engine: Engine, bare_image: str, consul: ConsulAgent, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "app.conf.j2").write_text('{{ key("n") }}')
+    for path in (tmp_path, tmp_path / "etc"):
+        path.chmod(0o755)
+    consul.kv_put("config/web/n", "1")
+    env = {
+        **consul.env, "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s",
+        "SVCINIT_RELOAD": "none",
+    }  # fmt: skip
+    options = ["--volume", f"{tmp_path}:/etc/svcinit/templates:ro"]
+    container = engine.run(bare_image, "sleep", "1000", env=env, options=options)
+    init_main_presence_and_the_waiting_child = 4
+    eventually(lambda: len(container.processes()) == init_main_presence_and_the_waiting_child, "it follows")
+    docker("update", "--pids-limit=3", container.id)
+    os.kill(max(pid for pid, _ in container.processes()), signal.SIGKILL)
+    consul.kv_put("config/web/n", "2")
+    container.says("no process to prepare changes in: Resource temporarily unavailable")
+    assert container.copy("/etc/app.conf") == b"1"
+    docker("update", "--pids-limit=50", container.id)
+    container.says("reload 1: done")
+    assert container.copy("/etc/app.conf") == b"2"
 
 
 def test_redis_starts_registers_passes_restarts_on_hup_and_stops(

@@ -94,6 +94,21 @@ def one(connection: http.client.HTTPConnection, path: str, headers: dict[str, st
     return Request(began, time.monotonic() - began, body, failure)
 
 
+class InFlight:
+    """A request that was sent: its answer waits until somebody asks for it."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        self._connection.request("GET", path)
+
+    def body(self) -> bytes:
+        """The answer's; OSError if there is none."""
+        try:
+            return self._connection.getresponse().read()
+        finally:
+            self._connection.close()
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` (0 to 1) of `values` lie."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]

@@ -1,8 +1,8 @@
 """Following what the configuration was made from: changes settle, a child prepares anew, init is told of new files.
 
-The child is a worker that was forked while nothing changed, from presence, which has all modules loaded; what the
-watches know is its data. It and a prepare of init's never work at the same time (a lock). Its verdict lies in a memfd
-that init empties when it has taken it; only then the next one may come.
+The child is a worker, forked from presence, which has all modules loaded; what the watches know is its data. It and a
+prepare of init's never work at the same time (a lock). Its verdict lies in a memfd that init empties when it has taken
+it; only then the next one may come.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from svcinit.agent.discovery import Peer
 from svcinit.agent.prepare import PREPARING, Preparation, is_free, locked
 from svcinit.agent.source_file import FromFile
 from svcinit.agent.worker import Worker
-from svcinit.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL
 from svcinit.init import NEWS
 
 TYPE_CHECKING = False
@@ -58,9 +58,9 @@ class Follower:
         self._keys = [] if self._file else [watch.Keys(consul, *prefix) for prefix in settings.kv_prefix]
         self._peers: dict[Question, watch.Peers] = {}
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
-        self._child = 0
-        self._spare: Worker | None = None  # waits for the next change
-        self._announced = False  # the child's verdict was acted upon
+        self._worker: Worker | None = None
+        self._busy = False  # it prepares
+        self._next_worker = 0.0  # not before: there was no room for a process
         self._init, self._told = os.getppid(), False  # init was told of what is not taken yet
         self._late = self._retry_at = NEVER
         self._attempt = 0
@@ -73,14 +73,14 @@ class Follower:
     @property
     def due(self) -> float:
         times = [each.due for each in self._watches()]
-        if self._child:
+        if self._busy:
             times.append(self._late)
         elif self._is_untaken():
             times.append(NEVER if self._told else time.monotonic() + RIPENING)
         elif self._changed_at:
             times.append(self._settled_at())
-        elif self._spare is None and self._knows_all():
-            return time.monotonic()
+        elif self._worker is None and self._knows_all():
+            times.append(self._next_worker)
         return min([*times, self._retry_at])
 
     def refresh(self) -> None:
@@ -100,22 +100,20 @@ class Follower:
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now
                 self._changed_at = self._changed_at or now
-        if self._child:
+        if self._busy:
             self._look_after(now)
         elif self._is_untaken():
             self._mention()
         elif self._is_time(now):
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
-            self._stand_by()
+            self._stand_by(now)
 
     def end(self) -> None:
         for each in self._watches():
             each.close()
-        if self._child:
-            self._kill(self._child)
-        if self._spare is not None:
-            self._kill(self._spare.pid)
+        if self._worker is not None:
+            self._worker.kill()
 
     def _knows_all(self) -> bool:
         """Has each watch had its first answer?"""
@@ -162,23 +160,26 @@ class Follower:
             if each.content is not None:
                 each.known = each.digest  # what fails with this is not tried again before it changes
         self._late = now + self.settings.reload_timeout
-        self._announced = self._told = False
-        worker, self._spare = self._stand_by(), None
-        worker.begin(self._data())
-        self._child = worker.pid
+        self._told = False
+        self._next_worker = now
+        self._stand_by(now)
+        if self._worker is None:
+            self._failed(now, EX_TEMPFAIL)
+        else:
+            self._worker.begin(self._data())
+            self._busy = True
 
-    def _stand_by(self) -> Worker:
-        """Nothing to do: be ready for the next change."""
-        if self._spare is not None and not self._spare.is_alive():
-            self._spare.close()
-            self._spare = None
-        if self._spare is None:
-            self._spare = self._worker()
-        return self._spare
-
-    def _worker(self) -> Worker:
-        presence = os.getpid()
-        return Worker(self._warm_up, lambda data: self._prepared(presence, data))
+    def _stand_by(self, now: float) -> None:
+        """Have a worker that lives, for the next change."""
+        if self._worker is not None and self._worker.ended() is not None:
+            self._worker = None
+        if self._worker is None and now >= self._next_worker:
+            presence = os.getpid()
+            try:
+                self._worker = Worker(self._warm_up, lambda data: self._prepared(presence, data))
+            except OSError as error:
+                log.warning(f"no process to prepare changes in: {error.strerror}; trying again")
+                self._next_worker = now + BACKOFF[1]
 
     def _warm_up(self) -> None:
         """In the child: hold none of presence's connections, and compile the templates."""
@@ -197,7 +198,8 @@ class Follower:
         ]
         return marshal.dumps((self._late, keys, peers))
 
-    def _prepared(self, presence: int, data: bytes) -> int:
+    def _prepared(self, presence: int, data: bytes) -> None:
+        """In the child."""
         with locked(self._slots.lock):
             late, keys, known = marshal.loads(data)
             done: Preparation
@@ -210,25 +212,19 @@ class Follower:
             if os.getppid() == presence:
                 os.kill(presence, _signal.SIGIO)  # nobody needs to wait for the rest
             done.keep()
-        return EX_OK
 
     def _look_after(self, now: float) -> None:
-        if not self._announced and self._is_whole():
+        assert self._worker is not None
+        code = self._worker.ended()  # asked first: what one that ended left is not going to change
+        if code is None and now >= self._late and not self._is_whole():
+            log.warning("prepare took too long: killed")
+            self._worker.kill()
+            code = EX_TEMPFAIL
+        if self._is_whole():
+            self._busy = False
             self._succeeded()
-        pid, status = os.waitpid(self._child, os.WNOHANG)
-        if not pid:
-            if now >= self._late:
-                log.warning("prepare took too long: killed")
-                self._kill(self._child)
-                self._child = 0
-                if not self._announced:
-                    self._failed(now, EX_TEMPFAIL)
-            return
-        self._child = 0
-        code = os.waitstatus_to_exitcode(status)
-        if not self._announced and code == EX_OK and self._is_whole():
-            self._succeeded()
-        elif not self._announced:
+        elif code is not None:
+            self._busy = False
             self._failed(now, code)
 
     def _is_whole(self) -> bool:
@@ -236,7 +232,6 @@ class Follower:
         return os.pread(self._slots.news, 1, 0) == b"{"
 
     def _succeeded(self) -> None:
-        self._announced = True
         verdict = json.loads(os.pread(self._slots.news, READ_LIMIT, 0))
         self.trouble, self._attempt = "", 0
         self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
@@ -257,18 +252,6 @@ class Follower:
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1
-
-    @staticmethod
-    def _kill(pid: int) -> None:
-        for target in (-pid, pid):
-            try:
-                os.kill(target, _signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass
 
 
 class Followed(Preparation):

@@ -1,11 +1,13 @@
-"""A child forked ahead of its work, so that nothing waits for the fork, nor for the first touch of each page after it.
+"""A child that is forked ahead of its work and does one piece of it after the other.
 
-It warms up and sleeps until `begin` hands it what to work on; its exit status is that of the work. It ends when it is
-killed, and when its parent is gone: the pipe that it sleeps at has no writer then.
+Nothing waits for a fork then, nor for the first touch of each page after one: both processes soon have their own copy
+of what they use. The child warms up and sleeps until `begin` hands it what to work on. It ends when work fails, with
+that as its exit status, when it is killed, and when its parent is gone: the pipe that it sleeps at has no writer then.
 """
 
 from __future__ import annotations
 
+import _signal
 import os
 
 from svcinit import log
@@ -18,22 +20,36 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """warm_up and work run in the child; `work` gets the bytes that `begin` was given, and returns the exit status."""
+    """warm_up and work run in the child; `work` gets the bytes that `begin` was given.
 
-    def __init__(self, warm_up: Callable[[], None], work: Callable[[bytes], int]) -> None:
+    Raises OSError where there can be no more processes.
+    """
+
+    def __init__(self, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> None:
         self._data = os.memfd_create("work")
+        self._status: int | None = None
         bell, self._bell = os.pipe()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            os.close(bell)
+            self._close()
+            raise
         if self.pid:
             os.close(bell)
-            return
+        else:
+            os.close(self._bell)
+            self._live(bell, warm_up, work)
+
+    def _live(self, bell: int, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> None:
         code = EX_SOFTWARE
         try:
-            os.close(self._bell)
             os.setpgid(0, 0)
             default_signals(blocked=False)
             warm_up()
-            code = work(_whole(self._data)) if os.read(bell, 1) else EX_OK
+            while os.read(bell, 1):
+                work(os.pread(self._data, os.fstat(self._data).st_size, 0))
+            code = EX_OK
         except SvcinitError as error:
             for fault in error.faults:
                 log.error(fault)
@@ -43,24 +59,35 @@ class Worker:
         finally:
             os._exit(code)
 
-    def is_alive(self) -> bool:
-        """Can it be told to begin? One that died is reaped here."""
-        return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
-
     def begin(self, data: bytes) -> None:
-        """Hand over the work. If the child dies meanwhile, whoever waits for its status learns of it."""
+        """Hand over a piece of work; that of a child which has ended meanwhile is for `ended` to tell."""
         refill(self._data, data)
         try:
             os.write(self._bell, b"1")
         except BrokenPipeError:
             pass
-        self.close()
 
-    def close(self) -> None:
-        """Let go of the child, which is not reaped by that."""
+    def ended(self) -> int | None:
+        """The exit status, minus the number of the signal that killed it; None while it lives."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+                self._close()
+        return self._status
+
+    def kill(self) -> None:
+        """End it and what it started."""
+        if self.ended() is not None:
+            return
+        for target in (-self.pid, self.pid):
+            try:
+                os.kill(target, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._bell)
         os.close(self._data)
-
-
-def _whole(memory: int) -> bytes:
-    return os.pread(memory, os.fstat(memory).st_size, 0)

@@ -1,0 +1,86 @@
+"""A Flask app under the servers that can run it: reloads and stops lose nothing, broken code reaches nobody."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.docker.conftest import WORKERS, Shop
+from tests.support.consul import ConsulAgent
+from tests.support.docker import Engine
+from tests.support.load import InFlight, load
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+
+
+Make = Callable[[str], Shop]
+
+
+@pytest.fixture
+def make(tmp_path: pathlib.Path, image: Callable[[str], str], consul: ConsulAgent, engine: Engine) -> Make:
+    """The sample app that belongs to an image."""
+
+    def made(name: str) -> Shop:
+        sample = "tornado-app" if name == "tornado" else "flask-app"
+        app = Shop(tmp_path, image(name), consul, engine, sample=sample, module="app:app")
+        app.workers = 1 if name == "tornado" else WORKERS
+        return app
+
+    return made
+
+
+def versions(bodies: set[bytes]) -> set[tuple[str, str]]:
+    return {(body["version"], body["greeting"]) for body in map(json.loads, filter(None, bodies))}
+
+
+@pytest.mark.parametrize("name", ["gunicorn"])
+def test_new_code_and_configuration_come_without_a_failed_request_and_broken_code_never(
+    make: Make, name: str, report: Callable[[str], None]
+) -> None:
+    app = make(name)
+    container = app.start()
+    with load(app.port, clients=4, pause=0.005) as made:
+        app.release("v1")
+        app.consul.kv_put("config/shop/greeting", "hello 1")
+        container.kill("HUP")
+        eventually(lambda: versions(made.bodies_since(time.monotonic() - 1)) == {("v1", "hello 1")}, "only the new", 60)
+        (app.code / "app.py").write_text("import no_such_module\n")
+        container.kill("HUP")
+        container.says("reload 2: aborted: SVCINIT_PRE_RELOAD failed", 30)
+        ended = time.monotonic()
+        eventually(lambda: len(made.bodies_since(ended)) > 0, "it serves on")
+    assert made.failed == []
+    report(f"{name}: {len(made.requests)} requests, 0 failed, longest stall {made.longest * 1000:.0f} ms")
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "tornado"])
+def test_a_stop_finishes_what_is_in_flight(make: Make, name: str) -> None:
+    app = make(name)
+    container = app.start()
+    slow = InFlight(app.port, "/slow?ms=3000")
+    assert container.stop() == 0
+    assert slow.body().startswith(b"slept in")
+    app.is_gone(container)
+
+
+def test_a_tornado_is_restarted_for_new_code_and_configuration_and_never_for_broken_code(make: Make) -> None:
+    app = make("tornado")
+    container = app.start()
+    slow = InFlight(app.port, "/slow?ms=2000")
+    app.release("v1")
+    app.consul.kv_put("config/shop/greeting", "hello 1")
+    container.kill("HUP")
+    container.says("v1 ready in")
+    assert slow.body().startswith(b"slept in")
+    app.is_passing(container)
+    assert versions({InFlight(app.port, "/").body()}) == {("v1", "hello 1")}
+    (app.code / "app.py").write_text("import no_such_module\n")
+    container.kill("HUP")
+    container.says("reload 2: aborted: SVCINIT_PRE_RELOAD failed")
+    assert versions({InFlight(app.port, "/").body()}) == {("v1", "hello 1")}
+    assert container.stop() == 0
