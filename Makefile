@@ -56,9 +56,10 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
-	for name in run dev bundles bench; do CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade \
-	    --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-	    --output-file requirements/$$name.txt requirements/$$name.in; done
+	for file in requirements/run.in requirements/dev.in requirements/b*.in images/*/*.in images/shared/*/*.in; do \
+	    CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade --generate-hashes \
+	    --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	    --output-file $${file%.in}.txt $$file; done
 
 clean:  ## remove what was made here (not the cache in ~/.cache/svcinit)
 	rm -rf $(VENV) build dist bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -58,6 +58,7 @@ class Stage:
             _end(pid)
         if code:
             raise self._failed(contender, f"exit status {code}")
+        assert began > started, "the probe told of an earlier run"
         contender.after()
         return (began - started) / 1e6
 
@@ -72,6 +73,7 @@ class Stage:
                 if time.monotonic() > started + DEADLINE:
                     raise self._failed(contender, "it never blocked SIGTERM")
             took = time.monotonic() - started
+            self.probe.began(DEADLINE)
             _wait(pid, DEADLINE)
         except TimeoutError as error:
             raise self._failed(contender, str(error)) from None

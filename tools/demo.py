@@ -26,6 +26,7 @@ from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGE = ROOT / "images" / "django-uwsgi"
+SHARED = ROOT / "images" / "shared" / "uwsgi"
 SAMPLE = ROOT / "examples" / "django-app"
 SERVICE = "svcinit-demo"
 COLOUR = sys.stdout.isatty()
@@ -87,8 +88,9 @@ def as_process(env: dict[str, str], code: pathlib.Path, folder: pathlib.Path) ->
     venv = folder / "venv"
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes"]
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    subprocess.run([*pip, "-r", str(IMAGE / "requirements-build.txt")], check=True)
-    subprocess.run([*pip, "--no-build-isolation", "-r", str(IMAGE / "requirements.txt")], check=True)
+    subprocess.run([*pip, "-r", str(SHARED / "requirements-build.txt")], check=True)
+    subprocess.run([*pip, "--no-build-isolation", "-r", str(SHARED / "requirements.txt")], check=True)
+    subprocess.run([*pip, "-r", str(IMAGE / "requirements.txt")], check=True)
     # the image's templates, rendered below a folder of the demo's own
     templates = folder / "templates" / str(folder).lstrip("/")
     shutil.copytree(IMAGE / "templates" / "run", templates / "run")
@@ -97,9 +99,9 @@ def as_process(env: dict[str, str], code: pathlib.Path, folder: pathlib.Path) ->
     fifo = folder / "fifo"
     env = {
         **env,
-        "PATH": f"{venv}/bin:{IMAGE}:{os.environ['PATH']}",
+        "PATH": f"{venv}/bin:{SHARED}:{IMAGE}:{os.environ['PATH']}",
         "APP_DIR": str(code),
-        "APP_LIB": str(IMAGE),
+        "APP_LIB": str(SHARED),
         "APP_CACHE": "redis",
         "APP_DATA": str(folder),
         "APP_CONFIG": str(folder / "run" / "app" / "config.json"),

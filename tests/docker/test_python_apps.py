@@ -38,7 +38,7 @@ def versions(bodies: set[bytes]) -> set[tuple[str, str]]:
     return {(body["version"], body["greeting"]) for body in map(json.loads, filter(None, bodies))}
 
 
-@pytest.mark.parametrize("name", ["gunicorn"])
+@pytest.mark.parametrize("name", ["gunicorn", "flask-uwsgi"])
 def test_new_code_and_configuration_come_without_a_failed_request_and_broken_code_never(
     make: Make, name: str, report: Callable[[str], None]
 ) -> None:
@@ -58,7 +58,7 @@ def test_new_code_and_configuration_come_without_a_failed_request_and_broken_cod
     report(f"{name}: {len(made.requests)} requests, 0 failed, longest stall {made.longest * 1000:.0f} ms")
 
 
-@pytest.mark.parametrize("name", ["gunicorn", "tornado"])
+@pytest.mark.parametrize("name", ["gunicorn", "flask-uwsgi", "tornado"])
 def test_a_stop_finishes_what_is_in_flight(make: Make, name: str) -> None:
     app = make(name)
     container = app.start()
