@@ -13,7 +13,7 @@ import time
 
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.init import BEAT_BYTES, FETCHING, Init, Role, memfd, refill
+from svcinit.init import BEAT_BYTES, FETCHING, Init, Role, content, memfd, refill
 from svcinit.state import write_state
 
 TYPE_CHECKING = False
@@ -92,7 +92,7 @@ class Crew(Init):
 
     def take_verdict(self) -> bool:
         """Take over what a successful prepare found; False when what it left cannot be read."""
-        whole = os.pread(self._verdict, VERDICT_LIMIT, 0)
+        whole = content(self._verdict, VERDICT_LIMIT)
         if not self._take(whole):
             log.error("prepare said it was done but left nothing that can be read")
             return False
@@ -108,11 +108,11 @@ class Crew(Init):
 
     def take_news(self) -> bool:
         """Take over what presence prepared; False when it died half way, so that all is to be prepared again."""
-        whole = os.pread(self._news, VERDICT_LIMIT, 0)
+        whole = content(self._news, VERDICT_LIMIT)
         taken = self._take(whole)
         if taken:
             self._memory = self._renew("_memory")
-            refill(self._memory, os.pread(self._news_memory, os.fstat(self._news_memory).st_size, 0))
+            refill(self._memory, content(self._news_memory))
             refill(self._inputs, whole)
         os.ftruncate(self._news, 0)
         self.signal(Role.PRESENCE, _signal.SIGHUP)  # the next news may come

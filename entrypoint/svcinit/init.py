@@ -372,6 +372,11 @@ def refill(descriptor: int, data: bytes) -> None:
         done += os.pwrite(descriptor, data[done:], done)
 
 
+def content(descriptor: int, limit: int = 1 << 40) -> bytes:
+    """All that a memfd holds, `limit` bytes at most."""
+    return os.pread(descriptor, min(os.fstat(descriptor).st_size, limit), 0)
+
+
 def memfd(name: str) -> int:
     """An anonymous file that forked children share and programs do not (memfd_create(2))."""
     return os.memfd_create(f"svcinit-{name}", os.MFD_CLOEXEC)

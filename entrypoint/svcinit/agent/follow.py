@@ -25,7 +25,7 @@ from svcinit.agent.prepare import PREPARING, Preparation, is_free, locked
 from svcinit.agent.source_file import FromFile
 from svcinit.agent.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL
-from svcinit.init import NEWS
+from svcinit.init import NEWS, content
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
 RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
-READ_LIMIT = 16 << 20
 NEVER = float("inf")
 PRELOADED = fcntl, files, hashlib, last_known, marshal, render, shlex  # for the children, which else import them anew
 REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
@@ -86,7 +85,7 @@ class Follower:
     def refresh(self) -> None:
         """Init prepared: what it used is what to follow from now on."""
         try:
-            verdict = json.loads(os.pread(self._slots.inputs, READ_LIMIT, 0))
+            verdict = json.loads(content(self._slots.inputs))
         except ValueError:  # not yet, or being written: the next time
             return
         inputs, self._started_with = verdict["inputs"], (verdict["argv"], verdict["env"])
@@ -232,7 +231,7 @@ class Follower:
         return os.pread(self._slots.news, 1, 0) == b"{"
 
     def _succeeded(self) -> None:
-        verdict = json.loads(os.pread(self._slots.news, READ_LIMIT, 0))
+        verdict = json.loads(content(self._slots.news))
         self.trouble, self._attempt = "", 0
         self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
         started_with = self._started_with

@@ -15,7 +15,7 @@ import time
 from svcinit import log
 from svcinit.agent.backoff import pause_before
 from svcinit.errors import EX_OK, ConfigError, Unavailable
-from svcinit.init import FETCHING, refill
+from svcinit.init import FETCHING, content, refill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -379,6 +379,6 @@ def _store(descriptor: int, seen: Mapping[str, int], undo_record: bytes) -> None
 
 
 def _load(descriptor: int) -> tuple[dict[str, int], bytes]:
-    whole = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    whole = content(descriptor)
     end = LENGTH_BYTES + int.from_bytes(whole[:LENGTH_BYTES], "little")
     return json.loads(whole[LENGTH_BYTES:end]), whole[end:]

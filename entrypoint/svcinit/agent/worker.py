@@ -12,7 +12,7 @@ import os
 
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.init import default_signals, refill
+from svcinit.init import content, default_signals, refill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Worker:
             default_signals(blocked=False)
             warm_up()
             while os.read(bell, 1):
-                work(os.pread(self._data, os.fstat(self._data).st_size, 0))
+                work(content(self._data))
             code = EX_OK
         except SvcinitError as error:
             for fault in error.faults:
