@@ -41,6 +41,19 @@ def test_a_dead_server_costs_its_share_of_the_first_question_only() -> None:
         assert len(dead.asked) == 1
 
 
+def test_an_instance_that_is_registered_between_two_questions_has_its_port() -> None:
+    asked: list[Message] = []
+
+    def reply(query: Message) -> Sequence[bytes]:
+        asked.append(query)
+        if len(asked) == 1:
+            return records()(query)
+        return records(SRV, f"{NAME} A 10.0.0.1", additional=[A])(query)
+
+    with serving(reply) as server:
+        assert peers(server) == [FOUND]
+
+
 def test_a_server_named_by_something_impossible_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="is no host name"):
         Resolver([("a" * 70 + ".example", 53)]).peers("web")

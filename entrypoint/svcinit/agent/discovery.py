@@ -99,22 +99,33 @@ class Resolver:
         Raises Unavailable when no server answers usefully, ConfigError for what cannot be a name in DNS.
         """
         question = question_for(name, tag, dc, self._domain)
+        found = self._services(question)
+        if found is None:
+            addresses = self._addresses(question)
+            # once more: what was registered between the two questions has a port
+            found = self._services(question) if addresses else set()
+            if found is None:
+                found = {Peer(address, address, 0, "") for address in addresses}
+        return sorted(found)
+
+    def _services(self, question: Name) -> set[Peer] | None:
+        """The instances in SRV records; None where there is no such record."""
         answer = self._ask(question, SRV)
         known = {
             rrset.name: sorted(rdata.address for rdata in rrset)
             for kind in (AAAA, A)  # A last: it counts where a target has both
             for rrset in _of_kind(answer.additional, kind)
         }
-        found: set[Peer] = set()
         records = [rdata for rrset in _of_kind(answer.answer, SRV) for rdata in rrset]
+        if not records:
+            return None
+        found: set[Peer] = set()
         for record in records:
             if record.target not in known:
                 known[record.target] = self._target(record.target)
             host = record.target.to_text(omit_final_dot=True)
             found |= {Peer(host, address, record.port, self._node(host)) for address in known[record.target][:1]}
-        if not records:
-            found = {Peer(address, address, 0, "") for address in self._addresses(question)}
-        return sorted(found)
+        return found
 
     def _node(self, host: str) -> str:
         """NODE of a target NODE.node[.DC].DOMAIN, else empty."""

@@ -1,0 +1,70 @@
+"""rsyslog as a collector, and as a forwarder that follows the collectors."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.docker import Container, Engine
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
+
+
+def log(port: int, text: str) -> None:
+    """Send a line in the form of RFC 3164 over TCP."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(f"<13>Nov 23 12:00:00 here app: {text}\n".encode())
+
+
+@pytest.fixture
+def start(
+    engine: Engine, image: Callable[[str], str], consul: ConsulAgent, tmp_path: pathlib.Path
+) -> Callable[[str], tuple[Container, int, pathlib.Path]]:
+    """A container by its role, its port, and the file that a collector writes."""
+
+    def started(role: str) -> tuple[Container, int, pathlib.Path]:
+        (port,) = free_ports(1)
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        settings = {
+            **consul.env, "LOG_ROLE": role, "SVCINIT_SERVICE": f"log-{role}", "SVCINIT_PORT": str(port),
+            "SVCINIT_CHECK_INTERVAL": "200ms", "SVCINIT_DRAIN": "200ms",
+        }  # fmt: skip
+        options = ["--volume", f"{folder}:/var/log/collected"]
+        return engine.run(image("log-collector"), env=settings, options=options), port, folder / "all.log"
+
+    return started
+
+
+def test_lines_reach_the_collector_that_is_there_over_its_replacement_and_a_rotation(
+    start: Callable[[str], tuple[Container, int, pathlib.Path]], consul: ConsulAgent
+) -> None:
+    forwarder, port, _ = start("forwarder")
+    forwarder.says("0 of the 1 peers needed", 30)
+    first, _, first_file = start("collector")
+    eventually(lambda: consul.passing("log-forwarder"), f"the forwarder is up: {forwarder.logs}", 30)
+    log(port, "one")
+    eventually(lambda: first_file.exists() and " app: one\n" in first_file.read_text(), "the line is collected", 20)
+
+    first_file.rename(first_file.with_name("old.log"))
+    first.kill("HUP")
+    first.says("reload 1: done")
+    log(port, "two")
+    eventually(lambda: first_file.exists() and " app: two\n" in first_file.read_text(), "into a new file", 20)
+
+    assert first.stop() == 0
+    log(port, "three")  # waits in the forwarder
+    second, second_port, second_file = start("collector")
+    conf = "/etc/rsyslog.svcinit.conf"
+    eventually(lambda: f'port="{second_port}"' in forwarder.read(conf).decode(), "the forwarder follows", 30)
+    eventually(lambda: consul.passing("log-forwarder"), "the forwarder is up again", 20)
+    log(port, "four")
+    eventually(lambda: second_file.exists() and " app: four\n" in second_file.read_text(), "the line is collected", 20)
+    eventually(lambda: " app: three\n" in second_file.read_text(), f"that one too: {forwarder.logs}", 20)
+    assert forwarder.stop() == second.stop() == 0
+    assert consul.instances("log-collector") == []

@@ -1,0 +1,78 @@
+"""Twemproxy over redis instances that come and go."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tests.support.consul import ConsulAgent, free_ports
+from tests.support.docker import Container, Engine
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
+KEYS = [f"key{number}" for number in range(20)]  # enough to fall on each of two servers
+
+
+def ask(port: int, *words: str) -> str:
+    """One command of redis's, on a connection of its own; the answer's first line."""
+    command = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        connection.sendall(command.encode())
+        return connection.recv(4096).decode().partition("\r\n")[0]
+
+
+class Pool:
+    def __init__(self, engine: Engine, image: Callable[[str], str], env: Mapping[str, str]) -> None:
+        self.engine, self.image = engine, image
+        self.env = {**env, "SVCINIT_CHECK_INTERVAL": "200ms"}
+        (self.port,) = free_ports(1)
+
+    def redis(self) -> tuple[Container, int]:
+        (port,) = free_ports(1)
+        env = {**self.env, "SVCINIT_PORT": str(port), "SVCINIT_DRAIN": "0s"}
+        return self.engine.run(self.image("redis"), env=env), port
+
+    def proxy(self) -> Container:
+        return self.engine.run(self.image("twemproxy"), env={**self.env, "SVCINIT_PORT": str(self.port)})
+
+    def servers(self, proxy: Container) -> set[int]:
+        lines = proxy.read("/etc/nutcracker/svcinit.yml").decode().splitlines()
+        return {int(line.split(":")[1]) for line in lines if line.startswith("   - ")}
+
+    def serves(self) -> bool:
+        """Is each key stored?"""
+        try:
+            return all(ask(self.port, "SET", key, "x") == "+OK" for key in KEYS)
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def pool(engine: Engine, image: Callable[[str], str], consul: ConsulAgent) -> Pool:
+    return Pool(engine, image, consul.env)
+
+
+def test_twemproxy_waits_for_redis_follows_those_that_come_and_go_and_stops(
+    pool: Pool, consul: ConsulAgent, report: Callable[[str], None]
+) -> None:
+    proxy = pool.proxy()
+    proxy.says("0 of the 1 peers needed", 30)
+    first, _ = pool.redis()
+    second, second_port = pool.redis()
+    eventually(lambda: consul.passing("twemproxy") and len(pool.servers(proxy)) == 2, f"both: {proxy.logs}", 40)
+    eventually(pool.serves, "all keys are stored", 20)
+    first.kill("KILL")
+    died = time.monotonic()
+    eventually(lambda: not pool.serves(), "keys of the dead one fail", 10)
+    eventually(pool.serves, f"the other one takes over: {proxy.logs}", 20)
+    report(f"a redis behind twemproxy killed: every key is served again after {time.monotonic() - died:.1f} s")
+    eventually(lambda: pool.servers(proxy) == {second_port}, "the dead one is out of the pool", 20)
+    _, third_port = pool.redis()
+    eventually(lambda: pool.servers(proxy) == {second_port, third_port}, "its successor is in", 20)
+    eventually(pool.serves, "all keys are stored", 20)
+    assert proxy.stop() == 0
+    assert consul.instances("twemproxy") == []
+    assert second.stop() == 0
