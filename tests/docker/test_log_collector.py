@@ -58,6 +58,8 @@ def test_lines_reach_the_collector_that_is_there_over_its_replacement_and_a_rota
     eventually(lambda: first_file.exists() and " app: two\n" in first_file.read_text(), "into a new file", 20)
 
     assert first.stop() == 0
+    log(port, "lost")  # TCP takes it before it notices
+    forwarder.says("cannot connect")
     log(port, "three")  # waits in the forwarder
     second, second_port, second_file = start("collector")
     conf = "/etc/rsyslog.svcinit.conf"
