@@ -69,7 +69,12 @@ def relocate(destination: pathlib.Path) -> None:
     for needed in {path for file in (binary, *extensions) for path in linked(file)}:
         shutil.copy(needed, libraries / needed.name)
     loader = next(file for file in libraries.glob("ld*.so*"))
-    for file in {*libraries.glob("*.so*"), *extensions} - {loader}:
+    # glibc's own parts need nothing but each other, which the interpreter finds for them; they stay as they are
+    for file in {*libraries.glob("*.so*"), *extensions} - {
+        loader,
+        *libraries.glob("lib[cm].so.6"),
+        *libraries.glob("libnss*"),
+    }:
         run("patchelf", "--force-rpath", "--set-rpath", libraries, file)
     run("patchelf", "--set-interpreter", loader, "--force-rpath", "--set-rpath", libraries, binary)
 

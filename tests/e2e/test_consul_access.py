@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.e2e.conftest import Service
-from tests.e2e.failing import is_passing, refuses_to_start
+from tests.e2e.failing import has_state, is_passing, refuses_to_start
 from tests.support.consul import LOOPBACK, ConsulAgent
 from tests.support.gate import gate
 from tests.support.secured import SERVER_NAME, Authority, GuardedConsul, Pair, TlsConsul
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
@@ -73,6 +74,20 @@ def test_a_service_lives_over_tls_with_a_client_certificate_and_a_token_that_may
     assert isinstance(consul, TlsConsul)
     tls_service.env["CONSUL_HTTP_TOKEN"] = consul.grant(LEAST).secret
     assert "warning" not in lives(tls_service)
+
+
+def test_changes_are_followed_over_tls_on_connections_that_last(tls_service: Service) -> None:
+    tls_service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
+    tls_service.consul.kv_put("config/web/n", "0")
+    target = tls_service.template("app.ini", '{{ key("n") }}')
+    svcinit = tls_service.start()
+    is_passing(tls_service)
+    for value in "123":
+        tls_service.consul.kv_put("config/web/n", value)
+        eventually(lambda value=value: target.read_text() == value, f"the change arrives; {svcinit.err}")  # type: ignore[misc]
+        has_state(svcinit, state="running")
+    assert "cannot be followed" not in svcinit.err
+    assert svcinit.stop() == 0
 
 
 def test_an_agent_signed_by_another_authority_is_refused(tls_service: Service, tmp_path: pathlib.Path) -> None:
