@@ -77,7 +77,10 @@ def test_a_service_lives_over_tls_with_a_client_certificate_and_a_token_that_may
 
 
 def test_changes_are_followed_over_tls_on_connections_that_last(tls_service: Service) -> None:
-    tls_service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
+    consul = tls_service.consul
+    assert isinstance(consul, TlsConsul)
+    token = consul.grant(LEAST).secret
+    tls_service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "CONSUL_HTTP_TOKEN": token}
     tls_service.consul.kv_put("config/web/n", "0")
     target = tls_service.template("app.ini", '{{ key("n") }}')
     svcinit = tls_service.start()
