@@ -115,10 +115,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def end_session(leader: subprocess.Popen[bytes]) -> None:
-    """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans."""
+    """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans; and what
+    descends from it, be it in a session of its own."""
+    below = descendants(leader.pid)
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(OSError):  # any process may end between two looks
-            if int(stat_fields(f"/proc/{pid}/stat")[3]) == leader.pid:
+            if pid in below or int(stat_fields(f"/proc/{pid}/stat")[3]) == leader.pid:
                 os.kill(pid, signal.SIGKILL)
     leader.wait(10)
 
