@@ -87,7 +87,7 @@ def pythonless_image() -> str:
 @pytest.fixture(scope="session")
 def svcinit_image(base_image: str) -> str:
     """Dockerfile.base, built."""
-    return docker_cli.build(ROOT, "svcinit-base:test", file=ROOT / "Dockerfile.base", BASE_IMAGE=base_image)
+    return docker_cli.build(ROOT, "svcinit-base", file=ROOT / "Dockerfile.base", BASE_IMAGE=base_image)
 
 
 @pytest.fixture(scope="session")
@@ -98,4 +98,4 @@ def bare_image(base_image: str, svcinit_image: str, tmp_path_factory: pytest.Tem
         "ARG BASE_IMAGE\nARG SVCINIT_IMAGE\nFROM ${SVCINIT_IMAGE} AS svcinit\nFROM ${BASE_IMAGE}\n"
         'COPY --from=svcinit / /\nENTRYPOINT ["svcinit"]\n'
     )
-    return docker_cli.build(folder, "svcinit-bare:test", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+    return docker_cli.build(folder, "svcinit-bare", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)

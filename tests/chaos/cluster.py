@@ -41,7 +41,7 @@ def chaos_image(folder: pathlib.Path, base: str, consul: str) -> str:
     shutil.copy(consul, folder / "consul")
     shutil.copy(FAKETIME, folder / "libfaketime.so.1")
     shutil.copy(pathlib.Path(__file__).parent / "app.py", folder / "app.py")
-    return build(folder, "svcinit-chaos:test", BASE_IMAGE=base)
+    return build(folder, "svcinit-chaos", BASE_IMAGE=base)
 
 
 class Agent:

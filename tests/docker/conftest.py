@@ -26,7 +26,7 @@ def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callabl
     def built(name: str) -> str:
         folder = ROOT / "images" / name
         base = base_image if "ARG BASE_IMAGE=python" in (folder / "Dockerfile").read_text() else pythonless_image
-        return build(folder, f"svcinit-{name}:test", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
+        return build(folder, f"svcinit-{name}", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
 
     return built
 

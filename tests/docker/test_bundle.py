@@ -37,9 +37,7 @@ def test_the_whole_life_in_an_image_without_python_whatever_its_libc(
     engine: Engine, consul: ConsulAgent, foreign: pathlib.Path, base_image: str, svcinit_image: str, libc: str,
     tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
-    image = build(
-        foreign, f"svcinit-foreign-{libc}:test", target=libc, BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image
-    )
+    image = build(foreign, f"svcinit-foreign-{libc}", target=libc, BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "app.conf.j2").write_text('{{ key("greeting") }} {{ service("db")|hostports|join(",") }}\n')
     for path in (tmp_path, tmp_path / "etc"):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Engine, docker
+from tests.support.docker import Engine, build, docker
 from tests.support.process import is_alive
 from tests.support.waiting import eventually
 
@@ -179,5 +179,4 @@ def test_the_directory_alone_is_enough(
         f"FROM {svcinit_image} AS svcinit\nFROM {base_image}\nCOPY --from=svcinit /opt/svcinit /opt/svcinit\n"
         'ENV PATH=/opt/svcinit/bin:$PATH\nENTRYPOINT ["svcinit"]\n'
     )
-    docker("build", "--quiet", "--tag", "svcinit-directory:test", str(tmp_path))
-    assert engine.run("svcinit-directory:test", "sh", "-c", "exit 5").wait() == 5
+    assert engine.run(build(tmp_path, "svcinit-directory"), "sh", "-c", "exit 5").wait() == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
 import subprocess
 import tarfile
@@ -14,6 +15,7 @@ from typing import Any
 from tests.support.waiting import eventually
 
 LABEL = "svcinit-test"
+TAG = os.environ.get("IMAGE_TAG", "test")  # of the images that tests build: two checkouts can be tested at once
 
 
 class Failed(AssertionError):
@@ -27,8 +29,9 @@ def docker(*arguments: str, timeout: float = 120.0, stdin: bytes | None = None) 
     return done.stdout.decode().strip()
 
 
-def build(context: pathlib.Path, tag: str, *, file: pathlib.Path | None = None, target: str = "", **args: str) -> str:
-    """Build an image (layers that did not change come from the engine's cache) and return its tag."""
+def build(context: pathlib.Path, name: str, *, file: pathlib.Path | None = None, target: str = "", **args: str) -> str:
+    """Build an image (layers that did not change come from the engine's cache) and return its name with its tag."""
+    tag = f"{name}:{TAG}"
     command = ["build", "--quiet", "--network=host", "--tag", tag, "--file", str(file or context / "Dockerfile")]
     if target:
         command += ["--target", target]
