@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo demo-local test test-unit test-real lint format docs bench requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -26,6 +26,13 @@ demo: $(READY)  ## the main job from start to end, narrated
 
 demo-local: $(READY)  ## a service configured from a file, without Consul or Docker
 	@$(BIN)/python -m tools.demo_local
+
+site: $(READY)  ## a whole example site, in containers: http://127.0.0.1:8080/
+	@DOCKER_HOST=$$(tools/docker-engine start) && export DOCKER_HOST && tools/with-parts $(BIN)/python -m tools.site up
+
+site-down: $(READY)  ## take it down again
+	@DOCKER_HOST=$$(tools/docker-engine start) && export DOCKER_HOST && $(BIN)/python -m tools.site down
+	@tools/docker-engine stop
 
 test: lint test-unit test-real  ## everything
 
@@ -47,7 +54,7 @@ format: $(READY)  ## put the code into the project's format
 docs: $(READY)  ## pages made from the code and from a run of the tests
 	$(BIN)/python -m tools.settings_page
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
-	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos
+	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos tests/site
 
 bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
@@ -56,7 +63,7 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
-	for file in requirements/run.in requirements/dev.in requirements/b*.in images/*/*.in images/shared/*/*.in; do \
+	for file in requirements/run.in requirements/dev.in requirements/b*.in images/*/*.in images/shared/*/*.in examples/*/*/*.in; do \
 	    CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade --generate-hashes \
 	    --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	    --output-file $${file%.in}.txt $$file; done

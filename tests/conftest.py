@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -99,3 +100,16 @@ def bare_image(base_image: str, svcinit_image: str, tmp_path_factory: pytest.Tem
         'COPY --from=svcinit / /\nENTRYPOINT ["svcinit"]\n'
     )
     return docker_cli.build(folder, "svcinit-bare", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+
+
+@pytest.fixture(scope="session")
+def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], str]:
+    """Build the image of one folder in images/, once, without Python unless its Dockerfile asks for it; its tag."""
+
+    @functools.cache
+    def built(name: str) -> str:
+        folder = ROOT / "images" / name
+        base = base_image if "ARG BASE_IMAGE=python" in (folder / "Dockerfile").read_text() else pythonless_image
+        return docker_cli.build(folder, f"svcinit-{name}", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
+
+    return built

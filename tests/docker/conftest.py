@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -10,25 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine, build
+from tests.support.docker import Container, Engine
 from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WORKERS = 2  # the default of the images that have workers
 EXAMPLES = ROOT / "examples"
-
-
-@pytest.fixture(scope="session")
-def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], str]:
-    """Build the image of one folder in images/, once, without Python unless its Dockerfile asks for it; its tag."""
-
-    @functools.cache
-    def built(name: str) -> str:
-        folder = ROOT / "images" / name
-        base = base_image if "ARG BASE_IMAGE=python" in (folder / "Dockerfile").read_text() else pythonless_image
-        return build(folder, f"svcinit-{name}", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
-
-    return built
 
 
 class Shop:

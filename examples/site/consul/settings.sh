@@ -1,0 +1,14 @@
+#!/bin/sh
+# The site's settings, put into Consul KV once it has a leader: what a deployment would do.
+set -eu
+until consul kv put config/shop/secret_key "change-me" >/dev/null 2>&1; do sleep 1; done
+while read -r key value; do
+    consul kv put "$key" "$value" >/dev/null
+done <<END
+config/shop/database/name shop
+config/shop/database/user shop
+config/shop/database/password shop-password
+config/shop/broker/user shop
+config/shop/broker/password shop-password
+END
+echo "settings are in place"

@@ -1,0 +1,56 @@
+"""The example site, brought up once, and the table of what was measured on it: docs/site.md."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.site.site import Site
+from tests.support.load import Load
+from tools import site as tool
+
+TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "site.md"
+HEAD = """# A whole site
+
+<!-- Made by `make docs` from a run of tests/site: change the tests. -->
+
+[examples/compose.yaml](../examples/site/README.md) on one machine of 2 cores, 17 containers: three Consul servers, two
+hosts, nginx, two Django, two redis behind Twemproxy, MariaDB, RabbitMQ with a worker, rsyslog. Each page writes to
+MySQL, counts in redis and puts an order into the queue. Four clients ask nginx for it, one page after another, each on
+a connection of its own, while the row happens; nothing is tried again. `longest wait` is that for one page.
+
+| what happened | pages | failed | longest wait |
+|---|--:|--:|--:|
+"""
+ROWS: dict[str, str] = {}
+
+
+@pytest.fixture(scope="session")
+def site(base_image: str, image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("site"), tool.images(base_image, image))
+    try:
+        made.start_in_any_order()
+        yield made
+    finally:
+        made.clean()
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callable[[Load], None]:
+    """Note what a load met, under the name of its test."""
+
+    def note(made: Load) -> None:
+        what = request.node.name.removeprefix("test_").replace("_", " ")
+        cells = f"{len(made.requests)} | {len(made.failed)} | {made.longest:.2f} s"
+        ROWS[what] = f"| {what} | {cells} |\n"
+        report(f"site: {what}: {cells}")
+
+    return note
+
+
+def pytest_sessionfinish() -> None:
+    if os.environ.get("SVCINIT_WRITE_TABLE") and ROWS:
+        TABLE.write_text(HEAD + "".join(ROWS.values()), encoding="utf-8")

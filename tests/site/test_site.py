@@ -1,0 +1,102 @@
+"""The example site under load: code rolls out, a redis dies, Consul's leader dies, a host goes; what visitors see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.site.site import Site
+from tests.support.docker import docker
+from tests.support.load import Load
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
+
+Row = Callable[[Load], None]
+BEFORE, AFTER = 50, 100  # pages
+
+
+@contextmanager
+def visited(site: Site) -> Iterator[Load]:
+    """The whole site under load, some pages before and after what happens."""
+    site.is_whole()
+    made = site.load()
+    made.start()
+    try:
+        eventually(lambda: len(made.requests) > BEFORE, "pages are served", 30)
+        yield made
+        seen = len(made.requests)
+        eventually(lambda: len(made.requests) > seen + AFTER, "pages are served afterwards", 60)
+    finally:
+        made.stop()
+
+
+def test_a_page_touches_redis_mysql_and_the_queue_and_the_worker_tells_the_log_collector(site: Site) -> None:
+    page = site.page()
+    assert page["visits"] >= 1
+    eventually(lambda: site.page("/orders")["done"] >= page["order"], "the worker has done the order", 30)
+    log = site.container("collector")
+    line = f"shop-worker: order {page['order']} is done"
+    eventually(lambda: line in log.read("/var/log/collected/all.log").decode(), "the log collector has its line", 10)
+
+
+def test_new_code_rolls_out_to_one_django_after_the_other(site: Site, row: Row) -> None:
+    with visited(site) as made:
+        (site.code / "VERSION").write_text("2\n")
+        for name in ("shop-a", "shop-b"):
+            assert site.container(name).exec("svcinitctl", "reload") == "reloaded"
+        ended = time.monotonic()
+    assert made.failed == []
+    assert all(b'"version": "2"' in body for body in made.bodies_since(ended))
+    row(made)
+
+
+def test_a_redis_is_killed_and_replaced(site: Site, row: Row) -> None:
+    with visited(site) as made:
+        docker("rm", "--force", "--volumes", site.container("redis-b").id)
+        killed = time.monotonic()
+        eventually(lambda: site.passing().get("redis") == 1, "Consul has noticed", 30)
+        proxy = site.container("twemproxy")
+        eventually(lambda: proxy.read("/etc/nutcracker/svcinit.yml").count(b"   - ") == 1, "it is out of the pool", 30)
+        site.compose("up", "--detach", "--no-deps", "--no-build", "redis-b")
+        eventually(lambda: proxy.read("/etc/nutcracker/svcinit.yml").count(b"   - ") == 2, "a new one is in", 60)
+        replaced = time.monotonic()
+    failures = [request.began - killed for request in made.requests if request.failure]
+    assert all(failed < replaced - killed for failed in failures), "it fails no more when it is replaced"
+    assert len(failures) < len(made.requests) / 2, "it had half of the keys"
+    row(made)
+
+
+def test_the_leader_of_consul_is_killed(site: Site, row: Row) -> None:
+    with visited(site) as made:
+        name = site.leader()
+        leader = site.container(name)
+        leader.kill("KILL")
+        eventually(lambda: _other_leader(site, name), "there is another one", 60)
+    assert made.failed == []
+    docker("start", leader.id)
+    row(made)
+
+
+def _other_leader(site: Site, former: str) -> bool:
+    try:
+        return site.leader() != former
+    except (OSError, ValueError, StopIteration):
+        return False
+
+
+def test_one_host_is_taken_down_and_comes_back(site: Site, row: Row) -> None:
+    with visited(site) as made:
+        for name in ("shop-b", "redis-b", "host-b"):
+            assert site.container(name).stop(20) == 0
+        eventually(lambda: site.upstreams() == 1, "nginx has one left", 30)
+        seen = len(made.requests)
+        eventually(lambda: len(made.requests) > seen + AFTER, "one serves alone", 60)
+        for name in ("redis-b", "shop-b", "host-b"):
+            docker("start", site.container(name).id)
+        site.is_whole()
+    assert made.failed == []
+    row(made)
