@@ -84,8 +84,8 @@ TABLE = (
     V("SVCINIT_META", "", pairs, "service metadata: k=v,k=v"),
     V("SVCINIT_TAG_OVERRIDE", "0", boolean, "1: tags that others give the service in Consul's catalog stay"),
     V("SVCINIT_ADVERTISE", None, text,
-      "address to register: an IP, an interface, a CIDR to choose among interfaces, or default-route; "
-      "by default Consul uses its agent's own"),
+      "address to register: an IP, an interface, a CIDR to choose among interfaces, default-route, or host:NAME, which "
+      "whoever asks resolves; by default Consul uses its agent's own"),
     V("SVCINIT_CHECK", None, check,
       "http:/path, https:/path, tcp, grpc[:/service], grpcs[:/service], exec:COMMAND (always from inside: exit 0 is "
       "passing, 1 warning, else critical) or none; by default tcp if a port is set"),

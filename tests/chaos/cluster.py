@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import random
 import shutil
 import threading
 import time
@@ -83,7 +82,7 @@ class Agent:
 
     def start(self) -> None:
         assert self.container
-        docker("start", self.container.id)
+        self.container.start_again()
 
     def restart(self, **extra: Any) -> None:
         """Kill it and start it with its data, and with `extra` in its configuration."""
@@ -128,13 +127,12 @@ class Cluster:
 
     def __init__(self, folder: pathlib.Path, image: str) -> None:
         self.folder, self.image, self.engine = folder, image, Engine()
-        self.network = f"svcinit-chaos-{uuid.uuid4().hex[:8]}"
-        self.net = f"10.{random.randint(128, 250)}.{random.randint(0, 255)}"
+        network = self.engine.network()
+        self.network, self.net, self.gateway = network.name, network.prefix, network.gateway
         names = (*SERVERS, "local", "far")
         self.addresses = {name: f"{self.net}.{10 + number}" for number, name in enumerate(names)}
         self.agents = {name: Agent(self, name, address) for name, address in self.addresses.items()}
         self.local, self.far = self.agents["local"], self.agents["far"]
-        self.gateway = f"{self.net}.1"
 
     @property
     def servers(self) -> list[str]:
@@ -142,14 +140,12 @@ class Cluster:
         return [address for name, address in self.addresses.items() if name in SERVERS]
 
     def start(self) -> None:
-        docker("network", "create", "--label", self.engine.mark, "--subnet", f"{self.net}.0/24", self.network)
         for agent in self.agents.values():
             agent.run()
         self.is_whole()
 
     def clean(self) -> None:
         self.engine.clean()
-        docker("network", "rm", self.network)
 
     def is_whole(self) -> None:
         """Wait until all five are alive, in everybody's eyes, and answer."""

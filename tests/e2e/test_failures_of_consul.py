@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from svcinit.agent.discovery import Resolver
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, files_in, has_state, is_passing, refuses_to_start
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
@@ -243,6 +244,22 @@ def test_an_interface_is_registered_as_its_address(service: Service) -> None:
     is_passing(service)
     (instance,) = service.consul.instances("web")
     assert (instance["Service"]["Address"], target.read_text()) == (LOOPBACK, LOOPBACK)
+
+
+def test_a_host_name_is_registered_as_such_probed_there_and_found_by_who_resolves_it(service: Service) -> None:
+    service.env["SVCINIT_ADVERTISE"] = "host:localhost"
+    target = service.template("app.ini", "{{ this.address }}")
+    service.start()
+    is_passing(service)
+    (instance,) = service.consul.instances("web")
+    assert (instance["Service"]["Address"], target.read_text()) == ("localhost", "localhost")
+    (peer,) = Resolver([(LOOPBACK, service.consul.dns_port)]).peers("web")
+    assert (peer.address, peer.port) == (LOOPBACK, service.port)
+
+
+def test_what_cannot_be_a_host_name_is_told(service: Service) -> None:
+    service.env["SVCINIT_ADVERTISE"] = "host:db:3306"
+    refuses_to_start(service, "SVCINIT_ADVERTISE='host:db:3306': expected a host name or an IP address, without a port")
 
 
 # ACL

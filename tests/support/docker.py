@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import random
 import subprocess
 import tarfile
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 from tests.support.waiting import eventually
 
 LABEL = "svcinit-test"
+SUBNETS = 5  # so many are tried for a network
 TAG = os.environ.get("IMAGE_TAG", "test")  # of the images that tests build: two checkouts can be tested at once
 
 
@@ -69,6 +71,9 @@ class Container:
     def kill(self, signal: str) -> None:
         docker("kill", "--signal", signal, self.id)
 
+    def start_again(self) -> None:
+        docker("start", self.id)
+
     def stop(self, seconds: int = 10) -> int:
         """docker stop; the exit status of the container."""
         docker("stop", "--time", str(seconds), self.id)
@@ -102,11 +107,32 @@ class Container:
         return [(int(row.split()[0]), row.split(maxsplit=1)[1]) for row in rows]
 
 
+class Network:
+    """A Docker network of a test's own: PREFIX.2 to PREFIX.254 are for containers, the host is `gateway` in it."""
+
+    def __init__(self, mark: str) -> None:
+        self.name = f"{LABEL}-{uuid.uuid4().hex[:8]}"
+        for attempt in range(SUBNETS):
+            self.prefix = f"10.{random.randint(128, 250)}.{random.randint(0, 255)}"
+            try:
+                docker("network", "create", "--label", mark, "--subnet", f"{self.prefix}.0/24", self.name)
+                break
+            except Failed as failed:  # another test may have that one
+                if "overlap" not in str(failed) or attempt == SUBNETS - 1:
+                    raise
+        self.gateway = f"{self.prefix}.1"
+
+
 class Engine:
     """Containers and networks of one test; `clean` removes them."""
 
     def __init__(self) -> None:
         self.mark = f"{LABEL}={uuid.uuid4().hex[:8]}"
+        self._networks: list[Network] = []
+
+    def network(self) -> Network:
+        self._networks.append(Network(self.mark))
+        return self._networks[-1]
 
     def run(
         self, image: str, *command: str, env: Mapping[str, str] | None = None, options: Sequence[str] = ()
@@ -123,3 +149,5 @@ class Engine:
         found = docker("ps", "--all", "--quiet", "--filter", f"label={self.mark}").split()
         if found:
             docker("rm", "--force", "--volumes", *found)
+        while self._networks:
+            docker("network", "rm", self._networks.pop().name)

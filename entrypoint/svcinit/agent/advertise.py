@@ -6,18 +6,25 @@ import ipaddress
 
 from svcinit.errors import ConfigError
 
+HOST = "host:"
 DEFAULT_ROUTE = "default-route"
 ROUTES = "/proc/net/route"
 ANYWHERE = "00000000"
+LABEL = 63  # characters, at most, in a part of a host name (RFC 1035, 2.3.4)
 
 
 def advertised(wanted: str | None) -> str | None:
-    """The IP that `wanted` (an IP, an interface, a CIDR, `default-route`) means here; None for None.
+    """The IP that `wanted` (an IP, an interface, a CIDR, `default-route`) means here, or the NAME of `host:NAME`.
 
-    Raises ConfigError, with the interfaces there are, when it means none.
+    None for None. Raises ConfigError, with the interfaces there are, when it means none.
     """
     if not wanted:
         return None
+    if wanted.startswith(HOST):
+        try:
+            return host(wanted.removeprefix(HOST))
+        except ValueError as wrong:
+            raise ConfigError(f"SVCINIT_ADVERTISE={wanted!r}: {wrong}") from None
     try:
         return str(ipaddress.ip_address(wanted))
     except ValueError:
@@ -32,10 +39,25 @@ def advertised(wanted: str | None) -> str | None:
     if not chosen:
         have = ", ".join(f"{name} {' '.join(addresses)}" for name, addresses in sorted(found.items()) if addresses)
         raise ConfigError(
-            f"SVCINIT_ADVERTISE={wanted!r} matches no address here; expected an IP, an interface, a CIDR or "
-            f"{DEFAULT_ROUTE}; there are: {have or 'none'}"
+            f"SVCINIT_ADVERTISE={wanted!r} matches no address here; expected an IP, an interface, a CIDR, "
+            f"{DEFAULT_ROUTE} or {HOST}NAME; there are: {have or 'none'}"
         )
     return chosen[0]
+
+
+def host(raw: str) -> str:
+    """An IP address or a host name, as it is registered. Raises ValueError for what is neither."""
+    try:
+        return str(ipaddress.ip_address(raw))
+    except ValueError:
+        labels = raw.removesuffix(".").split(".")
+        if all(is_label(label) for label in labels) and not labels[-1].isdigit():
+            return raw.removesuffix(".")
+    raise ValueError("expected a host name or an IP address, without a port")
+
+
+def is_label(text: str) -> bool:
+    return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
 
 
 def _interfaces() -> dict[str, list[str]]:

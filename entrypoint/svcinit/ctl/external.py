@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 
+from svcinit.agent.advertise import LABEL, host, is_label
 from svcinit.errors import ConfigError
 from svcinit.values import pairs, port, positive_duration, service_name
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from svcinit.agent.consul import Consul
 
 PROBE = "external-probe"  # the meta key that lets consul-esm ping the node
-LABEL = 63  # characters, at most, in a part of a host name (RFC 1035, 2.3.4)
 INTERVAL = "10s"
 
 
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="register|deregister")
     register = actions.add_parser("register", help="put it in; again, with the same node and id, replaces it")
     register.add_argument("name", type=_read(service_name), metavar="NAME", help="the service's name")
-    register.add_argument("--address", type=_read(_host), required=True, metavar="HOST", help="host name or IP address")
+    register.add_argument("--address", type=_read(host), required=True, metavar="HOST", help="host name or IP address")
     register.add_argument("--port", type=_read(port), required=True, metavar="N")
     register.add_argument("--tag", action="append", default=[], metavar="TAG", help="may be given again")
     register.add_argument("--meta", action="append", default=[], type=_read(_pair), metavar="K=V", help="the same")
@@ -121,8 +121,8 @@ def _registration(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.check:
         kind, url = options.check
-        host = f"[{options.address}]" if ":" in options.address else options.address
-        probe = {"TCP": f"{host}:{options.port}"} if kind == "tcp" else {"HTTP": url}
+        target = f"[{options.address}]" if ":" in options.address else options.address
+        probe = {"TCP": f"{target}:{options.port}"} if kind == "tcp" else {"HTTP": url}
         wanted["Check"] = {
             "Node": node,
             "CheckID": f"service:{service_id}",
@@ -151,24 +151,8 @@ def _read(parse: Callable[[str], object]) -> Callable[[str], object]:
     return read
 
 
-def _host(raw: str) -> str:
-    import ipaddress
-
-    try:
-        return str(ipaddress.ip_address(raw))
-    except ValueError:
-        labels = raw.removesuffix(".").split(".")
-        if all(_is_label(label) for label in labels) and not labels[-1].isdigit():
-            return raw.removesuffix(".")
-    raise ValueError("expected a host name or an IP address, without a port")
-
-
-def _is_label(text: str) -> bool:
-    return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
-
-
 def _node(raw: str) -> str:
-    if not all(_is_label(label) for label in raw.split(".")):
+    if not all(is_label(label) for label in raw.split(".")):
         raise ValueError("expected letters, digits, '-', '_' and '.'")
     return raw
 
