@@ -10,5 +10,11 @@ config/shop/database/user shop
 config/shop/database/password shop-password
 config/shop/broker/user shop
 config/shop/broker/password shop-password
+config/mysql/user shop
+config/mysql/password shop-password
+config/rabbitmq/seed $SEED
+config/rabbitmq/cookie sample-cookie
+config/rabbitmq/user shop
+config/rabbitmq/password shop-password
 END
 echo "settings are in place"
