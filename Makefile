@@ -5,8 +5,9 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE := $(VENV)/.site
 
-.PHONY: help setup demo demo-local test test-unit test-real lint format docs bench requirements clean
+.PHONY: help setup demo demo-local test test-unit test-real lint format docs docs-site bench requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -27,7 +28,7 @@ demo: $(READY)  ## the main job from start to end, narrated
 demo-local: $(READY)  ## a service configured from a file, without Consul or Docker
 	@$(BIN)/python -m tools.demo_local
 
-test: lint test-unit test-real  ## everything
+test: lint docs-site test-unit test-real  ## everything
 
 test-unit: $(READY)  ## tests without Docker or Consul
 	$(BIN)/python -m pytest -m 'not consul and not docker'
@@ -44,10 +45,19 @@ format: $(READY)  ## put the code into the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## pages made from the code and from a run of the tests
+docs: $(SITE)  ## pages and pictures made from the code and from a run of the tests and the demo
 	$(BIN)/python -m tools.settings_page
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos
+	$(BIN)/python -m tools.failures_page
+	$(BIN)/python -m tools.terminal_picture docs/demo.svg make demo
+
+docs-site: $(SITE)  ## the pages as a site, in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+$(SITE): requirements/docs.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch $@
 
 bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
@@ -56,7 +66,7 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
-	for file in requirements/run.in requirements/dev.in requirements/b*.in images/*/*.in images/shared/*/*.in; do \
+	for file in requirements/run.in requirements/dev.in requirements/docs.in requirements/b*.in images/*/*.in images/shared/*/*.in; do \
 	    CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade --generate-hashes \
 	    --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	    --output-file $${file%.in}.txt $$file; done
