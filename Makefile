@@ -5,9 +5,9 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SITE := $(VENV)/.site
+DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help setup demo demo-local test test-unit test-real lint format docs docs-site bench requirements clean
+.PHONY: help setup demo demo-local test test-unit test-real lint format docs bench requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -45,17 +45,18 @@ format: $(READY)  ## put the code into the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(SITE)  ## pages and pictures made from the code and from a run of the tests and the demo
+docs: $(DOCS_READY)  ## pages and pictures made from the code and from a run of the tests and the demo
 	$(BIN)/python -m tools.settings_page
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos
 	$(BIN)/python -m tools.failures_page
 	$(BIN)/python -m tools.terminal_picture docs/demo.svg make demo
 
-docs-site: $(SITE)  ## the pages as a site, in build/site; a link that leads nowhere is an error
+.PHONY: docs-site
+docs-site: $(DOCS_READY)  ## the pages as a site, in build/site; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-$(SITE): requirements/docs.txt $(READY)
+$(DOCS_READY): requirements/docs.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
