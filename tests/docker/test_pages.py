@@ -12,7 +12,7 @@ import pytest
 
 from tests.docker.conftest import ROOT
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import TAG, Engine
+from tests.support.docker import TAG, Engine, docker
 from tests.support.pages import Block, blocks, commands
 from tests.support.waiting import eventually
 
@@ -22,18 +22,24 @@ README = blocks((ROOT / "README.md").read_text())
 FIRST = 1 + next(
     number for number, block in enumerate(README) if block.language == "sh"
 )  # how long its first example is
-LOOKING = "curl ", "dig ", "docker logs ", "consul catalog "  # what may be asked again until it says what is expected
+LOOKING = (
+    "curl ",
+    "sleep 1; curl ",
+    "dig ",
+    "docker logs ",
+    "consul catalog ",
+)  # what may be asked again until it says what is expected
 AGENT = "consul agent -dev"
 NAME, PORT, HTTP, DNS = "hello", "8080", "127.0.0.1:8500", "-p 8600"  # in the pages
 TERMINATED = 143
 
 
 class Newcomer:
-    """Does what a page says in a folder of its own, under a name, ports and image tags that nobody else has here."""
+    """Does what a page says in a folder of its own, under a name, ports and image tags that no other checkout has here."""
 
     def __init__(self, folder: pathlib.Path, engine: Engine, base: str, consul: ConsulAgent) -> None:
         self.folder = folder
-        self.name = f"{NAME}-{engine.mark.rpartition('=')[2]}"
+        self.name = f"{NAME}-{TAG}"
         images = f"--build-arg BASE_IMAGE={base} --build-arg SVCINIT_IMAGE=svcinit-base:{TAG}"
         self.swaps = {
             "-t svcinit-base .": f"-t svcinit-base:{TAG} {ROOT}",
@@ -93,7 +99,9 @@ def write(steps: list[Block], folder: pathlib.Path, own: Callable[[str], str] = 
 def newcomer(
     tmp_path: pathlib.Path, engine: Engine, pythonless_image: str, svcinit_image: str, consul: ConsulAgent
 ) -> Newcomer:
-    return Newcomer(tmp_path, engine, pythonless_image, consul)
+    made = Newcomer(tmp_path, engine, pythonless_image, consul)
+    docker("rm", "--force", made.name)  # of a run that was killed
+    return made
 
 
 def test_the_readmes_first_example_works_in_a_fresh_container(
