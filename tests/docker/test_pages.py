@@ -35,7 +35,7 @@ TERMINATED = 143
 
 
 class Newcomer:
-    """Does what a page says in a folder of its own, under a name, ports and image tags that no other checkout has here."""
+    """Does what a page says in a folder of its own, with a name, ports and image tags that no other checkout has."""
 
     def __init__(self, folder: pathlib.Path, engine: Engine, base: str, consul: ConsulAgent) -> None:
         self.folder = folder
@@ -100,7 +100,8 @@ def newcomer(
     tmp_path: pathlib.Path, engine: Engine, pythonless_image: str, svcinit_image: str, consul: ConsulAgent
 ) -> Newcomer:
     made = Newcomer(tmp_path, engine, pythonless_image, consul)
-    docker("rm", "--force", made.name)  # of a run that was killed
+    for left in docker("ps", "--all", "--quiet", "--filter", f"name=^{made.name}$").split():  # by a run that was killed
+        docker("rm", "--force", left)
     return made
 
 
