@@ -5,6 +5,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench requirements clean
 
@@ -34,7 +35,7 @@ site-down: $(READY)  ## take it down again
 	@DOCKER_HOST=$$(tools/docker-engine start) && export DOCKER_HOST && $(BIN)/python -m tools.site down
 	@tools/docker-engine stop
 
-test: lint test-unit test-real  ## everything
+test: lint docs-site test-unit test-real  ## everything
 
 test-unit: $(READY)  ## tests without Docker or Consul
 	$(BIN)/python -m pytest -m 'not consul and not docker'
@@ -51,10 +52,20 @@ format: $(READY)  ## put the code into the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## pages made from the code and from a run of the tests
+docs: $(DOCS_READY)  ## pages and pictures made from the code and from a run of the tests and the demo
 	$(BIN)/python -m tools.settings_page
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos tests/site
+	$(BIN)/python -m tools.failures_page
+	$(BIN)/python -m tools.terminal_picture docs/demo.svg make demo
+
+.PHONY: docs-site
+docs-site: $(DOCS_READY)  ## the pages as a site, in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+$(DOCS_READY): requirements/docs.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch $@
 
 bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
@@ -63,7 +74,7 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
-	for file in requirements/run.in requirements/dev.in requirements/b*.in images/*/*.in images/shared/*/*.in examples/*/*/*.in; do \
+	for file in requirements/*.in images/*/*.in images/shared/*/*.in examples/*/*/*.in; do \
 	    CUSTOM_COMPILE_COMMAND='make requirements' $(VENV)/pin/bin/pip-compile --quiet --upgrade --generate-hashes \
 	    --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	    --output-file $${file%.in}.txt $$file; done

@@ -69,8 +69,8 @@ class Instance:
 @contextmanager
 def in_container(env: dict[str, str], code: pathlib.Path, base: str) -> Iterator[Instance]:
     say("   building the images (cached after the first time) ...", "2")
-    svcinit = docker.build(ROOT, "svcinit-base:demo", file=ROOT / "Dockerfile.base", BASE_IMAGE=base)
-    image = docker.build(IMAGE, "svcinit-django:demo", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit)
+    svcinit = docker.build(ROOT, "svcinit-base", file=ROOT / "Dockerfile.base", BASE_IMAGE=base)
+    image = docker.build(IMAGE, "svcinit-django-uwsgi", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit)
     engine = docker.Engine()
     try:
         show('ENTRYPOINT ["svcinit"]\nCMD ["uwsgi", "--ini", "/run/uwsgi/app.ini"]')

@@ -18,7 +18,8 @@ HEAD = """# What happens when Consul fails
 Each row is a test on a real cluster: three Consul servers, an agent that the service registers with, and another one
 that a client asks. The client looks the service up over DNS before each request, twenty times a second, tries nothing
 again and remembers nothing. `right after` is the time from the moment that the fault is over (or, where it never is
-over, from the fault) until the catalog says exactly what is true. The service's own process was restarted in no row.
+over, from the fault) until the catalog says exactly what is true. The service's own process was restarted in no row
+but that of the killed container.
 
 | what happened | requests served | failed | not in DNS | longest gap | right after |
 |---|---|---|---|---|---|

@@ -6,6 +6,7 @@ import http.client
 import json
 import pathlib
 import random
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -84,7 +85,7 @@ class Site:
     def upstreams(self) -> int:
         """How many Djangos nginx knows."""
         conf = self.container("nginx").read("/etc/nginx/svcinit.conf").decode()
-        return conf.count("    server ") - conf.count(" down;")
+        return len(re.findall(r"server \S+:\d+;", conf))
 
     def page(self, path: str = "/") -> dict[str, Any]:
         """The page, once; empty while it does not answer with success."""

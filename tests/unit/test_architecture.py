@@ -35,6 +35,12 @@ def test_the_init_half_imports_only_the_standard_library_and_itself(name: str) -
         assert not rest.startswith(("agent", "ctl")), f"{name} imports {module}"
 
 
+@pytest.mark.parametrize("name", INIT_HALF)
+def test_the_init_half_never_imports_what_opens_sockets_starts_threads_or_shells(name: str) -> None:
+    never = {"asyncio", "http", "multiprocessing", "signal", "socket", "subprocess", "threading", "urllib"}
+    assert never & {module.partition(".")[0] for module in imports(PACKAGE / name, at_import=False)} == set()
+
+
 def test_the_network_half_is_imported_only_inside_forked_children() -> None:
     for name in INIT_HALF:
         inside = {module for module in imports(PACKAGE / name, at_import=False) if module.startswith("svcinit.agent")}
