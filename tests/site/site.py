@@ -19,6 +19,7 @@ from tests.support.waiting import eventually
 from tools import site as tool
 
 PATIENCE = 240.0  # seconds for the whole site to come up on two cores
+LOOK = 0.2  # seconds between two looks that cost the machine more than a file's
 SERVERS = "server1", "server2", "server3"
 INSTANCES = {
     "front": 1, "log-collector": 1, "mysql": 1, "rabbitmq": 1, "redis": 2, "shop": 2, "twemproxy": 1, "worker": 1,
@@ -53,12 +54,14 @@ class Site:
         self.compose("down", "--volumes", "--timeout=5")
 
     def container(self, name: str) -> Container:
-        return Container(self.compose("ps", "--quiet", name).strip())
+        labels = [f"label=com.docker.compose.project={self.project}", f"label=com.docker.compose.service={name}"]
+        filters = [word for label in labels for word in ("--filter", label)]
+        return Container(docker("ps", "--all", "--quiet", "--no-trunc", *filters))
 
     def is_whole(self) -> None:
         """Wait until every service has all its instances, passing, and the balancer knows both Djangos."""
-        eventually(lambda: self.passing() == INSTANCES, "all services are passing", PATIENCE)
-        eventually(lambda: self.upstreams() == INSTANCES["shop"], "nginx has both", 30)
+        eventually(lambda: self.passing() == INSTANCES, "all services are passing", PATIENCE, every=LOOK)
+        eventually(lambda: self.upstreams() == INSTANCES["shop"], "nginx has both", 30, every=LOOK)
         eventually(lambda: self.page()["order"], "the page answers", 30)
 
     def passing(self) -> dict[str, int]:

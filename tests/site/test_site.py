@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.site.site import Site
+from tests.site.site import LOOK, Site
 from tests.support.docker import docker
 from tests.support.load import Load
 from tests.support.waiting import eventually
@@ -58,11 +58,13 @@ def test_a_redis_is_killed_and_replaced(site: Site, row: Row) -> None:
     with visited(site) as made:
         docker("rm", "--force", "--volumes", site.container("redis-b").id)
         killed = time.monotonic()
-        eventually(lambda: site.passing().get("redis") == 1, "Consul has noticed", 30)
+        eventually(lambda: site.passing().get("redis") == 1, "Consul has noticed", 30, LOOK)
         proxy = site.container("twemproxy")
-        eventually(lambda: proxy.read("/etc/nutcracker/svcinit.yml").count(b"   - ") == 1, "it is out of the pool", 30)
+        eventually(
+            lambda: proxy.read("/etc/nutcracker/svcinit.yml").count(b"   - ") == 1, "it is out of the pool", 30, LOOK
+        )
         site.compose("up", "--detach", "--no-deps", "--no-build", "redis-b")
-        eventually(lambda: proxy.read("/etc/nutcracker/svcinit.yml").count(b"   - ") == 2, "a new one is in", 60)
+        eventually(lambda: proxy.read("/etc/nutcracker/svcinit.yml").count(b"   - ") == 2, "a new one is in", 60, LOOK)
         replaced = time.monotonic()
     failures = [request.began - killed for request in made.requests if request.failure]
     assert all(failed < replaced - killed for failed in failures), "it fails no more when it is replaced"
@@ -75,7 +77,7 @@ def test_the_leader_of_consul_is_killed(site: Site, row: Row) -> None:
         name = site.leader()
         leader = site.container(name)
         leader.kill("KILL")
-        eventually(lambda: _other_leader(site, name), "there is another one", 60)
+        eventually(lambda: _other_leader(site, name), "there is another one", 60, LOOK)
     assert made.failed == []
     docker("start", leader.id)
     row(made)
@@ -92,7 +94,7 @@ def test_one_host_is_taken_down_and_comes_back(site: Site, row: Row) -> None:
     with visited(site) as made:
         for name in ("shop-b", "redis-b", "host-b"):
             assert site.container(name).stop(20) == 0
-        eventually(lambda: site.upstreams() == 1, "nginx has one left", 30)
+        eventually(lambda: site.upstreams() == 1, "nginx has one left", 30, LOOK)
         seen = len(made.requests)
         eventually(lambda: len(made.requests) > seen + AFTER, "one serves alone", 60)
         for name in ("redis-b", "shop-b", "host-b"):

@@ -10,8 +10,9 @@ T = TypeVar("T")
 POLL = 0.02  # seconds
 
 
-def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0) -> T:
-    """The first true value of `condition`; AssertionError with the last one seen when `timeout` seconds are over."""
+def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, every: float = POLL) -> T:
+    """The first true value of `condition`, looked at `every` so many seconds; AssertionError with the last one seen when
+    `timeout` seconds are over."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -19,4 +20,4 @@ def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0) -> 
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
-        time.sleep(POLL)
+        time.sleep(every)
