@@ -102,7 +102,7 @@ def test_two_started_at_once_become_one_cluster_that_serves_on_without_one_and_t
     assert cluster.consume(12) == "three"
     assert second.stop(60) == 0
     assert first.stop(60) == 0
-    assert cluster.consul.instances("rabbitmq") == []
+    eventually(lambda: not cluster.consul.instances("rabbitmq"), "nothing is left in the catalog")
 
 
 def test_one_without_data_that_finds_nobody_to_join_ends_rather_than_begin_a_second_cluster(cluster: Cluster) -> None:
@@ -116,23 +116,34 @@ def test_a_hup_takes_over_a_new_password_without_a_restart_and_new_settings_with
     cluster: Cluster, tmp_path: pathlib.Path, report: Callable[[str], None]
 ) -> None:
     cluster.consul.kv_delete("config/rabbitmq/cookie")
+    cluster.configure(seed="any")
     secret = tmp_path / "cookie"
     secret.write_text(f"{COOKIE}\n")
-    node = cluster.node(11, "--volume", f"{secret}:/etc/svcinit/templates/_erlang-cookie.j2:ro")
+    by_name = "--hostname=broker", "--env=SVCINIT_ADVERTISE=host:broker", "--env=SVCINIT_CHECK_VIA=ttl"
+    node = cluster.node(11, *by_name, "--volume", f"{secret}:/etc/svcinit/templates/_erlang-cookie.j2:ro")
     cluster.are_serving(node)
+    assert members(node) == ["rabbit-5672@broker"]
     for path in ("/var/lib/rabbitmq/.erlang.cookie", "/etc/rabbitmq/definitions.json"):
         assert node.exec("stat", "-c", "%U %a", path) == "rabbitmq 400"
 
+    others = {"10.9.9.9": 5672, "localhost": 5673}
+    for address, port in others.items():
+        cluster.consul.register("rabbitmq", port, address=address, id=address)
     with cluster.connect(11) as connection:
         cluster.configure(password=ANOTHER)
         node.kill("HUP")
         node.says("reload 1: done", 60)
+        conf = node.read("/etc/rabbitmq/conf.d/10-cluster.conf").decode()
+        assert all(f" = rabbit-{port}@{address}\n" in conf for address, port in others.items()), conf
+        assert node.logs.count("svcinit: ready") == 1
         cluster.connect(11, ANOTHER).close()
         with pytest.raises(AMQPError):
             cluster.connect(11)
         connection.process_data_events(0)
         assert connection.is_open
 
+    for address in others:
+        cluster.consul.deregister(address)
     cluster.configure(**{"log-level": "warning"})
     node.kill("HUP")
     eventually(lambda: node.logs.count("svcinit: ready") == 2, f"it was restarted: {node.logs}", PATIENCE)
@@ -141,5 +152,5 @@ def test_a_hup_takes_over_a_new_password_without_a_restart_and_new_settings_with
     assert node.stop(60) == 0
     report(f"docker stop of RabbitMQ: {time.monotonic() - began:.1f} s, 0.2 s of them to drain")
     assert node.logs.count("rabbitmq-server exited with status 0") == 2
-    assert cluster.consul.instances("rabbitmq") == []
+    eventually(lambda: not cluster.consul.instances("rabbitmq"), "nothing is left in the catalog")
     assert not [word for word in (COOKIE, PASSWORD, ANOTHER) if word in node.logs]
