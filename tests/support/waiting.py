@@ -11,8 +11,10 @@ POLL = 0.02  # seconds
 
 
 def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, every: float = POLL) -> T:
-    """The first true value of `condition`, looked at `every` so many seconds; AssertionError with the last one seen when
-    `timeout` seconds are over."""
+    """The first true value of `condition`, asked for `every` so many seconds.
+
+    AssertionError with the last one seen when `timeout` seconds are over.
+    """
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
