@@ -77,10 +77,11 @@ class Bench:
 
     def imports(self) -> None:
         """what is imported when (times inflated by -X importtime; each process has what its parent had, too)"""
-        found = [imports.of_python(self.python), imports.of_plain(self.launcher)]
+        how = image.interpreter(self.launcher), image.script(self.launcher)
+        found = [imports.of_python(self.python), imports.of_plain(*how)]
         with self._consul() as full:
             svcinit = full.contenders(self.launcher)[-1]
-            found += imports.of_full(self.stage, self.launcher, svcinit, full.registered)
+            found += imports.of_full(self.stage, *how, svcinit, full.registered)
         self.raw["imports"] = {each.process: each.cumulative for each in found}
         _print(report.processes(found))
         by_process = {each.process: each for each in found}
