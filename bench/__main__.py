@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, report, scale, watch
+from bench import contenders, image, imports, memory, report, scale, steps, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
@@ -58,6 +58,15 @@ class Bench:
             samples = self._race("full", full.contenders(self.launcher), BASH, self.stage.time)
         _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
         _judge("svcinit / bash with one curl", samples, SVCINIT_FULL, BASH_ONE_CURL, FULL_TIMES)
+
+    def steps(self) -> None:
+        """where the time of a full start goes"""
+        how = image.interpreter(self.launcher), image.script(self.launcher)
+        with self._consul() as full:
+            svcinit = full.contenders(self.launcher)[-1]
+            found = steps.measure(self.stage, *how, svcinit, self.runs)
+        self.raw["steps"] = found
+        _print(steps.table(found))
 
     def memory(self) -> None:
         """memory in the steady state, the service itself not counted"""
@@ -144,8 +153,8 @@ class Bench:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
-    "watch": Bench.watch, "scale": Bench.scale,
+    "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
+    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale,
 }  # fmt: skip
 
 
