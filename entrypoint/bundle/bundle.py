@@ -25,7 +25,7 @@ LEFT_OUT = (  # of the standard library: what no server needs, and what nobody h
     "__pycache__", "*.a", "config-*", "site-packages", "dist-packages", "EXTERNALLY-MANAGED", "test", "tests", "_test*",
     "_xxtest*", "xxlimited*", "unittest", "__phello__", "ensurepip", "venv", "distutils", "lib2to3",
     "pydoc*", "wsgiref", "idlelib", "tkinter", "_tkinter*", "turtle*", "curses", "_curses*", "readline*",
-    "dbm", "_dbm*", "_gdbm*", "sqlite3", "_sqlite3*", "ctypes", "_ctypes*", "msilib", "nis.*", "ossaudiodev*",
+    "dbm", "_dbm*", "_gdbm*", "sqlite3", "_sqlite3*", "ctypes", "_ctypes_test*", "msilib", "nis.*", "ossaudiodev*",
 )  # fmt: skip
 OPENED_LATE = "libnss_files.so.2", "libnss_dns.so.2"  # by glibc itself, for users' names and DNS: ldd shows them not
 
