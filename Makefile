@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench counts release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -71,6 +71,12 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@tools/apt-install gcc musl-tools patchelf
 	tools/with-parts --no-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
+
+counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
+	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
+
+release: $(READY)  ## dist/ made ready and checked, with sums and bill of materials; nothing is tagged or published
+	@$(BIN)/python -m tools.release
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, report, scale, watch
+from bench import contenders, image, imports, memory, report, scale, steps, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
@@ -59,6 +59,15 @@ class Bench:
         _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
         _judge("svcinit / bash with one curl", samples, SVCINIT_FULL, BASH_ONE_CURL, FULL_TIMES)
 
+    def steps(self) -> None:
+        """where the time of a full start goes"""
+        how = image.interpreter(self.launcher), image.script(self.launcher)
+        with self._consul() as full:
+            svcinit = full.contenders(self.launcher)[-1]
+            found = steps.measure(self.stage, *how, svcinit, self.runs)
+        self.raw["steps"] = found
+        _print(steps.table(found))
+
     def memory(self) -> None:
         """memory in the steady state, the service itself not counted"""
         found = [
@@ -77,10 +86,11 @@ class Bench:
 
     def imports(self) -> None:
         """what is imported when (times inflated by -X importtime; each process has what its parent had, too)"""
-        found = [imports.of_python(self.python), imports.of_plain(self.launcher)]
+        how = image.interpreter(self.launcher), image.script(self.launcher)
+        found = [imports.of_python(self.python), imports.of_plain(*how)]
         with self._consul() as full:
             svcinit = full.contenders(self.launcher)[-1]
-            found += imports.of_full(self.stage, self.launcher, svcinit, full.registered)
+            found += imports.of_full(self.stage, *how, svcinit, full.registered)
         self.raw["imports"] = {each.process: each.cumulative for each in found}
         _print(report.processes(found))
         by_process = {each.process: each for each in found}
@@ -143,8 +153,8 @@ class Bench:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "memory": Bench.memory, "imports": Bench.imports,
-    "watch": Bench.watch, "scale": Bench.scale,
+    "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
+    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale,
 }  # fmt: skip
 
 

@@ -72,8 +72,12 @@ class Full:
         return [
             self._contender(BASH, argv, env, missing),
             self._contender(BASH_ONE_CURL, argv, {**env, "ONE_CURL": "1"}, missing),
-            self._contender(SVCINIT_FULL, [str(launcher), "--"], self._svcinit_env()),
+            self.svcinit([str(launcher), "--"]),
         ]
+
+    def svcinit(self, argv: list[str]) -> Contender:
+        """svcinit, started by `argv`."""
+        return self._contender(SVCINIT_FULL, argv, self._svcinit_env())
 
     def _contender(self, name: str, argv: list[str], env: dict[str, str], missing: str = "") -> Contender:
         return Contender(name, argv, env, missing=missing, before=self._forget, after=self._checked(name))
@@ -108,7 +112,7 @@ class Full:
     def _svcinit_env(self) -> dict[str, str]:
         trees = self.folder / "templates"
         source = trees / (str(self.target).lstrip("/") + ".j2")
-        source.parent.mkdir(parents=True)
+        source.parent.mkdir(parents=True, exist_ok=True)
         lines = [f'{key} = {{{{ key("{key}") }}}}\n' for key in KEYS]
         peer = '{{ "," if not loop.first }}{{ peer.host }}:{{ peer.port }}'
         peers = f'{{% for peer in service("database") %}}{peer}{{% endfor %}}'

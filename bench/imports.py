@@ -5,9 +5,8 @@ from __future__ import annotations
 import pathlib
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from bench import image
 from bench.launch import Contender, Stage
 from tests.support.waiting import eventually
 
@@ -57,25 +56,28 @@ class Imports:
         return sorted(self.cumulative.items(), key=lambda row: -row[1])
 
 
-def of_python(python: str) -> Imports:
+def of_python(python: str, runs: int = RUNS) -> Imports:
     """What a bare interpreter imports for itself."""
-    return _quickest([Imports(PYTHON, _run([python, "-I", "-S", "-X", "importtime", "-c", ""])) for _ in range(RUNS)])
+    return _quickest([Imports(PYTHON, _run([python, "-I", "-S", "-X", "importtime", "-c", ""])) for _ in range(runs)])
 
 
-def of_plain(launcher: pathlib.Path) -> Imports:
-    command = [*image.interpreter(launcher), "-X", "importtime", image.script(launcher), "--", "true"]
-    return _quickest([Imports(INIT_PLAIN, _run(command)) for _ in range(RUNS)])
+def of_plain(interpreter: Sequence[str], script: str, runs: int = RUNS) -> Imports:
+    """What a plain init imports: `script`, run by `interpreter`, is svcinit."""
+    command = [*interpreter, "-X", "importtime", script, "--", "true"]
+    return _quickest([Imports(INIT_PLAIN, _run(command)) for _ in range(runs)])
 
 
-def of_full(stage: Stage, launcher: pathlib.Path, full: Contender, ready: Callable[[], bool]) -> list[Imports]:
+def of_full(
+    stage: Stage, interpreter: Sequence[str], script: str, full: Contender, ready: Callable[[], bool], runs: int = RUNS
+) -> list[Imports]:
     """What init, prepare and presence import."""
     found: dict[str, list[Imports]] = {}
-    for number in range(RUNS):
+    for number in range(runs):
         folder = stage.log.parent / f"imports-{number}"
         folder.mkdir()
-        script = folder / "traced.py"
-        script.write_text(TRACED.format(folder=folder, launcher=image.script(launcher)))
-        argv = [*image.interpreter(launcher), "-X", "importtime", str(script), "--"]
+        traced = folder / "traced.py"
+        traced.write_text(TRACED.format(folder=folder, launcher=script))
+        argv = [*interpreter, "-X", "importtime", str(traced), "--"]
         with stage.staying(Contender(full.name, argv, full.env, before=full.before, after=full.after)):
             eventually(ready, f"{full.name} is ready")
         for process, text in {INIT: stage.log.read_text(), **_accounts(folder)}.items():

@@ -1,9 +1,10 @@
 """Make of HOME a directory that runs svcinit on any Linux of this architecture: bundle.py HOME.
 
-HOME/lib has the libraries already. What is added: HOME/python, the interpreter that runs this with its standard
-library, all shared libraries that they need and the dynamic loader; the package, the shared templates, byte code, and
-HOME/bin with the launchers. Nothing of the image is used then, not even its libc: the loader's path stands in the
-interpreter, and the libraries' path in each of them (DT_RPATH, which goes before LD_LIBRARY_PATH: ld.so(8)).
+HOME/lib has the libraries already, of which one is removed: it is not needed. What is added: HOME/python, the
+interpreter that runs this with its standard library, all shared libraries that they need and the dynamic loader; the
+package, the shared templates, byte code, and HOME/bin with the launchers. Nothing of the image is used then, not even
+its libc: the loader's path stands in the interpreter, and the libraries' path in each of them (DT_RPATH, which goes
+before LD_LIBRARY_PATH: ld.so(8)).
 
 HOME is where it will lie. Needs ldd, patchelf and a C compiler that can link statically. Exits with 1 and says so when
 something that is needed cannot be found.
@@ -25,14 +26,17 @@ LEFT_OUT = (  # of the standard library: what no server needs, and what nobody h
     "__pycache__", "*.a", "config-*", "site-packages", "dist-packages", "EXTERNALLY-MANAGED", "test", "tests", "_test*",
     "_xxtest*", "xxlimited*", "unittest", "__phello__", "ensurepip", "venv", "distutils", "lib2to3",
     "pydoc*", "wsgiref", "idlelib", "tkinter", "_tkinter*", "turtle*", "curses", "_curses*", "readline*",
-    "dbm", "_dbm*", "_gdbm*", "sqlite3", "_sqlite3*", "ctypes", "_ctypes*", "msilib", "nis.*", "ossaudiodev*",
+    "dbm", "_dbm*", "_gdbm*", "sqlite3", "_sqlite3*", "ctypes", "_ctypes_test*", "msilib", "nis.*", "ossaudiodev*",
 )  # fmt: skip
+UNNEEDED = "charset_normalizer*"  # of the libraries: guesses encodings; requests goes without it, and so do we
 OPENED_LATE = "libnss_files.so.2", "libnss_dns.so.2"  # by glibc itself, for users' names and DNS: ldd shows them not
 
 
 def main() -> None:
     home = pathlib.Path(sys.argv[1])
     relocate(home / "python")
+    for folder in (home / "lib").glob(UNNEEDED):
+        shutil.rmtree(folder)
     shutil.copytree(SOURCES / "svcinit", home / "lib" / "svcinit", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copytree(SOURCES.parent / "templates", home / "templates")
     (home / "bin").mkdir()

@@ -67,6 +67,7 @@ def test_it_runs_where_containers_run(
     container = engine.run(bare_image, "sh", "-c", script, env=env, options=options)
     container.says(f"hello on {port}")
     eventually(lambda: consul.instances("web"), f"it is registered: {container.logs}")
+    assert "arning" not in container.logs, "svcinit's, or that of a library"
     assert container.stop() == 3
     assert consul.instances("web") == []
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tests.support.waiting import eventually
 
@@ -30,15 +30,21 @@ def svcinit_command(*command: str) -> list[str]:
 
 
 class Running:
-    """A started svcinit; its standard output and error go to files that can be read at any time."""
+    """A started svcinit; its standard output and error go to files that can be read at any time.
 
-    def __init__(self, folder: pathlib.Path, command: Sequence[str], env: Mapping[str, str]) -> None:
+    `launch` makes the argv of it.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, command: Sequence[str], env: Mapping[str, str],
+        launch: Callable[..., list[str]] = svcinit_command,
+    ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         own = {"SVCINIT_RUN": str(folder / "run"), "SVCINIT_CACHE": str(folder / "cache.json")}
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                svcinit_command(*command), env={**PATH, **own, **env},
+                launch(*command), env={**PATH, **own, **env},
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
 
@@ -93,9 +99,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, *command: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(
+    folder: pathlib.Path, *command: str, env: Mapping[str, str] | None = None,
+    launch: Callable[..., list[str]] = svcinit_command,
+) -> Iterator[Running]:  # fmt: skip
     """svcinit on `command`, killed with all of its children at the end if it still runs."""
-    started = Running(folder, command, env or {})
+    started = Running(folder, command, env or {}, launch)
     try:
         yield started
     finally:

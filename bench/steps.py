@@ -1,0 +1,106 @@
+"""Where the time of a full start goes: the steps of prepare, and how much of each is imports."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+from collections.abc import Sequence
+
+from bench.launch import Contender, Stage
+
+STEPS = {  # methods of svcinit.agent.prepare.Preparation, in their order
+    "fetch": "KV over HTTP, and requests", "wait": "peers over DNS, and dnspython",
+    "render": "templates and files, and Jinja2", "keep": "the cache",
+}  # fmt: skip
+PREPARE, TOTAL, ELSE = "prepare", "start", "all else: the interpreter, init, two forks, the command's exec"
+Spent = tuple[float, float]  # milliseconds, and those of them that imports took
+
+# The launcher, with one change: the child that prepares takes the time of its steps, and of imports in each.
+TIMED = """
+import builtins, os, time
+_fork, _import, _now = os.fork, builtins.__import__, time.perf_counter
+spent, within, importing = {{}}, [{prepare!r}], []
+
+def timed(name, function):
+    def run(*arguments, **options):
+        began = _now()
+        within.append(name)
+        try:
+            return function(*arguments, **options)
+        finally:
+            within.pop()
+            spent.setdefault(name, [0.0, 0.0])[0] += (_now() - began) * 1000
+    return run
+
+def told(function):
+    def run(*arguments, **options):
+        code = function(*arguments, **options)
+        spent[{prepare!r}][0] = (_now() - forked) * 1000
+        import json
+        with open({out!r}, "w") as file:
+            json.dump(spent, file)
+        return code
+    return run
+
+def watched(name, globals=None, locals=None, fromlist=(), level=0):
+    if importing:
+        return _import(name, globals, locals, fromlist, level)
+    importing.append(name)
+    began = _now()
+    try:
+        found = _import(name, globals, locals, fromlist, level)
+    finally:
+        importing.pop()
+        spent.setdefault(within[-1], [0.0, 0.0])[1] += (_now() - began) * 1000
+    if name == "svcinit.agent" and "prepare" in (fromlist or ()):
+        for step in {steps!r}:
+            setattr(found.prepare.Preparation, step, timed(step, getattr(found.prepare.Preparation, step)))
+        found.prepare.main = told(found.prepare.main)
+    return found
+
+def fork():
+    global forked
+    pid = _fork()
+    if pid == 0:
+        forked, builtins.__import__ = _now(), watched
+    return pid
+
+os.fork = fork
+exec(open({launcher!r}).read())
+"""
+
+
+def measure(
+    stage: Stage, interpreter: Sequence[str], script: str, full: Contender, runs: int
+) -> dict[str, list[Spent]]:
+    """Each run's, by step; `script`, run by `interpreter`, is svcinit."""
+    folder = stage.log.parent
+    timed, out = folder / "timed.py", folder / "steps.json"
+    timed.write_text(TIMED.format(prepare=PREPARE, steps=list(STEPS), out=str(out), launcher=script))
+    contender = Contender(
+        full.name, [*interpreter, str(timed), "--"], full.env, before=full.before, after=full.after
+    )  # fmt: skip
+    found: dict[str, list[Spent]] = {}
+    for run in range(runs + 1):
+        total = stage.time(contender)
+        if run:  # the first leaves byte code of what the bundle has none
+            for step, spent in {**_read(out), TOTAL: (total, 0.0)}.items():
+                found.setdefault(step, []).append(spent)
+    return found
+
+
+def _read(file: pathlib.Path) -> dict[str, Spent]:
+    return {step: (whole, imports) for step, (whole, imports) in json.loads(file.read_text()).items()}
+
+
+def table(found: dict[str, list[Spent]]) -> list[str]:
+    """Medians; the rows of what is within no step are what is left of the whole."""
+    medians = {step: [statistics.median(part) for part in zip(*runs, strict=True)] for step, runs in found.items()}
+    steps = {what: medians[step] for step, what in STEPS.items()}
+    prepare, imports = medians[PREPARE]
+    before = [prepare - sum(whole for whole, _ in steps.values()), imports]
+    rows = {"prepare's own beginning and end": before, **steps, ELSE: [medians[TOTAL][0] - prepare, 0.0]}
+    lines = ["| | ms (median) | of it imports |", "|---|--:|--:|"]
+    lines += [f"| {what} | {whole:.1f} | {part:.1f} |" for what, (whole, part) in rows.items()]
+    return [*lines, f"| the whole start | {medians[TOTAL][0]:.1f} | |"]

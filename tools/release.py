@@ -1,0 +1,175 @@
+"""`make release`: a release made ready in dist/: built, checked, with its sums and its bill of materials.
+
+It always is a dry run: nothing is tagged, pushed or published. Exits with 1, all faults told, where something is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+
+from packaging.metadata import Metadata
+from packaging.version import Version
+from trove_classifiers import classifiers
+
+from tools import sbom
+
+ROOT = pathlib.Path(__file__).parent.parent
+VERSION = re.compile(r'^__version__ = "(?P<version>[^"]+)"$', re.MULTILINE)
+SECTION = re.compile(
+    r"^## \[?(?P<name>[^\]\s]+)\]?(?: - (?P<date>\d{4}-\d\d-\d\d))?\n(?P<body>.*?)(?=^## |\Z)", re.M | re.S
+)
+UNRELEASED = "Unreleased"
+ABOUT = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+SOURCES = (".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml")
+
+
+def main(root: pathlib.Path = ROOT) -> int:
+    version = declared(root)
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    faults = [*uncommitted(root), *of_changelog(changes, version)]
+    if faults:
+        return _refused(faults)
+    folder = root / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    sdist, wheel = build(root, folder)
+    faults = [*of_wheel(wheel, root), *of_sdist(sdist, root)]
+    if faults:
+        return _refused(faults)
+    bill = folder / f"svcinit-{version}.cdx.json"
+    bill.write_text(json.dumps(described(root, sdist, wheel), indent=1) + "\n", encoding="utf-8")
+    sums = "".join(f"{digest(file)}  {file.name}\n" for file in (sdist, wheel, bill))
+    (folder / "SHA256SUMS").write_text(sums, encoding="ascii")
+    print(sums, end="")
+    for part in json.loads(bill.read_text(encoding="utf-8"))["components"]:
+        print(f"{part['purl']} ({part['scope']}, {len(part['externalReferences'][0]['hashes'])} hashes)")
+    print(f"\n{folder}: a dry run, nothing was tagged or published.")
+    if next(SECTION.finditer(changes))["name"] == UNRELEASED:
+        print(f"To be released, CHANGELOG.md still needs its first section named `## {version} - YYYY-MM-DD`.")
+    return 0
+
+
+def declared(root: pathlib.Path) -> str:
+    """The version, from the one place that has it."""
+    match = VERSION.search((root / "entrypoint" / "svcinit" / "__init__.py").read_text(encoding="utf-8"))
+    assert match, "svcinit/__init__.py says no version"
+    return match["version"]
+
+
+def uncommitted(root: pathlib.Path) -> Iterator[str]:
+    status = _run(root, "git", "status", "--porcelain")
+    if status:
+        yield f"the tree is not clean:\n{status}"
+
+
+def of_changelog(text: str, version: str) -> Iterator[str]:
+    """The first section is that of this version, with a date, or what is unreleased; then no other has this version."""
+    sections = list(SECTION.finditer(text))
+    if not sections:
+        yield "CHANGELOG.md has no section"
+        return
+    first, *others = sections
+    if not first["body"].strip():
+        yield f"CHANGELOG.md: nothing stands under {first['name']}"
+    if first["name"] not in (UNRELEASED, version):
+        yield f"CHANGELOG.md begins with {first['name']}, and the version is {version}"
+    if first["name"] == version and not first["date"]:
+        yield f"CHANGELOG.md: {version} has no date"
+    for other in others:
+        if Version(other["name"]) >= Version(version):
+            yield f"CHANGELOG.md has a released {other['name']}, and the version is {version}"
+
+
+def build(root: pathlib.Path, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """The sdist, and the wheel made of that sdist."""
+    _run(root, sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(root))
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
+
+
+def of_wheel(wheel: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
+    """The package as the tree has it, what describes it, and nothing else; metadata that an index would take."""
+    version = declared(root)
+    about = f"svcinit-{version}.dist-info"
+    wanted = {*_package(root), *(f"{about}/{name}" for name in ABOUT)}
+    with zipfile.ZipFile(wheel) as archive:
+        yield from _differences(wheel, wanted, set(archive.namelist()))
+        yield from of_metadata(archive.read(f"{about}/METADATA"), version, (root / "README.md").read_text("utf-8"))
+
+
+def of_sdist(sdist: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
+    top = f"svcinit-{declared(root)}/"
+    wanted = {top + name for name in (*SOURCES, *(f"entrypoint/{name}" for name in _package(root)))}
+    with tarfile.open(sdist) as archive:
+        yield from _differences(sdist, wanted, set(archive.getnames()))
+
+
+def of_metadata(raw: bytes, version: str, readme: str) -> Iterator[str]:
+    try:
+        metadata = Metadata.from_email(raw, validate=True)
+    except ExceptionGroup as error:  # it has one error for each field
+        yield from map(str, error.exceptions)
+        return
+    if str(metadata.version) != version:
+        yield f"the metadata say {metadata.version}, svcinit/__init__.py {version}"
+    if metadata.description_content_type != "text/markdown" or (metadata.description or "").strip() != readme.strip():
+        yield "the description is not README.md, as text/markdown"
+    for unknown in {*(metadata.classifiers or ())} - classifiers:
+        yield f"there is no classifier {unknown}"
+
+
+def described(root: pathlib.Path, sdist: pathlib.Path, wheel: pathlib.Path) -> dict[str, object]:
+    """The bill of materials; its time is that of the commit, so that the same commit gives the same bill."""
+    version = declared(root)
+    requirements = (root / "requirements" / "run.txt").read_text(encoding="utf-8")
+    with zipfile.ZipFile(wheel) as archive:
+        raw = archive.read(f"svcinit-{version}.dist-info/METADATA")
+    wanted = Metadata.from_email(raw).requires_dist or []
+    mandatory = [each.name for each in wanted if "extra" not in str(each.marker)]
+    when = _run(root, "git", "log", "-1", "--format=%cI").strip()
+    return sbom.bill(version, requirements, mandatory, {file.name: digest(file) for file in (sdist, wheel)}, when)
+
+
+def digest(file: pathlib.Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _package(root: pathlib.Path) -> Iterator[str]:
+    """What the package consists of: svcinit/..."""
+    folder = root / "entrypoint"
+    for file in (folder / "svcinit").rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            yield str(file.relative_to(folder))
+
+
+def _differences(file: pathlib.Path, wanted: set[str], found: set[str]) -> Iterator[str]:
+    for name in sorted(wanted - found):
+        yield f"{file.name} lacks {name}"
+    for name in sorted(found - wanted):
+        yield f"{file.name} has {name}, which does not belong there"
+
+
+def _run(root: pathlib.Path, *command: str) -> str:
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        sys.exit(f"{command[0]} is needed")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{' '.join(command)}: {error.stdout}{error.stderr}")
+
+
+def _refused(faults: list[str]) -> int:
+    print(*faults, sep="\n", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
