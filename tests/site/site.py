@@ -32,8 +32,7 @@ class Site:
         self.port = free_ports(1)[0]
         self.code = folder / "code"
         shutil.copytree(tool.SITE / "code", self.code, ignore=shutil.ignore_patterns("__pycache__"))
-        net = f"10.{random.randint(1, 127)}.{random.randint(0, 255)}"
-        self._env = {**images, "SITE_PORT": str(self.port), "SITE_NET": net, "SHOP_CODE": str(self.code)}
+        self._env = {**images, "SITE_PORT": str(self.port), "SHOP_CODE": str(self.code)}
 
     def compose(self, *arguments: str) -> str:
         return tool.compose(*arguments, project=self.project, env=self._env)

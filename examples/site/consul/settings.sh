@@ -12,7 +12,7 @@ config/shop/broker/user shop
 config/shop/broker/password shop-password
 config/mysql/user shop
 config/mysql/password shop-password
-config/rabbitmq/seed $SEED
+config/rabbitmq/seed rabbitmq
 config/rabbitmq/cookie sample-cookie
 config/rabbitmq/user shop
 config/rabbitmq/password shop-password
