@@ -6,6 +6,7 @@ import functools
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import TypedDict
 
 import pytest
 
@@ -15,18 +16,35 @@ from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WORKERS = 2  # the default of the images that have workers
-EXAMPLES = ROOT / "examples"
+IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
+
+
+class BuildArgs(TypedDict):
+    """What builds a folder in images/ without a registry."""
+
+    BASE_IMAGE: str
+    SVCINIT_IMAGE: str
 
 
 @pytest.fixture(scope="session")
-def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], str]:
-    """Build the image of one folder in images/, once, without Python unless its Dockerfile asks for it; its tag."""
+def build_args(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], BuildArgs]:
+    """By the name of the folder: there is no Python in the base unless the Dockerfile asks for one."""
+
+    def found(name: str) -> BuildArgs:
+        text = (IMAGES / name / "Dockerfile").read_text()
+        base = base_image if "ARG BASE_IMAGE=python" in text else pythonless_image
+        return {"BASE_IMAGE": base, "SVCINIT_IMAGE": svcinit_image}
+
+    return found
+
+
+@pytest.fixture(scope="session")
+def image(build_args: Callable[[str], BuildArgs]) -> Callable[[str], str]:
+    """Build the image of one folder in images/, once; its tag."""
 
     @functools.cache
     def built(name: str) -> str:
-        folder = ROOT / "images" / name
-        base = base_image if "ARG BASE_IMAGE=python" in (folder / "Dockerfile").read_text() else pythonless_image
-        return build(folder, f"svcinit-{name}", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
+        return build(IMAGES / name, f"svcinit-{name}", **build_args(name))
 
     return built
 
