@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import TypedDict
 
 import pytest
 
@@ -102,14 +103,31 @@ def bare_image(base_image: str, svcinit_image: str, tmp_path_factory: pytest.Tem
     return docker_cli.build(folder, "svcinit-bare", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
 
 
+class BuildArgs(TypedDict):
+    """What builds a folder in images/ without a registry."""
+
+    BASE_IMAGE: str
+    SVCINIT_IMAGE: str
+
+
 @pytest.fixture(scope="session")
-def image(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], str]:
-    """Build the image of one folder in images/, once, without Python unless its Dockerfile asks for it; its tag."""
+def build_args(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], BuildArgs]:
+    """By the name of the folder: there is no Python in the base unless the Dockerfile asks for one."""
+
+    def found(name: str) -> BuildArgs:
+        text = (ROOT / "images" / name / "Dockerfile").read_text()
+        base = base_image if "ARG BASE_IMAGE=python" in text else pythonless_image
+        return {"BASE_IMAGE": base, "SVCINIT_IMAGE": svcinit_image}
+
+    return found
+
+
+@pytest.fixture(scope="session")
+def image(build_args: Callable[[str], BuildArgs]) -> Callable[[str], str]:
+    """Build the image of one folder in images/, once; its name with its tag."""
 
     @functools.cache
     def built(name: str) -> str:
-        folder = ROOT / "images" / name
-        base = base_image if "ARG BASE_IMAGE=python" in (folder / "Dockerfile").read_text() else pythonless_image
-        return docker_cli.build(folder, f"svcinit-{name}", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit_image)
+        return docker_cli.build(ROOT / "images" / name, f"svcinit-{name}", **build_args(name))
 
     return built

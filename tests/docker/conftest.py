@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WORKERS = 2  # the default of the images that have workers
-EXAMPLES = ROOT / "examples"
+IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
 
 
 class Shop:

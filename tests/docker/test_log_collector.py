@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine
+from tests.support.docker import Container, Engine, docker
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
@@ -70,3 +70,19 @@ def test_lines_reach_the_collector_that_is_there_over_its_replacement_and_a_rota
     eventually(lambda: " app: three\n" in second_file.read_text(), f"that one too: {forwarder.logs}", 20)
     assert forwarder.stop() == second.stop() == 0
     assert consul.instances("log-collector") == []
+
+
+def test_what_cannot_be_sent_is_saved_at_a_stop_and_sent_after_the_next_start(
+    start: Callable[[str], tuple[Container, int, pathlib.Path]], consul: ConsulAgent
+) -> None:
+    consul.register("log-collector", free_ports(1)[0], address="127.0.0.1", id="nobody")
+    forwarder, port, _ = start("forwarder")
+    eventually(lambda: consul.passing("log-forwarder"), f"the forwarder is up: {forwarder.logs}", 30)
+    log(port, "kept")
+    forwarder.says("cannot connect")
+    assert forwarder.stop() == 0
+    assert b"app: kept" in forwarder.copy("/var/spool/rsyslog/forward.00000001")
+    consul.deregister("nobody")
+    _, _, file = start("collector")
+    docker("start", forwarder.id)
+    eventually(lambda: file.exists() and " app: kept\n" in file.read_text(), f"the line came: {forwarder.logs}", 30)

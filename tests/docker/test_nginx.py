@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.docker.conftest import ROOT, Shop
 from tests.support.consul import ConsulAgent, free_ports
 from tests.support.docker import Container, Engine
-from tests.support.load import load
+from tests.support.load import InFlight, load
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
@@ -75,6 +77,67 @@ def test_nginx_follows_django_from_3_to_5_to_2_without_a_failed_request(
            f"longest stall {made.longest * 1000:.0f} ms")  # fmt: skip
     assert made.failed == []
     assert site.front.stop() == 0
+
+
+class Held:
+    """A server that answers "held" when it is let go."""
+
+    def __init__(self) -> None:
+        self.arrived, self.let_go = threading.Semaphore(0), threading.Semaphore(0)
+        held = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                held.arrived.release()
+                held.let_go.acquire(timeout=60)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"held")
+
+            def log_message(self, *_: object) -> None:
+                """Nobody reads it."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def ask(self, port: int) -> InFlight:
+        """A request through the balancer at `port`, once it has come here."""
+        asked = InFlight(port, "/")
+        assert self.arrived.acquire(timeout=20)
+        return asked
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.mark.parametrize("ends_it", ["TERM", "QUIT"])
+def test_what_is_in_flight_is_finished_over_a_reload_and_a_stop_whichever_signal_asks_for_it(
+    engine: Engine, nginx_image: str, consul: ConsulAgent, held: Held, ends_it: str
+) -> None:
+    (port,) = free_ports(1)
+    consul.register("shop", held.server.server_port, address="127.0.0.1")
+    env = {**consul.env, "SVCINIT_SERVICE": "front", "SVCINIT_PORT": str(port), "BALANCE": "shop"}
+    container = engine.run(nginx_image, env=env)
+    eventually(lambda: consul.passing("front"), f"nginx is passing; {container.logs}", 30)
+
+    def leaves() -> bool:
+        """Is a worker told to end, and still there for what is in flight?"""
+        return any("worker process is shutting down" in line for _, line in container.processes())
+
+    for signal in ("HUP", ends_it):
+        asked = held.ask(port)
+        container.kill(signal)
+        eventually(leaves, f"a worker was told to end by {signal}; {container.logs}", 20)
+        held.let_go.release()
+        assert asked.body() == b"held"
+    assert container.wait() == 0
+    assert consul.instances("front") == []
 
 
 def checked(engine: Engine, image: str, fixture: pathlib.Path) -> tuple[int, str]:

@@ -68,6 +68,19 @@ def test_a_stop_finishes_what_is_in_flight(make: Make, name: str) -> None:
     app.is_gone(container)
 
 
+def test_what_starts_no_stop_is_gunicorns_own_affair_as_its_documentation_has_it(make: Make) -> None:
+    app = make("gunicorn")
+    container = app.start()
+    container.kill("TTIN")
+    eventually(lambda: container.logs.count("ready in") == WORKERS + 1, f"one more worker; {container.logs}", 30)
+    container.kill("QUIT")
+    assert container.wait() == 0
+    app.is_gone(container)
+    said = container.logs
+    order = ("Handling signal: quit", "svcinit: gunicorn exited with status 0", "svcinit: deregistered")
+    assert sorted(order, key=said.index) == list(order)
+
+
 def test_a_tornado_is_restarted_for_new_code_and_configuration_and_never_for_broken_code(make: Make) -> None:
     app = make("tornado")
     container = app.start()

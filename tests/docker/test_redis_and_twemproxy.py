@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine
+from tests.support.docker import Container, Engine, docker
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
@@ -88,3 +88,34 @@ def test_twemproxy_waits_for_redis_follows_those_that_come_and_go_and_stops(
     assert proxy.stop() == 0
     assert consul.instances("twemproxy") == []
     assert second.stop() == 0
+
+
+def test_redis_saves_at_a_restart_and_a_stop_where_it_has_save_points(pool: Pool, consul: ConsulAgent) -> None:
+    consul.kv_put("config/redis/save", "3600 1")
+    redis, port = pool.redis()
+
+    def is_up() -> bool:
+        try:
+            return ask(port, "PING") == "+PONG"
+        except OSError:
+            return False
+
+    def value() -> str:
+        eventually(is_up, f"redis is up: {redis.logs}", 30)
+        return redis.exec("redis-cli", "-p", str(port), "get", "key")
+
+    eventually(is_up, "redis is up", 30)
+    ask(port, "SET", "key", "first")
+    redis.kill("HUP")
+    redis.says("reload 1: done")
+    assert value() == "first"
+    ask(port, "SET", "key", "second")
+    assert redis.stop() == 0
+    assert redis.logs.count("DB saved on disk") == 2
+    consul.kv_put("config/redis/save", "")
+    docker("start", redis.id)
+    assert value() == "second"
+    ask(port, "SET", "key", "third")
+    assert redis.stop() == 0
+    docker("start", redis.id)
+    assert value() == "second", "nothing was saved"
