@@ -30,7 +30,7 @@ class Lifecycle(Reloads):
                 self.crew.report(self)
                 self.on(self.next_event())
             except Exception as error:  # the service outlives a fault of ours: PID 1's end would be its own
-                log.fault("init", error)
+                log.internal("init", error)
         return self.code
 
     def next_event(self) -> Event:
