@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 
+from tests.support import planted
 from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -35,7 +36,10 @@ class Running:
     def __init__(self, folder: pathlib.Path, command: Sequence[str], env: Mapping[str, str]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        own = {"SVCINIT_RUN": str(folder / "run"), "SVCINIT_CACHE": str(folder / "cache.json")}
+        own = {
+            "SVCINIT_RUN": str(folder / "run"), "SVCINIT_CACHE": str(folder / "cache.json"),
+            "PLANTED_PASSWORD": planted.secret("environment"),
+        }  # fmt: skip
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 svcinit_command(*command), env={**PATH, **own, **env},
@@ -100,6 +104,7 @@ def running(folder: pathlib.Path, *command: str, env: Mapping[str, str] | None =
         yield started
     finally:
         end_session(started.process)
+        planted.look_at_files(folder / "err", folder / "run")
 
 
 def descendants(pid: int) -> list[int]:
