@@ -68,10 +68,8 @@ class Account:
         self._end_reload("", DONE)
 
     def give_up_reload(self, why: str) -> None:
-        """If one goes on."""
-        if self._reload_began is not None:
-            self._end_reload(f"given up ({why})", GIVEN_UP)
-            log.context(reload=None)
+        self._end_reload(f"given up ({why})", GIVEN_UP)
+        log.context(reload=None)
         self._why = why
 
     def stopping(self, why: str) -> None:
@@ -93,9 +91,8 @@ class Account:
 
     def never_started(self, code: int, why: str) -> None:
         """The last line of a life without main."""
-        if self._reload_began is not None:
-            self._end_reload(why, FAILED)
-            log.context(reload=None)
+        self._end_reload(why, FAILED)
+        log.context(reload=None)
         log.error("ended", "exit {code}: {reason}", code=code, reason=why)
         self._why = ""
 
@@ -112,7 +109,9 @@ class Account:
         )  # fmt: skip
 
     def _end_reload(self, trouble: str, outcome: str) -> None:
-        seconds, self._reload_began = self._now() - (self._reload_began or 0.0), None
+        if self._reload_began is None:  # none goes on
+            return
+        seconds, self._reload_began = self._now() - self._reload_began, None
         self._reloads[outcome] += 1
         if outcome == DONE:
             log.info("reload_ended", "reload {reload}: done", outcome=outcome, seconds=seconds)

@@ -57,6 +57,7 @@ class Lifecycle(Reloads):
             case _, Signalled(0):
                 pass  # SVCINIT_SIGNALS drops it
             case State.STARTING, Signalled(number) if number in stop_on and not plain:
+                self.restarting = False
                 self.leave(128 + number, f"{signal_name(number)} before the start")
             case State.RUNNING | State.RELOADING, Signalled(number) if number in stop_on and not plain:
                 self.stop(signal_name(number))

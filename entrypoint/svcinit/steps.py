@@ -93,6 +93,7 @@ class Steps:
 
     def prepare(self) -> None:
         """At a reload prepare may spend half of its time on waiting for Consul: new code must go out all the same."""
+        self.serving_hups = self.hups
         left = self.timers["job"] - self.crew.now()
         self.late = False
         self.crew.start_prepare(seconds=left - SLACK if self.state == State.STARTING else left / 2, cached=self.cached)
@@ -142,7 +143,7 @@ class Steps:
         if self.restarting:
             self.account.restarts()
         self.again = self.restarting = self.cached = False
-        self.served = self.serving_hups
+        self.served = self.serving_hups if self.settings.needs_prepare else self.hups
         self.state = State.RUNNING
         self.ever_started = True
         self.main_since = self.crew.now()
@@ -157,7 +158,13 @@ class Steps:
             self.start_presence()
 
     def leave(self, code: int, why: str) -> None:
-        """Exit without ever having started main."""
+        """Exit without having started main; where it restarts it does, on the files that its reload has put there."""
+        if self.restarting:
+            self.outcome = "restarted on the files in place: the HUP that came meanwhile failed"
+            log.error("degraded", "reload {reload}: {error}", error=self.outcome)
+            self.again = False
+            self.start_main()
+            return
         self.account.never_started(code, why)
         self.code = code
         self.timers = {"kill": self.crew.now() + self.budget}
