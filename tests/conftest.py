@@ -12,18 +12,22 @@ from typing import TypedDict
 import pytest
 
 from tests.support import docker as docker_cli
+from tests.support import planted
 from tests.support.consul import ConsulAgent
 from tests.support.docker import Engine
+from tests.support.planted import pytest_sessionfinish as pytest_sessionfinish
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIGURES: list[str] = []
+TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests measured beside what they asserted."""
-    if FIGURES:
-        terminalreporter.section("measured")
-        for line in FIGURES:
+    """What tests measured beside what they asserted, and what no test may have shown."""
+    for title, lines in (("measured", FIGURES), ("planted secrets", planted.summary())):
+        if lines:
+            terminalreporter.section(title)
+        for line in lines:
             terminalreporter.write_line(line)
 
 
@@ -44,6 +48,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def shared_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     with ConsulAgent(tmp_path_factory.mktemp("consul")) as agent:
+        agent.secrets = TOKEN
         yield agent
 
 
@@ -60,6 +65,7 @@ def consul(shared_consul: ConsulAgent) -> Iterator[ConsulAgent]:
 def own_consul(tmp_path: pathlib.Path) -> Iterator[ConsulAgent]:
     """A Consul of the test's own, to stop, pause and restart."""
     with ConsulAgent(tmp_path / "own-consul") as agent:
+        agent.secrets = TOKEN
         yield agent
 
 

@@ -42,7 +42,11 @@ def run(arguments: tuple[str, ...]) -> int:
         return 0
     command = arguments[1:] if arguments[:1] == ("--",) else arguments
     if not command or (command is arguments and command[0].startswith("-")):
-        log.error(f"no command given; {USAGE}" if not command else f"unknown option {command[0]}; {USAGE}")
+        from svcinit.settings import log_format, original_environment
+
+        log.configure("info", log_format(original_environment()))
+        log.error("usage", "{error}; {usage}", usage=USAGE,
+                  error=f"unknown option {command[0]}" if command else "no command given")  # fmt: skip
         return EX_USAGE
     return live(command)
 
@@ -52,15 +56,16 @@ def live(command: tuple[str, ...]) -> int:
     from svcinit.crew import Crew
     from svcinit.errors import ConfigError
     from svcinit.lifecycle import Lifecycle
-    from svcinit.settings import original_environment, read
+    from svcinit.settings import log_format, original_environment, read
 
+    environment = original_environment()
     try:
-        settings = read(original_environment())
+        settings = read(environment)
     except ConfigError as error:
-        for fault in error.faults:
-            log.error(fault)
+        log.configure("info", log_format(environment))
+        log.faults(error)
         return error.code
-    log.configure(settings.log_level, settings.log_format)
+    log.configure(settings.log_level, settings.log_format, service=settings.service, id=settings.id or None)
     return Lifecycle(settings, Crew(settings, command)).run()
 
 

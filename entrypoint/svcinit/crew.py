@@ -41,6 +41,8 @@ class Crew(Init):
         self._before, self._undoable = self.changed, False
         self._presences = 0
         self._reported: dict[str, object] = {}
+        self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
+        self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
         self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
         # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares
         self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
@@ -94,7 +96,7 @@ class Crew(Init):
         """Take over what a successful prepare found; False when what it left cannot be read."""
         whole = content(self._verdict, VERDICT_LIMIT)
         if not self._take(whole):
-            log.error("prepare said it was done but left nothing that can be read")
+            log.error("prepare_died", "prepare said it was done but left nothing that can be read")
             return False
         self._memory, self._fresh = self._fresh, self._memory
         if self.settings.watch:
@@ -132,8 +134,13 @@ class Crew(Init):
             if self.settings.reload.kind == "restart":
                 reloads.append("")  # that is a start
             else:
-                log.warning("the command's arguments or environment changed: they take effect at its next start")
+                log.warning(
+                    "restart_needed",
+                    "the command's arguments or environment changed: they take effect at its next start",
+                )
         self.argv, self.extra_env = tuple(argv), env
+        self.prepared = {"files": verdict.get("files"), "keys": verdict.get("keys")}
+        self.said = verdict.get("said", [])
         self._before, self._undoable = self.changed, bool(changed)
         self.changed = self.changed + [path for path in changed if path not in self.changed]
         self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
@@ -184,6 +191,7 @@ class Crew(Init):
         def body() -> int:
             from svcinit.agent import presence
 
+            log.context(reload=None)  # it outlives the one that goes on
             return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env, kv=kv,
                                  command=command, slots=slots)  # fmt: skip
 
@@ -254,8 +262,7 @@ def _guarded(body: Callable[[], int]) -> Callable[[], int]:
         try:
             return body()
         except SvcinitError as error:
-            for fault in error.faults:
-                log.error(fault)
+            log.faults(error)
             return error.code
 
     return run
@@ -272,7 +279,7 @@ def _write(path: str, text: str) -> int:
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
-                log.error(f"write to {path} failed: {error.strerror}")
+                log.error("action_failed", "write to {file} failed: {error}", file=path, error=error.strerror)
                 return EX_SOFTWARE
             time.sleep(RETRY)
             continue

@@ -19,14 +19,49 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Fault(str):
+    """One complete sentence, for people. `named` is what it names, for programs: `variable`, `file`, `line`, `key`.
+
+    A sentence about a variable begins with its name. What a fault names itself goes before what it is given later.
+    """
+
+    named: Mapping[str, object]
+
+    def __new__(cls, sentence: str, /, **named: object) -> Fault:
+        made = super().__new__(cls, sentence)
+        made.named = {**_variable(sentence), **named, **getattr(sentence, "named", {})}
+        return made
+
+    def said(self, sentence: str) -> Fault:
+        """The same fault in other words."""
+        return Fault(sentence, **self.named)
+
+
+def _variable(sentence: str) -> dict[str, object]:
+    if not sentence.startswith(("SVCINIT_", "CONSUL_")):
+        return {}
+    end = next((at for at, each in enumerate(sentence) if not each.isalnum() and each != "_"), len(sentence))
+    return {"variable": sentence[:end]}
+
+
 class SvcinitError(Exception):
-    """Root of all errors raised on purpose. `faults` holds one complete sentence a fault, for people."""
+    """Root of all errors raised on purpose. `faults` are told to people, one a line; each names what is in `named`."""
 
     code = EX_SOFTWARE
 
-    def __init__(self, *faults: str) -> None:
+    def __init__(self, *faults: str, **named: object) -> None:
         super().__init__("; ".join(faults))
-        self.faults = faults
+        self.faults = tuple(Fault(fault, **named) for fault in faults)
+
+    @property
+    def named(self) -> Mapping[str, object]:
+        """What the error names, where it is one fault."""
+        return self.faults[0].named if len(self.faults) == 1 else {}
 
 
 class ConfigError(SvcinitError):

@@ -163,13 +163,14 @@ class Init:
         try:
             pid = os.fork()
         except OSError as error:  # the container's limit of processes or memory: as if it had died at once
-            log.error(f"{role} cannot be started: {error.strerror}")
+            log.error("not_started", "{child} cannot be started: {error}", child=role, error=error.strerror)
             self._alive.add(role)
             self._events.append(Exited(role, EX_SOFTWARE))
             return
         if pid == 0:
             code = EX_SOFTWARE
             try:
+                log.context(role=role)
                 os.setpgid(0, 0)
                 _return_to(self._folder)
                 if role == Role.MAIN:
@@ -177,7 +178,7 @@ class Init:
                 default_signals(blocked=role == Role.PRESENCE)
                 code = body()
             except Exception as error:
-                log.fault(role, error)
+                log.internal(role, error)
             finally:
                 os._exit(code)
         former = self._pids.get(role)
@@ -198,7 +199,9 @@ class Init:
                 become(self.settings.user)
             except PermissionError:
                 log.error(
-                    "SVCINIT_USER: not permitted to become that user: the container lacks CAP_SETUID or CAP_SETGID"
+                    "not_executed",
+                    "SVCINIT_USER: not permitted to become that user: the container lacks CAP_SETUID or CAP_SETGID",
+                    variable="SVCINIT_USER",
                 )
                 return EX_CONFIG
             return execute(argv, env)
@@ -213,7 +216,8 @@ class Init:
         try:
             os.kill(-pid if group else pid, number)
         except OSError as error:
-            log.warning(f"signal {number} to {role} failed: {error.strerror}", pid=pid)
+            log.warning("signal_failed", "signal {signal} to {child} failed: {error} pid={child_pid}",
+                        signal=number, child=role, error=error.strerror, child_pid=pid)  # fmt: skip
 
     def kill(self, role: str) -> None:
         """KILL the child of `role` and all of its process group."""
@@ -284,7 +288,7 @@ def _become_subreaper() -> None:
     except (ImportError, OSError, AttributeError):
         failed = -1
     if failed:
-        log.warning("not PID 1 and cannot become a subreaper: orphans will not be reaped here")
+        log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
 
 
 def _pass_terminal(owner: int | None, heir: int) -> None:
@@ -312,7 +316,8 @@ def _return_to(folder: str | None) -> None:
     try:
         os.chdir(folder)
     except OSError as error:
-        log.warning(f"the working directory {folder} cannot be entered any more: {error.strerror}; staying in /")
+        log.warning("no_folder", "the working directory {file} cannot be entered any more: {error}; staying in /",
+                    file=folder, error=error.strerror)  # fmt: skip
 
 
 def default_signals(*, blocked: bool) -> None:
@@ -340,7 +345,7 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
     """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
     name = argv[0]
     if not name:
-        log.error("the command is empty")
+        log.error("not_executed", "the command is empty")
         return NOT_FOUND
     found: OSError | None = None
     for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
@@ -358,9 +363,9 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
         except OSError as error:
             found = error
     if found is None:
-        log.error(f"{name}: command not found")
+        log.error("not_executed", "{command}: command not found", command=name)
         return NOT_FOUND
-    log.error(f"{name}: cannot be executed: {found.strerror}")
+    log.error("not_executed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
     return NOT_EXECUTABLE
 
 

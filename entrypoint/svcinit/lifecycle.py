@@ -30,7 +30,7 @@ class Lifecycle(Reloads):
                 self.crew.report(self)
                 self.on(self.next_event())
             except Exception as error:  # the service outlives a fault of ours: PID 1's end would be its own
-                log.fault("init", error)
+                log.internal("init", error)
         return self.code
 
     def next_event(self) -> Event:
@@ -57,6 +57,7 @@ class Lifecycle(Reloads):
             case _, Signalled(0):
                 pass  # SVCINIT_SIGNALS drops it
             case State.STARTING, Signalled(number) if number in stop_on and not plain:
+                self.restarting = False
                 self.leave(128 + number, f"{signal_name(number)} before the start")
             case State.RUNNING | State.RELOADING, Signalled(number) if number in stop_on and not plain:
                 self.stop(signal_name(number))

@@ -1,5 +1,10 @@
 """One line an event on stderr, from either half, that can never hold its writer up.
 
+    info("started", "started {command} pid={main_pid}", command="uwsgi", main_pid=12)
+
+An event has a name of events.py, fields, and a sentence made of them; docs/logs.md describes both forms of a line. As
+text, what the sentence does not tell follows it. What others say is escaped where it is not printable.
+
 A log driver that stops reading fills the pipe; a PID 1 blocked on write(2) would then be deaf to signals. So
 a line goes out only when poll(2) says that the pipe takes it, and is at most PIPE_BUF long, which pipe(7)
 promises to write whole and at once. What does not fit is counted and reported with the next line that does.
@@ -11,80 +16,169 @@ import os
 import select
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from svcinit.errors import SvcinitError
+    from svcinit.events import EventName
+
+    Field = str | int | float | None
+    Fields = Mapping[str, Field]
+    Entry = tuple[float, int, int, Fields, EventName, str, Fields]  # when, level, pid, context, event, sentence, fields
+
 LEVELS = ("debug", "info", "warning", "error")
 PIPE_BUF = select.PIPE_BUF
 STDERR = 2
+CUT = "..."
+IN_SENTENCES = "error", "file", "line", "key", "variable", "outcome"  # what sentences tell in words of their own
 
 _threshold = 1
 _json = False
 _dropped = 0
+_context: dict[str, Field] = {"role": "init"}
+_held: list[Entry] | None = None
 
 
-def configure(level: str, fmt: str) -> None:
-    """Set the least level that is written (one of LEVELS) and the format (`text` or `json`)."""
+def configure(level: str, fmt: str, **fields: Field) -> None:
+    """Set the least level that is written (one of LEVELS), the format (`text` or `json`), and the context."""
     global _threshold, _json
     _threshold = LEVELS.index(level)
     _json = fmt == "json"
+    context(**fields)
 
 
-def debug(message: str, **fields: object) -> None:
-    _event(0, message, fields)
+def context(**fields: Field) -> None:
+    """Fields of every line from now on, of this process and of those that it forks; None takes one out."""
+    _context.update(fields)
 
 
-def info(message: str, **fields: object) -> None:
-    _event(1, message, fields)
+def debug(event: EventName, sentence: str, **fields: object) -> None:
+    _event(0, event, sentence, fields)
 
 
-def warning(message: str, **fields: object) -> None:
-    _event(2, message, fields)
+def info(event: EventName, sentence: str, **fields: object) -> None:
+    _event(1, event, sentence, fields)
 
 
-def error(message: str, **fields: object) -> None:
-    _event(3, message, fields)
+def warning(event: EventName, sentence: str, **fields: object) -> None:
+    _event(2, event, sentence, fields)
 
 
-def fault(where: str, error: Exception) -> None:
+def error(event: EventName, sentence: str, **fields: object) -> None:
+    _event(3, event, sentence, fields)
+
+
+def faults(found: SvcinitError) -> None:
+    """An error that was raised on purpose, a line a fault."""
+    for fault in found.faults:
+        _event(3, "fault", "{error}", {"error": fault, **fault.named})
+
+
+def internal(where: str, found: Exception) -> None:
     """A fault of svcinit's own: what and where, never a value."""
     import traceback
 
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{os.path.basename(last.filename)}:{last.lineno}, {last.name}"
-    _event(3, f"{where}: internal error, {type(error).__name__} at {place}", {})
+    last = traceback.extract_tb(found.__traceback__)[-1]
+    _event(3, "internal_error", "{where}: internal error, {error} at {file}:{line}, {function}", {
+        "where": where, "error": type(found).__name__, "file": os.path.basename(last.filename), "line": last.lineno,
+        "function": last.name,
+    })  # fmt: skip
 
 
-def _event(level: int, message: str, fields: dict[str, object]) -> None:
-    global _dropped
+def hold() -> None:
+    """Keep lines back until it is known what they belong to."""
+    global _held
+    _held = []
+
+
+def held() -> list[Entry]:
+    """What was kept back; from now on lines are written again."""
+    global _held
+    found, _held = _held or [], None
+    return found
+
+
+def replay(entries: list[Entry]) -> None:
+    """Write what another process kept back, as part of the reload that goes on here, if one does."""
+    try:
+        for when, level, pid, fields, event, sentence, own in entries:
+            _put((when, level, pid, {**fields, "reload": _context.get("reload")}, event, sentence, own))
+    except (TypeError, ValueError, LookupError, AttributeError):  # it may have been at fault in any way
+        return
+
+
+def _event(level: int, event: EventName, sentence: str, fields: Mapping[str, object]) -> None:
     if level < _threshold:
         return
-    if _dropped:
-        fields = {**fields, "lines_dropped": _dropped}
-    if _write(_line(level, message, fields)):
+    plain = {name: value if isinstance(value, int | float | None) else str(value) for name, value in fields.items()}
+    entry = time.time(), level, os.getpid(), dict(_context), event, sentence, plain
+    if _held is None:
+        _put(entry)
+    else:
+        _held.append(entry)
+
+
+def _put(entry: Entry) -> None:
+    global _dropped
+    if _write(_line(entry)):
         _dropped = 0
     else:
         _dropped += 1
 
 
-def _line(level: int, message: str, fields: dict[str, object]) -> bytes:
+def _line(entry: Entry) -> bytes:
+    """The line as it is written: no text in it is longer than it may be for the whole to be PIPE_BUF long at most."""
+    limit = PIPE_BUF
+    line = _form(entry, limit)
+    while len(line) >= PIPE_BUF and limit:
+        limit //= 2
+        line = _form(entry, limit)
+    return line + b"\n"
+
+
+def _form(entry: Entry, limit: int) -> bytes:
+    when, level, pid, common, event, sentence, own = entry
+    own = {"reload": common.get("reload"), **own, "lines_dropped": _dropped or None}
+    given = {name: value for name, value in {**common, **own}.items() if value is not None}
+    shown = {name: _shown(value, limit) for name, value in given.items()}
+    if any(isinstance(value, str) and len(value) > limit for value in given.values()):
+        shown["cut"] = own["cut"] = True
+    message = sentence.format_map({**dict.fromkeys(own, "-"), **shown})
     if _json:
         import json  # only who asks for JSON pays for it
 
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03}Z"
-        record = {"time": stamp, "level": LEVELS[level], "pid": os.getpid(), "message": message, **fields}
-        return json.dumps(record, default=str).encode()
-    extra = "".join(f" {name}={_text(value)}" for name, value in fields.items())
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
+        record = {"time": stamp, "level": LEVELS[level], "pid": pid, "event": event, "message": message, **shown}
+        return json.dumps(record).encode()
     mark = "" if level == 1 else f"{LEVELS[level]}: "
-    text = f"svcinit: {mark}{message}{extra}"
-    return text.replace("\r", "\\r").replace("\n", "\\n").encode("utf-8", "backslashreplace")
+    rest = [name for name in own if name in shown and name not in IN_SENTENCES and not _tells(sentence, name)]
+    return f"svcinit: {mark}{message}{''.join(f' {name}={_word(shown[name])}' for name in rest)}".encode()
 
 
-def _text(value: object) -> str:
+def _tells(sentence: str, name: str) -> bool:
+    return f"{{{name}}}" in sentence or f"{{{name}:" in sentence
+
+
+def _shown(value: Field, limit: int) -> Field:
+    """A number as it is; a text printable, and not too long."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if not isinstance(value, str):
+        return value
+    text = value if len(value) <= limit else value[:limit] + CUT
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _word(value: Field) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = str(value)
-    return repr(text) if not text or " " in text or "\n" in text else text
+    mark = '"' if "'" in text else "'"
+    return f"{mark}{text}{mark}" if not text or " " in text else text
 
 
 def _write(line: bytes) -> bool:
-    line = line[: PIPE_BUF - 1] + b"\n"
     try:
         poll = select.poll()
         poll.register(STDERR, select.POLLOUT)

@@ -26,7 +26,7 @@ class Reloads(Steps):
         self.again = False
         self.reloads += 1
         self.serving_hups = self.hups
-        log.info(f"reload {self.reloads}: begins")
+        self.account.reload_begins(self.reloads)
         if self.settings.needs_prepare:
             self.begin(Role.PREPARE, self.settings.reload_timeout)
             self.prepare()
@@ -36,7 +36,7 @@ class Reloads(Steps):
     def pre_reload_hook(self, trouble: str = "") -> None:
         self.outcome = trouble
         if trouble:
-            log.warning(f"reload {self.reloads}: {trouble}")
+            log.warning("degraded", "reload {reload}: {error}", error=trouble)
         if self.settings.pre_reload:
             self.begin(Role.HOOK, self.settings.reload_timeout)
             self.crew.start_hook(self.settings.pre_reload)
@@ -53,7 +53,8 @@ class Reloads(Steps):
             return
         self.state, self.by_hup = State.RELOADING, False
         self.reloads += 1
-        log.info(f"reload {self.reloads}: begins, for a change", changed=",".join(self.crew.changed))
+        self.account.reload_begins(self.reloads, self.crew.changed)
+        log.replay(self.crew.said)
         if self.ways():
             self.pre_reload_hook()
         else:
@@ -114,7 +115,7 @@ class Reloads(Steps):
             self.end_reload("")
             return
         self.taken_back = "taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY"
-        log.error(f"reload {self.reloads}: {self.taken_back}")
+        log.error("taken_back", "reload {reload}: {error}", error=self.taken_back)
         self.undo(self.taken_back)
 
     def undo(self, why: str) -> None:
@@ -140,10 +141,7 @@ class Reloads(Steps):
         self.outcome = trouble
         self.served = self.serving_hups
         self.state = State.RUNNING
-        if trouble:
-            log.error(f"reload {self.reloads}: {trouble}")
-        else:
-            log.info(f"reload {self.reloads}: done")
+        self.account.reload_ended(trouble)
         if self.again:
             self.reload()
         elif self.news:

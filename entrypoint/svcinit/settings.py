@@ -9,7 +9,7 @@ from __future__ import annotations
 import _signal
 import os
 
-from svcinit.errors import ConfigError
+from svcinit.errors import ConfigError, Fault
 from svcinit.table import TABLE, TEMPLATES, Variable
 from svcinit.values import wrong_value
 
@@ -177,14 +177,15 @@ def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -
         given = environment if row.name in environment or row.name + "_FILE" in environment else defaults
         try:
             raw = _raw(row, given)
-        except ValueError as fault:
-            faults.append(str(fault))
+        except ConfigError as error:
+            faults += error.faults
             continue
         try:
             values[row.attribute] = None if raw is None else row.parse(raw)
         except ValueError as wrong:
-            where = f"{image_defaults}: " if given is defaults else ""
-            faults.append(f"{where}{row.name}={wrong_value(None if row.secret else given.get(row.name), str(wrong))}")
+            told = f"{row.name}={wrong_value(None if row.private else given.get(row.name), str(wrong))}"
+            ours = Fault(f"{image_defaults}: {told}", variable=row.name, file=image_defaults)
+            faults.append(ours if given is defaults else told)
     if not faults:
         faults = _derive(values)
     if faults:
@@ -192,18 +193,27 @@ def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -
     return Settings(environment, values)
 
 
+def log_format(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> str:
+    """How to tell that the environment is wrong: as it says itself, where it is right about that."""
+    (row,) = [row for row in TABLE if row.name == "SVCINIT_LOG_FORMAT"]
+    try:
+        return str(row.parse(_raw(row, {**_from_file(image_defaults)[0], **environment}) or ""))
+    except (ValueError, ConfigError):
+        return row.default or ""
+
+
 def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
     given, path = environment.get(row.name), environment.get(row.name + "_FILE")
     if path:
         if given:
-            raise ValueError(f"{row.name}_FILE is set too: give one of the two")
+            raise ConfigError(f"{row.name}_FILE is set too: give one of the two")
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 given = file.read(FILE_LIMIT + 1).rstrip("\r\n")
         except OSError as error:
-            raise ValueError(f"{row.name}_FILE={path!r} cannot be read: {error.strerror}") from None
+            raise ConfigError(f"{row.name}_FILE={path!r} cannot be read: {error.strerror}", file=path) from None
         if len(given) > FILE_LIMIT:
-            raise ValueError(f"{row.name}_FILE={path!r} is longer than a value can be")
+            raise ConfigError(f"{row.name}_FILE={path!r} is longer than a value can be", file=path)
     return row.default if given is None or (given == "" and not row.empty) else given
 
 
@@ -215,29 +225,34 @@ def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
     except FileNotFoundError:
         return {}, []
     except OSError as error:
-        return {}, [f"{path} cannot be read: {error.strerror}"]
-    found, faults = {}, []
+        return {}, [Fault(f"{path} cannot be read: {error.strerror}", file=path)]
+    found: dict[str, str] = {}
+    faults: list[str] = []
     for number, line in enumerate(lines, 1):
         name, equals, value = line.strip().partition("=")
         if not equals and name and not name.startswith("#"):
-            faults.append(f"{path}, line {number}: expected NAME=value, or a comment after #")
+            told = f"{path}, line {number}: expected NAME=value, or a comment after #"
+            faults.append(Fault(told, file=path, line=number))
         elif equals and not name.startswith("#"):
             found[name] = value
-            faults += [f"{path}, line {number}: {fault}" for fault in _unknown([name], foreign=True)]
+            faults += [
+                Fault(f"{path}, line {number}: {fault}", variable=name, file=path, line=number)
+                for fault in _unknown([name], foreign=True)
+            ]
     return found, faults
 
 
 def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[str]:
     """Names that are none of svcinit's; `foreign`: whatever they begin with."""
     known = {row.name for row in TABLE}
-    faults = []
+    faults: list[str] = []
     for name in given:
         if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
             import difflib  # only a mistake pays for it
 
             near = difflib.get_close_matches(name.removesuffix("_FILE"), known, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else "; svcinit --help lists them all"
-            faults.append(f"{name} is not a variable of svcinit{hint}")
+            faults.append(Fault(f"{name} is not a variable of svcinit{hint}", variable=name))
     return faults
 
 
@@ -302,6 +317,7 @@ def _host_of(address: str) -> str:
     if address.startswith("unix://"):
         return "127.0.0.1"
     host = address.split("://")[-1].split("/")[0]
+    host = host.rpartition("@")[2]  # user and password are not for DNS to show
     return host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rsplit(":", 1)[0]
 
 

@@ -29,4 +29,4 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> N
             os.rename(new, os.path.join(place, f"{name}.json"))
             return
         except OSError as error:
-            log.debug(f"no state in {place}: {error.strerror}")
+            log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)

@@ -15,6 +15,7 @@ from svcinit.init import Event, Exited, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from svcinit.account import Account
     from svcinit.crew import Crew
     from svcinit.settings import Settings
     from svcinit.values import Action
@@ -47,6 +48,8 @@ class State:
 class Steps:
     """The state of one container and the steps that change it."""
 
+    account: Account
+
     def __init__(self, settings: Settings, crew: Crew) -> None:
         self.settings, self.crew = settings, crew
         self.state = State.STARTING
@@ -72,12 +75,17 @@ class Steps:
         self.pause = BACKOFF[0]
         self.main_since = self.presence_since = 0.0
         self.budget = settings.stop_timeout or STOP_TIMEOUT
+        if not settings.plain:
+            from svcinit.account import Account
+
+            self.account = Account(crew.now)
 
     # starting
 
     def start(self) -> None:
         self.state, self.cached = State.STARTING, False
         if self.settings.needs_prepare:
+            self.account.prepare_begins()
             self.begin(Role.PREPARE, self.settings.start_timeout + SLACK)
             self.prepare()
         else:
@@ -85,6 +93,7 @@ class Steps:
 
     def prepare(self) -> None:
         """At a reload prepare may spend half of its time on waiting for Consul: new code must go out all the same."""
+        self.serving_hups = self.hups
         left = self.timers["job"] - self.crew.now()
         self.late = False
         self.crew.start_prepare(seconds=left - SLACK if self.state == State.STARTING else left / 2, cached=self.cached)
@@ -100,7 +109,7 @@ class Steps:
         self.prepare()
 
     def retry(self, code: int) -> None:
-        log.warning(f"prepare died with status {code}; trying again")
+        log.warning("prepare_died", "prepare died with status {code}; trying again", code=code)
         self.timers["retry"] = self.crew.now() + RETRY
 
     def prepared(self) -> None:
@@ -114,6 +123,7 @@ class Steps:
             self.prepare()
         else:
             self.outcome = FROM_CACHE if self.cached else ""
+            self.account.prepare_ends()
             self.pre_start_hook()
 
     def pre_start_hook(self) -> None:
@@ -131,22 +141,31 @@ class Steps:
         self.end_job()
         self.timers.clear()
         if self.restarting:
-            log.info(f"reload {self.reloads}: done")
+            self.account.restarts()
         self.again = self.restarting = self.cached = False
-        self.served = self.serving_hups
+        self.served = self.serving_hups if self.settings.needs_prepare else self.hups
         self.state = State.RUNNING
         self.ever_started = True
         self.main_since = self.crew.now()
         self.crew.start_main()
         self.crew.told()
         if not self.settings.plain:
-            log.info(f"started {self.crew.argv[0]}", pid=self.crew.pid(Role.MAIN))
+            self.account.started(
+                self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared,
+                cached=self.outcome == FROM_CACHE, degraded=self.outcome,
+            )  # fmt: skip
         if self.settings.needs_presence:
             self.start_presence()
 
     def leave(self, code: int, why: str) -> None:
-        """Exit without ever having started main."""
-        log.error(f"exit {code}: {why}")
+        """Exit without having started main; where it restarts it does, on the files that its reload has put there."""
+        if self.restarting:
+            self.outcome = "restarted on the files in place: the HUP that came meanwhile failed"
+            log.error("degraded", "reload {reload}: {error}", error=self.outcome)
+            self.again = False
+            self.start_main()
+            return
+        self.account.never_started(code, why)
         self.code = code
         self.timers = {"kill": self.crew.now() + self.budget}
         self.sweep()
@@ -163,7 +182,7 @@ class Steps:
             self.start_presence()
             return
         if self.crew.silence() > SILENCE:
-            log.warning("presence hangs: killed")
+            log.warning("presence_hangs", "presence hangs: killed", reload=None)
             self.crew.kill(Role.PRESENCE)
         self.timers["presence"] = self.crew.now() + BEAT
 
@@ -175,7 +194,8 @@ class Steps:
     def restart_presence(self, code: int) -> None:
         if self.crew.now() - self.presence_since > HEALTHY:
             self.pause = BACKOFF[0]
-        log.warning(f"presence died with status {code}; started again in {self.pause:g} s")
+        log.warning("presence_died", "presence died with status {code}; started again in {seconds:g} s",
+                    code=code, seconds=self.pause, reload=None)  # fmt: skip
         self.news = self.crew.has_news()  # it may have died between a change and telling of it
         self.timers["presence"] = self.crew.now() + self.pause
         self.pause = min(self.pause * 2, BACKOFF[1])
@@ -184,7 +204,11 @@ class Steps:
 
     def stop(self, why: str) -> None:
         """Deregister first: what connects after main was told to stop is lost."""
-        log.info(f"stopping ({why})")
+        if not self.restarting:
+            self.account.give_up_reload(why)
+        self.account.stopping(why)
+        if self.settings.registers:
+            self.account.phase(State.DEREGISTERING)
         self.crew.signal(self.job, _signal.SIGTERM, group=True)
         self.end_job()
         drain = self.settings.drain if self.settings.registers else 0.0
@@ -205,9 +229,10 @@ class Steps:
         self.crew.kill(Role.DEREGISTER)
 
     def drain(self) -> None:
-        log.info("deregistered")
+        self.account.deregistered()
         if self.settings.drain and self.crew.alive(Role.MAIN):
             self.state = State.DRAINING
+            self.account.phase(self.state)
             self.timers["drain"] = self.crew.now() + self.settings.drain
         else:
             self.tell_stop()
@@ -219,6 +244,7 @@ class Steps:
             self.sweep()
             return
         self.state = State.STOPPING
+        self.account.phase(self.state)
         self.act(self.settings.stop)
         if self.suspended:  # it could not hear of the stop
             self.crew.resume()
@@ -227,19 +253,22 @@ class Steps:
         """Main is told now, since its time runs; deregistering is tried for as long as something lives."""
         dropped = self.settings.check[0] != "none"
         fate = "Consul drops the service itself when its check has failed for long enough"
-        log.warning(f"not deregistered yet: {fate if dropped else 'it has no check, so Consul never drops it itself'}")
+        log.warning("not_deregistered", "not deregistered yet: {error}",
+                    error=fate if dropped else "it has no check, so Consul never drops it itself")  # fmt: skip
         self.tell_stop()
         if self.crew.alive(Role.MAIN):
             self.crew.start_deregister()
 
     def stop_by_signal(self, code: int) -> None:
-        log.warning(f"SVCINIT_STOP failed with status {code}: sending TERM instead")
+        log.warning("action_failed", "{variable} failed with status {code}: sending TERM instead",
+                    variable="SVCINIT_STOP", code=code)  # fmt: skip
         self.crew.signal(Role.MAIN, _signal.SIGTERM, group=self.settings.signal_group)
 
     def hurry(self) -> None:
         """The second stop signal skips the drain, the third kills; the first one during a restart makes it a stop."""
         if self.restarting:
             self.restarting = self.again = False
+            self.account.give_up_reload("a stop signal during its restart")
             return
         self.stops += 1
         if self.stops >= 2:
@@ -252,12 +281,12 @@ class Steps:
         lived = self.crew.now() - self.main_since
         serving = self.state in (State.RUNNING, State.RELOADING)
         if serving and code == EX_OK and lived < BRIEFLY and self.crew.strangers():
-            log.warning(f"{self.crew.argv[0]} ended at once and left processes: has it gone into the background? "
-                        "What svcinit starts must stay in the foreground")  # fmt: skip
+            log.warning("background", "{command} ended at once and left processes: has it gone into the background? "
+                        "What svcinit starts must stay in the foreground", command=self.crew.argv[0])  # fmt: skip
         if self.settings.plain:
             self.state = State.DONE
             return
-        log.info(f"{self.crew.argv[0]} exited with status {code}")
+        log.info("exited", "{command} exited with status {code}", command=self.crew.argv[0], code=code, seconds=lived)
         if serving:
             self.stop("the service ended")
         elif self.state != State.DEREGISTERING:
@@ -265,7 +294,8 @@ class Steps:
 
     def kill_all(self) -> None:
         if self.crew.alive(Role.MAIN):
-            log.warning("the service did not stop in time: killed")
+            log.warning("killed", "the service did not stop in time: killed")
+        self.account.killed()
         self.crew.kill(Role.MAIN)
         self.crew.sweep(_signal.SIGKILL)
         self.timers["buried"] = self.crew.now() + AFTER_KILL
@@ -279,6 +309,7 @@ class Steps:
     def sweep(self) -> None:
         """Main is gone, or never was: what is left is asked to end, and killed when the time is over."""
         self.state = State.SWEEPING
+        self.account.phase(self.state)
         if self.crew.alone():
             self.close()
         else:
@@ -304,7 +335,8 @@ class Steps:
 
     def done(self, hook: int = EX_OK) -> None:
         if hook:
-            log.warning(f"SVCINIT_POST_STOP failed with status {hook}")
+            log.warning("hook_failed", "{variable} failed with status {code}", variable="SVCINIT_POST_STOP", code=hook)
+        self.account.ended(self.code)
         self.state = State.DONE
 
     # jobs
@@ -316,7 +348,7 @@ class Steps:
     def expire(self) -> None:
         """The job took too long. Should not even KILL end it, it counts as dead a second later."""
         if self.crew.alive(self.job) and not self.late:
-            log.warning(f"{self.job} took too long: killed")
+            log.warning("timed_out", "{child} took too long: killed", child=self.job)
             self.late = True
             self.timers["job"] = self.crew.now() + AFTER_KILL
             self.crew.kill(self.job)

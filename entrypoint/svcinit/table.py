@@ -10,6 +10,7 @@ from svcinit.values import (
     choice,
     count,
     credentials,
+    domain,
     duration,
     exit_map,
     headers,
@@ -47,17 +48,18 @@ class Variable:
     """One row of the table: what a variable is called, what it is when unset, how it is read, what it means.
 
     `default` is written as a user would write it; None: unset stays None (or is derived, as `meaning` says).
-    `empty`: the empty string is a value of its own, not the same as unset. `secret`: kept from main and from logs.
+    `empty`: the empty string is a value of its own, not the same as unset. `secret`: kept from main and from logs;
+    `private`: from logs alone.
     """
 
-    __slots__ = ("default", "empty", "meaning", "name", "parse", "secret")
+    __slots__ = ("default", "empty", "meaning", "name", "parse", "private", "secret")
 
     def __init__(
         self, name: str, default: str | None, parse: Callable[[str], object], meaning: str,
-        *, secret: bool = False, empty: bool = False,
+        *, secret: bool = False, private: bool = False, empty: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.default, self.parse, self.meaning = name, default, parse, meaning
-        self.secret, self.empty = secret, empty
+        self.secret, self.private, self.empty = secret, private or secret, empty
 
     @property
     def attribute(self) -> str:
@@ -94,7 +96,7 @@ TABLE = (
     V("SVCINIT_CHECK_INTERVAL", "10s", positive_duration, "time between two probes"),
     V("SVCINIT_CHECK_TIMEOUT", "5s", positive_duration, "longest that one probe may take"),
     V("SVCINIT_CHECK_METHOD", "GET", method, "method of an http or https check"),
-    V("SVCINIT_CHECK_HEADERS", "", headers, "its headers, such as Host:shop.example,X-Probe:1"),
+    V("SVCINIT_CHECK_HEADERS", "", headers, "its headers, such as Host:shop.example,X-Probe:1", private=True),
     V("SVCINIT_CHECK_TLS_VERIFY", "1", boolean, "0: an https or grpcs check takes any certificate"),
     V("SVCINIT_CHECK_SUCCESSES", "1", count, "probes in a row that must pass before the service does"),
     V("SVCINIT_CHECK_FAILURES", "1", count, "probes in a row that must fail before the service is critical"),
@@ -124,7 +126,7 @@ TABLE = (
       "keys under KV_PREFIX/env become the command's environment; empty: none", empty=True),
     V("SVCINIT_DNS_ADDR", None, addresses,
       "DNS servers, HOST[:PORT], tried in order; by default the Consul agent's host at port 8600"),
-    V("SVCINIT_DOMAIN", "consul", text, "Consul's DNS domain"),
+    V("SVCINIT_DOMAIN", "consul", domain, "Consul's DNS domain"),
     V("SVCINIT_WAIT_FOR", "", waits,
       "services that must resolve before the start: mysql,redis:2,blue.search@dc2,geo.query"),
     V("SVCINIT_START_TIMEOUT", "60s", positive_duration,

@@ -187,6 +187,12 @@ def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
     return tuple(found)
 
 
+def domain(raw: str) -> str:
+    if not all(_is_label(label) for label in raw.strip(".").split(".")):
+        raise ValueError("expected a domain such as consul")
+    return raw
+
+
 def addresses(raw: str) -> tuple[tuple[str, int], ...]:
     """`10.0.0.1,10.0.0.2:53,[::1]:8600` to (host, port); Consul's own 8600 where no port is given."""
     return tuple(host_port(part, 8600) for part in names(raw))

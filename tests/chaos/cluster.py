@@ -14,6 +14,7 @@ from typing import Any
 
 from svcinit.agent.discovery import Resolver
 from svcinit.errors import SvcinitError
+from tests.support import planted
 from tests.support.docker import Container, Engine, build, docker
 from tests.support.waiting import eventually
 
@@ -183,7 +184,7 @@ class Cluster:
 class Guarded(Cluster):
     """One server that denies what no token allows, and is `local` and `far` too."""
 
-    master = "7f1c2d3e-0000-4000-8000-000000000001"
+    master = planted.token()
 
     def __init__(self, folder: pathlib.Path, image: str) -> None:
         super().__init__(folder, image)
@@ -198,7 +199,7 @@ class Guarded(Cluster):
     def token(self, rules: str) -> str:
         """The secret of a new token that may do what `rules` say."""
         self._rules = self.local.put("/v1/acl/policy", _json(Name="service", Rules=rules))["ID"]
-        secret = str(uuid.uuid4())
+        secret = planted.token()
         self.give_back(secret)
         return secret
 
@@ -268,7 +269,8 @@ class Life:
             "CONSUL_HTTP_ADDR": f"http://{cluster.local.address}:{HTTP}", "SVCINIT_SERVICE": self.name,
             "SVCINIT_ID": self.id, "SVCINIT_PORT": str(PORT), "SVCINIT_ADVERTISE": "default-route",
             "SVCINIT_CHECK": "http:/", "SVCINIT_CHECK_INTERVAL": "500ms", "SVCINIT_CHECK_TIMEOUT": "500ms",
-            "SVCINIT_SYNC_INTERVAL": "5s", "SVCINIT_RELOAD_TIMEOUT": "6s", "SVCINIT_DRAIN": "500ms", **env,
+            "SVCINIT_SYNC_INTERVAL": "5s", "SVCINIT_RELOAD_TIMEOUT": "6s", "SVCINIT_DRAIN": "500ms",
+            "CONSUL_HTTP_TOKEN": planted.token(), "PLANTED_PASSWORD": planted.secret("environment"), **env,
         }  # fmt: skip
         self.container = cluster.engine.run(
             cluster.image, env=self.env, options=["--network", cluster.network, *options]

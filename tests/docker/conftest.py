@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support import planted
 from tests.support.consul import ConsulAgent, free_ports
 from tests.support.docker import Container, Engine
 from tests.support.waiting import eventually
@@ -29,6 +30,7 @@ class Shop:
         self.image, self.consul, self.engine, self.workers = image, consul, engine, WORKERS
         self.port = free_ports(1)[0]
         consul.kv_put("config/shop/greeting", "hello 0")
+        consul.kv_put("config/shop/password", planted.secret("kv"))
         self.env = {
             **consul.env,
             "SVCINIT_SERVICE": "shop",
@@ -37,6 +39,7 @@ class Shop:
             "SVCINIT_DRAIN": "500ms",
             "APP_MODULE": module,
             "APP_LOAD_SECONDS": "1",
+            "PLANTED_PASSWORD": planted.secret("environment"),
         }
 
     def start(self, *options: str) -> Container:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import pathlib
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 
 from tests.e2e.conftest import Service
-from tests.support.process import PATH, ROOT, Running
+from tests.support.ctl import svcinitctl
+from tests.support.process import Running
 from tests.support.waiting import eventually
 
 AT_ONCE = 5.0  # seconds, well below any timeout of svcinit's that could have passed instead
@@ -55,11 +54,7 @@ def has_state(svcinit: Running, **expected: object) -> None:
 
 def ctl(svcinit: Running, *command: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """svcinitctl as in the container of `svcinit`: exit status and all that it printed."""
-    code = "from svcinit.ctl import main; main()"
-    given = {**PATH, "SVCINIT_RUN": str(svcinit.folder / "run"), "PYTHONPATH": str(ROOT / "entrypoint"), **(env or {})}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command], env=given, capture_output=True, text=True, timeout=20, check=False
-    )
+    done = svcinitctl(*command, env={"SVCINIT_RUN": str(svcinit.folder / "run"), **(env or {})})
     return done.returncode, done.stdout + done.stderr
 
 

@@ -13,11 +13,12 @@ import pytest
 from svcinit.agent.http import Away
 from svcinit.errors import ConfigError, Unavailable
 from tests.e2e.conftest import Connect
+from tests.support import planted
 from tests.support.consul import LOOPBACK, ConsulAgent
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
-FOREIGN_TOKEN = "7f1c2d3e-0000-4000-8000-00000000dead"
+FOREIGN_TOKEN = planted.token()
 Answering = Callable[[bytes], str]
 JSON = b"Content-Type: application/json\r\n"
 

@@ -95,7 +95,7 @@ def test_a_token_that_is_revoked_is_told_and_once_given_back_all_works_again(
     started.says(f'{denied} service "web" {{ policy = "read" }}; trying again')
     started.signal(signal.SIGHUP)
     started.says("reload 1: aborted")
-    assert f'{denied} key_prefix "config/web/" {{ policy = "read" }}\n' in started.err
+    assert f'{denied} key_prefix "config/web/" {{ policy = "read" }} reload=1\n' in started.err
     assert (ctl(started, "health")[0], ctl(started, "status")[0]) == (0, 1)
     assert guarded.passing("web"), "Consul's own check goes on"
     guarded.grant(LEAST, token.secret)

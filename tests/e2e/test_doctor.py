@@ -6,7 +6,6 @@ import json
 import pathlib
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +13,9 @@ import pytest
 
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing, refuses_to_start
+from tests.support import planted
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.process import PATH, ROOT
+from tests.support.ctl import svcinitctl
 from tests.support.secured import GuardedConsul
 from tests.support.waiting import eventually
 
@@ -29,11 +29,7 @@ ALL = [*KEY_RULES, *SERVICE_RULES, AGENT_RULE]
 
 
 def doctor(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from svcinit.ctl import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "doctor", *arguments], check=False, capture_output=True, text=True, timeout=20,
-        env={**PATH, "PYTHONPATH": str(ROOT / "entrypoint"), **service.env},
-    )  # fmt: skip
+    return svcinitctl("doctor", *arguments, env=service.env)
 
 
 def examined(service: Service) -> tuple[int, dict[str, dict[str, Any]], list[str]]:
@@ -124,7 +120,7 @@ def test_a_token_that_is_missing_or_unknown_and_a_blind_dns_are_wrong(
     assert (code, found["token"]["ok"], found["dns"]["ok"]) == (1, False, False)
     assert found["token"]["said"] == "ACLs are on, and no token is given (CONSUL_HTTP_TOKEN)"
     assert found["dns"]["said"].startswith(f"{guarded.dns} answers, and shows no service consul in domain consul")
-    demanding.env["CONSUL_HTTP_TOKEN"] = "7f1c2d3e-0000-4000-8000-00000000dead"
+    demanding.env["CONSUL_HTTP_TOKEN"] = planted.token()
     code, found, _ = examined(demanding)
     assert (code, found["kv"]["ok"]) == (1, False)
     assert "ACL not found" in found["token"]["said"]

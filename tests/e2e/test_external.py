@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.process import PATH, ROOT
+from tests.support.ctl import svcinitctl
 from tests.support.secured import GuardedConsul
 from tests.support.waiting import eventually
 
@@ -25,13 +23,8 @@ REGISTER = "register", "mysql", "--address", RDS, "--port", "3306"
 
 def external(consul: ConsulAgent, *arguments: str, **env: str) -> tuple[int, str]:
     """Exit status of svcinitctl, and all that it printed."""
-    code = "from svcinit.ctl import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "external", *arguments], check=False, text=True, timeout=20,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**PATH, "PYTHONPATH": str(ROOT / "entrypoint"), **consul.env, **env},
-    )  # fmt: skip
-    return done.returncode, done.stdout
+    done = svcinitctl("external", *arguments, env={**consul.env, **env})
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def test_all_wrong_settings_are_told_together_before_anything_is_done(service: S
 
 
 def test_a_secret_in_a_file_that_is_not_there_is_told_without_any_secret(service: Service) -> None:
+    del service.env["CONSUL_HTTP_TOKEN"]
     service.env["CONSUL_HTTP_TOKEN_FILE"] = "/nosuch/token"
     svcinit = service.start()
     assert svcinit.wait() == 78

@@ -11,6 +11,7 @@ import pytest
 from svcinit.agent.discovery import Resolver
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, files_in, has_state, is_passing, refuses_to_start
+from tests.support import planted
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
 from tests.support.process import is_alive
 from tests.support.waiting import eventually
@@ -18,7 +19,7 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 MakeService = Callable[[ConsulAgent], Service]
-ROOT_TOKEN, FOREIGN_TOKEN = "7f1c2d3e-0000-4000-8000-000000000001", "7f1c2d3e-0000-4000-8000-00000000dead"
+ROOT_TOKEN, FOREIGN_TOKEN = planted.token(), planted.token()
 
 
 # Consul away

@@ -6,12 +6,12 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from tests.e2e.conftest import Service
+from tests.e2e.failing import ctl
 from tests.support.consul import ConsulAgent
 from tests.support.faults import between
 from tests.support.process import descendants, is_alive
@@ -232,25 +232,15 @@ def test_svcinitctl_waits_for_the_reload_and_tells_how_it_ended(service: Service
     svcinit = service.start()
     is_passing(service)
 
-    def ctl(*arguments: str) -> tuple[int, str]:
-        code = "from svcinit.ctl import main; main()"
-        env = {**os.environ, "SVCINIT_RUN": str(svcinit.folder / "run")}
-        import sys
-
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=20, check=False
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    assert ctl("reload") == (0, "reloaded\n")
+    assert ctl(svcinit, "reload") == (0, "reloaded\n")
     service.consul.kv_delete("config/web/n")
     service.consul.kv_put("config/web/other", "1")
-    code, said = ctl("reload")
+    code, said = ctl(svcinit, "reload")
     assert (code, said) == (1, "aborted: the files in place stay, the service was not told\n")
-    assert ctl("health") == (0, "")
-    assert ctl("status")[0] == 1
+    assert ctl(svcinit, "health") == (0, "")
+    assert ctl(svcinit, "status")[0] == 1
     assert svcinit.stop() == 0
-    assert ctl("health")[0] == 1
+    assert ctl(svcinit, "health")[0] == 1
 
 
 def test_a_state_file_is_for_its_owner_only(service: Service) -> None:

@@ -5,25 +5,21 @@ from __future__ import annotations
 import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
-from tests.support.process import PATH, ROOT
+from tests.support import planted
+from tests.support.ctl import svcinitctl
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
-SECRET = "hunter2-Tr0ub4dor"
+SECRET = planted.secret("hunter2")
 
 
 def render(service: Service, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    code = "from svcinit.ctl import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "render", *arguments], check=False, capture_output=True, text=True, timeout=20,
-        env={**PATH, "PYTHONPATH": str(ROOT / "entrypoint"), **service.env, **env},
-    )  # fmt: skip
+    return svcinitctl("render", *arguments, env={**service.env, **env})
 
 
 def rendered(service: Service, *arguments: str, **env: str) -> str:

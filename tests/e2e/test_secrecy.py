@@ -16,6 +16,7 @@ from svcinit.agent.files import commit, dump_undo, undo
 from svcinit.agent.render import Rendered
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, source_of
+from tests.support import planted
 from tests.support.consul import LOOPBACK, ConsulAgent
 from tests.support.gate import gate
 from tests.support.process import Running, descendants
@@ -25,7 +26,8 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(90)]
 
 LEAST = 'key_prefix "config/web/" { policy = "read" } service "web" { policy = "write" }'
-PASSWORD, VALUE, SHORT_LIVED, PEM = "pw-Tq7Xk2", "kv-Zr41mV", "env-Lw93Bd", "line-Hc58Qa\nline-Jd16We\n"
+PASSWORD, VALUE, SHORT_LIVED = planted.secret("pw"), planted.secret("kv"), planted.secret("env")
+PEM = f"{planted.secret('line')}\n{planted.secret('other')}\n"
 BROKEN = (
     '{{ key("password") | int }}{{ 1 // (key("password") | int) }}',
     '{{ key("password").nosuch }}',

@@ -58,6 +58,8 @@ def connections(port: int) -> int:
 class ConsulAgent:
     """`consul agent -dev`, on free ports of `address`; use as a context manager."""
 
+    secrets: Mapping[str, str] = {}  # what svcinit is told besides, for it to keep to itself
+
     def __init__(
         self, folder: pathlib.Path, *, config: Mapping[str, Any] | None = None, address: str = LOOPBACK
     ) -> None:
@@ -105,7 +107,7 @@ class ConsulAgent:
     @property
     def env(self) -> dict[str, str]:
         """What svcinit must be told to use this agent."""
-        return {"CONSUL_HTTP_ADDR": self.url, "SVCINIT_DNS_ADDR": self.dns}
+        return {"CONSUL_HTTP_ADDR": self.url, "SVCINIT_DNS_ADDR": self.dns, **self.secrets}
 
     def start(self) -> None:
         serf_lan, serf_wan, server, _ = self._others

@@ -13,10 +13,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.support import planted
 from tests.support.waiting import eventually
 
 LABEL = "svcinit-test"
 SUBNETS = 5  # so many are tried for a network
+STATES = "/run/svcinit"
 TAG = os.environ.get("IMAGE_TAG", "test")  # of the images that tests build: two checkouts can be tested at once
 
 
@@ -49,8 +51,20 @@ class Container:
 
     @property
     def logs(self) -> str:
+        return "".join(self._logs())
+
+    def _logs(self) -> tuple[str, str]:
         done = subprocess.run(["docker", "logs", self.id], capture_output=True, timeout=30, check=True)
-        return done.stdout.decode() + done.stderr.decode()
+        return done.stdout.decode(), done.stderr.decode()
+
+    def search(self) -> None:
+        """Look for secrets in what svcinit said, and in the state files that it has or left."""
+        planted.look(f"log of container {self.id}", self._logs()[1])
+        copied = subprocess.run(
+            ["docker", "cp", f"{self.id}:{STATES}", "-"], capture_output=True, timeout=30, check=False
+        )
+        if copied.returncode == 0:
+            planted.look(f"{STATES} of container {self.id}", copied.stdout.decode("utf-8", "replace"))
 
     def says(self, text: str, timeout: float = 20.0) -> None:
         eventually(lambda: text in self.logs, f"the container says {text!r}; so far: {self.logs}", timeout)
@@ -87,7 +101,10 @@ class Container:
         return int(self.inspect()["State"]["ExitCode"])
 
     def exec(self, *command: str, user: str = "root") -> str:
-        return docker("exec", "--user", user, self.id, *command)
+        said = docker("exec", "--user", user, self.id, *command)
+        if command[0] == "svcinitctl" and command[1] != "render":
+            planted.look(f"{' '.join(command)} in container {self.id}", said)
+        return said
 
     def read(self, path: str) -> bytes:
         done = subprocess.run(["docker", "exec", self.id, "cat", path], capture_output=True, timeout=30, check=True)
@@ -147,6 +164,8 @@ class Engine:
 
     def clean(self) -> None:
         found = docker("ps", "--all", "--quiet", "--filter", f"label={self.mark}").split()
+        for container in map(Container, found):
+            container.search()
         if found:
             docker("rm", "--force", "--volumes", *found)
         while self._networks:

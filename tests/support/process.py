@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from tests.support import planted
 from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -41,7 +42,10 @@ class Running:
     ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        own = {"SVCINIT_RUN": str(folder / "run"), "SVCINIT_CACHE": str(folder / "cache.json")}
+        own = {
+            "SVCINIT_RUN": str(folder / "run"), "SVCINIT_CACHE": str(folder / "cache.json"),
+            "PLANTED_PASSWORD": planted.secret("environment"),
+        }  # fmt: skip
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 launch(*command), env={**PATH, **own, **env},
@@ -109,6 +113,7 @@ def running(
         yield started
     finally:
         end_session(started.process)
+        planted.look_at_files(folder / "err", folder / "run")
 
 
 def descendants(pid: int) -> list[int]:

@@ -7,9 +7,10 @@ import pathlib
 import subprocess
 from typing import Any, NamedTuple
 
+from tests.support import planted
 from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
 
-ROOT_TOKEN = "7f1c2d3e-0000-4000-8000-000000000001"
+ROOT_TOKEN = planted.token()
 SERVER_NAME = "server.dc1.consul"
 
 
@@ -31,7 +32,7 @@ class GuardedConsul(ConsulAgent):
         """A new token that may what `rules` say; `secret`: its id, so that a revoked one can be given back."""
         self._policies += 1
         policy = self._put("/v1/acl/policy", {"Name": f"policy-{self._policies}", "Rules": rules})
-        wanted = {"Policies": [{"ID": policy["ID"]}], **({"SecretID": secret} if secret else {})}
+        wanted = {"Policies": [{"ID": policy["ID"]}], "SecretID": secret or planted.token()}
         made = self._put("/v1/acl/token", wanted)
         return Token(made["AccessorID"], made["SecretID"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from svcinit import log
 from svcinit.init import Deadline, Event, Exited, Role
 from svcinit.lifecycle import Lifecycle
 from svcinit.values import Action
@@ -21,6 +22,8 @@ class FakeCrew:
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
         self.news = False
+        self.prepared: dict[str, object] = {"files": 1, "keys": 2}
+        self.said: list[log.Entry] = []
 
     def now(self) -> float:
         return self.clock

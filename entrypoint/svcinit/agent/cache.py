@@ -140,7 +140,7 @@ def _digest(body: Mapping[str, object]) -> str:
 
 
 def _refused(path: str, why: str) -> Unavailable:
-    return Unavailable(f"SVCINIT_CACHE={path!r} is not used: {why}")
+    return Unavailable(f"SVCINIT_CACHE={path!r} is not used: {why}", file=path)
 
 
 def _sync_folder(folder: str) -> None:

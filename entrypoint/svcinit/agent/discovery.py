@@ -174,7 +174,8 @@ class Resolver:
                 troubles.append(f"{server[0]}:{server[1]} says {dns.rcode.to_text(answer.rcode())}")
                 self._put_last(server)
         said = ", ".join(dict.fromkeys(troubles))
-        raise Unavailable(f"DNS gives no answer for {name.to_text(True)}: {said} (SVCINIT_DNS_ADDR)")
+        told = f"DNS gives no answer for {name.to_text(True)}: {said} (SVCINIT_DNS_ADDR)"
+        raise Unavailable(told, variable="SVCINIT_DNS_ADDR")
 
     def _put_last(self, server: tuple[str, int]) -> None:
         self._servers.remove(server)

@@ -13,7 +13,7 @@ import os
 
 from svcinit.agent import staging
 from svcinit.agent.staging import Replacement
-from svcinit.errors import ConfigError, SvcinitError
+from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def plan(files: Iterable[File]) -> list[Change]:
             continue
         other = changes.setdefault(change.path, change)
         if other is not change:
-            faults.append(f"{other.target} and {file.target} are one and the same file: write only one")
+            told = f"{other.target} and {file.target} are one and the same file: write only one"
+            faults.append(Fault(told, file=file.target))
     if faults:
         raise ConfigError(*faults)
     return list(changes.values())
@@ -208,9 +209,9 @@ def _put_back(entries: Sequence[Was]) -> list[str]:
         try:
             _restore(path, content, mode, (uid, gid))
         except OSError as error:
-            faults.append(f"{path} could not be put back: {error.strerror}")
+            faults.append(Fault(f"{path} could not be put back: {error.strerror}", file=path))
         except ConfigError as error:
-            faults += (f"{path} could not be put back: {text}" for text in error.faults)
+            faults += (Fault(f"{path} could not be put back: {text}", file=path) for text in error.faults)
     staging.sync_dirs(os.fsdecode(entry[0]) for entry in entries)
     return faults
 
@@ -233,7 +234,7 @@ def _check(
     changes: Sequence[Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
 ) -> None:
     faults = [
-        f"{change.target} was not accepted by its check, `{change.check}`: {reason}"
+        Fault(f"{change.target} was not accepted by its check, `{change.check}`: {reason}", file=change.target)
         for change in changes
         if change.check and (reason := _objection(change, change.check, timeout, env, redact))
     ]

@@ -177,7 +177,8 @@ class Follower:
             try:
                 self._worker = Worker(self._warm_up, lambda data: self._prepared(presence, data))
             except OSError as error:
-                log.warning(f"no process to prepare changes in: {error.strerror}; trying again")
+                log.warning("not_started", "no process to prepare changes in: {error}; trying again",
+                            error=error.strerror)  # fmt: skip
                 self._next_worker = now + BACKOFF[1]
 
     def _warm_up(self) -> None:
@@ -207,7 +208,11 @@ class Follower:
             else:
                 peers = {question: found and [Peer(*each) for each in found] for question, found in known}
                 done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
-            done.run(self._slots.news, self._slots.memory)
+            log.hold()  # init tells what was said, as part of the reload that this may become
+            try:
+                done.run(self._slots.news, self._slots.memory)
+            finally:
+                log.replay(log.held())
             if os.getppid() == presence:
                 os.kill(presence, _signal.SIGIO)  # nobody needs to wait for the rest
             done.keep()
@@ -216,7 +221,7 @@ class Follower:
         assert self._worker is not None
         code = self._worker.ended()  # asked first: what one that ended left is not going to change
         if code is None and now >= self._late and not self._is_whole():
-            log.warning("prepare took too long: killed")
+            log.warning("timed_out", "{child} took too long: killed", child="prepare")
             self._worker.kill()
             code = EX_TEMPFAIL
         if self._is_whole():
@@ -240,6 +245,7 @@ class Follower:
             self._tell()
         else:
             os.ftruncate(self._slots.news, 0)
+            log.replay(verdict["said"])
 
     def _failed(self, now: float, code: int) -> None:
         """What is wrong waits for another input; what is away is tried again; what died half way is init's to mend."""

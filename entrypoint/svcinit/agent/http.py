@@ -223,7 +223,8 @@ class Http:
         reason = _words(root)
         if isinstance(root, PermissionError):
             return ConfigError(
-                f"{told}: {reason}: svcinit's user may not open what CONSUL_HTTP_ADDR or a key file names"
+                f"{told}: {reason}: svcinit's user may not open what CONSUL_HTTP_ADDR or a key file names",
+                variable="CONSUL_HTTP_ADDR",
             )
         if not isinstance(error, requests.exceptions.RequestException):
             return ConfigError(
@@ -258,12 +259,14 @@ class Http:
         if status == 404 and _is_absence(headers, content):
             return None
         if status == 403:
-            raise ConfigError(f"{told} is denied ({words}): {self.which_token} needs {rule}")
+            named = {"variable": "CONSUL_HTTP_TOKEN", "file": self._token_file}
+            raise ConfigError(f"{told} is denied ({words}): {self.which_token} needs {rule}", **named)
         if status in JUST_AWAY:
             wait = _seconds(headers.get("Retry-After"))
             raise Away(f"{told} answered {status}: {words}", wait)
         todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
-        raise ConfigError(f"{told} answered {status}: {words}; {todo}")
+        variable = "CONSUL_HTTP_AUTH" if status == 401 else "CONSUL_HTTP_ADDR"
+        raise ConfigError(f"{told} answered {status}: {words}; {todo}", variable=variable)
 
     def record(self, method: str, path: str, answer: object) -> dict[str, Any]:
         if not isinstance(answer, dict) or not answer:

@@ -63,10 +63,11 @@ class Keeper:
             if str(error) != self.trouble:
                 self.trouble = str(error)
                 state = "maybe not registered" if self.registered else "not registered yet"
-                log.warning(f"{state}: {self.trouble}; trying again", id=self.service.id)
+                log.warning("consul_failed", "{state}: {error}; trying again", state=state, error=error, **error.named,
+                            id=self.service.id)  # fmt: skip
             return
         if self.trouble:
-            log.info("Consul answers again", id=self.service.id)
+            log.info("consul_answers", "Consul answers again", id=self.service.id)
         self._attempt, self.trouble = 0, ""
         self.due = time.monotonic() + self._interval * random.uniform(EARLIEST, 1.0)
 
@@ -78,7 +79,7 @@ class Keeper:
         try:
             known = self._consul.report(check_id(service.id), service.name, probe.status, probe.output)
         except SvcinitError as error:
-            log.debug(f"not reported: {error}")
+            log.debug("not_reported", "not reported: {error}", error=error)
             known = False
         if not known:
             self.due = 0.0
@@ -105,17 +106,25 @@ class Keeper:
             found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
                 if not self.registered:
-                    log.info(f"{self.service.name} is registered already", id=self.service.id)
+                    log.info(
+                        "registered_already",
+                        "{service} is registered already",
+                        service=self.service.name,
+                        id=self.service.id,
+                    )
                 self.registered = True
                 return
             if found == ["token"]:
-                log.info(f"{self.service.name} is registered with a token that was replaced: giving the new one")
+                log.info("token_renewed", "{service} is registered with a token that was replaced: giving the new one",
+                         service=self.service.name)  # fmt: skip
             elif self.registered:
-                log.warning(f"registration of {self.service.name} was changed: set right", changed=",".join(found))
+                log.warning("registration_changed", "registration of {service} was changed: set right",
+                            service=self.service.name, changed=",".join(found))  # fmt: skip
         elif not ready:
             return
         elif self.registered:
-            log.warning(f"the Consul agent no longer knows {self.service.name}: registering it again", id=wanted["ID"])
+            log.warning("registration_lost", "the Consul agent no longer knows {service}: registering it again",
+                        service=self.service.name, id=self.service.id)  # fmt: skip
         self._register(wanted, actual)
 
     def _has_old_token(self) -> bool:
@@ -130,7 +139,8 @@ class Keeper:
         if life_of(actual["Service"]) not in ("", self._life):
             raise ConfigError(
                 f"the id {self.service.id} is registered by another svcinit that started later: "
-                "give each an SVCINIT_ID of its own"
+                "give each an SVCINIT_ID of its own",
+                variable="SVCINIT_ID",
             )
 
     def _exorcise(self, wanted: Mapping[str, Any]) -> None:
@@ -141,7 +151,8 @@ class Keeper:
                 continue
             place = record.get("Address") or "", record.get("Port")
             if service_id == wanted["ID"] or (wanted["Port"] and place == (wanted["Address"], wanted["Port"])):
-                log.info(f"removing a registration of {self.service.name} that an earlier life left", id=service_id)
+                log.info("leftover_deregistered", "removing a registration of {service} that an earlier life left",
+                         service=self.service.name, id=service_id)  # fmt: skip
                 self._consul.deregister(service_id, self.service.name)
 
     def _register(self, wanted: dict[str, Any], actual: Mapping[str, Any] | None) -> None:
@@ -158,7 +169,7 @@ class Keeper:
         if actual is None and self.maintenance is not None:
             self._consul.maintenance(service.id, service.name, on=True, reason=self.maintenance)
         self.registered = True
-        log.info(f"registered {service.name}", id=service.id, **({"port": service.port} if service.port else {}))
+        log.info("registered", "registered {service}", service=service.name, id=service.id, port=service.port)
         self.report()
 
     def _wanted(self) -> dict[str, Any]:

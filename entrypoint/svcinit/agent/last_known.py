@@ -24,8 +24,10 @@ def keep(done: Preparation) -> None:
     try:
         cache.save(done.settings, cache.Snapshot(done.kv, done.seen, peers, done.told_by_agent, time.time()))
     except OSError as error:
-        told = log.warning if "SVCINIT_CACHE" in done.settings.environment else log.debug
-        told(f"SVCINIT_CACHE={done.settings.cache!r} cannot be written: {error.strerror}; the old one stays")
+        (log.warning if "SVCINIT_CACHE" in done.settings.environment else log.debug)(
+            "cache_not_written", "{variable}='{file}' cannot be written: {error}; the old one stays",
+            variable="SVCINIT_CACHE", file=done.settings.cache, error=error.strerror,
+        )  # fmt: skip
 
 
 def count(settings: Settings, what: str) -> int:
@@ -33,7 +35,7 @@ def count(settings: Settings, what: str) -> int:
     try:
         known = cache.load(settings) if settings.cache else None
     except Unavailable as refused:
-        log.warning(str(refused))
+        log.warning("cache_refused", "{error}", error=refused, **refused.named)
         return 0
     return known.seen.get(what, 0) if known else 0
 
@@ -45,11 +47,12 @@ class LastKnown(Preparation):
         super().__init__(settings, command, -1, 0.0)
         known = cache.load(settings)
         if known is None:
-            raise Unavailable(f"SVCINIT_CACHE={settings.cache!r} is gone")
+            raise Unavailable(f"SVCINIT_CACHE={settings.cache!r} is gone", file=settings.cache)
         self._known = known
 
     def fetch(self) -> None:
-        log.warning(f"starting without Consul, from SVCINIT_CACHE={self.settings.cache!r}, {self._known.age}")
+        log.warning("degraded", "starting without Consul, from {variable}='{file}', {age}",
+                    variable="SVCINIT_CACHE", file=self.settings.cache, age=self._known.age)  # fmt: skip
         self.kv, self.seen = dict(self._known.kv), dict(self._known.seen)
         self.told_by_agent = dict(self._known.agent)
 

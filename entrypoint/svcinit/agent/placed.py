@@ -57,11 +57,11 @@ class Node:
 class Place:
     """Where a text came from: `what`, such as the path of a file. Makes the errors, which never tell a value."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, *, file: str | None = None) -> None:
+        self.what, self.file = what, file
 
     def wrong(self, line: int, fault: str) -> ConfigError:
-        return ConfigError(f"{self.what}, line {line}: {fault}")
+        return ConfigError(f"{self.what}, line {line}: {fault}", file=self.file, line=line)
 
 
 def parse(text: str, place: Place, *, only_json: bool = False) -> Node:
@@ -128,7 +128,8 @@ def _from_yaml(text: str, place: Place) -> Node:
         import yaml
     except ImportError:
         raise ConfigError(
-            f"{place.what} is not JSON, and YAML needs PyYAML, which is not here: pip install 'svcinit[yaml]'"
+            f"{place.what} is not JSON, and YAML needs PyYAML, which is not here: pip install 'svcinit[yaml]'",
+            file=place.file,
         ) from None
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)

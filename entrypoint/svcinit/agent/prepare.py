@@ -14,7 +14,7 @@ import time
 
 from svcinit import log
 from svcinit.agent.backoff import pause_before
-from svcinit.errors import EX_OK, ConfigError, Unavailable
+from svcinit.errors import EX_OK, ConfigError, Fault, Unavailable
 from svcinit.init import FETCHING, content, refill
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ def _main(
                 raise
             if str(away) != told:
                 told = str(away)
-                log.warning(f"{told}; trying again")
+                log.warning("unavailable", "{error}; trying again", error=told, **away.named)
             time.sleep(pause)
     return EX_OK
 
@@ -135,6 +135,7 @@ class Preparation:
         self._resolver: Resolver | None = None
         self.told_by_agent: dict[str, str] = {}
         self.digests: list[str] = []  # of the keys of each prefix
+        self.files = 0  # rendered, changed or not
 
     def run_and_keep(self, out: int, fresh: int) -> None:
         """`run`, and then, since nothing waits for that but init, `keep`."""
@@ -163,7 +164,10 @@ class Preparation:
             self.close()
         self.tell_empty()
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
-        verdict = {"argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs()}
+        verdict = {
+            "argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs(),
+            "files": self.files, "keys": len(self.kv), "said": log.held(),
+        }  # fmt: skip
         refill(out, json.dumps(verdict).encode())
 
     def close(self) -> None:
@@ -219,7 +223,8 @@ class Preparation:
                 continue
             name = key[len(start) :]
             if not name or "/" in name or "=" in name or b"\0" in value:
-                faults.append(f"KV key {key!r} cannot be an environment variable: a '/', '=' or NUL byte in it")
+                told = f"KV key {key!r} cannot be an environment variable: a '/', '=' or NUL byte in it"
+                faults.append(Fault(told, key=key))
             env[name] = os.fsdecode(value)
         if faults:
             raise ConfigError(*faults)
@@ -228,13 +233,14 @@ class Preparation:
     def render(self) -> tuple[list[str], list[str], bytes, list[str]]:
         """Arguments, changed files, the undo record, how main hears of the changes; on an error nothing is written."""
         argv, rendered = self.arguments(), self.rendered()
+        self.files = len(rendered)
         if not rendered:
             return argv, [], b"", []
         from svcinit.agent import files
 
         committed = files.commit(rendered, env=self.env, redact=self.redact)
         for target in committed.changed:
-            log.info(f"rendered {target}")
+            log.info("rendered", "rendered {file}", file=target)
         how = {file.target: file.reload or "" for file in rendered}
         reloads = list(dict.fromkeys(how[target] for target in committed.changed))
         return argv, committed.changed, files.dump_undo(committed), reloads
@@ -275,7 +281,7 @@ class Preparation:
     def tell_empty(self) -> None:
         for what, count in self.seen.items():
             if not count and what not in self.earlier:
-                log.warning(f"{what}: {self.none_found}")
+                log.warning("empty", "{input}: {error}", input=what, error=self.none_found)
 
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""

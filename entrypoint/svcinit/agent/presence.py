@@ -87,7 +87,9 @@ class Presence:
             self.turn(time.monotonic())
             if self.ready_probe is not None and time.monotonic() > give_up:
                 limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
-                log.error(f"not ready within {limit}: SVCINIT_READY found: {self.ready_probe.output or 'no result'}")
+                said = self.ready_probe.output or "no result"
+                log.error("not_ready", "not ready within {limit}: {variable} found: {error}",
+                          limit=limit, variable="SVCINIT_READY", error=said)  # fmt: skip
                 self.ready_probe.end()
                 return EX_UNAVAILABLE
             self.tell()
@@ -152,11 +154,11 @@ class Presence:
             try:
                 return keeper.leave()
             except Unavailable as error:
-                log.debug(f"not deregistered yet: {error}")
+                log.debug("not_deregistered", "not deregistered yet: {error}", error=error)
                 _signal.sigtimedwait({_signal.SIGTERM}, pause_before(attempt, FAREWELL))
                 attempt += 1
             except ConfigError as error:
-                log.error(f"not deregistered: {error}")
+                log.error("not_deregistered", "not deregistered: {error}", error=error)
                 raise
 
     def _asked_to_end(self) -> bool:
@@ -200,7 +202,7 @@ class Presence:
         )  # fmt: skip
 
     def _become_ready(self) -> None:
-        log.info("ready", service=self.settings.service)
+        log.info("ready", "ready", service=self.settings.service)
         self.ready_probe = None
         os.pwrite(self._memory, READY, 0)
         for keeper in self.keepers:

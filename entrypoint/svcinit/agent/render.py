@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 
-from svcinit.errors import ConfigError, Unavailable
+from svcinit.errors import ConfigError, Fault, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def find(dirs: Sequence[str], root: str = "/") -> list[Source]:
             path = os.path.normpath(os.path.join(tree, name))
             target = os.path.normpath(os.path.join(root, name.removesuffix(SUFFIX)))
             if target in own:
-                faults.append(f"{own[target].path} and {path} both become {target}: keep one")
+                told = f"{own[target].path} and {path} both become {target}: keep one"
+                faults.append(Fault(told, file=path))
             own[target] = Source(target, path, name, template)
         found.update(own)
     if faults:
@@ -184,21 +185,21 @@ def _walk(tree: str, below: str, faults: list[str]) -> Iterator[str]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        faults.append(f"cannot read the template directory {folder}: {error.strerror}")
+        faults.append(Fault(f"cannot read the template directory {folder}: {error.strerror}", file=folder))
         return
     for name in names:
         path = os.path.join(folder, name)
         try:
             kind = os.stat(path).st_mode
         except OSError as error:
-            faults.append(f"cannot read {path} among the templates: {error.strerror}")
+            faults.append(Fault(f"cannot read {path} among the templates: {error.strerror}", file=path))
             continue
         if stat.S_ISREG(kind):
             yield os.path.join(below, name)
         elif not stat.S_ISDIR(kind):
-            faults.append(f"{path} among the templates is neither a file nor a directory")
+            faults.append(Fault(f"{path} among the templates is neither a file nor a directory", file=path))
         elif os.path.islink(path) and _encloses(os.path.realpath(path), os.path.realpath(folder)):
-            faults.append(f"{path} among the templates is a link to a directory that it lies in")
+            faults.append(Fault(f"{path} among the templates is a link to a directory that it lies in", file=path))
         else:
             yield from _walk(tree, os.path.join(below, name), faults)
 
@@ -214,7 +215,7 @@ def _copy(source: Source) -> Rendered:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o777
             return Rendered(source.target, file.read(), mode)
     except OSError as error:
-        raise ConfigError(f"cannot read {source.path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {source.path}: {error.strerror}", file=source.path) from None
 
 
 def _from_template(engine: Engine, source: Source) -> Rendered:
@@ -230,7 +231,7 @@ def _from_template(engine: Engine, source: Source) -> Rendered:
         away = error
     options = _options(engine.options(source.name), f"{source.path}, line 1", faults)
     if faults:
-        raise ConfigError(*faults)
+        raise ConfigError(*faults, file=source.path)
     if away:
         raise away
     mode = options.get("mode")

@@ -12,7 +12,7 @@ import json
 from svcinit.errors import ConfigError
 from svcinit.settings import check_faults, default_check, default_id
 from svcinit.table import TABLE
-from svcinit.values import service_name
+from svcinit.values import service_name, wrong_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list
             raw = _raw(given, JOINTS.get(key, ""))
             values[key] = service_name(raw) if key == "name" else ROWS[key].parse(raw)
         except ValueError as wrong:
-            faults.append(f"{where}.{key}={given!r}: {wrong}")
+            hidden = key in ROWS and ROWS[key].private
+            faults.append(f"{where}.{key}=" + (wrong_value(None, str(wrong)) if hidden else f"{given!r}: {wrong}"))
     return values, faults
 
 

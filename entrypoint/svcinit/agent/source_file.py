@@ -132,7 +132,7 @@ def stamp(path: str) -> str:
 
 
 def _load(path: str) -> tuple[Place, Node]:
-    place = Place(f"SVCINIT_SOURCE: {path}")
+    place = Place(f"SVCINIT_SOURCE: {path}", file=path)
     try:
         text = _content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -150,7 +150,7 @@ def _content(path: str) -> bytes:
 
 
 def _unreadable(path: str, error: OSError) -> ConfigError:
-    return ConfigError(f"SVCINIT_SOURCE: {path} cannot be read: {error.strerror}")
+    return ConfigError(f"SVCINIT_SOURCE: {path} cannot be read: {error.strerror}", file=path)
 
 
 def _flatten(node: Node, prefix: str, kv: dict[str, bytes], place: Place) -> None:
@@ -171,7 +171,9 @@ def _flatten(node: Node, prefix: str, kv: dict[str, bytes], place: Place) -> Non
 def _directory(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
     folder, lists = os.path.join(path, "kv"), list(_lists(path))
     if not os.path.isdir(folder) and not lists:
-        raise ConfigError(f"SVCINIT_SOURCE: {path}: expected keys as files in kv/, or services.yaml, or both")
+        raise ConfigError(
+            f"SVCINIT_SOURCE: {path}: expected keys as files in kv/, or services.yaml, or both", file=path
+        )
     kv = {}
     for file in _files(folder) if os.path.isdir(folder) else ():
         kv[os.path.relpath(file, folder)] = _content(file).removesuffix(b"\n")  # editors add one
@@ -194,7 +196,8 @@ def _lists(path: str) -> Iterator[tuple[str, str]]:
     for file in _files(folder) if os.path.isdir(folder) else ():
         name, ending = os.path.splitext(os.path.relpath(file, folder))
         if ending not in ENDINGS or "/" in name:
-            raise ConfigError(f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}")
+            told = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
+            raise ConfigError(told, file=file)
         yield file, name
 
 

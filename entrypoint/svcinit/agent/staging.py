@@ -13,7 +13,7 @@ import os
 import stat
 
 from svcinit import log
-from svcinit.errors import ConfigError
+from svcinit.errors import ConfigError, Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ class Replacement:
         """Never let anybody read more than before until the content is the one that they may read."""
         fd = _opened_for_writing(self.path)
         try:
-            log.warning("written in place, not atomically: the file is a mount of its own", file=self.path)
+            log.warning(
+                "written_in_place", "written in place, not atomically: the file is a mount of its own file={file}",
+                file=self.path,
+            )  # fmt: skip
             kind = os.fstat(fd)
             old = stat.S_IMODE(kind.st_mode)
             if old & self.mode != old:
@@ -171,7 +174,7 @@ def remove_leftovers(folder: str) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)
-            log.info("removed what a killed predecessor left", file=path)
+            log.info("leftover_removed", "removed what a killed predecessor left file={file}", file=path)
         except OSError:
             pass  # somebody is at work on it
         finally:
@@ -224,7 +227,7 @@ def is_mount(path: str) -> bool:
     return escaped in points
 
 
-def fault(target: str, path: str, error: OSError) -> str:
+def fault(target: str, path: str, error: OSError) -> Fault:
     """Say why a target cannot be written, and what to do. path: where its links lead."""
     folder, alone = os.path.dirname(path), is_mount(path)
     writable = f"let uid {os.geteuid()} write to {path if alone else folder}, or run svcinit as a user who may"
@@ -240,7 +243,7 @@ def fault(target: str, path: str, error: OSError) -> str:
     }.get(error.errno or 0)
     link = f" (which leads to {path})" if path != target else ""
     reason = (error.strerror or str(error)).lower()
-    return f"cannot write {target}{link}: {reason}{f'; {advice}' if advice else ''}"
+    return Fault(f"cannot write {target}{link}: {reason}{f'; {advice}' if advice else ''}", file=target)
 
 
 def _is_staged(name: str) -> bool:
@@ -290,7 +293,8 @@ def _give(fd: int, path: str, owner: Owner | None) -> None:
         raise ConfigError(
             f"cannot write {path} so that it belongs to uid {uid} and gid {gid}: svcinit runs as uid"
             f" {os.geteuid()} and may not give files away; change the owner in the image, or run as root with"
-            " CAP_CHOWN"
+            " CAP_CHOWN",
+            file=path,
         ) from None
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateNotFound, TemplateRuntimeError, TemplateSyntaxError, UndefinedError
 
+from svcinit.errors import Fault
+
 if TYPE_CHECKING:
     from svcinit.agent.templating import Data
     from svcinit.errors import SvcinitError
@@ -43,7 +45,7 @@ class NoNameError(UndefinedError):
     """Its text is a name that the template uses and nobody defines."""
 
 
-def where(error: Exception, label: str, texts: Mapping[str, str]) -> str:
+def where(error: Exception, label: str, texts: Mapping[str, str]) -> Fault:
     """Say where a template failed: `FILE, line 3, `the text of line 3``.
 
     label: what was rendered; texts: the templates that were loaded, by file.
@@ -51,16 +53,24 @@ def where(error: Exception, label: str, texts: Mapping[str, str]) -> str:
     file, line = _place(error, label, texts)
     lines = texts.get(file, "").splitlines()
     rendered = f" (for {label})" if file != label else ""
+    named = {"file": file} if file.startswith("/") else {}
     if not 0 < line <= len(lines):
-        return f"{file}{rendered}"
+        return Fault(f"{file}{rendered}", **named)
     text = lines[line - 1].strip()
-    return f"{file}, line {line}{rendered}, `{text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}`"
+    told = f"{file}, line {line}{rendered}, `{text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}`"
+    return Fault(told, **named, line=line)
 
 
-def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, names: list[str]) -> str:
+def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, names: list[str]) -> Fault:
     """Return the whole sentence. names: what templates may use."""
     source = texts.get(_place(error, label, texts)[0], "")
-    return f"{where(error, label, texts)}: {_reason(error, source, data, names)}"
+    place = where(error, label, texts)
+    missing = {}
+    if isinstance(error, NoKeyError):
+        missing["key"] = _path(str(error), source, data)
+    elif isinstance(error, NoVariableError):
+        missing["variable"] = _word(str(error), source, data)
+    return Fault(f"{place}: {_reason(error, source, data, names)}", **place.named, **missing)
 
 
 def without_values(error: SvcinitError, label: str, texts: Mapping[str, str], data: Data) -> list[str]:

@@ -99,7 +99,7 @@ class Engine:
         try:
             return text.encode("utf-8", "surrogateescape")  # the environment may hold what is not UTF-8
         except UnicodeEncodeError:
-            raise ConfigError(f"{path}: its text would hold half a surrogate pair, not UTF-8") from None
+            raise ConfigError(f"{path}: its text would hold half a surrogate pair, not UTF-8", file=path) from None
 
     def render_text(self, label: str, text: str) -> str:
         """Render a template that lies in no file; label: what to call it in messages."""
@@ -130,7 +130,7 @@ class Engine:
         except SvcinitError as error:
             place = template_faults.where(error, label, texts)
             said = template_faults.without_values(error, label, texts, self._data)
-            raise type(error)(*(f"{place}: {fault}" for fault in said)) from None
+            raise type(error)(*(f"{place}: {fault}" for fault in said), **place.named) from None
         except Exception as error:  # a template can raise whatever Python can
             names = [str(name) for name in self._env.globals]
             raise ConfigError(template_faults.explain(error, label, texts, self._data, names)) from None

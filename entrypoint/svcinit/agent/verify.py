@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
@@ -34,5 +33,6 @@ def main(settings: Settings, env: Mapping[str, str], kv: Mapping[str, str]) -> i
             return EX_OK
         select.select([], [], [], POLL)
     probe.end()
-    log.error(f"SVCINIT_RELOAD_VERIFY: SVCINIT_CHECK found: {probe.output or 'no result'}", pid=os.getppid())
+    log.error("check_failed", "{variable}: SVCINIT_CHECK found: {error}", variable="SVCINIT_RELOAD_VERIFY",
+              error=probe.output or "no result")  # fmt: skip
     return EX_UNAVAILABLE

@@ -104,7 +104,7 @@ class Watch:
         self._index = 0 if index < self._index else max(index, 1)
         content = self.read(answer)
         if self.trouble:
-            log.info(f"{self.label}: followed again")
+            log.info("watch_answers", "{input}: followed again", input=self.label)
         self._attempt, self.trouble = 0, ""
         before, self.digest = self.digest, digest(content)
         self.content = content
@@ -117,7 +117,8 @@ class Watch:
         self._attempt += 1
         if str(error) != self.trouble:
             self.trouble = str(error)
-            log.warning(f"{self.label} cannot be followed: {self.trouble}; trying again")
+            log.warning("watch_failed", "{input} cannot be followed: {error}; trying again",
+                        input=self.label, error=error, **error.named)  # fmt: skip
 
 
 class File:

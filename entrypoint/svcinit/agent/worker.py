@@ -44,6 +44,7 @@ class Worker:
     def _live(self, bell: int, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> None:
         code = EX_SOFTWARE
         try:
+            log.context(role="worker")
             os.setpgid(0, 0)
             default_signals(blocked=False)
             warm_up()
@@ -51,11 +52,10 @@ class Worker:
                 work(content(self._data))
             code = EX_OK
         except SvcinitError as error:
-            for fault in error.faults:
-                log.error(fault)
+            log.faults(error)
             code = error.code
         except Exception as error:
-            log.fault("prepare", error)
+            log.internal("prepare", error)
         finally:
             os._exit(code)
 

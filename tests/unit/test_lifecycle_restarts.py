@@ -1,0 +1,60 @@
+"""A HUP that comes while the service restarts, replayed from tables of events: prepared again before the start."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from fake_crew import FakeCrew
+from svcinit import settings
+from svcinit.init import Event, Exited, Role, Signalled
+from svcinit.lifecycle import Lifecycle
+from test_lifecycle import FULL, START_LOG, STOP_LOG, STOPPED, UP
+
+TERM, HUP = signal.SIGTERM, signal.SIGHUP
+RESTART = {**FULL, "SVCINIT_RELOAD": "restart"}
+# the service is told to stop for its restart, and a HUP comes
+AGAIN: list[Event] = [*UP, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(HUP), *STOPPED]
+AGAIN_LOG = [*START_LOG, "+prepare", *STOP_LOG, "+prepare"]
+
+
+def live(env: dict[str, str], *events: Event) -> tuple[Lifecycle, list[str]]:
+    crew = FakeCrew(list(events))
+    life = Lifecycle(settings.read(env), crew)  # type: ignore[arg-type]
+    life.run()
+    assert not crew.events, "the container ended before all that was to happen did"
+    return life, crew.log
+
+
+def test_it_is_prepared_again_and_that_hup_is_served_by_the_start() -> None:
+    life, log = live(RESTART, *AGAIN, Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
+    assert log == [*AGAIN_LOG, "+main", "told", "+presence", *STOP_LOG]
+    assert (life.hups, life.served) == (2, 2)
+
+
+@pytest.mark.parametrize("code", [78, 75])
+def test_what_cannot_be_prepared_again_starts_on_the_files_in_place_and_is_told(
+    code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    life, log = live(RESTART, *AGAIN, Exited(Role.PREPARE, code), Signalled(TERM), *STOPPED)
+    assert log == [*AGAIN_LOG, "+main", "told", "+presence", *STOP_LOG]
+    assert life.code == 0
+    told = capfd.readouterr().err
+    assert "exit 78" not in told
+    assert "exit 69" not in told
+    assert "error: reload 1: restarted on the files in place" in told
+
+
+def test_a_stop_meanwhile_ends_it(capfd: pytest.CaptureFixture[str]) -> None:
+    life, log = live(RESTART, *AGAIN, Signalled(TERM), Exited(Role.PREPARE, 143))
+    assert (life.code, log) == (143, [*AGAIN_LOG, "all<-SIGTERM"])
+    assert capfd.readouterr().err.endswith("error: exit 143: TERM before the start\n")
+
+
+def test_a_hup_before_the_start_is_served_by_it() -> None:
+    life, _ = live(FULL, Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
+    assert (life.hups, life.served) == (1, 1)
+    hooked: list[Event] = [Signalled(HUP), Exited(Role.HOOK, 0), Signalled(TERM), Exited(Role.MAIN, 0)]
+    life, _ = live({"SVCINIT_PRE_START": "hook"}, *hooked)
+    assert (life.hups, life.served) == (1, 1)
