@@ -25,6 +25,7 @@ IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c
 UNPROBED = "none", "exec"  # checks that need no port
+UNKNOWN = "is not a variable of svcinit"
 
 
 class Settings:
@@ -170,26 +171,39 @@ def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -
 
     Raises ConfigError with every fault there is: each names the variable, what it was given, what was expected.
     """
+    settings, faults = attempt(environment, image_defaults)
+    if faults:
+        raise ConfigError(*faults)
+    return settings
+
+
+def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> tuple[Settings, list[str]]:
+    """As `read`: what can be read, and every fault; what is wrong is as if it were unset."""
     defaults, faults = _from_file(image_defaults)
     faults += _unknown(environment)
     values: dict[str, object] = {}
+    wrong: list[str] = []
     for row in TABLE:
         given = environment if row.name in environment or row.name + "_FILE" in environment else defaults
         try:
-            raw = _raw(row, given)
+            values[row.attribute] = _value(row, given, f"{image_defaults}: " if given is defaults else "")
         except ValueError as fault:
             faults.append(str(fault))
-            continue
-        try:
-            values[row.attribute] = None if raw is None else row.parse(raw)
-        except ValueError as wrong:
-            where = f"{image_defaults}: " if given is defaults else ""
-            faults.append(f"{where}{row.name}={wrong_value(None if row.secret else given.get(row.name), str(wrong))}")
-    if not faults:
-        faults = _derive(values)
-    if faults:
-        raise ConfigError(*faults)
-    return Settings(environment, values)
+            wrong.append(row.name)
+            values[row.attribute] = None if row.default is None else row.parse(row.default)
+    # what a wrong variable seems to contradict may be right once it is right
+    faults += [fault for fault in _derive(values) if not any(name in fault for name in wrong)]
+    return Settings(environment, values), faults
+
+
+def _value(row: Variable, given: Mapping[str, str], where: str) -> object:
+    """Raises ValueError with the whole sentence."""
+    raw = _raw(row, given)
+    try:
+        return None if raw is None else row.parse(raw)
+    except ValueError as wrong:
+        shown = wrong_value(None if row.secret else given.get(row.name), str(wrong))
+        raise ValueError(f"{where}{row.name}={shown}") from None
 
 
 def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
@@ -237,7 +251,7 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[str]:
 
             near = difflib.get_close_matches(name.removesuffix("_FILE"), known, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else "; svcinit --help lists them all"
-            faults.append(f"{name} is not a variable of svcinit{hint}")
+            faults.append(f"{name} {UNKNOWN}{hint}")
     return faults
 
 
@@ -251,7 +265,7 @@ def _derive(values: dict[str, object]) -> list[str]:
     if values["id"] is None:
         values["id"] = default_id(service, service_port)
     if values["dns_addr"] is None:
-        values["dns_addr"] = ((_host_of(str(values["consul_http_addr"])), 8600),)
+        values["dns_addr"] = ((host_of(str(values["consul_http_addr"])), 8600),)
     if values["source"]:
         values["cache"] = ""  # it is at hand as the cache would be
     if values["check"][0] == "exec":  # type: ignore[index]
@@ -298,7 +312,8 @@ def check_faults(values: Mapping[str, object]) -> list[str]:
     return faults
 
 
-def _host_of(address: str) -> str:
+def host_of(address: str) -> str:
+    """The host that CONSUL_HTTP_ADDR names."""
     if address.startswith("unix://"):
         return "127.0.0.1"
     host = address.split("://")[-1].split("/")[0]
