@@ -44,12 +44,16 @@ def error(message: str, **fields: object) -> None:
 
 
 def fault(where: str, error: Exception) -> None:
+    _event(3, f"{where}: {internal(error)}", {})
+
+
+def internal(error: BaseException) -> str:
     """A fault of svcinit's own: what and where, never a value."""
     import traceback
 
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(last.filename)}:{last.lineno}, {last.name}"
-    _event(3, f"{where}: internal error, {type(error).__name__} at {place}", {})
+    return f"internal error, {type(error).__name__} at {place}"
 
 
 def _event(level: int, message: str, fields: dict[str, object]) -> None:

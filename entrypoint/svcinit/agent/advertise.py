@@ -22,7 +22,7 @@ def advertised(wanted: str | None) -> str | None:
         return str(ipaddress.ip_address(wanted))
     except ValueError:
         pass
-    found = _interfaces()
+    found = interfaces()
     if wanted == DEFAULT_ROUTE:
         chosen = found.get(_default_interface() or "", [])
     elif "/" in wanted:
@@ -38,7 +38,7 @@ def advertised(wanted: str | None) -> str | None:
     return chosen[0]
 
 
-def _interfaces() -> dict[str, list[str]]:
+def interfaces() -> dict[str, list[str]]:
     """Interface to its addresses, IPv4 before IPv6, link-local ones left out."""
     import socket
 
