@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.consul import ConsulAgent
 from tests.support.docker import Container, Engine, docker
-from tests.support.doctor import Diagnosis
+from tests.support.doctor import LONGEST, Diagnosis
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
@@ -46,7 +46,7 @@ class Case:
             self.image, "doctor", "--json", *words, env={**self.env, **env},
             options=["--entrypoint", "svcinitctl", *self.mounts, *options],
         )  # fmt: skip
-        return Diagnosis(container.wait(), container.logs)
+        return Diagnosis(container.wait(LONGEST), container.logs)
 
     def start(self, *options: str, command: tuple[str, ...] = ("sleep", "300"), **env: str) -> Container:
         container = self.engine.run(self.image, *command, env={**self.env, **env}, options=[*self.mounts, *options])
@@ -142,7 +142,7 @@ class Network:
     def __init__(self, engine: Engine) -> None:
         self.name = f"svcinit-doctor-{uuid.uuid4().hex[:8]}"
         net = f"10.{random.randint(128, 250)}.{random.randint(0, 255)}"
-        self.gateway, self.own = f"{net}.1", f"{net}.10"
+        self.gateway, self.own, self.nobody = f"{net}.1", f"{net}.10", f"{net}.99"
         docker("network", "create", "--label", engine.mark, "--subnet", f"{net}.0/24", self.name)
 
     @property
@@ -177,13 +177,26 @@ def test_on_another_network_than_the_agents_the_address_is_told_with_what_it_tak
     found = apart.doctor(*network.options, SVCINIT_ADVERTISE="192.0.2.1")
     assert "docker run -p 192.0.2.1:8000:8000" in found.one("address-foreign")
     found = apart.doctor(*network.options, SVCINIT_ADVERTISE="default-route")
-    assert found.well("address") == [f"{network.own} would be registered (SVCINIT_ADVERTISE=default-route)"]
+    (told,) = found.well("address")
+    assert told.startswith(
+        f"{network.own} would be registered (SVCINIT_ADVERTISE=default-route); the agent is elsewhere"
+    )
     assert found.bad == set()
 
 
 def test_an_agent_at_the_containers_own_loopback_is_away_and_that_is_told(apart: Case, network: Network) -> None:
     found = apart.doctor(*network.options, CONSUL_HTTP_ADDR="127.0.0.1:8500", SVCINIT_DNS_ADDR="")
     assert "without --network=host, 127.0.0.1 is the container itself" in found.one("consul-away")
+
+
+def test_addresses_that_nobody_answers_at_are_told_in_time(apart: Case, network: Network) -> None:
+    apart.template("etc/peers.ini", '{{ service("db") | length }}\n')
+    http, dns = f"{network.nobody}:8500", f"{network.nobody},{network.nobody}:53"
+    # awaited no longer than it may take
+    found = apart.doctor(*network.options, CONSUL_HTTP_ADDR=http, SVCINIT_DNS_ADDR=dns)
+    assert f"Consul at {network.nobody}:8500: GET /v1/status/leader failed: " in found.one("consul-away")
+    assert len(found.all("dns-server-away")) == 2
+    assert {"consul-away", "dns-away", "template-unrendered"} <= found.bad
 
 
 def test_a_check_that_the_agent_cannot_make_pass_is_told_beside_the_service(apart: Case, network: Network) -> None:

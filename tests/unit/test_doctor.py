@@ -123,12 +123,12 @@ def test_a_package_that_a_setting_or_a_template_needs_is_named(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     found = examined({**env, "SVCINIT_METRICS": "127.0.0.1:9000"})
     assert found.all("module-missing") == [
-        "SVCINIT_METRICS needs the package prometheus_client",
-        "a template, by to_yaml, needs the package yaml",
+        "there is no package yaml, for a template's to_yaml",
+        "there is no package prometheus_client, for SVCINIT_METRICS",
     ]
     assert "pip install 'svcinit[yaml]'" in found.text
-    found = examined({**env, "SVCINIT_SERVICES": "- {port: 8001}"})
-    assert "SVCINIT_SERVICES, which is not JSON, needs the package yaml" in found.one("module-missing")
+    found = examined({**env, "SVCINIT_SERVICES": "- {port: 8001}", "SVCINIT_SOURCE": "file:/no/source.yaml"})
+    assert "yaml, for SVCINIT_SERVICES, SVCINIT_SOURCE, a template's to_yaml |" in found.one("module-missing")
 
 
 def test_every_template_with_a_fault_is_told_with_file_and_line(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 
-from svcinit import log
 from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
 from svcinit.ctl.doctor.report import Report
 from svcinit.errors import ConfigError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from svcinit.settings import Settings
 
 LONGEST = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
-HERE, NETWORK = 4.0, 4.0  # seconds for what waits for nothing but this host, and for one question over the network
+HERE, NETWORK = 4.0, 5.0  # seconds for what waits for nothing but this host, and for one question over the network
 SHOWN = {OK: "ok", WARNING: "warning", WRONG: "WRONG"}
 TIMED = "http", "dns"
 
@@ -36,7 +35,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from svcinit.ctl.render import put
 
-    log.configure("error", "text")  # what is found is told once
     report, policy = examine(os.environ, tuple(options.words))
     if options.json:
         put(json.dumps({"ok": report.is_well, "checks": report.entries, "policy": policy}, indent=2), "\n")
@@ -139,8 +137,7 @@ class Examination:
             attempts.append(("targets", lambda: files.targets(settings, self.command, reached=reached, named=named)))
         if settings.registers:
             attempts.append(("address", lambda: registration.address(settings, answers=answers)))
-        if answers and self.running:
-            attempts.append(("register", lambda: registration.state(settings, self.running or {})))
+            attempts.append(("register", lambda: registration.state(settings, self.running, answers=answers)))
         self.report.together(LONGEST, *attempts)
 
     def asked_of_consul(self) -> list[Attempt]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from svcinit.settings import Settings
 
 CALL = 2.5  # seconds, at most, for one call
-DNS_TIMEOUT = 3.0  # seconds for each server
+DNS_TIMEOUT = 2.5  # seconds for each server
 ANY_SERVICE = "consul"  # the servers' own: it is there wherever DNS may show services
 SKEW = 5.0  # seconds that two clocks may differ
 TLS = "TLS failed"

@@ -28,6 +28,7 @@ DOCKER_STOP = 10.0  # seconds that `docker stop` gives where nobody says otherwi
 CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): what it takes to become another user
 METRICS = "SVCINIT_METRICS"
 YAML_FILTERS = "to_yaml", "from_yaml"
+YAML_ENDINGS = ".yaml", ".yml"
 
 
 def given(environment: Mapping[str, str]) -> Iterator[Entry]:
@@ -64,7 +65,7 @@ def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
 def user(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
     uid = os.geteuid()
     if running:
-        other = os.stat(f"/proc/{running['pid']}").st_uid
+        other = _owner(f"/proc/{running['pid']}", uid)
         if other != uid:
             yield found("other-user", f"svcinit runs as uid {other}, the doctor as uid {uid}", user=other)
     if settings.user is None:
@@ -155,20 +156,20 @@ def stop(settings: Settings) -> Iterator[Entry]:
 
 def modules(settings: Settings, used: set[str]) -> Iterator[Entry]:
     """Optional packages that the settings or the templates ask for."""
-    wanted = {}
-    if settings.environment.get(METRICS):
-        wanted["prometheus_client"] = METRICS, "metrics"
-    if _is_yaml(settings.services):
-        wanted["yaml"] = "SVCINIT_SERVICES, which is not JSON,", "yaml"
-    elif used.intersection(YAML_FILTERS):
-        wanted["yaml"] = f"a template, by {' and '.join(name for name in YAML_FILTERS if name in used)},", "yaml"
-    for module, (who, extra) in wanted.items():
+    yaml = ["SVCINIT_SERVICES"] * _is_yaml(settings.services)
+    yaml += ["SVCINIT_SOURCE"] * (settings.source or "").endswith(YAML_ENDINGS)
+    yaml += [f"a template's {name}" for name in YAML_FILTERS if name in used]
+    metrics = [METRICS] * bool(settings.environment.get(METRICS))
+    for module, extra, users in (("yaml", "yaml", yaml), ("prometheus_client", "metrics", metrics)):
+        if not users:
+            continue
+        said = f"{module}, for {', '.join(users)}"
         try:
             importlib.import_module(module)
         except ImportError:
-            yield found("module-missing", f"{who} needs the package {module}", extra=extra)
+            yield found("module-missing", f"there is no package {said}", extra=extra)
         else:
-            yield well(f"{who} needs the package {module}, which is there")
+            yield well(said)
 
 
 def _is_yaml(text: str | None) -> bool:
@@ -177,6 +178,14 @@ def _is_yaml(text: str | None) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _owner(path: str, unknown: int) -> int:
+    """Whose it is; `unknown` where /proc does not tell."""
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return unknown
 
 
 def _read(path: str) -> str:

@@ -53,8 +53,10 @@ def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
         yield found("address-foreign", f"{said}; this container has {', '.join(mine)}", address=own, port=port)
     elif not own and not is_here and agents not in mine:
         yield found("address-agents", f"{said}; this container has {', '.join(mine)}", port=port)
+    elif _is_loopback(told):
+        yield well(f"{said}; nobody but this host reaches it")
     else:
-        yield well(said + ("; nobody but this host reaches it" if _is_loopback(told) else ""))
+        yield well(said if is_here else f"{said}; the agent is elsewhere, and has to reach it there")
 
 
 def _agents_address(settings: Settings) -> str:
@@ -90,11 +92,15 @@ def _is_loopback(text: str) -> bool:
         return False
 
 
-def state(settings: Settings, running: Mapping[str, Any]) -> Iterator[Entry]:
-    """What the svcinit that runs here, and the agent, say of each service."""
+def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: bool) -> Iterator[Entry]:
+    """What the svcinit that runs here, and the agent, say of each service. `answers`: the agent does."""
     try:
         wanted = services(settings)
     except ConfigError:  # told with the settings
+        return
+    if not running or not answers:
+        names = ", ".join(service.id for service in wanted)
+        yield well(f"{names}: whether the agent reaches it can be seen only beside a svcinit that has registered it")
         return
     known = states.presence(dict(running))["services"]
     with contextlib.closing(connect(settings, CALL)) as consul:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Attempt = tuple[str, Callable[[], Iterable[Entry]]]
 
 CHUNK = 1 << 16
+LIFETIME = 20  # seconds: longer than any report takes
 
 
 def well(said: str, *, check: str = "") -> Entry:
@@ -76,10 +77,18 @@ class _Child:
         self.entries: list[Entry] = []
         self._rest = b""
         self._pipe, writing = os.pipe2(os.O_CLOEXEC)
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError as error:  # the container's limit of processes or memory
+            os.close(writing)
+            self._end("doctor-failed", f"no process for it: {error.strerror}")
+            return
         if self._pid == 0:
             try:
                 os.setpgid(0, 0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(LIFETIME)  # should the doctor be killed meanwhile
+                log.configure("error", "text")  # what is found is told once
                 for entry in _timed(act):
                     _write(writing, json.dumps(entry).encode() + b"\n")
             except BaseException as error:
