@@ -224,6 +224,7 @@ class Crew(Init):
             "presence": self.pid(Role.PRESENCE),
             "service": self.settings.service,
             "id": self.settings.id,
+            "command": list(self.command),
             "reloads": life.reloads,
             "restarting": life.restarting,
             "hups": life.hups,

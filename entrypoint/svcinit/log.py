@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 PIPE_BUF = select.PIPE_BUF
+INTERNAL = "internal error, {error} at {file}:{line}, {function}"
 STDERR = 2
 CUT = "..."
 IN_SENTENCES = "error", "file", "line", "key", "variable", "outcome"  # what sentences tell in words of their own
@@ -76,14 +77,17 @@ def faults(found: SvcinitError) -> None:
 
 
 def internal(where: str, found: Exception) -> None:
-    """A fault of svcinit's own: what and where, never a value."""
+    """A fault of svcinit's own."""
+    _event(3, "internal_error", "{where}: " + INTERNAL, {"where": where, **origin(found)})
+
+
+def origin(found: BaseException) -> dict[str, object]:
+    """What happened and where, never a value: the fields of INTERNAL."""
     import traceback
 
     last = traceback.extract_tb(found.__traceback__)[-1]
-    _event(3, "internal_error", "{where}: internal error, {error} at {file}:{line}, {function}", {
-        "where": where, "error": type(found).__name__, "file": os.path.basename(last.filename), "line": last.lineno,
-        "function": last.name,
-    })  # fmt: skip
+    place = {"file": os.path.basename(last.filename), "line": last.lineno, "function": last.name}
+    return {"error": type(found).__name__, **place}
 
 
 def hold() -> None:

@@ -25,6 +25,7 @@ IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c
 UNPROBED = "none", "exec"  # checks that need no port
+UNKNOWN = "is not a variable of svcinit"
 
 
 class Settings:
@@ -170,27 +171,39 @@ def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -
 
     Raises ConfigError with every fault there is: each names the variable, what it was given, what was expected.
     """
+    settings, faults = attempt(environment, image_defaults)
+    if faults:
+        raise ConfigError(*faults)
+    return settings
+
+
+def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> tuple[Settings, list[str]]:
+    """As `read`: what can be read, and every fault; what is wrong is as if it were unset."""
     defaults, faults = _from_file(image_defaults)
     faults += _unknown(environment)
     values: dict[str, object] = {}
+    wrong: list[str] = []
     for row in TABLE:
         given = environment if row.name in environment or row.name + "_FILE" in environment else defaults
         try:
-            raw = _raw(row, given)
+            values[row.attribute] = _value(row, given, image_defaults if given is defaults else "")
         except ConfigError as error:
             faults += error.faults
-            continue
-        try:
-            values[row.attribute] = None if raw is None else row.parse(raw)
-        except ValueError as wrong:
-            told = f"{row.name}={wrong_value(None if row.private else given.get(row.name), str(wrong))}"
-            ours = Fault(f"{image_defaults}: {told}", variable=row.name, file=image_defaults)
-            faults.append(ours if given is defaults else told)
-    if not faults:
-        faults = _derive(values)
-    if faults:
-        raise ConfigError(*faults)
-    return Settings(environment, values)
+            wrong.append(row.name)
+            values[row.attribute] = None if row.default is None else row.parse(row.default)
+    # what a wrong variable seems to contradict may be right once it is right
+    faults += [fault for fault in _derive(values) if not any(name in fault for name in wrong)]
+    return Settings(environment, values), faults
+
+
+def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
+    """What the row has in `given`, which was read from `file`, if that is not empty. Raises ConfigError."""
+    raw = _raw(row, given)
+    try:
+        return None if raw is None else row.parse(raw)
+    except ValueError as wrong:
+        told = f"{row.name}={wrong_value(None if row.private else given.get(row.name), str(wrong))}"
+        raise ConfigError(Fault(f"{file}: {told}", variable=row.name, file=file) if file else told) from None
 
 
 def log_format(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> str:
@@ -252,7 +265,7 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[str]:
 
             near = difflib.get_close_matches(name.removesuffix("_FILE"), known, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else "; svcinit --help lists them all"
-            faults.append(Fault(f"{name} is not a variable of svcinit{hint}", variable=name))
+            faults.append(Fault(f"{name} {UNKNOWN}{hint}", variable=name))
     return faults
 
 
@@ -266,7 +279,7 @@ def _derive(values: dict[str, object]) -> list[str]:
     if values["id"] is None:
         values["id"] = default_id(service, service_port)
     if values["dns_addr"] is None:
-        values["dns_addr"] = ((_host_of(str(values["consul_http_addr"])), 8600),)
+        values["dns_addr"] = ((host_of(str(values["consul_http_addr"])), 8600),)
     if values["source"]:
         values["cache"] = ""  # it is at hand as the cache would be
     if values["check"][0] == "exec":  # type: ignore[index]
@@ -313,7 +326,8 @@ def check_faults(values: Mapping[str, object]) -> list[str]:
     return faults
 
 
-def _host_of(address: str) -> str:
+def host_of(address: str) -> str:
+    """The host that CONSUL_HTTP_ADDR names."""
     if address.startswith("unix://"):
         return "127.0.0.1"
     host = address.split("://")[-1].split("/")[0]

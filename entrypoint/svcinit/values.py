@@ -385,12 +385,12 @@ def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
         groups = (gid,)
     if os.geteuid() and (uid, gid) != (os.geteuid(), os.getegid()):
         raise ValueError("svcinit does not run as root here, so it cannot become another user")
-    if uid and not os.geteuid() and not _has_capability(CAP_KILL):
+    if uid and not os.geteuid() and not has_capability(CAP_KILL):
         raise ValueError("the container lacks CAP_KILL, so svcinit could not signal what runs as that user")
     return uid, gid, groups, {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
 
 
-def _has_capability(bit: int) -> bool:
+def has_capability(bit: int) -> bool:
     """Is this in the effective set (proc(5), CapEff)? Where /proc does not tell, yes."""
     try:
         with open("/proc/self/status") as file:

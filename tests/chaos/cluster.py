@@ -16,6 +16,7 @@ from svcinit.agent.discovery import Resolver
 from svcinit.errors import SvcinitError
 from tests.support import planted
 from tests.support.docker import Container, Engine, build, docker
+from tests.support.faults import FAKETIME
 from tests.support.waiting import eventually
 
 HTTP, DNS = 8500, 8600
@@ -25,7 +26,6 @@ SERVED = 10  # requests, before anything is done to a service
 STABLE = 2.0  # seconds without a wrong answer from the catalog, to count as right
 PATIENCE = 2.5  # seconds for a request: TCP sends a lost SYN again after one, and a changing bridge loses some
 PAUSE = 0.05  # seconds between two requests of the client
-FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 DOCKERFILE = """ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
 COPY consul /usr/local/bin/consul

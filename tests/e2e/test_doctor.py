@@ -1,62 +1,40 @@
-"""svcinitctl doctor: what it says of settings that are right or wrong, and that the policy it prints is the least."""
+"""svcinitctl doctor: what it finds of a real Consul and of its DNS, and that it ends whatever hangs."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from tests.e2e.conftest import Service
-from tests.e2e.failing import is_passing, refuses_to_start
-from tests.support import planted
-from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.ctl import svcinitctl
-from tests.support.secured import GuardedConsul
-from tests.support.waiting import eventually
+from tests.support.consul import LOOPBACK, ConsulAgent, LoneServer, free_ports
+from tests.support.doctor import diagnosis, doctor
+from tests.support.faults import FAKETIME, between
+from tests.support.secured import Authority, TlsConsul
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
-FOR_DNS = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
-KEY_RULES = [f'key_prefix "config/{name}/" {{ policy = "read" }}' for name in ("shared", "web")]
-SERVICE_RULES = [f'service "{name}" {{ policy = "write" }}' for name in ("web", "admin")]
-AGENT_RULE = 'agent_prefix "" { policy = "read" }'
-ALL = [*KEY_RULES, *SERVICE_RULES, AGENT_RULE]
 
-
-def doctor(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return svcinitctl("doctor", *arguments, env=service.env)
-
-
-def examined(service: Service) -> tuple[int, dict[str, dict[str, Any]], list[str]]:
-    """Exit status, the last finding of each kind, and the rules of the policy, comments left out."""
-    done = doctor(service, "--json")
-    assert not done.stderr
-    found = json.loads(done.stdout)
-    rules = [line for line in found["policy"].splitlines() if line and not line.startswith("#")]
-    return done.returncode, {entry["check"]: entry for entry in found["checks"]}, rules
+def at(offset: str) -> dict[str, str]:
+    """The environment of a process whose clock is wrong by that."""
+    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def test_where_all_is_right_it_says_so_with_the_time_that_consul_takes(service: Service) -> None:
     service.consul.kv_put("config/web/n", "1")
-    done = doctor(service)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "settings   ok    registers web\n" in done.stdout
-    assert f"http       ok    {service.consul.url} answers; leader {LOOPBACK}:" in done.stdout
-    assert " ms)\ntoken      ok    none is needed: ACLs are off\nkv         ok    config/web: keys 1\n" in done.stdout
-    assert f"dns        ok    {service.consul.dns} answers (" in done.stdout
+    service.template("app.ini", '{{ key("n") }} {{ service("consul") | length }}')
+    done = doctor(service.env, "--", "sleep")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "WRONG" not in done.stdout
+    assert "settings   ok       registers web\n" in done.stdout
+    assert f"http       ok       {service.consul.url} answers; leader {LOOPBACK}:" in done.stdout
+    assert f" ms)\ndns        ok       {service.consul.dns} answers (" in done.stdout
+    assert "token      ok       none is needed: ACLs are off\nkv         ok       config/web: keys 1\n" in done.stdout
+    assert "clock      ok       the agent's and this host's differ by less than 5 s\n" in done.stdout
+    assert f"address    ok       {LOOPBACK} would be registered (the agent's own)" in done.stdout
     assert 'service "web" { policy = "write" }\n' in done.stdout
-
-
-def test_all_faults_of_the_settings_are_told_and_no_policy(service: Service) -> None:
-    service.env |= {"SVCINIT_PORT": "none", "SVCINIT_DRAIN": "soon"}
-    done = doctor(service)
-    assert done.returncode == 1
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["settings", "WRONG"]] * 2
+    assert not service.out.exists()
 
 
 def test_each_part_that_is_away_is_named_and_the_others_are_tried_all_the_same(service: Service) -> None:
@@ -65,121 +43,107 @@ def test_each_part_that_is_away_is_named_and_the_others_are_tried_all_the_same(s
         "CONSUL_HTTP_ADDR": f"{LOOPBACK}:{http}",
         "SVCINIT_DNS_ADDR": f"{LOOPBACK}:{dead},{service.consul.dns}",
     }
-    done = doctor(service)
+    done = doctor(service.env)
     assert done.returncode == 1
-    assert (
-        f"http       WRONG Consul at {LOOPBACK}:{http}: GET /v1/status/leader failed: Connection refused" in done.stdout
-    )
-    assert f"dns        WRONG DNS gives no answer for consul.service.consul: {LOOPBACK}:{dead} " in done.stdout
-    assert f"dns        ok    {service.consul.dns} answers" in done.stdout
+    refused = "GET /v1/status/leader failed: Connection refused"
+    assert f"http       WRONG    Consul at {LOOPBACK}:{http}: {refused}\n{'':20}to do: start the agent" in done.stdout
+    assert f"dns        warning  DNS gives no answer for consul.service.consul: {LOOPBACK}:{dead} " in done.stdout
+    assert f"dns        ok       {service.consul.dns} answers" in done.stdout
 
 
-def test_what_needs_no_consul_is_told_so(service: Service) -> None:
-    service.env = {"SVCINIT_STOP": "signal:INT"}
-    done = doctor(service)
-    assert (done.returncode, done.stdout) == (0, "settings   ok    nothing is registered\n")
-
-
-@pytest.fixture
-def guarded(tmp_path: pathlib.Path) -> Iterator[GuardedConsul]:
-    with GuardedConsul(tmp_path / "guarded") as agent:
-        agent.kv_put("config/web/n", "1")
-        agent.kv_put("config/shared/n", "2")
-        agent.kv_put("config/shared/m", "3")
-        yield agent
-
-
-@pytest.fixture
-def demanding(make_service: Callable[[ConsulAgent], Service], guarded: GuardedConsul) -> Service:
-    """A service that uses all that takes a rule."""
-    service = make_service(guarded)
+def test_of_several_dns_servers_one_that_answers_is_enough(service: Service) -> None:
+    (dead,) = free_ports(1)
     service.env |= {
-        "SVCINIT_KV_PREFIX": "config/shared,config/web",
-        "SVCINIT_SERVICES": json.dumps([{"name": "admin", "port": service.port, "check": "tcp"}]),
-        "SVCINIT_SYNC_INTERVAL": "200ms",
+        "SVCINIT_DNS_ADDR": f"{LOOPBACK}:{dead},{service.consul.dns}",
+        "SVCINIT_WAIT_FOR": "consul,mysql:2,mysql@dc1",
     }
-    service.template("app.ini", '{% include "_node.j2" %} {{ key("n") }} {{ key("m") }} {{ service("web") | length }}')
-    (service.templates / "_node.j2").write_text("{{ node | length > 0 }} {{ this.address }}")
-    return service
+    service.template("app.ini", '{{ service("redis", min=1) }}')
+    found = diagnosis(service.env)
+    assert (found.code, found.bad) == (0, {"dns-server-away", "peers-missing", "template-waits", "kv-empty"}), (
+        found.text
+    )
+    assert "mysql: 0 of 2 instances in DNS, mysql@dc1: 0 of 1 instances in DNS" in found.one("peers-missing")
+    assert "service redis has 0 of the 1 peers needed" in found.one("template-waits")
 
 
-def test_the_token_is_told_by_accessor_and_policy_and_never_shown(guarded: GuardedConsul, demanding: Service) -> None:
-    guarded.let_anonymous(FOR_DNS)
-    token = guarded.grant(" ".join(ALL))
-    demanding.env["CONSUL_HTTP_TOKEN"] = token.secret
-    code, found, rules = examined(demanding)
-    assert (code, rules) == (0, ALL)
-    assert found["token"]["said"].startswith(f"accessor {token.accessor}, policy policy-")
-    assert token.secret not in str(found)
-
-
-def test_a_token_that_is_missing_or_unknown_and_a_blind_dns_are_wrong(
-    guarded: GuardedConsul, demanding: Service
+def test_a_prefix_without_keys_is_a_warning_and_one_that_lost_them_is_wrong(
+    service: Service, tmp_path: pathlib.Path
 ) -> None:
-    code, found, _ = examined(demanding)
-    assert (code, found["token"]["ok"], found["dns"]["ok"]) == (1, False, False)
-    assert found["token"]["said"] == "ACLs are on, and no token is given (CONSUL_HTTP_TOKEN)"
-    assert found["dns"]["said"].startswith(f"{guarded.dns} answers, and shows no service consul in domain consul")
-    demanding.env["CONSUL_HTTP_TOKEN"] = planted.token()
-    code, found, _ = examined(demanding)
-    assert (code, found["kv"]["ok"]) == (1, False)
-    assert "ACL not found" in found["token"]["said"]
+    service.env["SVCINIT_CACHE"] = str(tmp_path / "cache.json")
+    found = diagnosis(service.env)
+    assert (found.code, found.bad) == (0, {"kv-empty"})
+    assert "config/web: no keys | consul kv put config/web/NAME VALUE" in found.one("kv-empty")
+    service.consul.kv_put("config/web/n", "1")
+    service.env |= {"SVCINIT_STOP_TIMEOUT": "1s", "SVCINIT_RUN": str(tmp_path / "run")}
+    svcinit = service.start("true")
+    assert svcinit.wait() == 0
+    service.consul.kv_delete("config/web")
+    found = diagnosis(service.env)
+    assert (found.code, found.bad) == (1, {"kv-emptied"})
+    assert "config/web: no keys, and SVCINIT_CACHE had 1 | put the keys back" in found.one("kv-emptied")
+    assert diagnosis({**service.env, "SVCINIT_ALLOW_EMPTY": "1"}).bad == {"kv-empty"}
 
 
-def test_a_policy_for_less_has_fewer_rules(service: Service) -> None:
-    service.env["SVCINIT_KV_PREFIX"] = ""
-    service.template("app.ini", "{{ this.port }} {{ env.HOME }}")
-    assert examined(service)[2] == ['service "web" { policy = "write" }']
-    service.template("app.ini", "{{ this.address }}")
-    assert examined(service)[2] == ['service "web" { policy = "write" }', AGENT_RULE]
-    service.env["SVCINIT_ADVERTISE"] = LOOPBACK
-    assert examined(service)[2] == ['service "web" { policy = "write" }']
+def test_what_is_no_consul_is_named_for_what_it_is(service: Service) -> None:
+    with between((service.consul.address, service.consul.http_port)) as proxy:
+        proxy.fault = "garbage"
+        found = diagnosis({**service.env, "CONSUL_HTTP_ADDR": f"{LOOPBACK}:{proxy.port}"})
+        assert "answered something that is not JSON: is that a Consul agent?" in found.one("consul-away")
+    found = diagnosis({**service.env, "CONSUL_HTTP_ADDR": f"{service.consul.address}:{service.consul.http_port}/v2"})
+    assert "is CONSUL_HTTP_ADDR a Consul agent that takes this?" in found.one("consul-wrong")
 
 
-def test_a_token_of_exactly_that_policy_is_enough_for_a_whole_life(guarded: GuardedConsul, demanding: Service) -> None:
-    guarded.let_anonymous(FOR_DNS)
-    demanding.env["CONSUL_HTTP_TOKEN"] = guarded.grant(" ".join(examined(demanding)[2])).secret
-    svcinit = demanding.start()
-    is_passing(demanding)
-    assert (demanding.out / "app.ini").read_text() == f"True {LOOPBACK} 1 3 0"
-    guarded.kv_put("config/web/n", "4")
-    svcinit.signal(signal.SIGHUP)
-    svcinit.says("reload 1: done")
-    assert (demanding.out / "app.ini").read_text().startswith(f"True {LOOPBACK} 4 3")
-    for instance in (*guarded.instances("web"), *guarded.instances("admin")):
-        guarded.deregister(instance["Service"]["ID"])
-    is_passing(demanding)
-    eventually(lambda: guarded.passing("admin"), "admin is registered again, too")
-    assert svcinit.stop() == 0
-    assert guarded.instances("web") + guarded.instances("admin") == []
-    assert "denied" not in svcinit.err
+def test_a_cluster_without_a_leader_is_told(tmp_path: pathlib.Path, make_service: Callable[..., Service]) -> None:
+    with LoneServer(tmp_path / "lone") as agent:
+        found = diagnosis(make_service(agent).env)
+    assert f"{agent.url} answers, and its cluster has no leader" in found.one("consul-leaderless")
 
 
-@pytest.mark.parametrize(
-    ("rule", "said"),
-    [
-        (KEY_RULES[0], "there is no key m"),
-        (KEY_RULES[1], "KV prefix config/web: there are none, or none that the token may read\n"),
-        (AGENT_RULE, f"needs {AGENT_RULE}"),
-    ],
-    ids=["shared-keys", "own-keys", "agent"],
-)
-def test_without_a_rule_of_the_policy_the_start_fails_and_says_why(
-    guarded: GuardedConsul, demanding: Service, rule: str, said: str
+@pytest.mark.parametrize(("offset", "said"), [("+1h", "behind"), ("-1h", "ahead of")])
+def test_a_clock_that_differs_from_the_agents_is_told_with_how_much(service: Service, offset: str, said: str) -> None:
+    found = diagnosis({**service.env, **at(offset)})
+    told = found.one("clock-skew").split()
+    assert " ".join(told[:4]) == "the agent's clock is"
+    assert 3590 <= int(told[4]) <= 3610
+    assert f" s {said} this host's |" in found.one("clock-skew")
+    assert found.code == 0
+
+
+def test_a_certificate_that_has_ended_by_this_hosts_clock_is_told_with_that_clock(
+    tmp_path: pathlib.Path, make_service: Callable[[ConsulAgent], Service]
 ) -> None:
-    guarded.let_anonymous(FOR_DNS)
-    guarded.kv_delete("config/shared/n")
-    demanding.env["CONSUL_HTTP_TOKEN"] = guarded.grant(" ".join(each for each in ALL if each != rule)).secret
-    refuses_to_start(demanding, said)
+    authority = Authority(tmp_path / "ca")
+    server = authority.issue("server", f"IP:{LOOPBACK}")
+    with TlsConsul(tmp_path / "tls", authority, server) as agent:
+        service = make_service(agent)
+        service.env["CONSUL_HTTP_TOKEN"] = agent.token
+        found = diagnosis({**service.env, **at("+9d")})
+        assert "certificate has expired" in found.one("consul-wrong")
+        assert "s behind this host's" in found.one("clock-skew")
+        assert "consul-wrong" not in diagnosis(service.env).bad
 
 
-@pytest.mark.parametrize("rule", SERVICE_RULES, ids=["web", "admin"])
-def test_without_a_rule_for_a_service_the_log_says_which(guarded: GuardedConsul, demanding: Service, rule: str) -> None:
-    guarded.let_anonymous(FOR_DNS)
-    demanding.env["CONSUL_HTTP_TOKEN"] = guarded.grant(" ".join(each for each in ALL if each != rule)).secret
-    svcinit = demanding.start()
-    svcinit.says(f"needs {rule}")
-    other = "admin" if '"web"' in rule else "web"
-    eventually(lambda: guarded.passing(other), "the other is registered")
-    assert svcinit.stop() == 0
-    assert guarded.instances("web") + guarded.instances("admin") == []
+def test_it_ends_in_time_and_says_what_did_not_where_all_of_consul_hangs(
+    own_consul: ConsulAgent, make_service: Callable[[ConsulAgent], Service]
+) -> None:
+    service = make_service(own_consul)
+    service.template("app.ini", '{{ service("db") | length }}')
+    service.template("other.ini", '{# svcinit: check="no-check {}" #}\n{{ key("n") }}')
+    service.env["SVCINIT_DNS_ADDR"] = ",".join([own_consul.dns] * 5)
+    own_consul.pause()
+    found = diagnosis(service.env)  # which has to end
+    own_consul.resume()
+    assert "timed out" in found.one("consul-away")
+    assert len(found.all("dns-server-away")) == 5
+    assert {"dns-away", "template-unrendered", "command-missing"} <= found.bad
+
+
+def test_a_server_that_answers_without_end_is_ended_and_hides_nothing(service: Service) -> None:
+    with between((service.consul.address, service.consul.http_port)) as proxy:
+        proxy.fault = "dribble"
+        service.env["CONSUL_HTTP_ADDR"] = f"{LOOPBACK}:{proxy.port}"
+        found = diagnosis(service.env, "--", "no-command")
+    assert found.one("unfinished").startswith("no end after ")
+    assert [entry["check"] for entry in found.entries if entry["finding"] == "unfinished"] == ["http"]
+    assert found.well("dns") == [f"{service.consul.dns} answers"]
+    assert "command-missing" in found.bad

@@ -59,6 +59,7 @@ class ConsulAgent:
     """`consul agent -dev`, on free ports of `address`; use as a context manager."""
 
     secrets: Mapping[str, str] = {}  # what svcinit is told besides, for it to keep to itself
+    flags: tuple[str, ...] = ("-dev",)
 
     def __init__(
         self, folder: pathlib.Path, *, config: Mapping[str, Any] | None = None, address: str = LOOPBACK
@@ -128,9 +129,12 @@ class ConsulAgent:
         assert binary, "CONSUL_BINARY names no consul: run the tests by `make test`"
         with (self.folder / "consul.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "agent", "-dev", "-config-file", str(path)], stdout=log, stderr=log, start_new_session=True
+                [binary, "agent", *self.flags, "-config-file", str(path)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
-        eventually(self._has_leader, f"Consul is up; its log: {self.folder}/consul.log", 20)
+        eventually(self.is_up, f"Consul is up; its log: {self.folder}/consul.log", 20)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -158,7 +162,8 @@ class ConsulAgent:
         assert self._process
         self._process.send_signal(signal.SIGCONT)
 
-    def _has_leader(self) -> bool:
+    def is_up(self) -> bool:
+        """Does it answer, and has it a leader?"""
         assert self._process
         assert self._process.poll() is None, (self.folder / "consul.log").read_text()[-2000:]
         try:
@@ -201,6 +206,21 @@ class ConsulAgent:
     def passing(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}?passing")
         return found
+
+
+class LoneServer(ConsulAgent):
+    """One of two servers, without the other: it answers, and there is no leader."""
+
+    flags = ()
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__(folder, config={"server": True, "bootstrap_expect": 2, "data_dir": str(folder / "data")})
+
+    def is_up(self) -> bool:
+        try:
+            return bool(self.get("/v1/status/leader") == "")
+        except OSError:
+            return False
 
 
 class ExistingConsul(ConsulAgent):

@@ -13,8 +13,11 @@ HOP = "connection", "transfer-encoding", "keep-alive"
 
 
 @contextlib.contextmanager
-def gate(target: tuple[str, int], credentials: str) -> Iterator[str]:
-    """HOST:PORT of a proxy that passes on to `target` what comes with `credentials`, USER:PASSWORD, else says 401."""
+def gate(target: tuple[str, int], credentials: str, hidden: str | None = None) -> Iterator[str]:
+    """HOST:PORT of a proxy that passes on to `target` what comes with `credentials`, USER:PASSWORD, else says 401.
+
+    `hidden`: how the paths begin that it says 404 to.
+    """
     wanted = "Basic " + base64.b64encode(credentials.encode()).decode()
 
     class Gate(BaseHTTPRequestHandler):
@@ -24,6 +27,9 @@ def gate(target: tuple[str, int], credentials: str) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.headers.get("Authorization") != wanted:
                 self.answer(401, {"WWW-Authenticate": 'Basic realm="consul"'}, b"Unauthorized")
+                return
+            if hidden is not None and self.path.startswith(hidden):
+                self.answer(404, {}, b"404 page not found")
                 return
             with contextlib.closing(http.client.HTTPConnection(*target, timeout=30)) as consul:
                 kept = {name: value for name, value in self.headers.items() if name.lower() not in HOP}

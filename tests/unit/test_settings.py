@@ -52,6 +52,21 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
     )
 
 
+def test_what_contradicts_itself_is_told_beside_what_is_wrong_unless_that_may_be_why() -> None:
+    assert faults(SVCINIT_SERVICE="web", SVCINIT_DRAIN="soon", SVCINIT_READY="tcp", SVCINIT_STOP="restart") == (
+        "SVCINIT_DRAIN='soon': expected a duration such as 500ms, 10s, 5m or 1h",
+        "SVCINIT_READY=tcp needs SVCINIT_PORT: the port to probe",
+        "SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none",
+    )
+    (fault,) = faults(SVCINIT_SERVICE="web", SVCINIT_PORT="80x", SVCINIT_READY="tcp")
+    assert fault.startswith("SVCINIT_PORT='80x'")
+
+
+def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
+    found, wrong = settings.attempt({**WEB, "SVCINIT_DRAIN": "soon", "SVCINIT_USER": "nobody-here"})
+    assert (found.service, found.port, found.drain, found.user, len(wrong)) == ("web", 8000, 1.0, None, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

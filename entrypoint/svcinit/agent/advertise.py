@@ -29,7 +29,7 @@ def advertised(wanted: str | None) -> str | None:
         return str(ipaddress.ip_address(wanted))
     except ValueError:
         pass
-    found = _interfaces()
+    found = interfaces()
     if wanted == DEFAULT_ROUTE:
         chosen = found.get(_default_interface() or "", [])
     elif "/" in wanted:
@@ -60,7 +60,7 @@ def is_label(text: str) -> bool:
     return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
 
 
-def _interfaces() -> dict[str, list[str]]:
+def interfaces() -> dict[str, list[str]]:
     """Interface to its addresses, IPv4 before IPv6, link-local ones left out."""
     import socket
 

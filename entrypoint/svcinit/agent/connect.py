@@ -11,16 +11,19 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0  # seconds; Consul's agent is on this host or next to it
 
 
-def connect(settings: Settings, longest: float = READ_TIMEOUT) -> Consul:
-    """A client of the local Consul agent; nothing is sent yet. `longest`: seconds for one call."""
-    verify: bool | str = settings.consul_http_ssl_verify
+def connect(settings: Settings, longest: float = READ_TIMEOUT, *, trusting: bool = False) -> Consul:
+    """A client of the local Consul agent; nothing is sent yet. `longest`: seconds for one call.
+
+    `trusting`: one that takes any certificate, and therefore tells no secret.
+    """
+    verify: bool | str = settings.consul_http_ssl_verify and not trusting
     if verify:
         verify = settings.consul_cacert or settings.consul_capath or True
     consul = Consul(
         settings.consul_http_addr,
-        token=settings.consul_http_token,
-        token_file=settings.environment.get("CONSUL_HTTP_TOKEN_FILE"),
-        auth=settings.consul_http_auth,
+        token=None if trusting else settings.consul_http_token,
+        token_file=None if trusting else settings.environment.get("CONSUL_HTTP_TOKEN_FILE"),
+        auth=None if trusting else settings.consul_http_auth,
         ssl=settings.consul_http_ssl,
         verify=verify,
         client_cert=settings.consul_client_cert,

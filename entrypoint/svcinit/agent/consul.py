@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import urllib.parse
 
-from svcinit.agent.http import Away, Http
+from svcinit.agent.http import Away, Denied, Http
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
@@ -76,6 +77,26 @@ class Consul(Http):
             raise
         named = {kind: [str(link.get("Name")) for link in found.get(kind) or []] for kind in ("Policies", "Roles")}
         return {"AccessorID": str(found.get("AccessorID")), **named}
+
+    def look_up(self, key: str, dc: str | None = None) -> None:
+        """Read a key that need not be there. Unlike `kv` it raises Denied where the token may not."""
+        query = {"dc": dc} if dc else None
+        self.call("GET", "/v1/kv/" + urllib.parse.quote(key), key_rule(key), query, limit=KV_LIMIT)
+
+    def may_register(self, names: Sequence[str]) -> dict[str, bool] | None:
+        """Which services the token may register, without any being registered; None where the agent does not tell.
+
+        By what Consul's own pages ask, since 1.7: no other call that writes is without effect.
+        """
+        path = "/v1/internal/acl/authorize"
+        questions = [{"Resource": "service", "Access": "write", "Segment": name} for name in names]
+        try:
+            answer = self.call("POST", path, "to be one that Consul knows", None, questions)
+            return {str(each["Segment"]): bool(each["Allow"]) for each in answer}
+        except Denied:
+            raise
+        except (ConfigError, TypeError, KeyError):
+            return None
 
     def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
         """A local service as its agent has it, `Service` and `Checks`; None where there is none."""

@@ -111,7 +111,13 @@ def commit(
     return Committed([change.target for change in changes], [change.was() for change in changes], made)
 
 
-def rehearse(files: Iterable[File], *, timeout: float = CHECK_TIMEOUT, env: Mapping[str, str] | None = None) -> None:
+def rehearse(
+    files: Iterable[File],
+    *,
+    timeout: float = CHECK_TIMEOUT,
+    env: Mapping[str, str] | None = None,
+    redact: Callable[[str], str] = str,
+) -> None:
     """Stage every file and run every check as `commit` does, those of unchanged files too; put nothing in place.
 
     Raises ConfigError.
@@ -120,7 +126,7 @@ def rehearse(files: Iterable[File], *, timeout: float = CHECK_TIMEOUT, env: Mapp
     made: list[str] = []
     try:
         _stage(changes, made)
-        _check(changes, timeout, env, str)
+        _check(changes, timeout, env, redact)
     finally:
         for change in changes:
             change.new.discard()

@@ -12,7 +12,9 @@ import os
 import select
 import socket
 import ssl as tls
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
 
@@ -29,6 +31,7 @@ from svcinit.errors import ConfigError, Unavailable
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
 CHUNK = 1 << 16
 QUOTE_LIMIT = 200  # characters of an agent's own words in a message
+NO_SUCH_TOKEN = "ACL not found"
 JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
 ABSENT = b"unknown service", b"no service registered", b"unknown check", b'"aggregatedstatus"'
 TOKEN_LIMIT = 1 << 16  # characters
@@ -44,6 +47,14 @@ class Away(Unavailable):
     def __init__(self, fault: str, retry_after: float | None = None) -> None:
         super().__init__(fault)
         self.retry_after = retry_after
+
+
+class Denied(ConfigError):
+    """The token may not do this, for which it needs `rule`; `unknown`: Consul does not know the token at all."""
+
+    def __init__(self, *faults: str, rule: str = "", unknown: bool = False, **named: object) -> None:
+        super().__init__(*faults, **named)
+        self.rule, self.unknown = rule, unknown
 
 
 class Http:
@@ -123,6 +134,22 @@ class Http:
             response, content = self._exchange(method, path, query, body, told, limit)
         self.reached = True
         return self._decoded(response.status_code, response.headers, content, told, rule, states)
+
+    def ahead(self) -> float:
+        """How many seconds the agent's clock is ahead of this host's, at least; 0 where they may be the same.
+
+        Every answer has a Date, cut to whole seconds (RFC 9110, 6.6.1). Raises ConfigError, Unavailable.
+        """
+        path = "/v1/status/leader"
+        told = self.told("GET", path)
+        began = time.time()
+        response, _ = self._exchange("GET", path, None, None, told, BODY_LIMIT)
+        ended = time.time()
+        try:
+            date = parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
+        except ValueError:
+            raise Away(f"{told} is answered without a Date") from None
+        return max(0.0, date - ended) or min(0.0, date + 1 - began)
 
     def open(self) -> HTTPConnection:
         """A connection of its own, for a call whose answer is waited for elsewhere; nothing is sent yet."""
@@ -259,8 +286,9 @@ class Http:
         if status == 404 and _is_absence(headers, content):
             return None
         if status == 403:
+            fault = f"{told} is denied ({words}): {self.which_token} needs {rule}"
             named = {"variable": "CONSUL_HTTP_TOKEN", "file": self._token_file}
-            raise ConfigError(f"{told} is denied ({words}): {self.which_token} needs {rule}", **named)
+            raise Denied(fault, rule=rule, unknown=NO_SUCH_TOKEN in words, **named)
         if status in JUST_AWAY:
             wait = _seconds(headers.get("Retry-After"))
             raise Away(f"{told} answered {status}: {words}", wait)

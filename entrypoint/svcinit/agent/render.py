@@ -169,6 +169,22 @@ def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), 
     return words
 
 
+def outline(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> tuple[list[Rendered], list[str]]:
+    """Each file as it would be, but empty, and what is wrong with the templates whatever they are rendered from."""
+    engine = _engine(data, dirs, None)
+    faults = engine.compile_all()
+    made: list[Rendered] = []
+    for source in sources:
+        if source.template:
+            made.append(_made(engine, source, b"", faults))
+        else:
+            try:
+                made.append(_copy(source))
+            except ConfigError as error:
+                faults += error.faults
+    return made, list(dict.fromkeys(faults))
+
+
 def _has_template(word: str) -> bool:
     return "{{" in word or "{%" in word or "{#" in word
 
@@ -229,11 +245,20 @@ def _from_template(engine: Engine, source: Source) -> Rendered:
         faults += error.faults
     except Unavailable as error:
         away = error
-    options = _options(engine.options(source.name), f"{source.path}, line 1", faults)
+    made = _made(engine, source, content, faults)
     if faults:
         raise ConfigError(*faults, file=source.path)
     if away:
         raise away
+    return made
+
+
+def _made(engine: Engine, source: Source, content: bytes, faults: list[str]) -> Rendered:
+    """The file with what its options ask for; what is wrong with those goes to `faults`."""
+    before = len(faults)
+    options = _options(engine.options(source.name), f"{source.path}, line 1", faults)
+    if len(faults) > before:
+        return Rendered(source.target, content)
     mode = options.get("mode")
     owner = _owner(options["owner"], "", faults) if "owner" in options else None
     return Rendered(

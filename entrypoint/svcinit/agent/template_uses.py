@@ -1,4 +1,4 @@
-"""Which of the names that cost a rule or a question the templates use; looked for in their source, not rendered."""
+"""Which of the names that cost a rule, a question or a package templates use; looked for in their source alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATTRIBUTES = {("this", "address")}
 
 
 def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
-    """Names that templates below `dirs` use, those included: `node`, `service`, `this.address`, ...
+    """Names that templates below `dirs` use, those included: `node`, `service`, `this.address`, `to_yaml`, ...
 
     What has no right syntax is left out: rendering tells of it. Raises ConfigError where a tree cannot be read.
     """
@@ -40,6 +40,8 @@ def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
 def _names(tree: nodes.Template) -> Iterator[str]:
     for name in tree.find_all(nodes.Name):
         yield name.name
+    for used in tree.find_all(nodes.Filter):
+        yield used.name
     for attribute in tree.find_all(nodes.Getattr):
         if isinstance(attribute.node, nodes.Name) and (attribute.node.name, attribute.attr) in ATTRIBUTES:
             yield f"{attribute.node.name}.{attribute.attr}"

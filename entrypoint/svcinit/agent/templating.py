@@ -7,6 +7,7 @@ it.) The same data render to the same bytes, hence neither `lipsum` nor `random`
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,13 +112,15 @@ class Engine:
 
         return self._explained(label, make)
 
-    def compile_all(self) -> None:
-        """Compile every template of the trees: what fails will fail again, and be told, where it is rendered."""
+    def compile_all(self) -> list[str]:
+        """Compile every template of the trees, and tell what is wrong with any, whatever it is rendered from."""
+        faults: list[str] = []
         for name in self._env.list_templates(["j2"]):
             try:
-                self._env.get_template(name)
-            except Exception:  # a template can raise whatever Python can
-                continue
+                self._explained(self._loader.path_of(name), lambda name=name: str(self._env.get_template(name)))  # type: ignore[misc]
+            except ConfigError as error:
+                faults += error.faults
+        return faults
 
     def options(self, name: str) -> str:
         """Return what the first-line comment of a template says after `svcinit:`, once it was rendered."""
@@ -143,6 +146,11 @@ class _Loader(FileSystemLoader):
         super().__init__(dirs)
         self.texts: dict[str, str] = {}
         self.options: dict[str, str] = {}
+
+    def path_of(self, template: str) -> str:
+        """Where a template lies, for messages."""
+        paths = (os.path.normpath(os.path.join(tree, template)) for tree in self.searchpath)
+        return next(filter(os.path.exists, paths), template)
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         try:

@@ -27,7 +27,7 @@ COMMANDS = {  # name: (module, help)
     "check": ("check", "render all templates from a file, without Consul, and run their check commands; for CI"),
     "maintenance": ("maintenance", "on: take the service out of Consul's answers while it runs on; off: give it back"),
     "external": ("external", "put a service that no agent looks after into Consul's catalog, or take it out"),
-    "doctor": ("doctor", "try all that the settings name, and print the least ACL policy for them; 1 if any is wrong"),
+    "doctor": ("doctor", "try all that the settings name, say what to do; print the least ACL policy; 1 if wrong"),
 }
 
 

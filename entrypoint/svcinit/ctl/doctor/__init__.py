@@ -1,0 +1,161 @@
+"""svcinitctl doctor: try all that the settings name, each by itself, and say what is wrong, where, and what to do.
+
+It is asked before anything works, in the image or beside a svcinit that runs, so nothing that hangs or fails keeps it
+from the rest. It changes nothing: what it writes it removes again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
+from svcinit.ctl.doctor.report import Report
+from svcinit.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from svcinit.ctl.doctor.report import Attempt
+    from svcinit.settings import Settings
+
+LONGEST = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
+HERE, NETWORK = 4.0, 5.0  # seconds for what waits for nothing but this host, and for one question over the network
+SHOWN = {OK: "ok", WARNING: "warning", WRONG: "WRONG"}
+TIMED = "http", "dns"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("words", nargs="*", metavar="-- COMMAND", help="the container's command: look at it, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    from svcinit.ctl.render import put
+
+    report, policy = examine(os.environ, tuple(options.words))
+    if options.json:
+        put(json.dumps({"ok": report.is_well, "checks": report.entries, "policy": policy}, indent=2), "\n")
+        return 0 if report.is_well else 1
+    for entry in report.entries:
+        took = f" ({entry['milliseconds']:g} ms)" if entry["check"] in TIMED and entry["level"] == OK else ""
+        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {entry['said']}{took}\n")
+        if entry["todo"]:
+            put(f"{'':20}to do: {entry['todo']}\n")
+    put(f"\n{policy}" if policy else "")
+    return 0 if report.is_well else 1
+
+
+def examine(environment: Mapping[str, str], words: tuple[str, ...]) -> tuple[Report, str]:
+    """All findings, and the policy as HCL; that is empty where Consul is not needed, or SVCINIT_SERVICES is wrong."""
+    from svcinit.ctl.doctor import process
+    from svcinit.settings import attempt
+
+    report = Report(LONGEST)
+    report.together(HERE, ("settings", lambda: process.given(environment)))
+    if report.has("settings", "unfinished", "doctor-failed"):
+        return report, ""
+    return report, Examination(attempt(environment)[0], words, report).run()
+
+
+class Examination:
+    """In three rounds: what is here, then whether Consul and DNS answer, then what depends on that."""
+
+    def __init__(self, settings: Settings, words: tuple[str, ...], report: Report) -> None:
+        from svcinit.ctl import state
+
+        self.settings, self.report = settings, report
+        self.running = state.read()
+        self.command = words or tuple((self.running or {}).get("command", ()))
+        self.used: set[str] = set()  # what costs a rule, a question or a package, of what templates use
+        self.needs_consul = settings.source is None and bool(settings.service or settings.needs_prepare)
+
+    def run(self) -> str:
+        """Returns the policy."""
+        from svcinit.agent.policy import policy
+
+        self.look_around()
+        if self.needs_consul:
+            self.look_out()
+        self.look_further()
+        try:
+            return policy(self.settings, self.used) if self.needs_consul else ""
+        except ConfigError:  # told already
+            return ""
+
+    def look_around(self) -> None:
+        from svcinit.ctl.doctor import files, process
+
+        settings, running = self.settings, self.running
+        attempts: list[Attempt] = [
+            ("init", lambda: process.init(running)),
+            ("user", lambda: process.user(settings, running)),
+            ("command", lambda: process.commands(settings, self.command)),
+            ("stop", lambda: process.stop(settings)),
+        ]
+        if not settings.plain:
+            attempts.append(("run", lambda: files.run_folder(settings)))
+        if settings.needs_prepare and settings.cache:
+            attempts.append(("cache", lambda: files.cache(settings)))
+        if files.dirs(settings):
+            from svcinit.agent import templating  # noqa: F401  here: once for all children
+
+            attempts.append(("templates", lambda: files.syntax(settings)))
+            attempts.append(("command", lambda: process.startable(settings, files.reload_commands(settings))))
+        self.report.together(HERE, *attempts)
+        if files.dirs(settings) and not self.report.has("templates", "unfinished", "doctor-failed"):
+            self.used = files.used(settings)
+
+    def look_out(self) -> None:
+        from svcinit.ctl.doctor import consul
+
+        settings, asks = self.settings, self.asks_for_peers
+        self.report.together(
+            NETWORK,
+            ("http", lambda: consul.http(settings)),
+            *(("dns", lambda server=server: consul.dns(settings, server, asks)) for server in settings.dns_addr),
+        )
+        if asks and not self.dns_answers:
+            self.report.together(NETWORK, ("dns", lambda: consul.no_dns(settings)))
+
+    def look_further(self) -> None:
+        from svcinit.ctl.doctor import files, process, registration
+
+        settings = self.settings
+        answers = self.needs_consul and self.report.has("http", "")
+        attempts: list[Attempt] = [("modules", lambda: process.modules(settings, self.used))]
+        if answers:
+            attempts += self.asked_of_consul()
+        if settings.source is not None:
+            attempts.append(("source", lambda: files.source(settings)))
+        if settings.wait_for and (self.dns_answers or settings.source is not None):
+            attempts.append(("wait", lambda: files.wait(settings)))
+        if settings.needs_prepare:
+            reached, named = answers or settings.source is not None, self.dns_answers
+            attempts.append(("targets", lambda: files.targets(settings, self.command, reached=reached, named=named)))
+        if settings.registers:
+            attempts.append(("address", lambda: registration.address(settings, answers=answers)))
+            attempts.append(("register", lambda: registration.state(settings, self.running, answers=answers)))
+        self.report.together(LONGEST, *attempts)
+
+    def asked_of_consul(self) -> list[Attempt]:
+        from svcinit.ctl.doctor import consul
+
+        settings, used = self.settings, self.used
+        found: list[Attempt] = [
+            ("clock", lambda: consul.clock(settings)),
+            ("token", lambda: consul.token(settings, used)),
+        ]
+        for prefix, datacenter in settings.kv_prefix:
+            found.append(("kv", lambda prefix=prefix, dc=datacenter: consul.keys(settings, prefix, dc)))  # type: ignore[misc]
+        return found
+
+    @property
+    def asks_for_peers(self) -> bool:
+        return bool(self.settings.wait_for) or "service" in self.used
+
+    @property
+    def dns_answers(self) -> bool:
+        return self.report.has("dns", "", "dns-blind")

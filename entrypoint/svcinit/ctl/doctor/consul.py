@@ -1,0 +1,175 @@
+"""What the doctor finds of Consul: its agent, the clock, the token and its rules, the KV prefixes, DNS."""
+
+from __future__ import annotations
+
+import contextlib
+
+from svcinit.agent import last_known
+from svcinit.agent.connect import connect
+from svcinit.agent.consul import AGENT_RULE, service_rule
+from svcinit.agent.discovery import Resolver
+from svcinit.agent.http import Denied
+from svcinit.agent.policy import needs_agent
+from svcinit.agent.prepare import PREFIX, called
+from svcinit.agent.services import services
+from svcinit.ctl.doctor.report import found, well
+from svcinit.errors import ConfigError, SvcinitError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from svcinit.agent.consul import Consul
+    from svcinit.ctl.doctor.report import Entry
+    from svcinit.settings import Settings
+
+CALL = 2.5  # seconds, at most, for one call
+DNS_TIMEOUT = 2.5  # seconds for each server
+ANY_SERVICE = "consul"  # the servers' own: it is there wherever DNS may show services
+SKEW = 5.0  # seconds that two clocks may differ
+TLS = "TLS failed"
+
+
+def http(settings: Settings) -> Iterator[Entry]:
+    try:
+        with contextlib.closing(connect(settings, CALL)) as consul:
+            leader = consul.leader()
+    except SvcinitError as error:
+        yield from failed(error)
+        if TLS in str(error):
+            yield from clock(settings, trusting=True)
+        return
+    if leader:
+        yield well(f"{settings.consul_http_addr} answers; leader {leader}")
+    else:
+        yield found("consul-leaderless", f"{settings.consul_http_addr} answers, and its cluster has no leader")
+
+
+def failed(error: SvcinitError) -> Iterator[Entry]:
+    """What a call to the agent ended with."""
+    finding = "consul-away" if isinstance(error, Unavailable) else "consul-wrong"
+    if isinstance(error, Denied):
+        finding = "token-unknown" if error.unknown else "rule-missing"
+    rule = error.rule if isinstance(error, Denied) else ""
+    yield from (found(finding, fault, rule=rule) for fault in error.faults)
+
+
+def clock(settings: Settings, *, trusting: bool = False) -> Iterator[Entry]:
+    """`trusting`: where a certificate was refused, for which a wrong clock may be the reason."""
+    try:
+        with contextlib.closing(connect(settings, CALL, trusting=trusting)) as consul:
+            ahead = consul.ahead()
+    except SvcinitError as error:
+        yield from () if trusting else failed(error)
+        return
+    if abs(ahead) > SKEW:
+        where = "ahead of" if ahead > 0 else "behind"
+        yield found("clock-skew", f"the agent's clock is {abs(ahead):.0f} s {where} this host's", check="clock")
+    else:
+        yield well(f"the agent's and this host's differ by less than {SKEW:g} s", check="clock")
+
+
+def token(settings: Settings, used: Collection[str]) -> Iterator[Entry]:
+    """Which token it is, and whether it may what the settings need besides reading KV."""
+    with contextlib.closing(connect(settings, CALL)) as consul:
+        try:
+            identity = _identity(settings, consul)
+            denied, untried = _denied_services(settings, consul)
+            agent_fault = _agent_fault(consul)
+        except SvcinitError as error:
+            yield from failed(error)
+            return
+    needed = needs_agent(settings, used)
+    if not identity:
+        yield well("none is needed: ACLs are off")
+        return
+    denied += [AGENT_RULE] * bool(agent_fault and needed)
+    if denied and not settings.consul_http_token:
+        rules = ", ".join(denied)
+        yield found("token-missing", f"ACLs are on, and no token is given (CONSUL_HTTP_TOKEN), as it takes for {rules}")
+        return
+    yield well(identity)
+    yield from (found("rule-missing", f"the token lacks {rule}", rule=rule) for rule in denied)
+    if untried:
+        rules = ", ".join(untried)
+        yield found("rule-untried", f"the agent does not tell whether the token has {rules}", rules=rules)
+    if agent_fault and not needed and settings.registers and not settings.advertise:
+        yield found("rule-advised", agent_fault, rule=AGENT_RULE)
+
+
+def _identity(settings: Settings, consul: Consul) -> str:
+    """Which token it is, for people; empty where there are no ACLs."""
+    try:
+        known = consul.token_self()
+    except Denied:
+        if settings.consul_http_token:
+            raise
+        return "none is given, and what needs none is enough"
+    if known is None:
+        return ""
+    held = [f"policy {name}" for name in known["Policies"]] + [f"role {name}" for name in known["Roles"]]
+    return f"accessor {known['AccessorID']}, {', '.join(held) or 'no policy'}"
+
+
+def _denied_services(settings: Settings, consul: Consul) -> tuple[list[str], list[str]]:
+    """The rules that are denied for registering, and those of which the agent does not tell."""
+    try:
+        names = list(dict.fromkeys(service.name for service in services(settings)))
+    except ConfigError:  # told with the settings
+        return [], []
+    allowed = consul.may_register(names) if names else {}
+    if allowed is None:
+        return [], [service_rule(name) for name in names]
+    return [service_rule(name) for name in names if not allowed.get(name)], []
+
+
+def _agent_fault(consul: Consul) -> str:
+    try:
+        consul.agent()
+    except Denied as denied:
+        return str(denied)
+    return ""
+
+
+def keys(settings: Settings, prefix: str, datacenter: str | None) -> Iterator[Entry]:
+    what = called(prefix, dc=datacenter)
+    try:
+        with contextlib.closing(connect(settings, CALL)) as consul:
+            consul.look_up(f"{prefix}/", datacenter)
+            count = len(consul.kv(prefix, datacenter))
+    except SvcinitError as error:
+        yield from failed(error)
+        return
+    before = 0 if count or settings.allow_empty else last_known.count(settings, PREFIX + what)
+    if count:
+        yield well(f"{what}: keys {count}")
+    elif before:
+        yield found("kv-emptied", f"{what}: no keys, and SVCINIT_CACHE had {before}")
+    else:
+        yield found("kv-empty", f"{what}: no keys", prefix=prefix)
+
+
+def dns(settings: Settings, server: tuple[str, int], needed: bool) -> Iterator[Entry]:
+    """`needed`: something asks for peers."""
+    where = _named(server)
+    try:
+        shown = Resolver([server], settings.domain, DNS_TIMEOUT).peers(ANY_SERVICE)
+    except SvcinitError as error:
+        yield from (found("dns-server-away", fault) for fault in error.faults)
+        return
+    blind = f"{where} answers, and shows no service {ANY_SERVICE} in domain {settings.domain}"
+    if shown:
+        yield well(f"{where} answers")
+    elif needed:
+        yield found("dns-blind", blind)
+    else:
+        yield well(f"{blind}; nothing asks it for peers")
+
+
+def no_dns(settings: Settings) -> Iterator[Entry]:
+    yield found("dns-away", f"no server answers usefully: {', '.join(map(_named, settings.dns_addr))}")
+
+
+def _named(server: tuple[str, int]) -> str:
+    host, port = server
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,293 @@
+"""What the doctor finds of files: templates and what they become, the cache, the state, SVCINIT_SOURCE."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from svcinit.agent import staging
+from svcinit.agent.prepare import SHARED, Preparation, called, kind_of
+from svcinit.ctl.doctor.commands import fault_of
+from svcinit.ctl.doctor.report import found, well
+from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.state import FOLDERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcinit.agent.discovery import Peer
+    from svcinit.agent.render import Rendered
+    from svcinit.ctl.doctor.report import Entry
+    from svcinit.settings import Settings
+
+PATIENCE = 3.0  # seconds for one question of a template's
+
+
+class Nameless(Preparation):
+    """A preparation that need not find out again that DNS does not answer."""
+
+    def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
+        raise Unavailable(f"DNS does not answer for {called(*question)}")
+
+
+def dirs(settings: Settings) -> list[str]:
+    """The template directories that there are."""
+    return [folder for folder in settings.templates if os.path.isdir(folder)]
+
+
+def used(settings: Settings) -> set[str]:
+    """Names that templates use, as far as they can be read."""
+    from svcinit.agent.template_uses import uses
+
+    try:
+        return uses(dirs(settings), [SHARED])
+    except ConfigError:  # told by `syntax`
+        return set()
+
+
+def syntax(settings: Settings) -> Iterator[Entry]:
+    """What is wrong with templates whatever they are rendered from."""
+    try:
+        made, faults = _outline(_preparation(settings, ()))
+    except ConfigError as error:
+        made, faults = [], list(error.faults)
+    for fault in faults:
+        yield found("template-wrong", fault)
+    if not faults:
+        yield well(f"{len(made)} in {', '.join(dirs(settings))}: the syntax is right")
+
+
+def reload_commands(settings: Settings) -> list[tuple[str, str]]:
+    """The commands by which templates have the service told of a change, each with where it stands."""
+    from svcinit.values import reload_option
+
+    try:
+        made, _ = _outline(_preparation(settings, ()))
+    except ConfigError:  # told by `syntax`
+        return []
+    told = [(file.target, reload_option(file.reload)) for file in made if file.reload]
+    return [(f"`reload=` for {target}", action.argv[0]) for target, action in told if action.kind == "exec"]
+
+
+def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, named: bool) -> Iterator[Entry]:
+    """Render what can be rendered, and see whether each file can be put in place, without doing so.
+
+    `reached`: what Consul has can be had; `named`: DNS answers.
+    """
+    data = _preparation(settings, command, named=named)
+    try:
+        made, known = _outline(data)
+    except ConfigError:  # told by `syntax`
+        made, known = [], []
+    contents: dict[str, bytes] = {}
+    trouble = _fetched(data) if reached else ("Consul does not answer",)
+    if not trouble:
+        yield from _environment(data)
+        yield from _rendered(data, contents, known)
+    elif made or settings.render_args:
+        yield from (found("template-unrendered", fault, check="templates") for fault in trouble)
+    told: set[str] = set()
+    for entry in _placed(made, contents, data):
+        if entry["said"] not in told:
+            yield entry
+        told.add(entry["said"])
+    data.close()
+
+
+def _fetched(data: Preparation) -> tuple[str, ...]:
+    """Fetch KV; what went wrong."""
+    try:
+        data.fetch()
+    except SvcinitError as error:
+        return error.faults
+    return ()
+
+
+def _environment(data: Preparation) -> Iterator[Entry]:
+    try:
+        data.environment()
+    except ConfigError as error:
+        yield from (found("env-wrong", fault, check="kv") for fault in error.faults)
+
+
+def _rendered(data: Preparation, contents: dict[str, bytes], known: list[str]) -> Iterator[Entry]:
+    """Fill in what each file would hold. `known`: faults that are told already."""
+    from svcinit.agent import render
+
+    files, faults, away = render.attempt(render.find(data.dirs), data, data.libraries) if data.dirs else ([], [], [])
+    if data.command:
+        try:
+            data.arguments()
+        except ConfigError as error:
+            faults += error.faults
+        except Unavailable as error:
+            away += error.faults
+    contents.update({file.target: file.content for file in files})
+    for fault in faults:
+        if fault not in known:
+            yield found("template-fails", fault, check="templates")
+    for fault in away:
+        yield found("template-waits", fault, check="templates")
+    if files and not faults + away:
+        yield well(f"{len(files)} rendered", check="templates")
+
+
+def _placed(made: list[Rendered], contents: dict[str, bytes], data: Preparation) -> Iterator[Entry]:
+    """Is there a place for each file, and is it accepted there?"""
+    from svcinit.agent import files
+
+    try:
+        files.plan(made)
+    except ConfigError as error:  # two that are one file, beside what is told of each below
+        yield from (_unplaceable(fault, made[0].target) for fault in error.faults)
+    for file in made:
+        if file.target in contents:
+            file.content = contents[file.target]
+        faults = list(_in_place(file))
+        yield from faults
+        if file.check and file.target in contents and not any(entry["finding"] for entry in faults):
+            yield from _checked(file, data)
+        elif file.check:
+            yield from _check_command(file, data)
+
+
+def _in_place(file: Rendered) -> Iterator[Entry]:
+    """Write it beside its target, with its mode and owner, and remove it again."""
+    from svcinit.agent.render import Rendered
+
+    def rehearsal(owner: tuple[int, int] | None) -> tuple[str, ...]:
+        return _faults_of([Rendered(file.target, file.content, file.mode, owner)])
+
+    path = os.path.realpath(file.target)
+    faults = rehearsal(file.owner)
+    if faults and not rehearsal((os.geteuid(), os.getegid())):
+        yield from (found("target-owner", fault) for fault in faults)
+    elif faults:
+        yield from (_unplaceable(fault, path) for fault in faults)
+    elif not staging.is_mount(path):
+        yield well(f"{file.target} can be put in place")
+    elif not os.access(path, os.W_OK, effective_ids=True) and os.stat(path).st_uid != os.geteuid():
+        yield _unplaceable(staging.fault(file.target, path, OSError(errno.EACCES, os.strerror(errno.EACCES))), path)
+    elif os.statvfs(path).f_flag & os.ST_RDONLY:
+        yield _unplaceable(staging.fault(file.target, path, OSError(errno.EROFS, os.strerror(errno.EROFS))), path)
+    else:
+        yield found("target-mounted", f"{file.target} is a mount of its own", folder=os.path.dirname(file.target))
+
+
+def _unplaceable(fault: str, path: str) -> Entry:
+    return found("target-wrong", fault, uid=os.geteuid(), folder=os.path.dirname(path))
+
+
+def _checked(file: Rendered, data: Preparation) -> Iterator[Entry]:
+    faults = _faults_of([file], data)
+    yield from (found("check-refuses", fault) for fault in faults)
+    if not faults:
+        yield well(f"{file.target} is accepted by its check")
+
+
+def _check_command(file: Rendered, data: Preparation) -> Iterator[Entry]:
+    """There is nothing for it to look at: could it be started?"""
+    from svcinit.values import words
+
+    where = f"`check=` for {file.target}"
+    fault = fault_of(words(file.check or "")[0], data.env)
+    if fault:
+        yield found(fault[0], f"{where}: {fault[1]}", where=where)
+
+
+def _faults_of(made: list[Rendered], data: Preparation | None = None) -> tuple[str, ...]:
+    """What speaks against putting them in place; with `data` their checks are run."""
+    from svcinit.agent import files
+
+    try:
+        files.rehearse(made, env=data.env if data else None, redact=data.redact if data else str)
+    except ConfigError as error:
+        return error.faults
+    return ()
+
+
+def source(settings: Settings) -> Iterator[Entry]:
+    """What stands in for Consul."""
+    from svcinit.agent.source_file import read
+
+    try:
+        kv, services = read(settings.source or "")
+    except ConfigError as error:
+        yield from (found("source-wrong", fault) for fault in error.faults)
+        return
+    below = [sum(key.startswith(f"{prefix}/") for key in kv) for prefix, _ in settings.kv_prefix]
+    prefixes = (f"{count} below {prefix}" for count, (prefix, _) in zip(below, settings.kv_prefix, strict=True))
+    yield well(f"{settings.source}: keys {', '.join([str(len(kv)), *prefixes])}; services {len(services)}")
+
+
+def wait(settings: Settings) -> Iterator[Entry]:
+    data = _preparation(settings, ())
+    try:
+        if settings.source is not None:
+            data.fetch()
+        data.wait()
+    except ConfigError:  # told by `source`
+        return
+    except Unavailable as error:
+        yield from (found("peers-missing", fault) for fault in error.faults)
+    else:
+        yield well("SVCINIT_WAIT_FOR: all are there")
+    finally:
+        data.close()
+
+
+def run_folder(settings: Settings) -> Iterator[Entry]:
+    """Where svcinit leaves its state."""
+    folders = (settings.run,) if settings.run else FOLDERS
+    troubles = {folder: _trouble(folder) for folder in folders}
+    usable = next((folder for folder, trouble in troubles.items() if not trouble), "")
+    if usable:
+        yield well(f"{usable} takes svcinit's state")
+        return
+    said = "; ".join(f"{folder} cannot be written: {trouble}" for folder, trouble in troubles.items())
+    yield found("run-unwritable", said, folder=folders[0], uid=os.geteuid())
+
+
+def cache(settings: Settings) -> Iterator[Entry]:
+    from svcinit.agent.cache import load
+
+    folder = os.path.dirname(settings.cache)
+    trouble = _trouble(folder)
+    if trouble:
+        said = f"SVCINIT_CACHE={settings.cache!r}: {folder} cannot be written: {trouble}"
+        yield found("cache-unwritable", said, folder=folder, uid=os.geteuid())
+    try:
+        known = load(settings)
+    except Unavailable as refused:
+        yield found("cache-refused", str(refused))
+        return
+    if not trouble:
+        yield well(f"{settings.cache}: {known.age if known else 'none yet, and it can be written'}")
+
+
+def _trouble(folder: str) -> str:
+    """Why no file can be made in a directory, which is made for that and removed again; empty if one can."""
+    made: list[str] = []
+    try:
+        staging.make_dirs(folder, made)
+        path = os.path.join(folder, f".svcinit-doctor-{os.getpid()}")
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.unlink(path)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    finally:
+        staging.remove_dirs(made)
+    return ""
+
+
+def _preparation(settings: Settings, command: tuple[str, ...], *, named: bool = True) -> Preparation:
+    kind = kind_of(settings) if named or settings.source is not None else Nameless
+    return kind(settings, command, -1, time.monotonic() + PATIENCE)
+
+
+def _outline(data: Preparation) -> tuple[list[Rendered], list[str]]:
+    from svcinit.agent import render
+
+    return render.outline(render.find(data.dirs), data, data.libraries)

@@ -1,0 +1,196 @@
+"""What the doctor finds of the settings, of the process that svcinit is, and of the commands that it starts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import signal
+
+from svcinit.ctl.doctor.commands import fault_of
+from svcinit.ctl.doctor.report import found, well
+from svcinit.errors import SvcinitError
+from svcinit.init import become
+from svcinit.settings import UNKNOWN, attempt
+from svcinit.steps import AFTER_KILL, STOP_TIMEOUT
+from svcinit.values import has_capability, signal_name, words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from svcinit.ctl.doctor.report import Entry
+    from svcinit.settings import Settings
+
+DOCKER_STOP = 10.0  # seconds that `docker stop` gives where nobody says otherwise
+CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): what it takes to become another user
+METRICS = "SVCINIT_METRICS"
+YAML_FILTERS = "to_yaml", "from_yaml"
+YAML_ENDINGS = ".yaml", ".yml"
+
+
+def given(environment: Mapping[str, str]) -> Iterator[Entry]:
+    """What is wrong with the variables, all of it; SVCINIT_SERVICES is read by whoever registers."""
+    from svcinit.agent.services import services
+
+    settings, faults = attempt(environment)
+    registered: list[str] = []
+    try:
+        registered = [service.name for service in services(settings)]
+    except SvcinitError as error:
+        faults += error.faults
+    for fault in faults:
+        yield found("variable-unknown" if UNKNOWN in fault else "settings-wrong", fault)
+    if not faults:
+        yield well(f"registers {', '.join(registered)}" if registered else "nothing is registered")
+
+
+def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
+    """Is svcinit PID 1, or would it be?"""
+    pid = running["pid"] if running else os.getppid()  # ours was forked by the doctor
+    state = f"svcinit runs as PID {pid}: {running['state']}" if running else "no svcinit runs here that leaves a state"
+    name = _read("/proc/1/comm").strip()
+    if pid == 1 or name == "svcinit":
+        yield well(state if running else "what is started here is PID 1" if pid == 1 else "svcinit is PID 1")
+    elif _read("/proc/1/cgroup") != _read("/proc/self/cgroup"):
+        yield found("pid-host", f"PID 1 is {name}, and not of this container; {state}")
+    else:
+        yield found("not-pid-1", f"PID 1 is {name}; {state}", name=name)
+    if running and running["degraded"]:
+        yield found("degraded", running["degraded"])
+
+
+def user(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
+    uid = os.geteuid()
+    if running:
+        other = _owner(f"/proc/{running['pid']}", uid)
+        if other != uid:
+            yield found("other-user", f"svcinit runs as uid {other}, the doctor as uid {uid}", user=other)
+    if settings.user is None:
+        yield well(f"uid {uid}, for svcinit and for the command")
+        return
+    wanted, group, *_ = settings.user
+    lacking = [name for name, bit in CAPABILITIES.items() if not has_capability(bit)]
+    if lacking and (wanted == 0 or (wanted, group) != (os.getuid(), os.getgid())):
+        options = " ".join(f"--cap-add={name}" for name in lacking)
+        said = f"SVCINIT_USER is uid {wanted}, and the container lacks {', '.join(f'CAP_{name}' for name in lacking)}"
+        yield found("capability-missing", said, options=options, user=f"{wanted}:{group}")
+    else:
+        yield well(f"uid {uid} for svcinit, uid {wanted} and gid {group} for the command")
+
+
+def commands(settings: Settings, command: tuple[str, ...]) -> Iterator[Entry]:
+    """The container's command, hooks and the like."""
+    started = list(_named(settings))
+    if not command:
+        yield well("none is given: `svcinitctl doctor -- COMMAND` looks at it, too")
+    elif settings.render_args and "{" in command[0]:
+        yield well(f"{command[0]} is made by a template")
+    else:
+        started.insert(0, ("the command", command[0]))
+    yield from startable(settings, started)
+
+
+def startable(settings: Settings, named: list[tuple[str, str]]) -> Iterator[Entry]:
+    """Can each of (what starts it, command) be started, by SVCINIT_USER? This process becomes that user."""
+    try:
+        become(settings.user)
+    except PermissionError:
+        pass  # told by `user`
+    env = settings.main_environment({})
+    for where, name in named:
+        fault = fault_of(name, env)
+        if fault:
+            finding, said = fault
+            yield found(finding, f"{where}: {said}", where=where)
+        else:
+            yield well(f"{where}: {name} can be started")
+
+
+def _named(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What starts a command, and the name of that."""
+    hooks = (("PRE_START", settings.pre_start), ("PRE_RELOAD", settings.pre_reload), ("POST_STOP", settings.post_stop))
+    yield from ((f"SVCINIT_{name}", argv[0]) for name, argv in hooks if argv)
+    for name, action in (("STOP", settings.stop), ("RELOAD", settings.reload)):
+        if action.kind == "exec":
+            yield f"SVCINIT_{name}", action.argv[0]
+    yield from (("SVCINIT_READY", words(text)[0]) for kind, text in [settings.ready] if kind == "exec")
+    yield from _checks(settings)
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
+    from svcinit.agent.services import services
+
+    try:
+        found = services(settings)
+    except SvcinitError:  # told by `given`
+        return
+    for number, service in enumerate(found):
+        if service.check[0] == "exec":
+            where = f"SVCINIT_SERVICES[{number - 1}].check" if number else "SVCINIT_CHECK"
+            yield where, words(service.check[1])[0]
+
+
+def stop(settings: Settings) -> Iterator[Entry]:
+    """Does a stop fit into what Docker gives, and does Docker's signal start one?"""
+    if settings.plain:
+        yield well(f"a plain init passes TERM on and times nothing; docker stop kills after {DOCKER_STOP:g} s")
+        return
+    drain, budget = settings.drain if settings.registers else 0.0, settings.stop_timeout or STOP_TIMEOUT
+    seconds = math.ceil(drain + budget + AFTER_KILL)
+    told = f"drain {drain:g} s, until KILL {budget:g} s, and {AFTER_KILL:g} s for what is left"
+    if seconds > DOCKER_STOP:
+        said = f"{told}: {seconds} s; docker stop gives {DOCKER_STOP:g}, unless it was told otherwise"
+        yield found("stop-too-long", said, seconds=seconds)
+    else:
+        yield well(f"{told}: within the {DOCKER_STOP:g} s of docker stop; a --stop-timeout cannot be seen from inside")
+    starting = [number for number in signal.valid_signals() if settings.signals.get(number, number) in settings.stop_on]
+    if signal.SIGTERM in starting:
+        yield well("TERM starts it; an image's own STOPSIGNAL cannot be seen from inside")
+    else:
+        names = " or ".join(signal_name(number) for number in sorted(starting))
+        yield found("stop-signal", f"it is started by {names or 'no signal'}, not by TERM", signals=names or "TERM")
+
+
+def modules(settings: Settings, used: set[str]) -> Iterator[Entry]:
+    """Optional packages that the settings or the templates ask for."""
+    yaml = ["SVCINIT_SERVICES"] * _is_yaml(settings.services)
+    yaml += ["SVCINIT_SOURCE"] * (settings.source or "").endswith(YAML_ENDINGS)
+    yaml += [f"a template's {name}" for name in YAML_FILTERS if name in used]
+    metrics = [METRICS] * bool(settings.environment.get(METRICS))
+    for module, extra, users in (("yaml", "yaml", yaml), ("prometheus_client", "metrics", metrics)):
+        if not users:
+            continue
+        said = f"{module}, for {', '.join(users)}"
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            yield found("module-missing", f"there is no package {said}", extra=extra)
+        else:
+            yield well(said)
+
+
+def _is_yaml(text: str | None) -> bool:
+    try:
+        json.loads(text or "[]")
+    except ValueError:
+        return True
+    return False
+
+
+def _owner(path: str, unknown: int) -> int:
+    """Whose it is; `unknown` where /proc does not tell."""
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return unknown
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,134 @@
+"""What the doctor finds of the registration: the address that would be told to peers, and what Consul has of it now."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+
+from svcinit.agent.advertise import advertised, interfaces
+from svcinit.agent.connect import connect
+from svcinit.agent.redact import redactor
+from svcinit.agent.registration import MAINTENANCE, maintenance_of
+from svcinit.agent.services import services
+from svcinit.ctl import state as states
+from svcinit.ctl.doctor.consul import CALL, failed
+from svcinit.ctl.doctor.report import found, well
+from svcinit.errors import ConfigError, SvcinitError
+from svcinit.settings import host_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from svcinit.agent.consul import Consul
+    from svcinit.agent.services import Service
+    from svcinit.ctl.doctor.report import Entry
+    from svcinit.settings import Settings
+
+CRITICAL = "critical"
+OUTPUT = 300  # characters of what a check said
+
+
+def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
+    """Which address would be registered, and can it be the right one? `answers`: the agent does."""
+    try:
+        own = advertised(settings.advertise)
+    except ConfigError as error:
+        yield from (found("address-unknown", fault) for fault in error.faults)
+        return
+    agents = _agents_address(settings) if answers and not own else ""
+    told = own or agents
+    if not told:
+        yield well("the agent's own would be registered, which it does not tell now")
+        return
+    mine, is_here = _mine(), _is_here(settings)
+    by = f"SVCINIT_ADVERTISE={settings.advertise}" if own else "the agent's own"
+    said = f"{told} would be registered ({by})"
+    port = settings.port or "PORT"
+    if _is_loopback(told) and not is_here:
+        yield found("address-loopback", f"{said}, and the agent is at {settings.consul_http_addr}")
+    elif own and own not in mine:
+        yield found("address-foreign", f"{said}; this container has {', '.join(mine)}", address=own, port=port)
+    elif not own and not is_here and agents not in mine:
+        yield found("address-agents", f"{said}; this container has {', '.join(mine)}", port=port)
+    elif _is_loopback(told):
+        yield well(f"{said}; nobody but this host reaches it")
+    else:
+        yield well(said if is_here else f"{said}; the agent is elsewhere, and has to reach it there")
+
+
+def _agents_address(settings: Settings) -> str:
+    try:
+        with contextlib.closing(connect(settings, CALL)) as consul:
+            return consul.agent()["address"]
+    except SvcinitError:  # told with the token
+        return ""
+
+
+def _mine() -> list[str]:
+    """The addresses of this network namespace, loopback ones last."""
+    found = [address for addresses in interfaces().values() for address in addresses]
+    return sorted(found, key=_is_loopback)
+
+
+def _is_here(settings: Settings) -> bool:
+    """Is the agent in this network namespace?"""
+    if settings.consul_http_addr.startswith("unix://"):
+        return True
+    try:
+        places = socket.getaddrinfo(host_of(settings.consul_http_addr) or "localhost", None)
+    except OSError:
+        return False
+    mine = _mine()
+    return any(str(place[4][0]) in mine for place in places)
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:  # an agent may advertise a name
+        return False
+
+
+def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: bool) -> Iterator[Entry]:
+    """What the svcinit that runs here, and the agent, say of each service. `answers`: the agent does."""
+    try:
+        wanted = services(settings)
+    except ConfigError:  # told with the settings
+        return
+    if not running or not answers:
+        names = ", ".join(service.id for service in wanted)
+        yield well(f"{names}: whether the agent reaches it can be seen only beside a svcinit that has registered it")
+        return
+    known = states.presence(dict(running))["services"]
+    with contextlib.closing(connect(settings, CALL)) as consul:
+        for service in wanted:
+            said = known.get(service.id, {})
+            if said.get("trouble"):
+                yield found("unregistered", f"{service.id}: {said['trouble']}")
+            elif not said.get("registered"):
+                yield well(f"{service.id}: not registered yet")
+            else:
+                yield from _registered(settings, service, consul)
+
+
+def _registered(settings: Settings, service: Service, consul: Consul) -> Iterator[Entry]:
+    try:
+        record = consul.instance(service.id, service.name) or {}
+    except SvcinitError as error:
+        yield from failed(error)
+        return
+    at = record.get("Service") or {}
+    where = f"{service.id} at {at.get('Address') or 'the address of the agent'}:{at.get('Port') or '-'}"
+    redact, reason = redactor(settings, {}), maintenance_of(record)
+    if reason is not None:
+        yield found("maintenance", f"{where}: {reason or 'no reason given'}")
+    critical = [check for check in record.get("Checks") or [] if check.get("Status") == CRITICAL]
+    for check in critical:
+        if not str(check.get("CheckID")).startswith(MAINTENANCE):
+            output = " ".join(redact(str(check.get("Output") or "it did not run yet")).split())[:OUTPUT]
+            yield found("check-critical", f"{where}: {check.get('Name')}: {output}")
+    if not critical:
+        yield well(f"{where}: registered, and no check of it fails")

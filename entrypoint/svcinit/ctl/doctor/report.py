@@ -1,0 +1,150 @@
+"""What the doctor found, and how it stays within its time whatever hangs.
+
+Each attempt is a child of its own, the leader of a process group: it may hang in a look-up of a name, in a file system
+or at a server that dribbles, or die, and the others are made all the same. What it finds comes over a pipe, a JSON line
+each, so that what was found before it hung is told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+
+from svcinit import log
+from svcinit.ctl.doctor.catalogue import FINDINGS, OK, WRONG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    Entry = dict[str, Any]
+    Attempt = tuple[str, Callable[[], Iterable[Entry]]]
+
+CHUNK = 1 << 16
+LIFETIME = 20  # seconds: longer than any report takes
+
+
+def well(said: str, *, check: str = "") -> Entry:
+    """What is as it should be. `check`: by default the name of the attempt."""
+    return {"check": check, "finding": "", "level": OK, "said": said, "todo": ""}
+
+
+def found(finding: str, said: str, *, check: str = "", **fields: object) -> Entry:
+    """One of FINDINGS; `fields` are what stands in braces in what to do about it."""
+    kind = FINDINGS[finding]
+    return {"check": check, "finding": finding, "level": kind.level, "said": said, "todo": kind.todo.format(**fields)}
+
+
+class Report:
+    """What was tried: `entries`, in the order of the attempts. All of it takes `seconds` at most."""
+
+    def __init__(self, seconds: float) -> None:
+        self.entries: list[Entry] = []
+        self._deadline = time.monotonic() + seconds
+
+    @property
+    def is_well(self) -> bool:
+        return all(entry["ok"] for entry in self.entries)
+
+    def has(self, check: str, *findings: str) -> bool:
+        """Does an entry of that check have one of these findings?"""
+        return any(entry["check"] == check and entry["finding"] in findings for entry in self.entries)
+
+    def together(self, seconds: float, *attempts: Attempt) -> None:
+        """Make all attempts at once; those that take longer than `seconds` are killed."""
+        began = time.monotonic()
+        until = min(began + seconds, self._deadline)
+        children = [_Child(check, act) for check, act in attempts]
+        while running := [child for child in children if child.is_running]:
+            left = until - time.monotonic()
+            ready, _, _ = select.select(running, [], [], max(0.0, left))
+            for child in ready:
+                child.read()
+            if not ready and left <= 0:
+                for child in running:
+                    child.kill(f"no end after {time.monotonic() - began:.1f} s")
+        for child in children:
+            self.entries += child.entries
+
+
+class _Child:
+    def __init__(self, check: str, act: Callable[[], Iterable[Entry]]) -> None:
+        self.check, self.is_running = check, True
+        self.entries: list[Entry] = []
+        self._rest = b""
+        self._pipe, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._pid = os.fork()
+        except OSError as error:  # the container's limit of processes or memory
+            os.close(writing)
+            self._end("doctor-failed", f"no process for it: {error.strerror}")
+            return
+        if self._pid == 0:
+            try:
+                os.setpgid(0, 0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(LIFETIME)  # should the doctor be killed meanwhile
+                log.configure("error", "text")  # what is found is told once
+                for entry in _timed(act):
+                    _write(writing, json.dumps(entry).encode() + b"\n")
+            except BaseException as error:
+                entry = found("doctor-failed", log.INTERNAL.format(**log.origin(error)))
+                _write(writing, json.dumps({**entry, "milliseconds": 0.0}).encode() + b"\n")
+            finally:
+                os._exit(0)
+        os.close(writing)
+
+    def fileno(self) -> int:
+        return self._pipe
+
+    def read(self) -> None:
+        data = os.read(self._pipe, CHUNK)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self.entries += (self._named(json.loads(line)) for line in lines)
+        if not data:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._end("doctor-failed", f"ended by signal {-status}" if status < 0 else "")
+
+    def kill(self, why: str) -> None:
+        """Not waited for: what hangs in the kernel does not even end then."""
+        for target in (-self._pid, self._pid):  # its group may not exist yet
+            try:
+                os.kill(target, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._end("unfinished", why)
+
+    def _end(self, finding: str, why: str) -> None:
+        self.is_running = False
+        os.close(self._pipe)
+        if why:
+            self.entries.append(self._named({**found(finding, why), "milliseconds": 0.0}))
+
+    def _named(self, entry: Entry) -> Entry:
+        return {
+            "check": entry["check"] or self.check,
+            "finding": entry["finding"],
+            "level": entry["level"],
+            "ok": entry["level"] != WRONG,
+            "said": entry["said"],
+            "todo": entry["todo"],
+            "milliseconds": entry["milliseconds"],
+        }
+
+
+def _timed(act: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
+    """Each entry with how long it took since the one before it."""
+    began = time.monotonic()
+    for entry in act():
+        now = time.monotonic()
+        yield {**entry, "milliseconds": round((now - began) * 1000, 1)}
+        began = now
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
