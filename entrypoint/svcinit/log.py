@@ -13,7 +13,6 @@ promises to write whole and at once. What does not fit is counted and reported w
 from __future__ import annotations
 
 import os
-import select
 import time
 
 TYPE_CHECKING = False
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     Entry = tuple[float, int, int, Fields, EventName, str, Fields]  # when, level, pid, context, event, sentence, fields
 
 LEVELS = ("debug", "info", "warning", "error")
-PIPE_BUF = select.PIPE_BUF
+PIPE_BUF = 4096  # bytes, of Linux
 INTERNAL = "internal error, {error} at {file}:{line}, {function}"
 STDERR = 2
 CUT = "..."
@@ -184,12 +183,14 @@ def _word(value: Field) -> str:
 
 def _write(line: bytes) -> bool:
     try:
+        import select  # a plain init has nothing to say, as a rule
+
         poll = select.poll()
         poll.register(STDERR, select.POLLOUT)
         ready = poll.poll(0)
         if not ready or not ready[0][1] & select.POLLOUT:
             return False
         os.write(STDERR, line)
-    except OSError:  # stderr is closed, or its reader is gone: nobody is there to be told
+    except (ImportError, OSError):  # stderr is closed, or its reader is gone: nobody is there to be told
         return False
     return True

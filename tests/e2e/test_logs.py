@@ -168,6 +168,19 @@ def test_a_restart_is_the_reloads_to_its_last_line(service: Service) -> None:
     ]  # fmt: skip
 
 
+@consul
+@pytest.mark.timeout(60)
+def test_a_check_that_cannot_be_executed_says_so_in_words_whatever_the_log_is(service: Service) -> None:
+    service.env |= {"SVCINIT_LOG_FORMAT": "json", "SVCINIT_CHECK": "exec:/nosuch/check"}
+    service.start()
+    told = "svcinit: error: /nosuch/check: command not found"
+
+    def output() -> list[str]:
+        return [check["Output"] for check in service.consul.get("/v1/agent/checks").values()]
+
+    eventually(lambda: output() == [told], "Consul has the words")
+
+
 def run(*command: str, **env: str) -> tuple[int, list[dict[str, Any]]]:
     done = subprocess.run(
         svcinit_command(*command), env={**PATH, "SVCINIT_LOG_FORMAT": "json", **env}, capture_output=True, text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import pathlib
 import re
 import string
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import svcinit
 from svcinit.events import EventName
 from svcinit.init import Role
-from tests.support.schemas import schema
+from tests.support.schemas import is_log_line, schema
 
 PACKAGE = pathlib.Path(svcinit.__file__).parent
 PAGE = (PACKAGE.parent.parent / "docs" / "logs.md").read_text(encoding="utf-8")
@@ -91,6 +92,13 @@ def test_nothing_is_logged_but_through_log() -> None:
 def test_the_page_lists_exactly_the_events_and_the_fields() -> None:
     assert table("Events") == list(EVENTS)
     assert sorted(table("Fields")) == sorted(FIELDS)
+
+
+def test_the_lines_that_the_page_shows_are_as_the_schema_says() -> None:
+    shown = [line for line in PAGE.splitlines() if line.startswith("{")]
+    assert len(shown) > 3
+    for line in shown:
+        is_log_line(json.loads(line))
 
 
 def test_the_schema_knows_exactly_the_events_and_the_roles() -> None:

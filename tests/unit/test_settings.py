@@ -8,7 +8,8 @@ import pathlib
 import pytest
 
 from svcinit import settings
-from svcinit.errors import ConfigError
+from svcinit.agent import services
+from svcinit.errors import ConfigError, Fault
 from svcinit.settings import Settings
 from svcinit.table import TABLE, Variable
 from tools.settings_page import PAGE, page
@@ -17,7 +18,7 @@ ELSEWHERE = ("search", 1, "dc2"), ("blue.db", 3, "dc2"), ("geo.query", 1, None)
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
 
 
-def faults(**env: str) -> tuple[str, ...]:
+def faults(**env: str) -> tuple[Fault, ...]:
     with pytest.raises(ConfigError) as caught:
         settings.read(env)
     return caught.value.faults
@@ -102,6 +103,7 @@ def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
         ("SVCINIT_WAIT_FOR", "blue..db", "expected names of letters"),
         ("SVCINIT_WAIT_FOR", "db:none", "expected NAME, NAME:COUNT"),
         ("SVCINIT_CHECK_HEADERS", "no colon", "expected NAME:VALUE,NAME:VALUE"),
+        ("SVCINIT_DOMAIN", "my domain", "expected a domain such as consul"),
         ("SVCINIT_CHECK_METHOD", "GET /", "expected a method of HTTP"),
         ("SVCINIT_CHECK_FAILURES", "0", "expected a number from 1 to 1000"),
         ("SVCINIT_CHECK_VIA", "nagios", "expected consul or ttl"),
@@ -217,6 +219,33 @@ def test_a_secret_never_stands_in_a_fault(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "t"
     path.write_text("s3cret")
     assert "s3cret" not in "".join(faults(CONSUL_HTTP_TOKEN="s3cret", CONSUL_HTTP_TOKEN_FILE=str(path)))
+    (fault,) = faults(SVCINIT_CHECK_HEADERS="Authorization Bearer s3cret")
+    assert fault == "SVCINIT_CHECK_HEADERS=(not shown): expected NAME:VALUE,NAME:VALUE and found (not shown)"
+    entry = '[{"check_headers": "Authorization Bearer s3cret"}]'
+    with pytest.raises(ConfigError) as raised:
+        services.services(settings.read({"SVCINIT_SERVICE": "web", "SVCINIT_SERVICES": entry}))
+    assert str(raised.value).startswith("SVCINIT_SERVICES[0].check_headers=(not shown): expected NAME:VALUE")
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_password_in_the_address_of_consul_is_not_where_dns_is_asked() -> None:
+    assert settings.read({"CONSUL_HTTP_ADDR": "http://me:s3cret@10.0.0.5:8500"}).dns_addr == (("10.0.0.5", 8600),)
+
+
+def test_each_fault_names_its_variable_for_programs(tmp_path: pathlib.Path) -> None:
+    image = tmp_path / "svcinit.env"
+    image.write_text("SVCINIT_PORT=x\nnonsense\nSVCINIT_SERVCIE=web\n")
+    with pytest.raises(ConfigError) as raised:
+        settings.read({"SVCINIT_DRAIN": "soon", "SVCINIT_TAGS_FILE": "/nosuch", "SVCINIT_READY": "tcp"}, str(image))
+    named = [[fault.named.get(name) for name in ("variable", "file", "line")] for fault in raised.value.faults]
+    assert sorted(named, key=str) == [
+        ["SVCINIT_DRAIN", None, None],
+        ["SVCINIT_PORT", str(image), None],
+        ["SVCINIT_SERVCIE", str(image), 3],
+        ["SVCINIT_TAGS_FILE", "/nosuch", None],
+        [None, str(image), 2],
+    ]
+    assert faults(SVCINIT_READY="tcp")[0].named == {"variable": "SVCINIT_READY"}
 
 
 def test_settings_never_change() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 
+from svcinit import log
 from svcinit.agent.redact import redactor as redactor
 from svcinit.init import become, default_signals, execute
 from svcinit.values import words
@@ -148,6 +149,7 @@ def runner(settings: Settings, env: Mapping[str, str]) -> Callable[[tuple[str, .
     """What becomes of a child that shall run a command of the user's: as SVCINIT_USER, with main's environment."""
 
     def run(argv: tuple[str, ...]) -> int:
+        log.configure("error", "text")  # what cannot be executed says so in the check's output: the same each time
         become(settings.user)
         return execute(argv, env)
 
