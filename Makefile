@@ -46,6 +46,7 @@ format: $(READY)  ## put the code into the project's format
 
 docs: $(READY)  ## pages made from the code and from a run of the tests
 	$(BIN)/python -m tools.settings_page
+	$(BIN)/python -m tools.tables
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos
 

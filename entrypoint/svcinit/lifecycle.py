@@ -83,7 +83,7 @@ class Lifecycle(Reloads):
             # deadlines and hangs
             case _, Deadline("job"):
                 self.expire()
-            case _, Stopped(Role.PREPARE | Role.PRESENCE as role, _):
+            case _, Stopped(Role.PREPARE | Role.PRESENCE | Role.METRICS as role, _):
                 self.crew.kill(role)
             case State.STOPPING, Stopped(Role.MAIN, _):
                 self.crew.resume()
@@ -93,6 +93,8 @@ class Lifecycle(Reloads):
                 self.prepare()
             case State.RUNNING | State.RELOADING, Deadline("presence"):
                 self.watch_presence()
+            case State.STARTING | State.RUNNING | State.RELOADING, Deadline("metrics"):
+                self.start_metrics()
             case State.DEREGISTERING, Deadline("deregister"):
                 self.abandon_presence()
             case State.DRAINING, Deadline("drain"):
@@ -131,6 +133,8 @@ class Lifecycle(Reloads):
                 self.acted(code)
             case State.RELOADING, Exited(Role.VERIFY, code):
                 self.verified(code)
+            case State.STARTING | State.RUNNING | State.RELOADING, Exited(Role.METRICS, code):
+                self.restart_metrics(code)
             # the service and its presence in Consul
             case _, Exited(Role.MAIN, code):
                 self.main_gone(code)

@@ -25,6 +25,7 @@ class Reloads(Steps):
         self.state, self.by_hup = State.RELOADING, True
         self.again = False
         self.reloads += 1
+        self.tally.reload_began(self.crew.now())
         self.serving_hups = self.hups
         log.info(f"reload {self.reloads}: begins")
         if self.settings.needs_prepare:
@@ -53,6 +54,7 @@ class Reloads(Steps):
             return
         self.state, self.by_hup = State.RELOADING, False
         self.reloads += 1
+        self.tally.reload_began(self.crew.now())
         log.info(f"reload {self.reloads}: begins, for a change", changed=",".join(self.crew.changed))
         if self.ways():
             self.pre_reload_hook()
@@ -140,6 +142,7 @@ class Reloads(Steps):
         self.outcome = trouble
         self.served = self.serving_hups
         self.state = State.RUNNING
+        self.tally.reload_ended(self.crew.now(), self.reloads, trouble)
         if trouble:
             log.error(f"reload {self.reloads}: {trouble}")
         else:

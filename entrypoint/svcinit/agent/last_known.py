@@ -51,7 +51,11 @@ class LastKnown(Preparation):
     def fetch(self) -> None:
         log.warning(f"starting without Consul, from SVCINIT_CACHE={self.settings.cache!r}, {self._known.age}")
         self.kv, self.seen = dict(self._known.kv), dict(self._known.seen)
+        self.as_of = dict.fromkeys(self.seen, (self._known.written, 0))
         self.told_by_agent = dict(self._known.agent)
+
+    def keep(self) -> None:
+        """It is kept already."""
 
     def wait(self) -> None:
         """The peers waited for are taken as they were."""
