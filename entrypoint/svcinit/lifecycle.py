@@ -160,4 +160,4 @@ class Lifecycle(Reloads):
             case State.CLOSING, Exited(Role.HOOK, code):
                 self.done(code)
             case _:
-                pass  # an orphan, or a child that had been given up
+                pass  # an orphan, a child that had been given up, or just figures to report

@@ -9,11 +9,13 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
 from svcinit.agent.metrics import TABLE
+from tests.e2e.failing import ctl
 from tests.support.consul import free_ports, thread_states
 from tests.support.process import is_alive, running
-from tests.support.scrape import Scrape, comes_to, scrape, scraped
+from tests.support.scrape import Scrape, comes_to, scrape, scraped, scraped_as
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -47,6 +49,17 @@ def test_what_is_exported_is_the_table(tmp_path: pathlib.Path, port: int) -> Non
         assert scraped(port).types == {row.name: row.kind for row in TABLE}
 
 
+def test_openmetrics_is_spoken_to_whoever_asks_for_it(tmp_path: pathlib.Path, port: int) -> None:
+    with running(tmp_path, "sh", "-c", SLEEP, env=at(port)):
+        scraped(port)
+        kind, text = scraped_as(port, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+        assert kind.startswith("application/openmetrics-text; version=1.0.0")
+        families = {family.name: family.type for family in openmetrics_families(text)}  # type: ignore[no-untyped-call]
+        assert families == {row.name.removesuffix("_total"): row.kind for row in TABLE}
+        for odd in ("application/openmetrics-text; version=x", "text/plain; version=1.0.0.\u00e9", "*/*", ""):
+            assert scraped_as(port, odd)[0].startswith("text/plain; version=0.0.4")
+
+
 def test_without_it_no_such_process_runs(tmp_path: pathlib.Path) -> None:
     with running(tmp_path, "sh", "-c", SLEEP, env={"SVCINIT_STOP_TIMEOUT": "5s"}) as svcinit:
         main = svcinit.child("main")
@@ -62,6 +75,19 @@ def test_a_start_that_waits_for_consul_can_be_looked_at(tmp_path: pathlib.Path, 
         assert (found.value("consul_requests_total", kind="GET kv", outcome="unreachable") or 0) > 0
         assert found.value("preparation_failed") == 1
         svcinit.stop()
+
+
+def test_a_file_whose_name_is_no_text_stands_in_metrics_and_status(tmp_path: pathlib.Path, port: int) -> None:
+    target = os.fsencode(tmp_path / "etc") + b"/\xff.conf"
+    source = os.fsencode(tmp_path / "templates") + target
+    os.makedirs(os.path.dirname(source))
+    pathlib.Path(os.fsdecode(source)).write_text("as it is")
+    env = at(port, SVCINIT_TEMPLATES=str(tmp_path / "templates"))
+    with running(tmp_path, "sh", "-c", SLEEP, env=env) as svcinit:
+        shown = f"{tmp_path}/etc/\\udcff.conf"
+        assert scraped(port).value("template_failed", target=shown) == 0
+        code, said = ctl(svcinit, "status")
+        assert (code, shown in said) == (0, True)
 
 
 def test_exits_and_orphans_are_counted(tmp_path: pathlib.Path, port: int) -> None:

@@ -34,6 +34,13 @@ def scrape(port: int, timeout: float = 10.0) -> Scrape:
         return Scrape(answer.read().decode())
 
 
+def scraped_as(port: int, accept: str) -> tuple[str, str]:
+    """The type and the text that whoever accepts `accept` gets."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.headers["Content-Type"], answer.read().decode()
+
+
 def scraped(port: int, timeout: float = 10.0) -> Scrape:
     """The first scrape that is answered."""
 

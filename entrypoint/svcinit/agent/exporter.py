@@ -192,9 +192,10 @@ def response(request: bytes, answer: Answer) -> bytes:
 
 
 def header(lines: list[str], name: str) -> str:
-    """The value of a header, all of them where there are several."""
+    """The value of a header, all of them where there are several; empty where it has what no header may have."""
     pairs = (line.partition(":") for line in lines)
-    return ",".join(value.strip() for found, _, value in pairs if found.strip().lower() == name)
+    text = ",".join(value.strip() for found, _, value in pairs if found.strip().lower() == name)
+    return text if text.isascii() and text.isprintable() else ""
 
 
 def _guarded(answer: Answer, accept: str) -> tuple[int, str, bytes]:

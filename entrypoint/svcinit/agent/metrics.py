@@ -109,7 +109,7 @@ class Exposition:
         """The type and the text, in the format that is asked for where that is known."""
         try:
             encode, kind = choose_encoder(accept)
-        except ValueError:
+        except (TypeError, ValueError):  # a version that is none
             encode, kind = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         return kind, encode(self._registry)
 
@@ -119,8 +119,8 @@ class Exposition:
         }
         init = read_state(self._folder, "init", lambda state: bool(state["life"] == self._life))
         for name, labels, value in self._samples(init) if init else ():
-            add = families[f"svcinit_{name}"].add_metric
-            add(labels, *value) if isinstance(value, tuple) else add(labels, value)
+            parts = value if isinstance(value, tuple) else (value,)
+            families[f"svcinit_{name}"].add_metric([_text(label) for label in labels], *parts)
         yield from families.values()
 
     def _samples(self, init: Mapping[str, Any]) -> Iterator[Sample]:
@@ -129,14 +129,23 @@ class Exposition:
         yield from of_preparation(status["preparation"])
         yield from of_presence(status)
         yield from of_requests(status["consul_requests"])
+        yield from self._of_processes(init)
+
+    def _of_processes(self, init: Mapping[str, Any]) -> Iterator[Sample]:
+        former, self._cpu = self._cpu, {}
         for role, figure in figures(init, proportional=OWN).items():
             yield "processes", (role,), figure["processes"]
             yield "resident_memory_bytes", (role,), figure["resident_bytes"]
             if figure["proportional_bytes"] is not None:
                 yield "proportional_memory_bytes", (role,), figure["proportional_bytes"]
             key = role, init.get(role)
-            self._cpu[key] = max(self._cpu.get(key, 0.0), figure["cpu_seconds"])
+            self._cpu[key] = max(former.get(key, 0.0), figure["cpu_seconds"])
             yield "cpu_seconds_total", (role,), self._cpu[key]
+
+
+def _text(label: str) -> str:
+    """A label as UTF-8 can have it: names of files are bytes."""
+    return label.encode("utf-8", "backslashreplace").decode()
 
 
 def of_init(status: Mapping[str, Any]) -> Iterator[Sample]:
