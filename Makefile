@@ -55,6 +55,7 @@ format: $(READY)  ## put the code into the project's format
 docs: $(DOCS_READY)  ## pages and pictures made from the code and from a run of the tests and the demo
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.doctor_page
+	$(BIN)/python -m tools.tables
 	SVCINIT_WRITE_TABLE=1 tools/with-parts --no-docker $(BIN)/python -m pytest -q tests/inits
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos tests/site
 	$(BIN)/python -m tools.failures_page

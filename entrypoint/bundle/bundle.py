@@ -25,18 +25,19 @@ PROGRAMS = {"svcinit": ("-DBLOCK_SIGNALS",), "svcinitctl": ()}
 LEFT_OUT = (  # of the standard library: what no server needs, and what nobody here imports
     "__pycache__", "*.a", "config-*", "site-packages", "dist-packages", "EXTERNALLY-MANAGED", "test", "tests", "_test*",
     "_xxtest*", "xxlimited*", "unittest", "__phello__", "ensurepip", "venv", "distutils", "lib2to3",
-    "pydoc*", "wsgiref", "idlelib", "tkinter", "_tkinter*", "turtle*", "curses", "_curses*", "readline*",
+    "pydoc*", "idlelib", "tkinter", "_tkinter*", "turtle*", "curses", "_curses*", "readline*",
     "dbm", "_dbm*", "_gdbm*", "sqlite3", "_sqlite3*", "ctypes", "_ctypes_test*", "msilib", "nis.*", "ossaudiodev*",
 )  # fmt: skip
 UNNEEDED = "charset_normalizer*"  # of the libraries: guesses encodings; requests goes without it, and so do we
+GLIBC = "lib[cm].so.6", "libnss*", "libpthread.so.*", "libdl.so.*", "librt.so.*", "libutil.so.*"
 OPENED_LATE = "libnss_files.so.2", "libnss_dns.so.2"  # by glibc itself, for users' names and DNS: ldd shows them not
 
 
 def main() -> None:
     home = pathlib.Path(sys.argv[1])
-    relocate(home / "python")
     for folder in (home / "lib").glob(UNNEEDED):
         shutil.rmtree(folder)
+    relocate(home / "python", home / "lib")
     shutil.copytree(SOURCES / "svcinit", home / "lib" / "svcinit", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copytree(SOURCES.parent / "templates", home / "templates")
     (home / "bin").mkdir()
@@ -62,22 +63,21 @@ def main() -> None:
     run("chmod", "-R", "u=rwX,go=rX", home)
 
 
-def relocate(destination: pathlib.Path) -> None:
-    """The interpreter, its standard library and all that the two are linked against."""
+def relocate(destination: pathlib.Path, third_party: pathlib.Path) -> None:
+    """The interpreter, its standard library and all that these and `third_party` extensions are linked against."""
     libraries, binary = destination / "lib", destination / "bin" / "python3"
     standard = pathlib.Path(sysconfig.get_path("stdlib"))
     binary.parent.mkdir(parents=True)
     shutil.copy(pathlib.Path(sys.executable).resolve(), binary)
     shutil.copytree(standard, libraries / standard.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     extensions = sorted(libraries.glob("**/*.so"))
-    for needed in {path for file in (binary, *extensions) for path in linked(file)}:
+    for needed in {path for file in (binary, *extensions, *third_party.glob("**/*.so")) for path in linked(file)}:
         shutil.copy(needed, libraries / needed.name)
     loader = next(file for file in libraries.glob("ld*.so*"))
     # glibc's own parts need nothing but each other, which the interpreter finds for them; they stay as they are
     for file in {*libraries.glob("*.so*"), *extensions} - {
         loader,
-        *libraries.glob("lib[cm].so.6"),
-        *libraries.glob("libnss*"),
+        *(path for name in GLIBC for path in libraries.glob(name)),
     }:
         run("patchelf", "--force-rpath", "--set-rpath", libraries, file)
     run("patchelf", "--set-interpreter", loader, "--force-rpath", "--set-rpath", libraries, binary)

@@ -11,10 +11,10 @@ import errno
 import os
 import time
 
-from svcinit import log
+from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
 from svcinit.init import BEAT_BYTES, FETCHING, Init, Role, content, memfd, refill
-from svcinit.state import write_state
+from svcinit.state import StateFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class Crew(Init):
         self.changed: list[str] = []  # rendered files that main was not successfully told about yet
         self._before, self._undoable = self.changed, False
         self._presences = 0
-        self._reported: dict[str, object] = {}
         self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
         self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
+        self._state = StateFile(settings.run, "init")
         self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
         # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares
         self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
@@ -74,7 +74,7 @@ class Crew(Init):
         self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
         os.pwrite(self._verdict, FETCHING, 0)
         settings, command, lock = self.settings, self.command, self._lock
-        out, memory, fresh = self._verdict, self._memory, self._fresh
+        out, memory, fresh, life = self._verdict, self._memory, self._fresh, self._life
 
         def body() -> int:
             import gc
@@ -83,8 +83,9 @@ class Crew(Init):
             from svcinit.agent import prepare
 
             return prepare.main(
-                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, lock=lock, cached=cached
-            )
+                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, lock=lock, cached=cached,
+                life=life,
+            )  # fmt: skip
 
         self.fork(Role.PREPARE, _guarded(body))
 
@@ -155,11 +156,12 @@ class Crew(Init):
         if not self._undoable:
             return False
         self.changed, self._undoable, memory = self._before, False, self._memory
+        settings, life = self.settings, self._life
 
         def body() -> int:
             from svcinit.agent import prepare
 
-            return prepare.undo(memory)
+            return prepare.undo(settings, memory, life)
 
         self.fork(Role.UNDO, _guarded(body))
         return True
@@ -208,6 +210,18 @@ class Crew(Init):
 
         self.fork(Role.DEREGISTER, _guarded(body))
 
+    def start_metrics(self) -> None:
+        """Answer scrapes at SVCINIT_METRICS, out of the state files."""
+        settings, life = self.settings, self._life
+
+        def body() -> int:
+            from svcinit.agent import exporter
+
+            log.context(reload=None)  # it outlives the one that goes on
+            return exporter.main(settings, life)
+
+        self.fork(Role.METRICS, _guarded(body))
+
     def silence(self) -> float:
         """Seconds since presence last gave a sign of life."""
         beaten = int.from_bytes(os.pread(self._beat, BEAT_BYTES, 0), "little")
@@ -217,11 +231,14 @@ class Crew(Init):
         """Leave the state for svcinitctl in SVCINIT_RUN, when it changed; a plain init leaves none."""
         if self.settings.plain:
             return
-        state = {
+        facts = {
+            "version": __version__,
+            "life": self._life,
             "state": life.state,
             "pid": os.getpid(),
             "main": self.pid(Role.MAIN),
             "presence": self.pid(Role.PRESENCE),
+            "metrics": self.pid(Role.METRICS),
             "service": self.settings.service,
             "id": self.settings.id,
             "command": list(self.command),
@@ -231,10 +248,11 @@ class Crew(Init):
             "served": life.served,
             "degraded": life.outcome,
             "exit": life.code,
+            **life.tally.facts(),
         }
-        if state != self._reported:
-            self._reported = state
-            write_state(self.settings.run, "init", state)
+        later = self._state.tell(self.now(), facts, {"orphans": self.orphans})
+        if later is not None:
+            life.timers.setdefault("report", later)
 
     def _action_env(self) -> dict[str, str]:
         env = self.settings.main_environment(self.extra_env)

@@ -41,6 +41,10 @@ EventName = Literal[
     "reload_ended",
     "watch_failed",
     "watch_answers",
+    # metrics
+    "metrics_served",
+    "metrics_failed",
+    "metrics_died",
     # how it ends
     "stopping",
     "exited",

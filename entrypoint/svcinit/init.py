@@ -14,7 +14,7 @@ import os
 import time
 
 from svcinit import log
-from svcinit.errors import EX_CONFIG, EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Role:
     ACTION = "action"
     VERIFY = "verify"
     UNDO = "undo"
+    METRICS = "metrics"
     ORPHAN = "orphan"
 
 
@@ -96,6 +97,7 @@ class Init:
         self._roles: dict[int, str] = {}
         self._pids: dict[str, int] = {}  # until reaped: from then on the number may be another's
         self._alive: set[str] = set()  # until the death was told by `wait`
+        self.orphans = 0  # how many were reaped
         self._events: list[Event] = []
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
@@ -137,13 +139,8 @@ class Init:
                 return Signalled(info.si_signo, info.si_signo == _signal.SIGHUP and info.si_code == SI_KERNEL)
 
     def _reap(self) -> None:
-        while True:
-            try:
-                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
-            except ChildProcessError:
-                return
-            if child is None:
-                return
+        orphans = self.orphans
+        while (child := _dead_or_stopped()) is not None:
             role = self._roles.get(child.si_pid, Role.ORPHAN)
             if child.si_code == os.CLD_STOPPED:
                 self._events.append(Stopped(role, child.si_status))
@@ -151,8 +148,13 @@ class Init:
             self._roles.pop(child.si_pid, None)
             if self._pids.get(role) == child.si_pid:
                 del self._pids[role]
+            if role == Role.ORPHAN:
+                self.orphans += 1
+                continue
             code = child.si_status if child.si_code == os.CLD_EXITED else 128 + child.si_status
             self._events.append(Exited(role, code))
+        if self.orphans > orphans:  # one event for all: a fork storm is not to be thousands of them
+            self._events.append(Exited(Role.ORPHAN, EX_OK))
 
     def fork(self, role: str, body: Callable[[], int]) -> None:
         """Start a child, leader of its own process group, that runs `body` and exits with what it returns.
@@ -241,12 +243,12 @@ class Init:
 
     def strangers(self) -> int:
         """How many processes below us have no role: what main started and left."""
-        return len(set(_descendants(os.getpid())) - set(self._roles))
+        return len(set(descendants(os.getpid())) - set(self._roles))
 
     def sweep(self, number: int) -> None:
         """Send a signal to everything left: in the container as PID 1, else to all that descends from us."""
         # anywhere but in a PID namespace of our own kill(-1) would reach far beyond us
-        for pid in [-1] if self.is_pid1 else _descendants(os.getpid()):
+        for pid in [-1] if self.is_pid1 else descendants(os.getpid()):
             try:
                 os.kill(pid, number)
             except OSError:  # gone already
@@ -261,14 +263,22 @@ class Init:
         return False
 
 
-def _descendants(pid: int) -> list[int]:
+def _dead_or_stopped() -> os.waitid_result | None:
+    """The next child to reap, or to know suspended; None: there is none now."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+
+
+def descendants(pid: int) -> list[int]:
     """Children, their children and so on, parents first (proc(5), /proc/pid/task/tid/children)."""
     found = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children") as file:
                 for child in map(int, file.read().split()):
-                    found += [child, *_descendants(child)]
+                    found += [child, *descendants(child)]
     except OSError:  # it ended meanwhile
         pass
     return found

@@ -84,7 +84,7 @@ class Lifecycle(Reloads):
             # deadlines and hangs
             case _, Deadline("job"):
                 self.expire()
-            case _, Stopped(Role.PREPARE | Role.PRESENCE as role, _):
+            case _, Stopped(Role.PREPARE | Role.PRESENCE | Role.METRICS as role, _):
                 self.crew.kill(role)
             case State.STOPPING, Stopped(Role.MAIN, _):
                 self.crew.resume()
@@ -94,6 +94,8 @@ class Lifecycle(Reloads):
                 self.prepare()
             case State.RUNNING | State.RELOADING, Deadline("presence"):
                 self.watch_presence()
+            case State.STARTING | State.RUNNING | State.RELOADING, Deadline("metrics"):
+                self.start_metrics()
             case State.DEREGISTERING, Deadline("deregister"):
                 self.abandon_presence()
             case State.DRAINING, Deadline("drain"):
@@ -132,6 +134,8 @@ class Lifecycle(Reloads):
                 self.acted(code)
             case State.RELOADING, Exited(Role.VERIFY, code):
                 self.verified(code)
+            case State.STARTING | State.RUNNING | State.RELOADING, Exited(Role.METRICS, code):
+                self.restart_metrics(code)
             # the service and its presence in Consul
             case _, Exited(Role.MAIN, code):
                 self.main_gone(code)
@@ -157,4 +161,4 @@ class Lifecycle(Reloads):
             case State.CLOSING, Exited(Role.HOOK, code):
                 self.done(code)
             case _:
-                pass  # an orphan, or a child that had been given up
+                pass  # an orphan, a child that had been given up, or just figures to report

@@ -25,6 +25,7 @@ class Reloads(Steps):
         self.state, self.by_hup = State.RELOADING, True
         self.again = False
         self.reloads += 1
+        self.tally.reload_began(self.crew.now())
         self.serving_hups = self.hups
         self.account.reload_begins(self.reloads)
         if self.settings.needs_prepare:
@@ -53,6 +54,7 @@ class Reloads(Steps):
             return
         self.state, self.by_hup = State.RELOADING, False
         self.reloads += 1
+        self.tally.reload_began(self.crew.now())
         self.account.reload_begins(self.reloads, self.crew.changed)
         log.replay(self.crew.said)
         if self.ways():
@@ -141,6 +143,7 @@ class Reloads(Steps):
         self.outcome = trouble
         self.served = self.serving_hups
         self.state = State.RUNNING
+        self.tally.reload_ended(self.crew.now(), self.reloads, trouble)
         self.account.reload_ended(trouble)
         if self.again:
             self.reload()

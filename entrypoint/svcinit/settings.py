@@ -99,6 +99,7 @@ class Settings:
     run: str | None
     log_level: str
     log_format: str
+    metrics: tuple[str, int] | None
     needs_prepare: bool
     plain: bool
 
@@ -118,7 +119,7 @@ class Settings:
 
     def _has_lifecycle(self) -> bool:
         return bool(
-            self.service or self.stop_timeout is not None
+            self.service or self.metrics or self.stop_timeout is not None
             or self.pre_start or self.pre_reload or self.post_stop
             or self.stop.kind != "signal" or self.stop.signal != _signal.SIGTERM
             or self.reload.kind != "signal" or self.reload.signal != _signal.SIGHUP

@@ -12,6 +12,7 @@ import os
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE
 from svcinit.init import Event, Exited, Role
+from svcinit.state import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ SLACK = 0.5  # what prepare gets to give up by itself before it is killed
 RETRY = 0.5  # before a crashed prepare is started again
 BEAT = 5.0  # between two looks at presence
 SILENCE = 40.0  # without a sign of life for so long presence counts as hung: longer than its longest call
-BACKOFF = 0.5, 30.0  # first and longest pause before a dead presence is started again
-HEALTHY = 60.0  # having lived for so long, a dead presence starts again with the first pause
+BACKOFF = 0.5, 30.0  # first and longest pause before a dead resident child is started again
+HEALTHY = 60.0  # having lived for so long, it starts again with the first pause
+LONG = 1.0  # a start that takes longer than this has something to show: metrics are up from then on
 BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes, has gone into the background
 FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
 KILLED = 128 + _signal.SIGKILL
@@ -43,6 +45,19 @@ class State:
     SWEEPING = "sweeping"
     CLOSING = "closing"
     DONE = "done"
+
+
+class Pause:
+    """How long a resident child that died stays dead: for twice as long each time, unless it had lived for long."""
+
+    def __init__(self) -> None:
+        self.since = 0.0  # when it was started
+        self._next = BACKOFF[0]
+
+    def next(self, now: float) -> float:
+        pause = BACKOFF[0] if now - self.since > HEALTHY else self._next
+        self._next = min(pause * 2, BACKOFF[1])
+        return pause
 
 
 class Steps:
@@ -72,8 +87,10 @@ class Steps:
         self.suspended = False
         self.stops = 0  # stop signals seen
         self.ever_started = False
-        self.pause = BACKOFF[0]
-        self.main_since = self.presence_since = 0.0
+        self.presence_pause, self.metrics_pause = Pause(), Pause()
+        self.main_since = 0.0
+        self.has_metrics = settings.metrics is not None
+        self.tally = Tally(crew.now())
         self.budget = settings.stop_timeout or STOP_TIMEOUT
         if not settings.plain:
             from svcinit.account import Account
@@ -84,6 +101,8 @@ class Steps:
 
     def start(self) -> None:
         self.state, self.cached = State.STARTING, False
+        if self.has_metrics:
+            self.timers["metrics"] = self.crew.now() + LONG
         if self.settings.needs_prepare:
             self.account.prepare_begins()
             self.begin(Role.PREPARE, self.settings.start_timeout + SLACK)
@@ -142,12 +161,14 @@ class Steps:
         self.timers.clear()
         if self.restarting:
             self.account.restarts()
+            self.tally.reload_ended(self.crew.now(), self.reloads, self.outcome)
         self.again = self.restarting = self.cached = False
         self.served = self.serving_hups if self.settings.needs_prepare else self.hups
         self.state = State.RUNNING
         self.ever_started = True
         self.main_since = self.crew.now()
         self.crew.start_main()
+        self.tally.main_began()
         self.crew.told()
         if not self.settings.plain:
             self.account.started(
@@ -156,6 +177,7 @@ class Steps:
             )  # fmt: skip
         if self.settings.needs_presence:
             self.start_presence()
+        self.start_metrics()
 
     def leave(self, code: int, why: str) -> None:
         """Exit without having started main; where it restarts it does, on the files that its reload has put there."""
@@ -174,8 +196,8 @@ class Steps:
 
     def start_presence(self) -> None:
         self.crew.start_presence()
-        self.presence_since = self.crew.now()
-        self.timers["presence"] = self.presence_since + BEAT
+        self.presence_pause.since = self.crew.now()
+        self.timers["presence"] = self.crew.now() + BEAT
 
     def watch_presence(self) -> None:
         if not self.crew.alive(Role.PRESENCE):
@@ -192,13 +214,30 @@ class Steps:
         self.stop("not ready in time")
 
     def restart_presence(self, code: int) -> None:
-        if self.crew.now() - self.presence_since > HEALTHY:
-            self.pause = BACKOFF[0]
+        pause = self.presence_pause.next(self.crew.now())
         log.warning("presence_died", "presence died with status {code}; started again in {seconds:g} s",
-                    code=code, seconds=self.pause, reload=None)  # fmt: skip
+                    code=code, seconds=pause, reload=None)  # fmt: skip
+        self.tally.presence_died()
         self.news = self.crew.has_news()  # it may have died between a change and telling of it
-        self.timers["presence"] = self.crew.now() + self.pause
-        self.pause = min(self.pause * 2, BACKOFF[1])
+        self.timers["presence"] = self.crew.now() + pause
+
+    # metrics
+
+    def start_metrics(self) -> None:
+        self.timers.pop("metrics", None)
+        if self.has_metrics and not self.crew.alive(Role.METRICS):
+            self.crew.start_metrics()
+            self.metrics_pause.since = self.crew.now()
+
+    def restart_metrics(self, code: int) -> None:
+        """A scrape must not be worth a service: what cannot be set right without a person is left alone."""
+        if code == EX_CONFIG:
+            self.has_metrics = False
+            return
+        pause = self.metrics_pause.next(self.crew.now())
+        log.warning("metrics_died", "metrics died with status {code}; started again in {seconds:g} s",
+                    code=code, seconds=pause, reload=None)  # fmt: skip
+        self.timers["metrics"] = self.crew.now() + pause
 
     # stopping
 
@@ -277,6 +316,7 @@ class Steps:
             self.tell_stop()
 
     def main_gone(self, code: int) -> None:
+        self.tally.main_ended(code)
         self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
         lived = self.crew.now() - self.main_since
         serving = self.state in (State.RUNNING, State.RELOADING)

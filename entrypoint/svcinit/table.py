@@ -15,6 +15,7 @@ from svcinit.values import (
     exit_map,
     headers,
     instance_id,
+    listener,
     method,
     names,
     pairs,
@@ -155,6 +156,8 @@ TABLE = (
     V("SVCINIT_EXIT_MAP", "", exit_map, "exit statuses of the command to exit with others: 143:0 makes TERM a success"),
     V("SVCINIT_PASS_TOKEN", "0", boolean, "1: the command sees CONSUL_HTTP_TOKEN and the like too"),
     V("SVCINIT_RUN", None, path, "directory for state files; by default /run/svcinit, else /dev/shm/svcinit"),
+    V("SVCINIT_METRICS", None, listener,
+      "HOST:PORT at which Prometheus metrics are served, at /metrics; needs svcinit[metrics] where pip installed it"),
     V("SVCINIT_LOG_LEVEL", "info", choice(*LOG_LEVELS), "debug, info, warning or error"),
     V("SVCINIT_LOG_FORMAT", "text", choice("text", "json"), "text or json, on stderr"),
 )

@@ -212,6 +212,14 @@ def host_port(raw: str, default: int) -> tuple[str, int]:
     return host, port(number) if number else default
 
 
+def listener(raw: str) -> tuple[str, int]:
+    """`127.0.0.1:9102` or `[::]:9102` to (host, port)."""
+    host, number = host_port(raw, 0)
+    if not number:
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:9102")
+    return host, number
+
+
 def check(raw: str) -> tuple[str, str]:
     """`http:/path`, `tcp`, `grpc:/service`, `exec:COMMAND`, `none` to (kind, path or command)."""
     kind, colon, rest = raw.partition(":")

@@ -13,6 +13,7 @@ import pytest
 from tests.docker.conftest import ROOT
 from tests.support.consul import ConsulAgent, free_ports
 from tests.support.docker import Engine, build
+from tests.support.scrape import scraped
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
@@ -44,15 +45,18 @@ def test_the_whole_life_in_an_image_without_python_whatever_its_libc(
         path.chmod(0o755)
     consul.kv_put("config/web/greeting", "hello")
     consul.register("db", 3306, address="10.1.1.1")
-    (port,) = free_ports(1)
+    port, metrics = free_ports(2)
     env = {
         **consul.env, "SVCINIT_SERVICE": "web", "SVCINIT_PORT": str(port), "SVCINIT_CHECK_INTERVAL": "200ms",
         "SVCINIT_DRAIN": "0s", "SVCINIT_RENDER_ARGS": "1", "SVCINIT_CACHE": "",
+        "SVCINIT_METRICS": f"127.0.0.1:{metrics}",
     }  # fmt: skip
     container = engine.run(image, env=env, options=["--volume", f"{tmp_path}:/etc/svcinit/templates:ro"])
     eventually(lambda: consul.passing("web"), f"it is passing: {container.logs}", 20)
     status = json.loads(container.exec("/usr/local/bin/svcinitctl", "status", "--json", user="0"))
     assert status["state"] == "running"
+    assert set(status["processes"]) == {"init", "presence", "metrics", "main"}
+    assert scraped(metrics).value("registered", service="web") == 1
     consul.kv_put("config/web/greeting", "hello again")
     container.kill("HUP")
     container.says("reload 1: done")

@@ -22,7 +22,7 @@ class Service:
 
     def __init__(self, folder: pathlib.Path, consul: ConsulAgent, stack: ExitStack) -> None:
         self.folder, self.consul, self._stack = folder, consul, stack
-        self.port = free_ports(1)[0]
+        self.port, self.metrics_port = free_ports(2)
         self.templates = folder / "templates"
         self.templates.mkdir()
         self.out = folder / "out"

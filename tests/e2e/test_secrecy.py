@@ -20,6 +20,7 @@ from tests.support import planted
 from tests.support.consul import LOOPBACK, ConsulAgent
 from tests.support.gate import gate
 from tests.support.process import Running, descendants
+from tests.support.scrape import scraped
 from tests.support.secured import GuardedConsul
 from tests.support.waiting import eventually
 
@@ -94,6 +95,7 @@ def test_no_secret_gets_into_a_log_an_argument_a_state_file_or_the_services_envi
             "SVCINIT_CHECK": "exec:sh -c 'env; exit 2'",
             "SVCINIT_PRE_RELOAD": "true",
             "SVCINIT_CACHE": str(tmp_path / "cache.json"),
+            "SVCINIT_METRICS": f"127.0.0.1:{service.metrics_port}",
         }
         svcinit = service.start()
         eventually(lambda: guarded.instances("web"), "it is registered")
@@ -132,11 +134,12 @@ def everything(service: Service, svcinit: Running, target: pathlib.Path) -> list
 
 
 def svcinit_of(service: Service, svcinit: Running) -> str:
-    """What svcinitctl and the state files say; those are for their owner only."""
+    """What svcinitctl, the metrics and the state files say; those are for their owner only."""
     run = svcinit.folder / "run"
     assert stat.S_IMODE(run.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in run.iterdir()} == {0o600}
-    return ctl(svcinit, "status")[1] + "".join(path.read_text() for path in run.iterdir())
+    said = [ctl(svcinit, "status")[1], ctl(svcinit, "status", "--json")[1], scraped(service.metrics_port).text]
+    return "".join([*said, *(path.read_text() for path in run.iterdir())])
 
 
 def test_a_file_that_shall_be_secret_is_never_wider_for_a_moment(tmp_path: pathlib.Path) -> None:

@@ -103,6 +103,9 @@ class FakeCrew:
     def start_presence(self) -> None:
         self._start(Role.PRESENCE)
 
+    def start_metrics(self) -> None:
+        self._start(Role.METRICS)
+
     def start_verify(self) -> None:
         self._start(Role.VERIFY)
 

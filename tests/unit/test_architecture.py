@@ -54,6 +54,14 @@ def test_leaves_of_the_network_half_know_errors_and_each_other_but_no_settings(n
         assert not module.startswith("svcinit") or module.startswith(known), f"agent/{name} imports {module}"
 
 
+def test_what_figures_need_is_imported_by_nobody_else() -> None:
+    allowed = {"prometheus_client": {"metrics.py"}, "psutil": {"processes.py", "advertise.py"}}
+    for path in PACKAGE.rglob("*.py"):
+        for module in imports(path, at_import=False):
+            top = module.partition(".")[0]
+            assert path.name in allowed.get(top, {path.name}), f"{path.name} imports {module}"
+
+
 def test_only_init_forks_waits_and_kills() -> None:
     for path in PACKAGE.glob("*.py"):
         calls = {

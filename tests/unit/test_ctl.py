@@ -11,9 +11,10 @@ from tests.support.process import PATH, ROOT
 
 LOOK = """
 import sys
+LOOKED_FOR = "svcinit", "requests", "urllib3", "http", "ssl", "psutil", "prometheus_client", "subprocess", "asyncio"
 from svcinit.ctl import run
 code = run(["health"])
-print(code, *sorted(name for name in sys.modules if name.startswith(("svcinit", "requests", "urllib3", "http", "ssl"))))
+print(code, *sorted(name for name in sys.modules if name.startswith(LOOKED_FOR)))
 """
 
 

@@ -30,8 +30,10 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
         "SVCINIT_RELOAD_VERIFY": "5s",
         "SVCINIT_CACHE": __file__,
     },
+    {"SVCINIT_METRICS": "127.0.0.1:9102"},
+    {"SVCINIT_SERVICE": "web", "SVCINIT_METRICS": "127.0.0.1:9102", "SVCINIT_RELOAD": "restart"},
 )
-JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.VERIFY, Role.DEREGISTER, Role.PRESENCE)
+JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.VERIFY, Role.DEREGISTER, Role.PRESENCE, Role.METRICS)
 STATUSES = (0, 1, 69, 75, 78, 137, 143)
 PATIENCE = 400  # deadlines after which a stop must long have ended
 
@@ -52,6 +54,11 @@ class StrictCrew(FakeCrew):
         if Role.MAIN in self.running:
             self.broken.append("a second main beside the first")
         super().start_main()
+
+    def start_metrics(self) -> None:
+        if Role.METRICS in self.running:
+            self.broken.append("a second process for metrics beside the first")
+        super().start_metrics()
 
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
         if role == Role.MAIN and role not in self.running and self.mains == 0 and number not in (signal.SIGKILL,):
@@ -102,7 +109,7 @@ class Container(RuleBasedStateMachine):
         if Role.MAIN in self.crew.running:
             self.happen(Exited(Role.MAIN, status))
 
-    @rule(role=st.sampled_from([Role.PRESENCE, Role.PREPARE, Role.MAIN, Role.ORPHAN]))
+    @rule(role=st.sampled_from([Role.PRESENCE, Role.PREPARE, Role.MAIN, Role.METRICS, Role.ORPHAN]))
     def child_is_suspended(self, role: str) -> None:
         if role in self.crew.running:
             self.happen(Stopped(role))

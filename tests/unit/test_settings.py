@@ -241,6 +241,7 @@ def test_each_fault_names_its_variable_for_programs(tmp_path: pathlib.Path) -> N
     assert sorted(named, key=str) == [
         ["SVCINIT_DRAIN", None, None],
         ["SVCINIT_PORT", str(image), None],
+        ["SVCINIT_READY", None, None],
         ["SVCINIT_SERVCIE", str(image), 3],
         ["SVCINIT_TAGS_FILE", "/nosuch", None],
         [None, str(image), 2],

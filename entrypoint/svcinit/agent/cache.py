@@ -42,11 +42,14 @@ class Snapshot:
     @property
     def age(self) -> str:
         """For people: `3 h old`."""
-        seconds = int(time.time() - self.written)
-        if seconds < 0:
-            return "dated in the future: the clock was changed"
-        unit, size = next((unit for unit in UNITS if seconds >= unit[1]), UNITS[-1])
-        return f"{seconds // size} {unit} old"
+        seconds = time.time() - self.written
+        return "dated in the future: the clock was changed" if seconds < 0 else f"{roughly(seconds)} old"
+
+
+def roughly(seconds: float) -> str:
+    """For people: `3 h`."""
+    unit, size = next((unit for unit in UNITS if seconds >= unit[1]), UNITS[-1])
+    return f"{int(seconds) // size} {unit}"
 
 
 def save(settings: Settings, snapshot: Snapshot) -> None:

@@ -21,6 +21,7 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 
+from svcinit.agent.counting import ERROR, Requests
 from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False
@@ -90,6 +91,7 @@ class Resolver:
 
     def __init__(self, servers: Sequence[tuple[str, int]], domain: str = "consul", timeout: float = 2.0) -> None:
         self._servers, self._domain, self._timeout = list(servers), domain.strip("."), timeout
+        self.made = Requests()
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         """The healthy instances of a service, each once, sorted by address and port; none: an empty list.
@@ -164,15 +166,15 @@ class Resolver:
         for _ in range(TRIES):
             for server in list(self._servers):
                 try:
-                    answer = _answer(name, kind, server, share)
-                except (OSError, EOFError, UnicodeError, dns.exception.DNSException) as error:
+                    with self.made.one(f"DNS {dns.rdatatype.to_text(kind)}") as request:
+                        answer = _answer(name, kind, server, share)
+                        request.outcome = ERROR
+                        if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                            raise Unavailable(f"says {dns.rcode.to_text(answer.rcode())}")
+                        return answer
+                except (OSError, EOFError, UnicodeError, dns.exception.DNSException, Unavailable) as error:
                     troubles.append(f"{server[0]}:{server[1]} {_why(error)}")
                     self._put_last(server)
-                    continue
-                if answer.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                    return answer
-                troubles.append(f"{server[0]}:{server[1]} says {dns.rcode.to_text(answer.rcode())}")
-                self._put_last(server)
         said = ", ".join(dict.fromkeys(troubles))
         told = f"DNS gives no answer for {name.to_text(True)}: {said} (SVCINIT_DNS_ADDR)"
         raise Unavailable(told, variable="SVCINIT_DNS_ADDR")
@@ -216,6 +218,8 @@ def _why(error: Exception) -> str:
         return "does not answer"
     if isinstance(error, OSError):
         return str(error.strerror or error)
+    if isinstance(error, Unavailable):
+        return str(error)
     return "is no host name" if isinstance(error, UnicodeError) else "sends what is no answer"
 
 

@@ -18,10 +18,11 @@ import shlex
 import time
 
 from svcinit import log
-from svcinit.agent import files, last_known, render, templating, watch
+from svcinit.agent import files, last_known, record, render, templating, watch
 from svcinit.agent.backoff import pause_before
 from svcinit.agent.discovery import Peer
-from svcinit.agent.prepare import PREPARING, Preparation, is_free, locked
+from svcinit.agent.lock import is_free, locked
+from svcinit.agent.prepare import PREPARING, Preparation
 from svcinit.agent.source_file import FromFile
 from svcinit.agent.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL
@@ -35,9 +36,20 @@ if TYPE_CHECKING:
 BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
 RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
 NEVER = float("inf")
-PRELOADED = fcntl, files, hashlib, last_known, marshal, render, shlex  # for the children, which else import them anew
+PRELOADED = (
+    fcntl,
+    files,
+    hashlib,
+    last_known,
+    marshal,
+    record,
+    render,
+    shlex,
+)  # for the children, which else import them anew
 REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
 Question = tuple[str, str | None, str | None]
+Dated = tuple[float, int]  # as Preparation.dated
+NOT_KNOWN = None, (0.0, 0)
 
 
 class Slots:
@@ -51,12 +63,14 @@ class Slots:
 class Follower:
     """All watches of one container; `due` is when to call `turn` next at the latest."""
 
-    def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots) -> None:
-        self.settings, self._consul, self._command, self._slots = settings, consul, command, slots
+    def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots, life: str) -> None:
+        self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
         self._file = [] if settings.source is None else [watch.File(settings.source)]
         self._keys = [] if self._file else [watch.Keys(consul, *prefix) for prefix in settings.kv_prefix]
         self._peers: dict[Question, watch.Peers] = {}
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
+        self._changes_since: float | None = None
+        self.pending_since: float | None = None  # seconds since the epoch: what was seen then is not prepared yet
         self._worker: Worker | None = None
         self._busy = False  # it prepares
         self._next_worker = 0.0  # not before: there was no room for a process
@@ -99,6 +113,8 @@ class Follower:
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now
                 self._changed_at = self._changed_at or now
+                self._changes_since = self._changes_since or time.time()
+                self.pending_since = self.pending_since or self._changes_since
         if self._busy:
             self._look_after(now)
         elif self._is_untaken():
@@ -107,6 +123,16 @@ class Follower:
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
             self._stand_by(now)
+
+    def facts(self) -> dict[str, object]:
+        return {"trouble": self.trouble, "pending_since": self.pending_since}
+
+    def figures(self) -> dict[str, object]:
+        """What is followed: when each was last heard of, at which of Consul's indexes, and what is wrong."""
+        return {
+            each.label: {"index": each.index or None, "answered": each.answered or None, "trouble": each.trouble}
+            for each in self._watches()
+        }
 
     def end(self) -> None:
         for each in self._watches():
@@ -154,7 +180,7 @@ class Follower:
             os.kill(self._init, NEWS)
 
     def _prepare(self, now: float) -> None:
-        self._changed_at, self._retry_at = 0.0, NEVER
+        self._changed_at, self._changes_since, self._retry_at = 0.0, None, NEVER
         for each in self._watches():
             if each.content is not None:
                 each.known = each.digest  # what fails with this is not tried again before it changes
@@ -191,9 +217,13 @@ class Follower:
 
     def _data(self) -> bytes:
         """What the watches know."""
-        keys = [each.content for each in self._keys]
+        keys = [(each.content, each.dated) for each in self._keys]
         peers = [
-            (question, each.content and [(peer.host, peer.address, peer.port, peer.node) for peer in each.content])
+            (
+                question,
+                each.content and [(peer.host, peer.address, peer.port, peer.node) for peer in each.content],
+                each.dated,
+            )
             for question, each in self._peers.items()
         ]
         return marshal.dumps((self._late, keys, peers))
@@ -206,16 +236,15 @@ class Follower:
             if self._file:
                 done = FromFile(self.settings, self._command, self._slots.memory, late)
             else:
-                peers = {question: found and [Peer(*each) for each in found] for question, found in known}
+                peers = {
+                    question: (found and [Peer(*each) for each in found], dated) for question, found, dated in known
+                }
                 done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
             log.hold()  # init tells what was said, as part of the reload that this may become
             try:
-                done.run(self._slots.news, self._slots.memory)
+                done.run_and_keep(self._slots.news, self._slots.memory, self._life, lambda: _wake(presence))
             finally:
                 log.replay(log.held())
-            if os.getppid() == presence:
-                os.kill(presence, _signal.SIGIO)  # nobody needs to wait for the rest
-            done.keep()
 
     def _look_after(self, now: float) -> None:
         assert self._worker is not None
@@ -238,6 +267,7 @@ class Follower:
     def _succeeded(self) -> None:
         verdict = json.loads(content(self._slots.news))
         self.trouble, self._attempt = "", 0
+        self.pending_since = self._changes_since
         self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
         started_with = self._started_with
         self._started_with = verdict["argv"], verdict["env"]
@@ -259,20 +289,32 @@ class Follower:
             self._attempt += 1
 
 
+def _wake(presence: int) -> None:
+    """In the child: nobody needs to wait for the rest."""
+    if os.getppid() == presence:
+        os.kill(presence, _signal.SIGIO)
+
+
 class Followed(Preparation):
     """A preparation whose data are those of the watches; what no watch knows yet is asked for."""
 
     def __init__(
         self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float,
-        keys: list[dict[str, bytes] | None], peers: dict[Question, list[Peer] | None],
+        keys: list[tuple[dict[str, bytes] | None, Dated]], peers: dict[Question, tuple[list[Peer] | None, Dated]],
     ) -> None:  # fmt: skip
         super().__init__(settings, command, memory, deadline)
         self._keys, self._known = iter(keys), peers
 
     def keys(self, prefix: str, datacenter: str | None) -> dict[str, bytes]:
-        known = next(self._keys)
-        return super().keys(prefix, datacenter) if known is None else known
+        known, dated = next(self._keys)
+        if known is None:
+            return super().keys(prefix, datacenter)
+        self.dated = dated
+        return known
 
     def ask(self, question: Question) -> list[Peer]:
-        known = self._known.get(question)
-        return super().ask(question) if known is None or not watch.is_complete(known) else known
+        known, dated = self._known.get(question, NOT_KNOWN)
+        if known is None or not watch.is_complete(known):
+            return super().ask(question)
+        self.dated = dated
+        return known

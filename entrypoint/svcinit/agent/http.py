@@ -26,6 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from svcinit.agent.adapters import Adapter, UnixAdapter
+from svcinit.agent.counting import UNREACHABLE, Requests, blocking, endpoint
 from svcinit.errors import ConfigError, Unavailable
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
@@ -82,6 +83,8 @@ class Http:
     ) -> None:
         self.address, self._timeout = address, timeout
         self.reached = False  # has the agent ever answered?
+        self.index = 0  # X-Consul-Index of the last answer of `call`, 0 where it had none
+        self.made = Requests()
         self.rotations = 0  # how often the token was replaced by another from its file
         self._token, self._token_file = token, token_file
         self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
@@ -129,11 +132,13 @@ class Http:
         `limit` is how many bytes the answer may have.
         """
         told = self.told(method, path)
-        response, content = self._exchange(method, path, query, body, told, limit)
-        if response.status_code == 403 and self._token_changed():
+        with self.made.one(f"{method} {endpoint(path)}") as request:
             response, content = self._exchange(method, path, query, body, told, limit)
-        self.reached = True
-        return self._decoded(response.status_code, response.headers, content, told, rule, states)
+            if response.status_code == 403 and self._token_changed():
+                response, content = self._exchange(method, path, query, body, told, limit)
+            self.reached, self.index = True, _index(response.headers)
+            request.answered(response.status_code)
+            return self._decoded(response.status_code, response.headers, content, told, rule, states)
 
     def ahead(self) -> float:
         """How many seconds the agent's clock is ahead of this host's, at least; 0 where they may be the same.
@@ -173,26 +178,31 @@ class Http:
             channel.request("GET", prepared.path_url, headers=dict(prepared.headers), preload_content=False)
         except (OSError, HTTPError, HTTPException) as error:
             channel.close()
+            self.lost(path)
             raise self._failed(self.told("GET", path), _as_os_error(error)) from None
 
     def receive(self, channel: HTTPConnection, path: str, rule: str, limit: int) -> tuple[Any, int]:
         """The answer to what was sent, as `call` has it, and its X-Consul-Index (0 where there is none)."""
         told = self.told("GET", path)
-        try:
-            answer = channel.getresponse()
-            content = answer.read(limit + 1)
-            if len(content) > limit or answer.headers.get("Connection", "").lower() == "close":
+        with self.made.one(blocking(path), timed=False) as request:
+            try:
+                answer = channel.getresponse()
+                content = answer.read(limit + 1)
+                if len(content) > limit or answer.headers.get("Connection", "").lower() == "close":
+                    channel.close()
+            except (OSError, HTTPError, HTTPException) as error:
                 channel.close()
-        except (OSError, HTTPError, HTTPException) as error:
-            channel.close()
-            raise self._failed(told, _as_os_error(error)) from None
-        if len(content) > limit:
-            raise ConfigError(f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix")
-        if answer.status == 403:
-            self._token_changed()  # the next try has it
-        found = answer.headers.get("X-Consul-Index", "")
-        index = int(found) if found.isdigit() else 0
-        return self._decoded(answer.status, answer.headers, content, told, rule, ()), index
+                raise self._failed(told, _as_os_error(error)) from None
+            request.answered(answer.status)
+            if len(content) > limit:
+                raise ConfigError(_too_much(told, limit))
+            if answer.status == 403:
+                self._token_changed()  # the next try has it
+            return self._decoded(answer.status, answer.headers, content, told, rule, ()), _index(answer.headers)
+
+    def lost(self, path: str) -> None:
+        """Count a query that was sent, or should have been, and that nobody will receive an answer to."""
+        self.made.note(blocking(path), UNREACHABLE)
 
     def _exchange(
         self, method: str, path: str, query: dict[str, str] | None, body: object, told: str, limit: int
@@ -377,8 +387,17 @@ def _read(response: requests.Response, told: str, limit: int) -> bytes:
     for chunk in response.iter_content(CHUNK):
         content += chunk
         if len(content) > limit:
-            raise ConfigError(f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix")
+            raise ConfigError(_too_much(told, limit))
     return bytes(content)
+
+
+def _too_much(told: str, limit: int) -> str:
+    return f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix"
+
+
+def _index(headers: Mapping[str, str]) -> int:
+    found = headers.get("X-Consul-Index", "")
+    return int(found) if found.isdigit() else 0
 
 
 def _seconds(header: str | None) -> float | None:

@@ -8,7 +8,7 @@ import time
 from svcinit import log
 from svcinit.agent.advertise import advertised
 from svcinit.agent.backoff import pause_before
-from svcinit.agent.registration import check_id, definition, differences, life_of, maintenance_of, status_of
+from svcinit.agent.registration import check_id, definition, differences, life_of, maintenance_of, statuses
 from svcinit.errors import ConfigError, SvcinitError
 
 TYPE_CHECKING = False
@@ -41,12 +41,33 @@ class Keeper:
         self.registered = False
         self.maintenance: str | None = None  # the reason; None: it is not in maintenance mode
         self.trouble = ""
+        self.differs: list[str] = []  # what was not as it should be at the last look, and could not be set right yet
+        self.checks: dict[str, str] = {}  # status by id, those of others included
+        self.looked: float | None = None  # seconds since the epoch
+        self.registrations = 0
+        self._address = ""
         self._consul, self._life, self._interval, self._advertise = consul, life, interval, advertise
         self._haunted = first
         self._status = "passing" if vouched else ""  # of the check, as last known
         self._attempt = 0
         self._agent_address = ""
         self._rotations = 0  # of the token, by the time that the agent was last given it with a registration
+
+    def facts(self) -> dict[str, object]:
+        service = self.service
+        return {
+            "service": service.name,
+            "address": self._address or None,
+            "port": service.port,
+            "tags": list(service.tags),
+            "registered": self.registered,
+            "registrations": self.registrations,
+            "differs": self.differs,
+            "maintenance": self.maintenance,
+            "check": self.probe.status if self.probe is not None else None,
+            "checks": self.checks,
+            "trouble": self.trouble,
+        }
 
     def look(self, *, ready: bool) -> None:
         """One look, and what it takes to set things right; a service that is not `ready` is not registered yet.
@@ -92,6 +113,7 @@ class Keeper:
         if self._has_old_token():
             self._consul.register(self._wanted())
         self._consul.deregister(self.service.id, self.service.name)
+        self.registered, self.checks = False, {}
         return True
 
     def _look(self, *, ready: bool) -> None:
@@ -100,10 +122,12 @@ class Keeper:
             self._exorcise(wanted)
             self._haunted = False
         actual = self._consul.instance(self.service.id, self.service.name)
+        self.looked, self.differs, self.checks = time.time(), ["registration"], {}
         if actual is not None:
+            self.checks = statuses(actual)
             self._check_owner(actual)
-            self.maintenance, self._status = maintenance_of(actual), status_of(actual, self.service.id)
-            found = differences(actual, wanted) + ["token"] * self._has_old_token()
+            self.maintenance, self._status = maintenance_of(actual), self.checks.get(check_id(self.service.id), "")
+            self.differs = found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
                 if not self.registered:
                     log.info(
@@ -168,7 +192,8 @@ class Keeper:
         self._rotations = self._consul.rotations
         if actual is None and self.maintenance is not None:
             self._consul.maintenance(service.id, service.name, on=True, reason=self.maintenance)
-        self.registered = True
+        self.registered, self.differs = True, []
+        self.registrations += 1
         log.info("registered", "registered {service}", service=service.name, id=service.id, port=service.port)
         self.report()
 
@@ -176,6 +201,7 @@ class Keeper:
         address = advertised(self._advertise)
         if not address and not self._agent_address:
             self._agent_address = agent_address(self._consul)
+        self._address = address or self._agent_address
         return definition(self.service, address, self._agent_address, self._life)
 
 

@@ -54,7 +54,11 @@ class LastKnown(Preparation):
         log.warning("degraded", "starting without Consul, from {variable}='{file}', {age}",
                     variable="SVCINIT_CACHE", file=self.settings.cache, age=self._known.age)  # fmt: skip
         self.kv, self.seen = dict(self._known.kv), dict(self._known.seen)
+        self.as_of = dict.fromkeys(self.seen, (self._known.written, 0))
         self.told_by_agent = dict(self._known.agent)
+
+    def keep(self) -> None:
+        """It is kept already."""
 
     def wait(self) -> None:
         """The peers waited for are taken as they were."""

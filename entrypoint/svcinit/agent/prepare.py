@@ -14,7 +14,9 @@ import time
 
 from svcinit import log
 from svcinit.agent.backoff import pause_before
-from svcinit.errors import EX_OK, ConfigError, Fault, Unavailable
+from svcinit.agent.counting import Requests
+from svcinit.agent.lock import locked
+from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.init import FETCHING, content, refill
 
 TYPE_CHECKING = False
@@ -32,39 +34,39 @@ DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
 LEAST = 0.2  # seconds: no call gets less
 LENGTH_BYTES = 8
 PREPARING = b"preparing"  # what stands in place of a verdict that is not whole yet
-PREFIX = "KV prefix "
+PREFIX, PEERS = "KV prefix ", "peers of "
 # what images share: /opt/svcinit/templates, beside the lib/ that this package is in
 SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))), "templates")
 
 
 def main(
     settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, lock: int,
-    cached: bool,
+    cached: bool, life: str,
 ) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as what it needs is away.
 
     `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
     `lock` is held meanwhile, since presence prepares too where it follows changes; `cached`: from SVCINIT_CACHE,
-    without any network. Raises ConfigError, Unavailable.
+    without any network; `life`: whose record it goes into. Raises ConfigError, Unavailable.
     """
     with locked(lock):
-        return _main(settings, command, seconds, out, memory, fresh, cached)
+        if not cached:
+            return _main(settings, command, seconds, out, memory, fresh, life)
+        from svcinit.agent.last_known import LastKnown
+
+        LastKnown(settings, command).run_and_keep(out, fresh, life)
+        return EX_OK
 
 
 def _main(
-    settings: Settings, command: tuple[str, ...], seconds: float, out: int, memory: int, fresh: int, cached: bool
+    settings: Settings, command: tuple[str, ...], seconds: float, out: int, memory: int, fresh: int, life: str
 ) -> int:
-    if cached:
-        from svcinit.agent.last_known import LastKnown
-
-        LastKnown(settings, command).run(out, fresh)
-        return EX_OK
     deadline = time.monotonic() + seconds
     told = ""
     for attempt in range(1 << 30):
         try:
             refill(out, FETCHING)
-            kind_of(settings)(settings, command, memory, deadline).run_and_keep(out, fresh)
+            kind_of(settings)(settings, command, memory, deadline).run_and_keep(out, fresh, life)
             return EX_OK
         except Unavailable as away:
             pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
@@ -86,35 +88,14 @@ def kind_of(settings: Settings) -> type[Preparation]:
     return FromFile
 
 
-@contextlib.contextmanager
-def locked(lock: int) -> Iterator[None]:
-    """Hold the lock (fcntl(2): released with the process, whatever becomes of it)."""
-    import fcntl
-
-    fcntl.lockf(lock, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.lockf(lock, fcntl.LOCK_UN)
-
-
-def is_free(lock: int) -> bool:
-    """Does nobody prepare?"""
-    import fcntl
-
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    fcntl.lockf(lock, fcntl.LOCK_UN)
-    return True
-
-
-def undo(memory: int) -> int:
+def undo(settings: Settings, memory: int, life: str) -> int:
     """Put back the files that the preparation which left `memory` committed."""
-    from svcinit.agent import files
+    from svcinit.agent import files, record
 
-    files.undo(_load(memory)[1])
+    try:
+        files.undo(_load(memory)[1])
+    finally:
+        record.look_again(settings, life)
     return EX_OK
 
 
@@ -135,12 +116,24 @@ class Preparation:
         self._resolver: Resolver | None = None
         self.told_by_agent: dict[str, str] = {}
         self.digests: list[str] = []  # of the keys of each prefix
-        self.files = 0  # rendered, changed or not
+        self.files: list[Rendered] = []
+        self.made = Requests()
+        self.took: dict[str, float] = {}  # seconds, by phase
+        self.dated = time.time(), 0  # when what was last asked for was so, and at which of Consul's indexes (0: none)
+        self.as_of: dict[str, tuple[float, int]] = {}  # the same, of all that is in `seen`
 
-    def run_and_keep(self, out: int, fresh: int) -> None:
-        """`run`, and then, since nothing waits for that but init, `keep`."""
-        self.run(out, fresh)
+    def run_and_keep(self, out: int, fresh: int, life: str, then: Callable[[], None] = lambda: None) -> None:
+        """`run`, `then`, and, since nobody waits for that but init, `keep` and leave a record."""
+        from svcinit.agent import record
+
+        try:
+            self.run(out, fresh)
+        except SvcinitError as error:
+            record.keep(self, life, error.faults)
+            raise
+        then()
         self.keep()
+        record.keep(self, life, ())
 
     def keep(self) -> None:
         """What was found, into SVCINIT_CACHE."""
@@ -151,12 +144,14 @@ class Preparation:
 
     def run(self, out: int, fresh: int) -> None:
         try:
-            self.registration()
-            self.fetch()
-            self.wait()
+            with self.timed("fetch"):
+                self.registration()
+                self.fetch()
+                self.wait()
             refill(out, PREPARING)  # from here on whatever hangs is not Consul
-            env = self.environment()
-            argv, changed, undo_record, reloads = self.render()
+            with self.timed("render"):
+                env = self.environment()
+                argv, changed, undo_record, reloads = self.render()
         except ConfigError:
             self.tell_empty()  # it may be why
             raise
@@ -166,9 +161,17 @@ class Preparation:
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
         verdict = {
             "argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs(),
-            "files": self.files, "keys": len(self.kv), "said": log.held(),
+            "files": len(self.files), "keys": len(self.kv), "said": log.held(),
         }  # fmt: skip
         refill(out, json.dumps(verdict).encode())
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took[phase] = time.monotonic() - began
 
     def close(self) -> None:
         if self._consul is not None:
@@ -197,7 +200,9 @@ class Preparation:
 
     def keys(self, prefix: str, datacenter: str | None) -> dict[str, bytes]:
         """All keys below a prefix, by full name."""
-        return self.consul.kv(prefix, datacenter)
+        found = self.consul.kv(prefix, datacenter)
+        self.dated = time.time(), self.consul.index
+        return found
 
     def inputs(self) -> dict[str, object]:
         """What of Consul this was made from: a digest for each prefix, and for each question about peers."""
@@ -232,16 +237,15 @@ class Preparation:
 
     def render(self) -> tuple[list[str], list[str], bytes, list[str]]:
         """Arguments, changed files, the undo record, how main hears of the changes; on an error nothing is written."""
-        argv, rendered = self.arguments(), self.rendered()
-        self.files = len(rendered)
-        if not rendered:
+        argv, self.files = self.arguments(), self.rendered()
+        if not self.files:
             return argv, [], b"", []
         from svcinit.agent import files
 
-        committed = files.commit(rendered, env=self.env, redact=self.redact)
+        committed = files.commit(self.files, env=self.env, redact=self.redact)
         for target in committed.changed:
             log.info("rendered", "rendered {file}", file=target)
-        how = {file.target: file.reload or "" for file in rendered}
+        how = {file.target: file.reload or "" for file in self.files}
         reloads = list(dict.fromkeys(how[target] for target in committed.changed))
         return argv, committed.changed, files.dump_undo(committed), reloads
 
@@ -285,6 +289,11 @@ class Preparation:
 
     def remember(self, what: str, count: int) -> int:
         """Note how many entries there are. Raises Unavailable when there were some before and now are none."""
+        self.expect(what, count)
+        self.seen[what], self.as_of[what] = count, self.dated
+        return count
+
+    def expect(self, what: str, count: int) -> None:
         before = self.earlier.get(what, 0)
         if self._is_first and not count and what.startswith(PREFIX):  # keys stay; peers come and go
             from svcinit.agent import last_known
@@ -295,8 +304,6 @@ class Preparation:
                 f"{what} had {before} entries and now has none: taken as a failed fetch "
                 "(SVCINIT_ALLOW_EMPTY=1 if this is meant)"
             )
-        self.seen[what] = count
-        return count
 
     @property
     def left(self) -> float:
@@ -309,13 +316,15 @@ class Preparation:
         question = name, tag, dc
         if question not in self.found:
             found = self.ask(question)
-            self.remember(f"peers of {called(*question)}", len(found))
+            self.remember(PEERS + called(*question), len(found))
             self.found[question] = found
         return self.found[question]
 
     def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
         name, tag, dc = question
-        return self.resolver.peers(name, tag=tag, dc=dc)
+        found = self.resolver.peers(name, tag=tag, dc=dc)
+        self.dated = time.time(), 0
+        return found
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -342,6 +351,7 @@ class Preparation:
             from svcinit.agent.connect import connect
 
             self._consul = connect(self.settings, self.left)
+            self._consul.made = self.made
         return self._consul
 
     @property
@@ -350,6 +360,7 @@ class Preparation:
             from svcinit.agent.discovery import Resolver
 
             self._resolver = Resolver(self.settings.dns_addr, self.settings.domain, min(DNS_TIMEOUT, self.left))
+            self._resolver.made = self.made
         return self._resolver
 
 

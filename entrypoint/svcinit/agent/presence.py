@@ -17,11 +17,12 @@ from svcinit.agent.connect import connect
 from svcinit.agent.keeper import Keeper
 from svcinit.agent.services import services
 from svcinit.errors import EX_OK, EX_UNAVAILABLE, ConfigError, Unavailable
-from svcinit.state import write_state
+from svcinit.state import StateFile, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from svcinit.agent.follow import Follower
     from svcinit.agent.probes import Probe
@@ -33,6 +34,7 @@ BEAT = 5.0  # seconds, at most, between two signs of life
 PROBING = 0.05  # the same while a probe runs: its output is read meanwhile
 READY_INTERVAL = 0.25  # seconds between two probes for readiness
 READY = b"ready"
+NAME = "presence"
 WAKING = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP, _signal.SIGIO}  # end, a probe, init prepared, an answer
 
 
@@ -51,7 +53,7 @@ def main(
     if slots:
         from svcinit.agent import follow
 
-        presence.follower = follow.Follower(settings, presence.consul, command, follow.Slots(*slots))
+        presence.follower = follow.Follower(settings, presence.consul, command, follow.Slots(*slots), life)
     return presence.run()
 
 
@@ -79,7 +81,8 @@ class Presence:
         ]  # fmt: skip
         self.follower: Follower | None = None
         self._parent = os.getppid()
-        self._told: dict[str, object] = {}
+        self._life, self._state = life, StateFile(settings.run, NAME)
+        self._count_on(read_state(settings.run, NAME, lambda state: state["life"] == life))
 
     def run(self) -> int:
         give_up = time.monotonic() + self.settings.start_timeout
@@ -119,33 +122,37 @@ class Presence:
         """Deregister all; EX_OK when there was something of ours."""
         existed = [self._leave(keeper) for keeper in self.keepers]
         self.consul.close()
+        self.tell()
         return EX_OK if any(existed) else EX_UNAVAILABLE
 
     def probes(self) -> list[Probe]:
         found = [self.ready_probe, *(keeper.probe for keeper in self.keepers)]
         return [probe for probe in found if probe is not None]
 
+    def _count_on(self, earlier: Mapping[str, Any] | None) -> None:
+        """From where the presence before this one got to."""
+        if earlier is None:
+            return
+        self.consul.made.add(earlier["requests"])
+        for keeper in self.keepers:
+            keeper.registrations = earlier["services"].get(keeper.service.id, {}).get("registrations", 0)
+
     def tell(self) -> None:
-        """Leave the state for svcinitctl, when it changed."""
-        state = {
-            keeper.service.id: {
-                "service": keeper.service.name,
-                "registered": keeper.registered,
-                "maintenance": keeper.maintenance,
-                "trouble": keeper.trouble,
-                "check": keeper.probe.status if keeper.probe is not None else None,
-            }
-            for keeper in self.keepers
-        }
-        told = {
+        """Leave the state for svcinitctl and the metrics, when it changed; each turn comes by here."""
+        follower = self.follower
+        facts = {
+            "life": self._life,
             "pid": os.getpid(),
             "ready": self.ready_probe is None,
-            "services": state,
-            "watch": None if self.follower is None else self.follower.trouble,
+            "services": {keeper.service.id: keeper.facts() for keeper in self.keepers},
+            "watch": None if follower is None else follower.facts(),
         }
-        if told != self._told:
-            self._told = dict(told)
-            write_state(self.settings.run, "presence", told)
+        figures = {
+            "looked": {keeper.service.id: keeper.looked for keeper in self.keepers},
+            "followed": {} if follower is None else follower.figures(),
+            "requests": self.consul.made.state(),
+        }
+        self._state.tell(time.monotonic(), facts, figures)
 
     def _leave(self, keeper: Keeper) -> bool:
         attempt = 0

@@ -72,10 +72,9 @@ def maintenance_of(actual: Mapping[str, Any]) -> str | None:
     return None
 
 
-def status_of(actual: Mapping[str, Any], service_id: str) -> str:
-    """The status of the service's own check; empty where there is none."""
-    own = [check for check in actual.get("Checks") or [] if check.get("CheckID") == check_id(service_id)]
-    return str(own[0].get("Status") or "") if own else ""
+def statuses(actual: Mapping[str, Any]) -> dict[str, str]:
+    """The status of each of the service's checks, by id."""
+    return {str(check.get("CheckID")): str(check.get("Status") or "") for check in actual.get("Checks") or []}
 
 
 def check_id(service_id: str) -> str:

@@ -51,10 +51,10 @@ class Rendered:
 
     target: absolute path; content: its bytes; mode: permission bits; owner: (uid, gid); check: a command that
     must accept it first, in which `{}` stands for the path to look at; reload: how main is told of a change.
-    None: not asked for.
+    None: not asked for. source: the file that it was made from.
     """
 
-    __slots__ = ("check", "content", "mode", "owner", "reload", "target")
+    __slots__ = ("check", "content", "mode", "owner", "reload", "source", "target")
 
     def __init__(
         self,
@@ -64,8 +64,10 @@ class Rendered:
         owner: tuple[int, int] | None = None,
         check: str | None = None,
         reload: str | None = None,
+        source: str = "",
     ) -> None:
         self.reload = reload
+        self.source = source
         self.target = target
         self.content = content
         self.mode = mode
@@ -229,7 +231,7 @@ def _copy(source: Source) -> Rendered:
         with open(source.path, "rb") as file:
             # A script stays executable: its own permission bits go with it.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o777
-            return Rendered(source.target, file.read(), mode)
+            return Rendered(source.target, file.read(), mode, source=source.path)
     except OSError as error:
         raise ConfigError(f"cannot read {source.path}: {error.strerror}", file=source.path) from None
 
@@ -262,8 +264,9 @@ def _made(engine: Engine, source: Source, content: bytes, faults: list[str]) -> 
     mode = options.get("mode")
     owner = _owner(options["owner"], "", faults) if "owner" in options else None
     return Rendered(
-        source.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload")
-    )
+        source.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload"),
+        source.path,
+    )  # fmt: skip
 
 
 def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:

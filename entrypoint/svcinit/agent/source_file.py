@@ -56,10 +56,8 @@ class FromFile(Preparation):
     def keys(self, prefix: str, _datacenter: str | None) -> dict[str, bytes]:
         return {key: value for key, value in self._kv.items() if key.startswith(f"{prefix}/")}
 
-    def remember(self, what: str, count: int) -> int:
+    def expect(self, what: str, count: int) -> None:
         """What a person emptied is news: this is no server that recovers."""
-        self.seen[what] = count
-        return count
 
     def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
         name, tag, dc = question

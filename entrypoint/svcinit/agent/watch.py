@@ -50,9 +50,15 @@ class Watch:
         self.due = 0.0
         self.trouble = ""
         self._channel: Any = None
-        self._index = self._attempt = 0
+        self.answered = 0.0  # seconds since the epoch; 0: not yet
+        self.index = self._attempt = 0
         self._asked = False
         self._tokens, self._filled = float(BURST), time.monotonic()
+
+    @property
+    def dated(self) -> tuple[float, int]:
+        """When `content` was so, and at which of Consul's indexes."""
+        return self.answered, self.index
 
     def query(self) -> dict[str, str]:
         raise NotImplementedError
@@ -69,6 +75,7 @@ class Watch:
                 return False
             if not _is_readable(self._channel.sock):
                 if now >= self.due:
+                    self._consul.lost(self.path)
                     raise Unavailable(f"{self.label}: a blocking query was not answered in its time")
                 return False
             return self._take()
@@ -90,19 +97,20 @@ class Watch:
         if self._channel is None:
             self._channel = self._consul.open()
         wait = random.uniform(*WAIT)
-        blocking = {"index": str(self._index), "wait": f"{round(wait)}s"} if self._index else {}
+        blocking = {"index": str(self.index), "wait": f"{round(wait)}s"} if self.index else {}
         self._consul.send(self._channel, self.path, {**self.query(), **blocking})
         _raise_sigio(self._channel.sock)
         self._asked = True
         # an answer that was there before SIGIO was asked for raised none
         is_there = _is_readable(self._channel.sock)
-        self.due = now if is_there else now + (wait * 17 / 16 if self._index else 0) + GRACE
+        self.due = now if is_there else now + (wait * 17 / 16 if self.index else 0) + GRACE
 
     def _take(self) -> bool:
         self._asked, self.due = False, 0.0
         answer, index = self._consul.receive(self._channel, self.path, self.rule, KV_LIMIT)
-        self._index = 0 if index < self._index else max(index, 1)
+        self.index = 0 if index < self.index else max(index, 1)
         content = self.read(answer)
+        self.answered = time.time()
         if self.trouble:
             log.info("watch_answers", "{input}: followed again", input=self.label)
         self._attempt, self.trouble = 0, ""
@@ -112,7 +120,7 @@ class Watch:
 
     def _fail(self, now: float, error: SvcinitError) -> None:
         self.close()
-        self._asked, self._index = False, 0
+        self._asked, self.index = False, 0
         self.due = now + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
         self._attempt += 1
         if str(error) != self.trouble:
@@ -124,7 +132,10 @@ class Watch:
 class File:
     """The file or directory of SVCINIT_SOURCE, looked at now and again: inotify would miss one that is replaced."""
 
+    index, answered, trouble = 0, 0.0, ""
+
     def __init__(self, path: str) -> None:
+        self.label = f"SVCINIT_SOURCE {path}"
         self.content = path
         self.digest = self.known = ""
         self.due = 0.0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from svcinit.state import FOLDERS
+from svcinit.state import FOLDERS, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,46 +15,29 @@ SERVING = "running", "reloading"
 NOT_RUNNING = "no running svcinit found: looked for init.json in {}"
 
 
-def folders() -> tuple[str, ...]:
-    """Where a state file may be."""
-    return (os.environ["SVCINIT_RUN"],) if os.environ.get("SVCINIT_RUN") else FOLDERS
+def folder() -> str | None:
+    """Where the state files are; None: in one of FOLDERS."""
+    return os.environ.get("SVCINIT_RUN") or None
 
 
 def read() -> dict[str, Any] | None:
     """The state of the svcinit that runs now; None when there is none, or only what a dead one left."""
-    for folder in folders():
-        try:
-            with open(os.path.join(folder, "init.json"), encoding="utf-8") as file:
-                state: dict[str, Any] = json.load(file)
-        except (OSError, ValueError):
-            continue
-        try:
-            os.kill(state["pid"], 0)
-        except PermissionError:
-            pass  # it lives, and is another user's
-        except OSError:
-            continue
-        return state
-    return None
+    return read_state(folder(), "init", _lives)
 
 
-def presence(init: dict[str, Any]) -> dict[str, Any]:
-    """What the presence of that init says: `services` by id, and `watch`: what is wrong with following changes."""
-    for folder in folders():
-        try:
-            with open(os.path.join(folder, "presence.json"), encoding="utf-8") as file:
-                said = json.load(file)
-        except (OSError, ValueError):
-            continue
-        if said["pid"] == init["presence"]:
-            found: dict[str, Any] = said
-            return found
-    return {"services": {}, "watch": None}
+def _lives(state: dict[str, Any]) -> bool:
+    try:
+        os.kill(state["pid"], 0)
+    except PermissionError:
+        return True  # it is another user's
+    except OSError:
+        return False
+    return True
 
 
 def needed() -> dict[str, Any] | None:
     """As `read`, and tells people when there is none."""
     state = read()
     if state is None:
-        print(NOT_RUNNING.format(" and ".join(folders())), file=sys.stderr)
+        print(NOT_RUNNING.format(folder() or " and ".join(FOLDERS)), file=sys.stderr)
     return state

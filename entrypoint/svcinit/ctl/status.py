@@ -1,45 +1,102 @@
-"""svcinitctl status."""
+"""svcinitctl status: what the state files say, and what svcinit's processes and the service take."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
+import time
 
 from svcinit.ctl import state as states
+from svcinit.state import FOLDERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+PERIOD = 1.0  # seconds, at most, between two looks of --watch
+POLL = 0.1  # seconds between two looks at whether a file changed
+TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
+FILES = "init", "prepare", "presence"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="for programs")
+    how.add_argument("--watch", action="store_true", help="again whenever it changes, until Ctrl-C")
 
 
 def run(options: argparse.Namespace) -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files are bytes
+    if options.watch:
+        return watch()
     state = states.needed()
     if state is None:
         return 1
-    presence = states.presence(state)
+    status = full(state)
     if options.json:
-        print(json.dumps({**state, "services": presence["services"], "watch": presence["watch"]}, indent=2))
+        print(json.dumps(status, indent=2))
     else:
-        print(f"{state['service'] or 'service'}: {state['state']}")
-        for name in ("id", "main", "presence", "reloads"):
-            print(f"  {name:9} {'-' if state[name] is None else state[name]}")
-        for service_id, known in presence["services"].items():
-            print(f"  {_registration(known)}: {service_id}")
-        if presence["watch"]:
-            print(f"  watch     {presence['watch']}")
-        if state["degraded"]:
-            print(f"  degraded  {state['degraded']}")
+        from svcinit.ctl.status_text import lines
+
+        print(*lines(status, time.time()), sep="\n")
+    return code(state)
+
+
+def full(init: dict[str, Any]) -> dict[str, Any]:
+    from svcinit.agent.overview import overview
+    from svcinit.agent.processes import figures
+
+    return {**overview(init, states.folder()), "processes": figures(init)}
+
+
+def code(state: dict[str, Any]) -> int:
     return 0 if state["state"] in states.SERVING and not state["degraded"] else 1
 
 
-def _registration(known: dict[str, Any]) -> str:
-    told = "registered" if known["registered"] else "not registered"
-    if known["maintenance"] is not None:
-        told += f", in maintenance ({known['maintenance']})"
-    if known["trouble"]:
-        told += f", {known['trouble']}"
-    return told
+def watch() -> int:
+    """A terminal has one picture that changes; anything else gets all of it anew when more than times changed."""
+    from svcinit.ctl.status_text import lines, still
+
+    last, shown = 1, None
+    try:
+        while True:
+            stamp = _stamp()
+            state = states.needed()
+            if state is None:
+                return 1
+            last, status = code(state), full(state)
+            found = lines(status, time.time())
+            if sys.stdout.isatty():
+                picture = REST_OF_LINE.join([*found[: shutil.get_terminal_size().lines - 1], ""])
+                print(TOP + picture + REST_OF_SCREEN, end="", flush=True)
+            elif still(status) != shown:
+                print(*found, "", sep="\n", flush=True)
+                shown = still(status)
+            _await_change(stamp)
+    except KeyboardInterrupt:
+        return last
+    except BrokenPipeError:  # who reads it has seen enough; nor shall the interpreter's end trip over it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return last
+
+
+def _await_change(stamp: list[tuple[int, int]]) -> None:
+    until = time.monotonic() + PERIOD
+    while time.monotonic() < until and _stamp() == stamp:
+        time.sleep(POLL)
+
+
+def _stamp() -> list[tuple[int, int]]:
+    """What changes when one of the state files does."""
+    found = []
+    for place in [states.folder()] if states.folder() else FOLDERS:
+        for name in FILES:
+            try:
+                status = os.stat(os.path.join(str(place), f"{name}.json"))
+            except OSError:
+                continue
+            found.append((status.st_ino, status.st_mtime_ns))
+    return found

@@ -1,0 +1,104 @@
+"""Requests to Consul and its DNS, counted by kind and outcome, with how long they took: for the state files.
+
+A kind is a method and an endpoint without names, so that there are few: GET kv, PUT agent/service/register, watch
+health/service (a blocking query, whose time says nothing), DNS SRV.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+OK = "ok"  # a useful answer; that there is none of what was asked for is one, too
+DENIED = "denied"
+ERROR = "error"  # an answer that says that it cannot, or one that is of no use
+UNREACHABLE = "unreachable"  # no answer, or half of one
+BUCKETS = 0.005, 0.025, 0.1, 0.5, 2.5  # seconds
+PARTS = {"kv": 1, "agent": 3}  # of a path below /v1 that make an endpoint; of all others two
+
+
+class Request:
+    """One that is being made; `outcome` is what it is if nothing more comes of it."""
+
+    def __init__(self) -> None:
+        self.outcome = UNREACHABLE
+
+    def answered(self, status: int) -> None:
+        self.outcome = DENIED if status == 403 else ERROR
+
+
+class Requests:
+    """By kind: `outcomes`, how many of each, and `seconds`: `count` and `sum` of those that were timed, and in
+    `buckets` how many took at most so long."""
+
+    def __init__(self, earlier: Mapping[str, Any] | None = None) -> None:
+        self._kinds: dict[str, dict[str, Any]] = {}
+        self.add(earlier or {})
+
+    @contextlib.contextmanager
+    def one(self, kind: str, *, timed: bool = True) -> Iterator[Request]:
+        """Count what is done within: well if it raises nothing."""
+        request, began = Request(), time.monotonic()
+        try:
+            yield request
+            request.outcome = OK
+        finally:
+            self.note(kind, request.outcome, time.monotonic() - began if timed else None)
+
+    def note(self, kind: str, outcome: str, seconds: float | None = None) -> None:
+        entry = self._entry(kind)
+        entry["outcomes"][outcome] = entry["outcomes"].get(outcome, 0) + 1
+        if seconds is None:
+            return
+        timed = entry["seconds"]
+        timed["count"] += 1
+        timed["sum"] += seconds
+        for limit in BUCKETS:
+            timed["buckets"][str(limit)] += seconds <= limit
+
+    def add(self, state: Mapping[str, Any]) -> None:
+        """What another one's `state` says."""
+        for kind, other in state.items():
+            entry = self._entry(kind)
+            _sum_up(entry["outcomes"], other["outcomes"])
+            timed, theirs = entry["seconds"], other["seconds"]
+            timed["count"] += theirs["count"]
+            timed["sum"] += theirs["sum"]
+            _sum_up(timed["buckets"], theirs["buckets"])
+
+    def state(self) -> dict[str, Any]:
+        """A copy, for JSON."""
+        return {
+            kind: {
+                "outcomes": dict(entry["outcomes"]),
+                "seconds": {**entry["seconds"], "buckets": dict(entry["seconds"]["buckets"])},
+            }
+            for kind, entry in self._kinds.items()
+        }
+
+    def _entry(self, kind: str) -> dict[str, Any]:
+        if kind not in self._kinds:
+            buckets = {str(limit): 0 for limit in BUCKETS}
+            self._kinds[kind] = {"outcomes": {}, "seconds": {"count": 0, "sum": 0.0, "buckets": buckets}}
+        return self._kinds[kind]
+
+
+def endpoint(path: str) -> str:
+    """A path below /v1 without the names in it."""
+    parts = path.removeprefix("/v1/").split("/")
+    return "/".join(parts[: PARTS.get(parts[0], 2)])
+
+
+def blocking(path: str) -> str:
+    """The kind of a blocking query."""
+    return f"watch {endpoint(path)}"
+
+
+def _sum_up(mine: dict[str, int], theirs: Mapping[str, int]) -> None:
+    for name, count in theirs.items():
+        mine[name] = mine.get(name, 0) + count

@@ -1,0 +1,116 @@
+"""State files: when they are written, and what is counted in them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+
+import pytest
+
+from fake_crew import FakeCrew
+from svcinit import settings
+from svcinit.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.lifecycle import Lifecycle
+from svcinit.state import OUTCOMES, PERIOD, StateFile, outcome_of, read_state
+
+TERM, HUP = signal.SIGTERM, signal.SIGHUP
+FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": ""}
+UP: list[Event] = [Exited(Role.PREPARE, 0)]
+END: list[Event] = [Signalled(TERM), Exited(Role.PRESENCE, 0), Deadline(), Exited(Role.MAIN, 143)]
+PREPARED = Exited(Role.PREPARE, 0)
+
+
+def read(folder: pathlib.Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "x.json").read_text())
+    return found
+
+
+def test_what_happens_is_written_at_once_and_takes_the_figures_along(tmp_path: pathlib.Path) -> None:
+    file = StateFile(str(tmp_path), "x")
+    assert file.tell(0.0, {"state": "a"}, {"count": 1}) is None
+    assert file.tell(0.1, {"state": "b"}, {"count": 2}) is None
+    assert read(tmp_path) == {"state": "b", "count": 2}
+
+
+def test_ten_thousand_changes_of_a_figure_are_one_write(tmp_path: pathlib.Path) -> None:
+    file = StateFile(str(tmp_path), "x")
+    file.tell(0.0, {"state": "a"}, {"count": 0})
+    before = (tmp_path / "x.json").stat().st_ino, (tmp_path / "x.json").stat().st_mtime_ns
+    later = {file.tell(PERIOD * number / 10001, {"state": "a"}, {"count": number}) for number in range(1, 10001)}
+    assert ((tmp_path / "x.json").stat().st_ino, (tmp_path / "x.json").stat().st_mtime_ns) == before
+    assert later == {PERIOD}, "it is not said when the figure can be written"
+    assert file.tell(PERIOD, {"state": "a"}, {"count": 10000}) is None
+    assert read(tmp_path)["count"] == 10000
+    assert file.tell(PERIOD + 1, {"state": "a"}, {"count": 10000}) is None
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"other": 1}', '{"life": "theirs"}', "7", "null"])
+def test_a_file_that_is_not_ours_is_none(tmp_path: pathlib.Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    assert read_state(str(tmp_path), "x", lambda state: bool(state["life"] == "ours")) is None
+
+
+def tally(env: dict[str, str], *events: Event) -> dict[str, object]:
+    """What a life with these events has counted at its end."""
+    crew = FakeCrew([*UP, *events])
+    life = Lifecycle(settings.read({**FULL, **env}), crew)  # type: ignore[arg-type]
+    life.run()
+    assert crew.events == []
+    return life.tally.facts()
+
+
+HOOK, EXEC = {"SVCINIT_PRE_RELOAD": "migrate"}, {"SVCINIT_RELOAD": "exec:chain"}
+VERIFY = {"SVCINIT_RELOAD_VERIFY": "5s"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "env", "events"),
+    [
+        ("done", {}, [PREPARED]),
+        ("done", EXEC, [PREPARED, Exited(Role.ACTION, 0)]),
+        ("in_place", {}, [Exited(Role.PREPARE, 75)]),
+        ("in_place", EXEC, [Exited(Role.PREPARE, 75), Exited(Role.ACTION, 0)]),
+        ("aborted", {}, [Exited(Role.PREPARE, 78)]),
+        ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, 0)]),
+        ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, 1)]),
+        ("taken_back", VERIFY, [PREPARED, Exited(Role.VERIFY, 69), Exited(Role.UNDO, 0)]),
+        ("failed", EXEC, [PREPARED, Exited(Role.ACTION, 4)]),
+        ("failed", VERIFY | EXEC, [PREPARED, Exited(Role.ACTION, 0), Exited(Role.VERIFY, 69), Exited(Role.UNDO, 0),
+                                   Exited(Role.ACTION, 1)]),
+    ],
+)  # fmt: skip
+def test_each_way_a_reload_ends_is_counted(outcome: str, env: dict[str, str], events: list[Event]) -> None:
+    found = tally(env, Signalled(HUP), *events, *END)
+    assert found["reload_outcomes"] == dict.fromkeys(OUTCOMES, 0) | {outcome: 1}
+    last = found["last_reload"]
+    assert isinstance(last, dict)
+    assert (last["id"], last["outcome"], bool(last["trouble"])) == (1, outcome, outcome != "done")
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(0, "done"), (75, "in_place")])
+def test_a_restart_is_a_reload_that_ends_with_the_new_start(code: int, outcome: str) -> None:
+    restart: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, code), *END[1:]]
+    found = tally({"SVCINIT_RELOAD": "restart"}, *restart, *END)
+    assert found["reload_outcomes"] == dict.fromkeys(OUTCOMES, 0) | {outcome: 1}
+    assert (found["main_starts"], found["main_exits"]) == (2, {"143": 2})
+
+
+def test_a_stop_in_the_middle_of_a_reload_is_no_end_of_it() -> None:
+    given_up = Exited(Role.PREPARE, 143)
+    assert tally({}, Signalled(HUP), END[0], given_up, *END[1:])["reload_outcomes"] == dict.fromkeys(OUTCOMES, 0)
+
+
+def test_how_long_reloads_took_is_summed_up() -> None:
+    """The reload waits 0.5 s, on the lifecycle's own clock, to prepare again what crashed."""
+    found = tally({}, Signalled(HUP), Exited(Role.PREPARE, 139), Deadline(), PREPARED, *END)
+    assert found["reload_seconds"] == {"sum": 0.5, "count": 1}
+
+
+def test_a_presence_that_dies_is_counted_and_the_one_that_ends_is_not() -> None:
+    assert tally({}, Exited(Role.PRESENCE, 137), Deadline(), *END)["presence_restarts"] == 1
+
+
+@pytest.mark.parametrize("trouble", ["something new went wrong", " aborted"])
+def test_what_is_told_in_unknown_words_counts_as_failed(trouble: str) -> None:
+    assert outcome_of(trouble) == "failed"
