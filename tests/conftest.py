@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import pathlib
-import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support import docker as docker_cli
+from tests.support import images
 from tests.support.consul import ConsulAgent
 from tests.support.docker import Engine
 
-ROOT = pathlib.Path(__file__).parent.parent
 FIGURES: list[str] = []
 
 
@@ -71,23 +70,19 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def base_image() -> str:
     """Debian with python3, and nothing of svcinit's."""
-    name = os.environ.get("SVCINIT_TEST_BASE", "")
-    assert name, "SVCINIT_TEST_BASE names no image: run the tests by `make test`"
-    return name
+    return images.base()
 
 
 @pytest.fixture(scope="session")
 def pythonless_image() -> str:
     """Debian with no Python."""
-    command = [str(ROOT / "tools" / "base-image"), "--without-python"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.splitlines()[-1]
+    return images.pythonless_base()
 
 
 @pytest.fixture(scope="session")
-def svcinit_image(base_image: str) -> str:
+def svcinit_image() -> str:
     """Dockerfile.base, built."""
-    return docker_cli.build(ROOT, "svcinit-base", file=ROOT / "Dockerfile.base", BASE_IMAGE=base_image)
+    return images.svcinit()
 
 
 @pytest.fixture(scope="session")

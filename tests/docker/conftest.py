@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import TypedDict
 
 import pytest
 
+from tests.support import images
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine, build
+from tests.support.docker import Container, Engine
 from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WORKERS = 2  # the default of the images that have workers
-IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
-
-
-class BuildArgs(TypedDict):
-    """What builds a folder in images/ without a registry."""
-
-    BASE_IMAGE: str
-    SVCINIT_IMAGE: str
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="session")
-def build_args(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], BuildArgs]:
-    """By the name of the folder: there is no Python in the base unless the Dockerfile asks for one."""
-
-    def found(name: str) -> BuildArgs:
-        text = (IMAGES / name / "Dockerfile").read_text()
-        base = base_image if "ARG BASE_IMAGE=python" in text else pythonless_image
-        return {"BASE_IMAGE": base, "SVCINIT_IMAGE": svcinit_image}
-
-    return found
-
-
-@pytest.fixture(scope="session")
-def image(build_args: Callable[[str], BuildArgs]) -> Callable[[str], str]:
-    """Build the image of one folder in images/, once; its tag."""
-
-    @functools.cache
-    def built(name: str) -> str:
-        return build(IMAGES / name, f"svcinit-{name}", **build_args(name))
-
-    return built
+def image() -> Callable[[str], str]:
+    """The image of a folder in images/, by the folder's name; built once."""
+    return images.service
 
 
 class Shop:
