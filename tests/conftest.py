@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
-import subprocess
 from collections.abc import Callable, Iterator
-from typing import TypedDict
 
 import pytest
 
 from tests.support import docker as docker_cli
-from tests.support import planted
+from tests.support import images, planted
 from tests.support.consul import ConsulAgent
 from tests.support.docker import Engine
 from tests.support.planted import pytest_sessionfinish as pytest_sessionfinish
 
-ROOT = pathlib.Path(__file__).parent.parent
 FIGURES: list[str] = []
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
@@ -79,23 +75,19 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def base_image() -> str:
     """Debian with python3, and nothing of svcinit's."""
-    name = os.environ.get("SVCINIT_TEST_BASE", "")
-    assert name, "SVCINIT_TEST_BASE names no image: run the tests by `make test`"
-    return name
+    return images.base()
 
 
 @pytest.fixture(scope="session")
 def pythonless_image() -> str:
     """Debian with no Python."""
-    command = [str(ROOT / "tools" / "base-image"), "--without-python"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.splitlines()[-1]
+    return images.pythonless_base()
 
 
 @pytest.fixture(scope="session")
-def svcinit_image(base_image: str) -> str:
+def svcinit_image() -> str:
     """Dockerfile.base, built."""
-    return docker_cli.build(ROOT, "svcinit-base", file=ROOT / "Dockerfile.base", BASE_IMAGE=base_image)
+    return images.svcinit()
 
 
 @pytest.fixture(scope="session")
@@ -109,31 +101,7 @@ def bare_image(base_image: str, svcinit_image: str, tmp_path_factory: pytest.Tem
     return docker_cli.build(folder, "svcinit-bare", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
 
 
-class BuildArgs(TypedDict):
-    """What builds a folder in images/ without a registry."""
-
-    BASE_IMAGE: str
-    SVCINIT_IMAGE: str
-
-
 @pytest.fixture(scope="session")
-def build_args(base_image: str, pythonless_image: str, svcinit_image: str) -> Callable[[str], BuildArgs]:
-    """By the name of the folder: there is no Python in the base unless the Dockerfile asks for one."""
-
-    def found(name: str) -> BuildArgs:
-        text = (ROOT / "images" / name / "Dockerfile").read_text()
-        base = base_image if "ARG BASE_IMAGE=python" in text else pythonless_image
-        return {"BASE_IMAGE": base, "SVCINIT_IMAGE": svcinit_image}
-
-    return found
-
-
-@pytest.fixture(scope="session")
-def image(build_args: Callable[[str], BuildArgs]) -> Callable[[str], str]:
-    """Build the image of one folder in images/, once; its name with its tag."""
-
-    @functools.cache
-    def built(name: str) -> str:
-        return docker_cli.build(ROOT / "images" / name, f"svcinit-{name}", **build_args(name))
-
-    return built
+def image() -> Callable[[str], str]:
+    """The image of a folder in images/, by the folder's name; built once."""
+    return images.service

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from tests.support import images
 from tests.support.docker import build
+from tests.support.images import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 SITE = ROOT / "examples" / "site"
 FILE = ROOT / "examples" / "compose.yaml"
 PROJECT = "svcinit-site"
@@ -25,18 +26,20 @@ FROM_IMAGES = {
 }  # fmt: skip
 
 
-def images(base: str, image: Callable[[str], str]) -> dict[str, str]:
-    """Build all; the variables that compose.yaml reads. image: builds a folder of images/."""
-    shop = build(SITE / "shop", "svcinit-site-shop", DJANGO_IMAGE=image("django-uwsgi"))
-    database = build(SITE / "mariadb", "svcinit-site-mariadb", BASE_IMAGE=base)
-    made = {name: image(folder) for name, folder in FROM_IMAGES.items()}
-    return {**made, "SHOP_IMAGE": shop, "MARIADB_IMAGE": database, "CONSUL_IMAGE": consul_image(base)}
+def build_images() -> dict[str, str]:
+    """Build all; the variables that compose.yaml reads."""
+    shop = build(SITE / "shop", "svcinit-site-shop", DJANGO_IMAGE=images.service("django-uwsgi"))
+    database = build(SITE / "mariadb", "svcinit-site-mariadb", BASE_IMAGE=images.base())
+    made = {name: images.service(folder) for name, folder in FROM_IMAGES.items()}
+    return {**made, "SHOP_IMAGE": shop, "MARIADB_IMAGE": database, "CONSUL_IMAGE": consul_image()}
 
 
-def consul_image(base: str) -> str:
+def consul_image() -> str:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(os.environ["CONSUL_BINARY"], pathlib.Path(folder) / "consul")
-        return build(pathlib.Path(folder), "svcinit-site-consul", file=SITE / "consul" / "Dockerfile", BASE_IMAGE=base)
+        return build(
+            pathlib.Path(folder), "svcinit-site-consul", file=SITE / "consul" / "Dockerfile", BASE_IMAGE=images.base()
+        )
 
 
 def compose(*arguments: str, project: str = PROJECT, env: Mapping[str, str]) -> str:
@@ -53,13 +56,7 @@ def main() -> int:
     if sys.argv[1:] != ["up"]:
         print("usage: python -m tools.site up|down", file=sys.stderr)
         return 64
-    base = os.environ["SVCINIT_TEST_BASE"]
-    svcinit = build(ROOT, "svcinit-base", file=ROOT / "Dockerfile.base", BASE_IMAGE=base)
-
-    def image(name: str) -> str:
-        return build(ROOT / "images" / name, f"svcinit-{name}", BASE_IMAGE=base, SVCINIT_IMAGE=svcinit)
-
-    compose("up", "--detach", "--no-build", env=images(base, image))
+    compose("up", "--detach", "--no-build", env=build_images())
     print(f"http://127.0.0.1:{os.environ.get('SITE_PORT', '8080')}/ answers in a moment; `make site-down` ends it")
     return 0
 

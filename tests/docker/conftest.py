@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WORKERS = 2  # the default of the images that have workers
-IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 class Shop:

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import BuildArgs
-from tests.docker.conftest import EXAMPLES, IMAGES, ROOT
 from tests.docker.test_bundle import FOREIGN
 from tests.support.consul import ConsulAgent, free_ports
 from tests.support.docker import TAG, Container, Engine, build, docker
+from tests.support.images import EXAMPLES, IMAGES, ROOT, build_args
 from tests.support.load import load
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
@@ -119,9 +118,7 @@ def versions(bodies: set[bytes]) -> set[str]:
     return {json.loads(body)["version"] for body in bodies if body}
 
 
-def test_a_site_comes_up_changes_without_a_failed_request_and_goes(
-    site: Site, build_args: Callable[[str], BuildArgs], report: Callable[[str], None]
-) -> None:
+def test_a_site_comes_up_changes_without_a_failed_request_and_goes(site: Site, report: Callable[[str], None]) -> None:
     for row in yaml.safe_load((ANSIBLE / "group_vars" / "apps.yaml").read_text())["services"]:
         site.add({**row, "port": free_ports(1)[0]}, IMAGES / row["image"], build_args(row["image"]))
     assert changed(site.play()) > 0

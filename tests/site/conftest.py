@@ -29,8 +29,8 @@ ROWS: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
-def site(base_image: str, image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("site"), tool.images(base_image, image))
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("site"), tool.build_images())
     try:
         made.start_in_any_order()
         yield made
