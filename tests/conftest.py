@@ -37,7 +37,7 @@ def report() -> Callable[[str], None]:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a developer exports for his own Consul must not reach the tests."""
     for name in list(os.environ):
-        if name.startswith(("SVCINIT_", "CONSUL_HTTP")) and name != "SVCINIT_TEST_BASE":
+        if name.startswith(("SVCINIT_", "CONSUL_HTTP")):
             monkeypatch.delenv(name)
 
 

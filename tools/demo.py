@@ -148,7 +148,7 @@ def main() -> int:
             "SVCINIT_WAIT_FOR": "mysql-demo", "APP_MODULE": "site_app.wsgi:application", "APP_LOAD_SECONDS": "1",
             "APP_DATABASE": "mysql-demo", "SVCINIT_CACHE": "",
         }  # fmt: skip
-        base = os.environ.get("SVCINIT_TEST_BASE")
+        base = os.environ.get("TEST_BASE_IMAGE")
         scope = in_container(env, code, base) if base else as_process(env, code, folder)
         instance = stack.enter_context(scope)
         try:

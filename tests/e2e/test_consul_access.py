@@ -130,6 +130,7 @@ def test_a_client_certificate_of_another_authority_is_told_as_refused(
 ) -> None:
     foreign = Authority(tmp_path / "foreign", "foreign").issue("client")
     tls_service.env |= {"CONSUL_CLIENT_CERT": foreign.certificate, "CONSUL_CLIENT_KEY": foreign.key}
+    tls_service.env["SVCINIT_START_TIMEOUT"] = "30s"  # now and then the refusal is lost with its connection
     refuses_to_start(tls_service, "TLS failed: ", "the agent does not take the client certificate: see")
 
 

@@ -23,8 +23,8 @@ class BuildArgs(TypedDict):
 
 def base() -> str:
     """Debian with python3, and nothing of svcinit's."""
-    name = os.environ.get("SVCINIT_TEST_BASE", "")
-    assert name, "SVCINIT_TEST_BASE names no image: run the tests by `make test`"
+    name = os.environ.get("TEST_BASE_IMAGE", "")
+    assert name, "TEST_BASE_IMAGE names no image: run the tests by `make test`"
     return name
 
 

@@ -270,7 +270,9 @@ class Http:
         cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
         if isinstance(error, requests.exceptions.SSLError) and not cut_off:
             return ConfigError(f"{told}: TLS failed: {reason}; {self._tls_advice(reason)}")
-        return Away(f"{told} failed: {reason}")
+        # with TLS 1.3 the agent's refusal comes after our handshake: it is lost where the connection ends before
+        hint = "; does the agent take CONSUL_CLIENT_CERT?" if cut_off and self._session.cert else ""
+        return Away(f"{told} failed: {reason}{hint}")
 
     def _tls_advice(self, reason: str) -> str:
         """What to do about OpenSSL's own words: which side did not take the other's certificate?"""
