@@ -52,7 +52,7 @@ docs: $(READY)  ## pages made from the code and from a run of the tests
 bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@tools/apt-install gcc musl-tools patchelf
-	tools/with-parts --no-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
+	tools/with-parts --try-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools
