@@ -72,7 +72,7 @@ $(DOCS_READY): requirements/docs.txt $(READY)
 bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@tools/apt-install gcc musl-tools patchelf
-	tools/with-parts --no-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
+	tools/with-parts --try-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
 
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)

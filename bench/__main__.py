@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -13,11 +14,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, report, scale, steps, watch
+from bench import contenders, image, imports, memory, report, scale, starts, steps, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
@@ -118,6 +120,17 @@ class Bench:
         print(f"\n{scale.FLEET} followers of one prefix on one agent, one put:\n")
         _print(report.fleet(fleet))
 
+    def images(self) -> None:
+        """from `docker run` to the command's exec, to its first answer and to passing in Consul"""
+        if "DOCKER_HOST" not in os.environ or self.probe.clock is not time.monotonic_ns:
+            print("Not measured: it takes a Docker engine and a C compiler.")
+            return
+        print(starts.NOTE.lstrip())
+        with self._agent() as (folder, agent):
+            found = list(starts.measure(folder / "images", agent, self.probe))
+        self.raw["images"] = {each.image: each.starts for each in found}
+        _print(report.starts(found))
+
     def _race(
         self, part: str, field: Sequence[Contender], base: str, time: Callable[[Contender], float]
     ) -> dict[str, list[float]]:
@@ -154,8 +167,11 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
-    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale,
+    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale, "images": Bench.images,
 }  # fmt: skip
+MAIN_PAGE = "benchmarks.md"
+PAGES = {"images": "images.md"}  # of parts that have one of their own
+TITLES = {MAIN_PAGE: "Benchmarks", "images.md": "The images' start, with svcinit and without it"}
 
 
 class Page(io.StringIO):
@@ -175,32 +191,39 @@ class Page(io.StringIO):
 
 def main() -> int:
     options = _options()
-    page = Page()
-    with contextlib.redirect_stdout(page):
-        _run(options)
-    plots = options.json.parent
-    if options.docs:
-        (DOCS / "benchmarks.md").write_text(page.getvalue())
-        plots = DOCS / "plots"
+    _run(options)
+    plots = DOCS / "plots" if options.docs else options.json.parent
     subprocess.run([sys.executable, "-m", "bench.plots", str(options.json), str(plots)], check=True)
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
+    chosen = [options.only] if options.only else list(PARTS)
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
         bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
-        print("# Benchmarks\n\nWhat `make bench` printed; ratios hold on other machines, times do not.\n")
-        _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
-        print(f"- {options.runs} runs each, interleaved; the service: {bench.probe.note}")
-        for part in [options.only] if options.only else PARTS:
-            print(f"\n## {part}: {PARTS[part].__doc__}\n", flush=True)
-            PARTS[part](bench)
-            if part in PLOTTED:
-                print(f"\n![{part}](plots/{part}.svg)")
+        for file, parts in itertools.groupby(chosen, lambda part: PAGES.get(part, MAIN_PAGE)):
+            page = Page()
+            with contextlib.redirect_stdout(page):
+                _measure(bench, file, parts)
+            if options.docs:
+                (DOCS / file).write_text(page.getvalue())
         bench.probe.close()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(bench.raw, indent=1) + "\n")
+
+
+def _measure(bench: Bench, file: str, parts: Iterable[str]) -> None:
+    """One page."""
+    print(f"# {TITLES[file]}\n\nWhat `make bench` printed; ratios hold on other machines, times do not.\n")
+    _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
+    if file == MAIN_PAGE:
+        print(f"- {bench.runs} runs each, interleaved; the service: {bench.probe.note}")
+    for part in parts:
+        print(f"\n## {part}: {PARTS[part].__doc__}\n", flush=True)
+        PARTS[part](bench)
+        if part in PLOTTED:
+            print(f"\n![{part}](plots/{part}.svg)")
 
 
 def _options() -> argparse.Namespace:

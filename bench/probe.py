@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 SOURCE = pathlib.Path(__file__).with_name("probe.c")
-STAY = "stay"
+STAY, THEN = "stay", "then"
 
 
 class Probe:
@@ -20,6 +20,7 @@ class Probe:
     def __init__(self, folder: pathlib.Path) -> None:
         self._path = folder / "began"
         os.mkfifo(self._path)
+        self._path.chmod(0o666)  # a container's user writes into it, too
         self._fifo = os.open(self._path, os.O_RDWR | os.O_NONBLOCK)
         compiled = _compile(folder / "probe")
         self.clock: Callable[[], int] = time.monotonic_ns

@@ -9,12 +9,13 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bench.image import ROOT
 from bench.imports import Imports
 from bench.memory import Footprint
 from bench.scale import Idle
+from bench.starts import DIRECT, SVCINIT, Measured, Start
 
 TOP = 10
 
@@ -85,6 +86,25 @@ def fleet(found: Mapping[str, float]) -> list[str]:
         f"| {found['median']:.0f} | {found['p99']:.0f} | {found['last']:.0f} | {found['agent']:.0f} "
         f"| {found['connections']:.0f} |",
     ]
+
+
+def starts(found: Sequence[Measured]) -> list[str]:
+    """Medians of each image's starts, and what svcinit adds; an image that did not start says why below."""
+    head = " | ".join(f"{what}: {DIRECT} ms | {SVCINIT} ms | more ms | x" for what in ("exec", "answer"))
+    lines = [f"| image | {head} | passing ms |", "|---" + "|--:" * 9 + "|"]
+    for each in found:
+        if not each.failure:
+            cells = [*_beside(each, lambda start: start.exec), *_beside(each, lambda start: start.answer)]
+            passing = statistics.median(start.passing for start in each.starts[SVCINIT])
+            lines.append(f"| {each.image} | {' | '.join(cells)} | {passing:.0f} |")
+    return lines + [
+        f"\n- {each.image}: not measured: {each.failure.splitlines()[-1]}" for each in found if each.failure
+    ]
+
+
+def _beside(measured: Measured, mark: Callable[[Start], float]) -> list[str]:
+    direct, ours = (statistics.median(map(mark, measured.starts[how])) for how in (DIRECT, SVCINIT))
+    return [f"{direct:.0f}", f"{ours:.0f}", f"{ours - direct:.0f}", f"{ours / direct:.2f}"]
 
 
 def processes(found: Sequence[Imports]) -> list[str]:

@@ -112,11 +112,16 @@ class Container:
 
     def copy(self, path: str) -> bytes:
         """A file's content, also where the image has no program to read it."""
+        return self.file(path)[1]
+
+    def file(self, path: str) -> tuple[tarfile.TarInfo, bytes]:
+        """The same, with owner and mode."""
         done = subprocess.run(["docker", "cp", f"{self.id}:{path}", "-"], capture_output=True, timeout=30, check=True)
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            file = archive.extractfile(archive.getmembers()[0])
+            member = archive.getmembers()[0]
+            file = archive.extractfile(member)
             assert file, f"{path} is no file"
-            return file.read()
+            return member, file.read()
 
     def processes(self) -> list[tuple[int, str]]:
         """(pid on the host, command line) of all that runs in it."""
