@@ -110,6 +110,8 @@ class Subject:
         self.run = {SVCINIT: [*common, self.image, *command]}
         with self._started(SVCINIT) as (container, _):
             rendered = [self._copy(container, path, folder) for path in targets(images.IMAGES / name / "templates")]
+            if own.get("SVCINIT_RENDER_ARGS") == "1":
+                command = [*probe.argv, THEN, *argv(container)]
         user = ["--user", own["SVCINIT_USER"]] if "SVCINIT_USER" in own else []
         self.run[DIRECT] = [*common, *user, *rendered, "--entrypoint", command[0], self.image, *command[1:]]
 
@@ -175,6 +177,12 @@ class Subject:
         os.chown(kept, member.uid, member.gid)
         kept.chmod(member.mode)
         return f"--volume={kept}:/{path}:ro"
+
+
+def argv(container: Container) -> list[str]:
+    """The command of svcinit's that runs in it, with its arguments as they were rendered."""
+    main = json.loads(container.exec("svcinitctl", "status", "--json"))["main"]
+    return pathlib.Path(f"/proc/{container.pid}/root/proc/{main}/cmdline").read_text().rstrip("\0").split("\0")
 
 
 def settings(file: pathlib.Path) -> dict[str, str]:
