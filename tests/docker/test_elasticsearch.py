@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.docker.conftest import ROOT
 from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Engine, build
+from tests.support.docker import Engine
 from tests.support.jvm import dumps_its_threads, stops_well
 from tests.support.waiting import eventually
 
@@ -19,16 +18,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 CONFIG = "/usr/share/elasticsearch/config"
 START = 60  # seconds that a JVM may take to start on a busy machine
 STARTED = "started /usr/local/bin/docker-entrypoint.sh"
-
-
-@pytest.fixture(scope="session")
-def stand_in_image(pythonless_image: str, svcinit_image: str) -> str:
-    stand_in = build(
-        ROOT / "tests" / "docker" / "elasticsearch_stand_in", "svcinit-elasticsearch-stand-in",
-        BASE_IMAGE=pythonless_image,
-    )  # fmt: skip
-    folder = ROOT / "images" / "elasticsearch"
-    return build(folder, "svcinit-elasticsearch", BASE_IMAGE=stand_in, SVCINIT_IMAGE=svcinit_image)
 
 
 class Node:
@@ -66,11 +55,11 @@ class Node:
 
 
 @pytest.fixture
-def run(engine: Engine, stand_in_image: str, consul: ConsulAgent) -> Callable[..., Node]:
+def run(engine: Engine, image: Callable[[str], str], consul: ConsulAgent) -> Callable[..., Node]:
     """A node, by its name and what else its environment says."""
 
     def started(name: str, **env: str) -> Node:
-        return Node(engine, stand_in_image, consul, name, env)
+        return Node(engine, image("elasticsearch"), consul, name, env)
 
     return started
 

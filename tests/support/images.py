@@ -12,6 +12,7 @@ from tests.support.docker import build
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
+STAND_INS = {"elasticsearch": ROOT / "tests" / "docker" / "elasticsearch_stand_in"}  # for what cannot be had
 
 
 class BuildArgs(TypedDict):
@@ -44,6 +45,9 @@ def svcinit() -> str:
 
 def build_args(name: str) -> BuildArgs:
     """For a folder in images/: no Python in its base unless its Dockerfile asks for one."""
+    if name in STAND_INS:
+        stand_in = build(STAND_INS[name], f"svcinit-{name}-stand-in", BASE_IMAGE=pythonless_base())
+        return {"BASE_IMAGE": stand_in, "SVCINIT_IMAGE": svcinit()}
     wants_python = "ARG BASE_IMAGE=python" in (IMAGES / name / "Dockerfile").read_text()
     return {"BASE_IMAGE": base() if wants_python else pythonless_base(), "SVCINIT_IMAGE": svcinit()}
 
