@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -138,6 +140,36 @@ def test_what_is_in_flight_is_finished_over_a_reload_and_a_stop_whichever_signal
         assert asked.body() == b"held"
     assert container.wait() == 0
     assert consul.instances("front") == []
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """A port that neither takes nor refuses a connection, as that of a host that is gone."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        waiting = []
+        try:
+            while True:
+                waiting.append(socket.create_connection(("127.0.0.1", port), timeout=1))
+        except TimeoutError:
+            yield port
+        for connection in waiting:
+            connection.close()
+
+
+def test_an_instance_that_does_not_take_connections_is_left_for_the_next_one(
+    engine: Engine, nginx_image: str, consul: ConsulAgent, held: Held, black_hole: int
+) -> None:
+    (port,) = free_ports(1)
+    for number in (black_hole, held.server.server_port):
+        consul.register("shop", number, address="127.0.0.1", id=f"shop-{number}")
+    env = {**consul.env, "SVCINIT_SERVICE": "front", "SVCINIT_PORT": str(port), "BALANCE": "shop"}
+    container = engine.run(nginx_image, env=env)
+    eventually(lambda: consul.passing("front"), f"nginx is passing; {container.logs}", 30)
+    for _ in range(4):  # two of them would be the black hole's
+        held.let_go.release()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            assert answer.read() == b"held"
 
 
 def checked(engine: Engine, image: str, fixture: pathlib.Path) -> tuple[int, str]:

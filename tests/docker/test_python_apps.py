@@ -68,6 +68,14 @@ def test_a_stop_finishes_what_is_in_flight(make: Make, name: str) -> None:
     app.is_gone(container)
 
 
+def test_a_number_of_workers_that_is_none_ends_the_reload(make: Make) -> None:
+    app = make("gunicorn")
+    container = app.start()
+    app.consul.kv_put("config/shop/gunicorn/workers", "2w")
+    container.kill("HUP")
+    container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed", 30)
+
+
 def test_what_starts_no_stop_is_gunicorns_own_affair_as_its_documentation_has_it(make: Make) -> None:
     app = make("gunicorn")
     container = app.start()

@@ -85,6 +85,9 @@ def test_twemproxy_waits_for_redis_follows_those_that_come_and_go_and_stops(
     _, third_port = pool.redis()
     eventually(lambda: pool.servers(proxy) == {second_port, third_port}, "its successor is in", 20)
     eventually(lambda: pool.lost() == 0, "all keys are stored", 20)
+    consul.kv_put("config/twemproxy/timeout", "4s")
+    proxy.says("was not accepted by its check", 20)
+    assert pool.lost() == 0
     assert proxy.stop() == 0
     assert consul.instances("twemproxy") == []
     assert second.stop() == 0
