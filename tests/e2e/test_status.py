@@ -252,6 +252,13 @@ def _followed(found: dict[str, Any]) -> dict[str, Any] | None:
     return found if found["watch"] else None
 
 
+def test_it_is_found_where_a_file_says_that_the_state_is(service: Service) -> None:
+    svcinit = up(service)
+    path = service.folder / "where"
+    path.write_text(f"{svcinit.folder / 'run'}\n")
+    assert ctl(svcinit, "health", env={"SVCINIT_RUN": "", "SVCINIT_RUN_FILE": str(path)}) == (0, "")
+
+
 # --watch
 
 
