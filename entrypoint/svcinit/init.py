@@ -245,10 +245,11 @@ class Init:
         """How many processes below us have no role: what main started and left."""
         return len(set(descendants(os.getpid())) - set(self._roles))
 
-    def sweep(self, number: int) -> None:
-        """Send a signal to everything left: in the container as PID 1, else to all that descends from us."""
+    def sweep(self, number: int, *, guests: bool) -> None:
+        """Send a signal to everything left: to all that descends from us, as PID 1 to `guests`, too: what is in the
+        container by `docker exec`."""
         # anywhere but in a PID namespace of our own kill(-1) would reach far beyond us
-        for pid in [-1] if self.is_pid1 else descendants(os.getpid()):
+        for pid in [-1] if guests and self.is_pid1 else descendants(os.getpid()):
             try:
                 os.kill(pid, number)
             except OSError:  # gone already

@@ -169,7 +169,11 @@ def _shown(value: Field, limit: int) -> Field:
         return round(value, 3)
     if not isinstance(value, str):
         return value
-    text = value if len(value) <= limit else value[:limit] + CUT
+    return printable(value if len(value) <= limit else value[:limit] + CUT)
+
+
+def printable(text: str) -> str:
+    """In one line, without control characters: what others say must do nothing to a terminal."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 

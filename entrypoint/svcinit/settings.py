@@ -185,7 +185,7 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
     values: dict[str, object] = {}
     wrong: list[str] = []
     for row in TABLE:
-        given = environment if row.name in environment or row.name + "_FILE" in environment else defaults
+        given = _given(row, environment, defaults)
         try:
             values[row.attribute] = _value(row, given, image_defaults if given is defaults else "")
         except ConfigError as error:
@@ -207,13 +207,27 @@ def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
         raise ConfigError(Fault(f"{file}: {told}", variable=row.name, file=file) if file else told) from None
 
 
+def alone(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> object:
+    """One variable, whatever is wrong with the others: its default where it is wrong itself."""
+    (row,) = [row for row in TABLE if row.name == name]
+    try:
+        raw = _raw(row, _given(row, environment, _from_file(image_defaults)[0]))
+    except ConfigError:
+        raw = row.default
+    try:
+        return None if raw is None else row.parse(raw)
+    except ValueError:
+        return None if row.default is None else row.parse(row.default)
+
+
 def log_format(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> str:
     """How to tell that the environment is wrong: as it says itself, where it is right about that."""
-    (row,) = [row for row in TABLE if row.name == "SVCINIT_LOG_FORMAT"]
-    try:
-        return str(row.parse(_raw(row, {**_from_file(image_defaults)[0], **environment}) or ""))
-    except (ValueError, ConfigError):
-        return row.default or ""
+    return str(alone("SVCINIT_LOG_FORMAT", environment, image_defaults))
+
+
+def _given(row: Variable, environment: Mapping[str, str], defaults: Mapping[str, str]) -> Mapping[str, str]:
+    """Which of the two has the row."""
+    return environment if row.name in environment or row.name + "_FILE" in environment else defaults
 
 
 def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:

@@ -337,7 +337,7 @@ class Steps:
             log.warning("killed", "the service did not stop in time: killed")
         self.account.killed()
         self.crew.kill(Role.MAIN)
-        self.crew.sweep(_signal.SIGKILL)
+        self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
         self.timers["buried"] = self.crew.now() + AFTER_KILL
 
     def give_up(self) -> None:
@@ -347,20 +347,21 @@ class Steps:
         self.close()
 
     def sweep(self) -> None:
-        """Main is gone, or never was: what is left is asked to end, and killed when the time is over."""
+        """Main is gone, or never was: what is left is asked to end, and killed when the time is over. A restart leaves
+        alone who came by `docker exec`, such as a svcinitctl that waits for it."""
         self.state = State.SWEEPING
         self.account.phase(self.state)
         if self.crew.alone():
             self.close()
         else:
-            self.crew.sweep(_signal.SIGTERM)
+            self.crew.sweep(_signal.SIGTERM, guests=not self.restarting)
 
     def sweep_again(self) -> None:
         """Something ended: that may have been the last, or have left children of its own to us."""
         if self.crew.alone():
             self.close()
         elif "buried" in self.timers:
-            self.crew.sweep(_signal.SIGKILL)
+            self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
 
     def close(self) -> None:
         self.timers.clear()

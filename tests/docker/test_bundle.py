@@ -91,6 +91,14 @@ def test_the_apps_loader_and_interpreter_settings_reach_the_app_and_nobody_else(
     assert container.logs.count("/app/none.so' from LD_PRELOAD cannot be preloaded") == hook_and_main
 
 
+def test_a_reload_that_is_a_restart_leaves_alone_who_waits_for_it(engine: Engine, bare_image: str) -> None:
+    command = "trap 'exit 0' TERM; sleep 1000 & wait"  # which leaves a process behind
+    container = engine.run(bare_image, "sh", "-c", command, env={"SVCINIT_RELOAD": "restart"})
+    container.exec("sh", "-c", "until svcinitctl health; do sleep 0.1; done")
+    assert container.exec("svcinitctl", "reload") == "reloaded"
+    assert container.stop() == 0
+
+
 def test_a_signal_that_comes_before_the_interpreter_is_up_waits(
     engine: Engine, bare_image: str, tmp_path: pathlib.Path
 ) -> None:

@@ -134,6 +134,7 @@ def test_it_says_when_it_is_not_the_user_that_svcinit_is(case: Case) -> None:
     assert found.well("init") == ["svcinit runs as PID 1: running"]
     assert "the command: sleep can be started" in found.well("command")
     assert f"docker exec --user {UID}" in beside(container, "--user", "root").one("other-user")
+    assert f"docker exec --user {UID}" in beside(container, "--user", "65534").one("other-user")
 
 
 class Network:

@@ -19,7 +19,8 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
-FOR_DNS = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
+PEER_RULES = ['service_prefix "" { policy = "read" }', 'node_prefix "" { policy = "read" }']
+FOR_DNS = " ".join(PEER_RULES)
 KEY_RULES = [f'key_prefix "config/{name}/" {{ policy = "read" }}' for name in ("shared", "web")]
 SERVICE_RULES = [f'service "{name}" {{ policy = "write" }}' for name in ("web", "admin")]
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
@@ -151,6 +152,24 @@ def test_a_token_of_exactly_that_policy_is_enough_for_a_whole_life(guarded: Guar
     assert svcinit.stop() == 0
     assert guarded.instances("web") + guarded.instances("admin") == []
     assert "denied" not in svcinit.err
+
+
+def test_a_policy_for_what_is_followed_lets_peers_be_read_too(
+    make_service: Callable[[ConsulAgent], Service], guarded: GuardedConsul
+) -> None:
+    guarded.let_anonymous(FOR_DNS)
+    guarded.register("mysql", 3306, address="10.1.1.1")
+    following = make_service(guarded)
+    following.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
+    target = following.template("app.ini", '{{ key("n") }} {{ service("mysql") | hostports | join }}')
+    rules = rules_of(diagnosis(following.env))
+    assert rules == [KEY_RULES[1], SERVICE_RULES[0], *PEER_RULES]
+    following.env["CONSUL_HTTP_TOKEN"] = guarded.grant(" ".join(rules)).secret
+    svcinit = following.start()
+    is_passing(following)
+    guarded.register("mysql", 3306, address="10.1.1.2")
+    eventually(lambda: target.read_text() == "1 10.1.1.2:3306", f"it is followed; {svcinit.err}")
+    assert svcinit.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from jsonschema import Draft202012Validator
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
 from tests.support.consul import ConsulAgent
+from tests.support.ctl import CODE
 from tests.support.process import PATH, ROOT, Running, running
 from tests.support.waiting import eventually
 from tools.tables import SCHEMA
@@ -252,6 +254,13 @@ def _followed(found: dict[str, Any]) -> dict[str, Any] | None:
     return found if found["watch"] else None
 
 
+def test_it_is_found_where_a_file_says_that_the_state_is(service: Service) -> None:
+    svcinit = up(service)
+    path = service.folder / "where"
+    path.write_text(f"{svcinit.folder / 'run'}\n")
+    assert ctl(svcinit, "health", env={"SVCINIT_RUN": "", "SVCINIT_RUN_FILE": str(path)}) == (0, "")
+
+
 # --watch
 
 
@@ -296,6 +305,48 @@ def test_a_terminal_gets_one_picture_that_changes(service: Service) -> None:
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_in_a_narrow_terminal_no_line_goes_on_in_the_next_one(service: Service) -> None:
+    svcinit = up(service)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 40))
+    try:
+        with watching(svcinit, theirs):
+            said = _read_until(ours, ESCAPE + b"[J", b"")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    lines = said.partition(ESCAPE + b"[H")[2].partition(ESCAPE + b"[J")[0].split(ESCAPE + b"[K\r\n")
+    assert max(map(len, lines)) == 39
+
+
+def test_what_others_wrote_does_nothing_to_the_terminal(service: Service) -> None:
+    svcinit = up(service, SVCINIT_SYNC_INTERVAL="200ms")
+    assert ctl(svcinit, "maintenance", "on", "--reason", "disk\n\x1b[2J", env=service.env)[0] == 0
+    _, said = eventually(lambda: _with(ctl(svcinit, "status"), "in maintenance"), "it has seen it") or (1, "")
+    assert "in maintenance (disk\\n\\x1b[2J)" in said
+    _, said = ctl(svcinit, "doctor", env=service.env)
+    assert "disk\n\\x1b[2J\n" in said
+
+
+def _with(answer: tuple[int, str], text: str) -> tuple[int, str] | None:
+    return answer if text in answer[1] else None
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("render",), ("doctor",), ("doctor", "--json")])
+def test_who_has_read_enough_may_go(service: Service, command: tuple[str, ...]) -> None:
+    service.template("app.ini", "of a line\n" * 10000)
+    svcinit = up(service)
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {**PATH, **service.env, "SVCINIT_RUN": str(svcinit.folder / "run"), "PYTHONPATH": str(ROOT / "entrypoint")}
+    with open(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, *command], env=env, stdout=pipe, stderr=subprocess.PIPE,
+            check=False, timeout=30,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def _read_until(terminal: int, text: bytes, said: bytes) -> bytes:

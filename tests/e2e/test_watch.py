@@ -243,6 +243,18 @@ def test_an_emptied_prefix_is_no_news(followed: Service) -> None:
     assert svcinit.stop() == 0
 
 
+def test_an_emptied_peer_set_is_no_news_from_the_first_change_on(followed: Service) -> None:
+    followed.consul.register("mysql", 3306, address="10.1.1.1")
+    target = followed.template("app.ini", '{{ service("mysql") | hostports | join(",") }}')
+    svcinit = up(followed)
+    followed.consul.deregister("mysql")
+    svcinit.says("peers of mysql had 1 entries and now has none: taken as a failed fetch")
+    stays(lambda: (target.read_text(), followed.notes) == ("10.1.1.1:3306", ["up"]), "nothing changed")
+    followed.consul.register("mysql", 3306, address="10.1.1.2")
+    svcinit.says("reload 1: done")
+    assert target.read_text() == "10.1.1.2:3306"
+
+
 def test_a_consul_that_comes_back_with_other_keys_is_followed_again(
     make_service: MakeService, own_consul: ConsulAgent
 ) -> None:

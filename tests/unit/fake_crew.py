@@ -66,7 +66,7 @@ class FakeCrew:
     def strangers(self) -> int:
         return 0
 
-    def sweep(self, number: int) -> None:
+    def sweep(self, number: int, *, guests: bool) -> None:
         self.log.append(f"all<-{signal.Signals(number).name}")
 
     def fetching(self) -> bool:

@@ -296,6 +296,16 @@ def test_an_image_brings_its_defaults_and_the_environment_goes_before_them(tmp_p
     assert "SVCINIT_CHECK" not in alone.main_environment({})
 
 
+def test_one_variable_can_be_had_whatever_is_wrong_with_the_others(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run").write_text("/b\n")
+    image = tmp_path / "svcinit.env"
+    image.write_text("SVCINIT_RUN=/a\nnonsense\nSVCINIT_LOG_FORMAT=jsn\n")
+    assert settings.alone("SVCINIT_RUN", {"SVCINIT_PORT": "x"}, str(image)) == "/a"
+    assert settings.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": str(tmp_path / "run")}, str(image)) == "/b"
+    assert settings.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": "/nosuch"}, str(image)) is None
+    assert settings.alone("SVCINIT_LOG_FORMAT", {}, str(image)) == "text"
+
+
 def test_faults_in_the_images_defaults_name_the_file_and_the_line(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "svcinit.env"
     file.write_text("SVCINIT_PROT=80\nexport SVCINIT_PORT\nSVCINIT_DRAIN=soon\nDJANGO_SETTINGS=x\n")

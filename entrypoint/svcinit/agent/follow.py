@@ -79,6 +79,7 @@ class Follower:
         self._attempt = 0
         self.trouble = ""
         self._started_with: tuple[list[str], dict[str, str]] | None = None
+        self._seen: dict[str, int] = {}  # how many entries there were, whoever prepared last
         self.refresh()
         templating.Engine(Preparation(settings, command, -1, 0.0), []).render_text("rehearsal", REHEARSAL)
         gc.freeze()  # what is loaded stays as it is: children share it
@@ -103,6 +104,7 @@ class Follower:
         except ValueError:  # not yet, or being written: the next time
             return
         inputs, self._started_with = verdict["inputs"], (verdict["argv"], verdict["env"])
+        self._seen = inputs.get("seen", {})
         followed: list[watch.Watch | watch.File] = [*self._file, *self._keys]
         for known, each in zip(inputs.get("kv", ()), followed, strict=False):
             each.known = known
@@ -226,12 +228,12 @@ class Follower:
             )
             for question, each in self._peers.items()
         ]
-        return marshal.dumps((self._late, keys, peers))
+        return marshal.dumps((self._late, self._seen, keys, peers))
 
     def _prepared(self, presence: int, data: bytes) -> None:
         """In the child."""
         with locked(self._slots.lock):
-            late, keys, known = marshal.loads(data)
+            late, seen, keys, known = marshal.loads(data)
             done: Preparation
             if self._file:
                 done = FromFile(self.settings, self._command, self._slots.memory, late)
@@ -240,6 +242,7 @@ class Follower:
                     question: (found and [Peer(*each) for each in found], dated) for question, found, dated in known
                 }
                 done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
+            done.earlier = {**done.earlier, **seen}
             log.hold()  # init tells what was said, as part of the reload that this may become
             try:
                 done.run_and_keep(self._slots.news, self._slots.memory, self._life, lambda: _wake(presence))
@@ -270,7 +273,7 @@ class Follower:
         self.pending_since = self._changes_since
         self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
         started_with = self._started_with
-        self._started_with = verdict["argv"], verdict["env"]
+        self._started_with, self._seen = (verdict["argv"], verdict["env"]), verdict["inputs"]["seen"]
         if verdict["changed"] or self._started_with != started_with:
             self._tell()
         else:

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
 
     from svcinit.settings import Settings
 
-DNS_RULES = (
-    'service_prefix "" { policy = "read" }',
-    'node_prefix "" { policy = "read" }',
-    'query_prefix "" { policy = "read" }',
-)
+PEER_RULES = 'service_prefix "" { policy = "read" }', 'node_prefix "" { policy = "read" }'
+DNS_RULES = (*PEER_RULES, 'query_prefix "" { policy = "read" }')
 OF_THE_AGENT = "node", "this.address"  # what in templates asks the agent about itself
 
 
@@ -26,11 +23,17 @@ def rules(settings: Settings, used: Collection[str]) -> list[str]:
     """
     found = [key_rule(prefix + "/") for prefix in dict.fromkeys(prefix for prefix, _ in settings.kv_prefix)]
     found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
-    return found + [AGENT_RULE] * needs_agent(settings, used)
+    found += [AGENT_RULE] * needs_agent(settings, used)
+    return found + list(PEER_RULES) * follows_peers(settings, used)
 
 
 def needs_agent(settings: Settings, used: Collection[str]) -> bool:
     return any(name in used for name in OF_THE_AGENT[: 1 if settings.advertise else 2])
+
+
+def follows_peers(settings: Settings, used: Collection[str]) -> bool:
+    """DNS answers with the agent's own token; what is followed is asked for with this one."""
+    return settings.watch and (bool(settings.wait_for) or "service" in used)
 
 
 def policy(settings: Settings, used: Collection[str]) -> str:

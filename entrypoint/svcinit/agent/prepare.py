@@ -205,10 +205,12 @@ class Preparation:
         return found
 
     def inputs(self) -> dict[str, object]:
-        """What of Consul this was made from: a digest for each prefix, and for each question about peers."""
+        """What of Consul this was made from: a digest for each prefix, and for each question about peers, and how many
+        entries each had."""
         if not self.settings.watch:
             return {}
-        return {"kv": self.digests, "peers": [[*question, digest(found)] for question, found in self.found.items()]}
+        peers = [[*question, digest(found)] for question, found in self.found.items()]
+        return {"kv": self.digests, "peers": peers, "seen": {**self.earlier, **self.seen}}
 
     def wait(self) -> None:
         missing = []

@@ -34,7 +34,22 @@ COMMANDS = {  # name: (module, help)
 def main() -> NoReturn:
     for name in [name for name in os.environ if name.startswith(KEPT)]:  # check commands shall have it again
         os.environ[name.removeprefix(KEPT)] = os.environ.pop(name)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    put()
+    sys.exit(code)
+
+
+def put(*texts: str) -> None:
+    """To standard output, with all that was printed. Who has read enough and went is no fault: the rest goes nowhere,
+    and the command ends as it would have."""
+    if not sys.stdout:  # it was closed
+        return
+    try:
+        for text in texts:
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ import sys
 import time
 
 from svcinit.agent.mask import MASKED, Mask, former
+from svcinit.ctl import put
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -73,12 +74,6 @@ def show(data: Preparation, settings: Settings, options: argparse.Namespace) -> 
         put(*(f"argument {number}: {word}\n" for number, word in enumerate(words)))
     if not files:
         print(f"no templates in {', '.join(settings.templates) or 'SVCINIT_TEMPLATES'}", file=sys.stderr)
-
-
-def put(*texts: str) -> None:
-    for text in texts:
-        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
 
 
 def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str, bytes]:

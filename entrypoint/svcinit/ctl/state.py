@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from svcinit.settings import alone
 from svcinit.state import FOLDERS, read_state
 
 TYPE_CHECKING = False
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 SERVING = "running", "reloading"
-NOT_RUNNING = "no running svcinit found: looked for init.json in {}"
+NOT_RUNNING = (
+    "no running svcinit found: looked for init.json in {} "
+    "(a plain init leaves none, and that of another user cannot be read)"
+)
 
 
 def folder() -> str | None:
     """Where the state files are; None: in one of FOLDERS."""
-    return os.environ.get("SVCINIT_RUN") or None
+    found = alone("SVCINIT_RUN", os.environ)
+    return str(found) if found else None
 
 
 def read() -> dict[str, Any] | None:

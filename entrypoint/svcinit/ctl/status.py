@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 
+from svcinit.ctl import put
 from svcinit.ctl import state as states
 from svcinit.state import FOLDERS
 
@@ -29,7 +30,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files are bytes
     if options.watch:
         return watch()
     state = states.needed()
@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
         return 1
     status = full(state)
     if options.json:
-        print(json.dumps(status, indent=2))
+        put(json.dumps(status, indent=2), "\n")
     else:
         from svcinit.ctl.status_text import lines
 
-        print(*lines(status, time.time()), sep="\n")
+        put("\n".join([*lines(status, time.time()), ""]))
     return code(state)
 
 
@@ -70,7 +70,8 @@ def watch() -> int:
             last, status = code(state), full(state)
             found = lines(status, time.time())
             if sys.stdout.isatty():
-                picture = REST_OF_LINE.join([*found[: shutil.get_terminal_size().lines - 1], ""])
+                width, height = shutil.get_terminal_size()
+                picture = REST_OF_LINE.join([*(line[: width - 1] for line in found[: height - 1]), ""])
                 print(TOP + picture + REST_OF_SCREEN, end="", flush=True)
             elif still(status) != shown:
                 print(*found, "", sep="\n", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from svcinit.agent.cache import roughly
+from svcinit.log import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ DIGITS = 12  # of a checksum that are shown
 
 def lines(status: Mapping[str, Any], now: float) -> list[str]:
     """`now`: seconds since the epoch."""
-    return [
+    found = [
         f"{status['service'] or 'service'}: {status['state']}",
         *_facts(status, now),
         *_services(status["services"], now),
@@ -26,6 +27,7 @@ def lines(status: Mapping[str, Any], now: float) -> list[str]:
         *_requests(status["consul_requests"]),
         *_processes(status["processes"]),
     ]
+    return [printable(line) for line in found]
 
 
 def still(status: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 
+from svcinit.ctl import put
 from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
 from svcinit.ctl.doctor.report import Report
 from svcinit.errors import ConfigError
+from svcinit.log import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,15 +35,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from svcinit.ctl.render import put
-
     report, policy = examine(os.environ, tuple(options.words))
     if options.json:
         put(json.dumps({"ok": report.is_well, "checks": report.entries, "policy": policy}, indent=2), "\n")
         return 0 if report.is_well else 1
     for entry in report.entries:
         took = f" ({entry['milliseconds']:g} ms)" if entry["check"] in TIMED and entry["level"] == OK else ""
-        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {entry['said']}{took}\n")
+        said = "\n".join(map(printable, entry["said"].split("\n")))
+        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {said}{took}\n")
         if entry["todo"]:
             put(f"{'':20}to do: {entry['todo']}\n")
     put(f"\n{policy}" if policy else "")

@@ -51,8 +51,8 @@ def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
     """Is svcinit PID 1, or would it be?"""
     pid = running["pid"] if running else os.getppid()  # ours was forked by the doctor
     state = f"svcinit runs as PID {pid}: {running['state']}" if running else "no svcinit runs here that leaves a state"
-    name = _read("/proc/1/comm").strip()
-    if pid == 1 or name == "svcinit":
+    name = _first()
+    if pid == 1 or _is_first():
         yield well(state if running else "what is started here is PID 1" if pid == 1 else "svcinit is PID 1")
     elif _read("/proc/1/cgroup") != _read("/proc/self/cgroup"):
         yield found("pid-host", f"PID 1 is {name}, and not of this container; {state}")
@@ -64,8 +64,8 @@ def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
 
 def user(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
     uid = os.geteuid()
-    if running:
-        other = _owner(f"/proc/{running['pid']}", uid)
+    if running or _is_first():  # the state of another user's cannot be read
+        other = _owner(f"/proc/{running['pid'] if running else 1}", uid)
         if other != uid:
             yield found("other-user", f"svcinit runs as uid {other}, the doctor as uid {uid}", user=other)
     if settings.user is None:
@@ -178,6 +178,15 @@ def _is_yaml(text: str | None) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _first() -> str:
+    """The name of PID 1."""
+    return _read("/proc/1/comm").strip()
+
+
+def _is_first() -> bool:
+    return _first() == "svcinit"
 
 
 def _owner(path: str, unknown: int) -> int:
