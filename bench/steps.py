@@ -13,7 +13,9 @@ STEPS = {  # methods of svcinit.agent.prepare.Preparation, in their order
     "fetch": "KV over HTTP, and requests", "wait": "peers over DNS, and dnspython",
     "render": "templates and files, and Jinja2", "keep": "the cache",
 }  # fmt: skip
-PREPARE, TOTAL, ELSE = "prepare", "start", "all else: the interpreter, init, two forks, the command's exec"
+PREPARE, TOTAL = "prepare", "start"
+BEFORE, WHOLE = "prepare's own beginning and end", "the whole start"
+ELSE = "all else: the interpreter, init, two forks, the command's exec"
 Spent = tuple[float, float]  # milliseconds, and those of them that imports took
 
 # The launcher, with one change: the child that prepares takes the time of its steps, and of imports in each.
@@ -84,7 +86,7 @@ def measure(
     found: dict[str, list[Spent]] = {}
     for run in range(runs + 1):
         total = stage.time(contender)
-        if run:  # the first leaves byte code of what the bundle has none
+        if run:  # the first one is a warm-up
             for step, spent in {**_read(out), TOTAL: (total, 0.0)}.items():
                 found.setdefault(step, []).append(spent)
     return found
@@ -95,12 +97,15 @@ def _read(file: pathlib.Path) -> dict[str, Spent]:
 
 
 def table(found: dict[str, list[Spent]]) -> list[str]:
-    """Medians; the rows of what is within no step are what is left of the whole."""
-    medians = {step: [statistics.median(part) for part in zip(*runs, strict=True)] for step, runs in found.items()}
-    steps = {what: medians[step] for step, what in STEPS.items()}
-    prepare, imports = medians[PREPARE]
-    before = [prepare - sum(whole for whole, _ in steps.values()), imports]
-    rows = {"prepare's own beginning and end": before, **steps, ELSE: [medians[TOTAL][0] - prepare, 0.0]}
+    """Medians; what is within no step is what a run has left of the whole."""
+    steps = [found[step] for step in STEPS]
+    outside = [
+        (own[0] - sum(step[0] for step in each), own[1]) for own, *each in zip(found[PREPARE], *steps, strict=True)
+    ]
+    rest = [(total - own, 0.0) for (total, _), (own, _) in zip(found[TOTAL], found[PREPARE], strict=True)]
+    rows = {BEFORE: outside, **dict(zip(STEPS.values(), steps, strict=True)), ELSE: rest, WHOLE: found[TOTAL]}
     lines = ["| | ms (median) | of it imports |", "|---|--:|--:|"]
-    lines += [f"| {what} | {whole:.1f} | {part:.1f} |" for what, (whole, part) in rows.items()]
-    return [*lines, f"| the whole start | {medians[TOTAL][0]:.1f} | |"]
+    for what, runs in rows.items():
+        whole, imports = (statistics.median(part) for part in zip(*runs, strict=True))
+        lines.append(f"| {what} | {whole:.1f} | {f'{imports:.1f}' if imports else ''} |")
+    return lines
