@@ -131,7 +131,9 @@ def _registered(settings: Settings, service: Service, consul: Consul) -> Iterato
     critical = [check for check in record.get("Checks") or [] if check.get("Status") == CRITICAL]
     for check in critical:
         if not str(check.get("CheckID")).startswith(MAINTENANCE):
-            output = " ".join(redact(str(check.get("Output") or "it did not run yet, or said nothing")).split())[:OUTPUT]
+            output = " ".join(redact(str(check.get("Output") or "it did not run yet, or said nothing")).split())[
+                :OUTPUT
+            ]
             yield found("check-critical", f"{where}: {check.get('Name')}: {output}")
     if not critical:
         yield well(f"{where}: registered, and no check of it fails")
