@@ -116,13 +116,23 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> N
             new = os.path.join(place, f".{name}.new")
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.write(descriptor, json.dumps(state).encode())
+                rest = json.dumps(state).encode()
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
             finally:
                 os.close(descriptor)
             os.rename(new, os.path.join(place, f"{name}.json"))
             return
         except OSError as error:
             log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
+            _remove(os.path.join(place, f"{name}.json"))  # none is better than one that is true no more
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:

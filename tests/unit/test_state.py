@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import resource
 import signal
 
 import pytest
@@ -12,7 +13,7 @@ from fake_crew import FakeCrew
 from svcinit import settings
 from svcinit.init import Deadline, Event, Exited, Role, Signalled
 from svcinit.lifecycle import Lifecycle
-from svcinit.state import OUTCOMES, PERIOD, StateFile, outcome_of, read_state
+from svcinit.state import OUTCOMES, PERIOD, StateFile, outcome_of, read_state, write_state
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
 FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": ""}
@@ -43,6 +44,19 @@ def test_ten_thousand_changes_of_a_figure_are_one_write(tmp_path: pathlib.Path) 
     assert file.tell(PERIOD, {"state": "a"}, {"count": 10000}) is None
     assert read(tmp_path)["count"] == 10000
     assert file.tell(PERIOD + 1, {"state": "a"}, {"count": 10000}) is None
+
+
+def test_what_finds_no_room_leaves_neither_a_half_nor_what_was_true_before(tmp_path: pathlib.Path) -> None:
+    write_state(str(tmp_path), "x", {"state": "a"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # longer files are cut off, as where a disk is full
+    try:
+        write_state(str(tmp_path), "x", {"state": "b" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "x.json").exists()
+    write_state(str(tmp_path), "x", {"state": "c"})
+    assert read(tmp_path) == {"state": "c"}
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"other": 1}', '{"life": "theirs"}', "7", "null"])

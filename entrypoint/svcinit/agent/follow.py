@@ -273,7 +273,7 @@ class Follower:
         self.pending_since = self._changes_since
         self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
         started_with = self._started_with
-        self._started_with, self._seen = (verdict["argv"], verdict["env"]), verdict["inputs"]["seen"]
+        self._started_with, self._seen = (verdict["argv"], verdict["env"]), verdict["inputs"].get("seen", {})
         if verdict["changed"] or self._started_with != started_with:
             self._tell()
         else:

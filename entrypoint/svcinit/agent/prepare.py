@@ -304,7 +304,7 @@ class Preparation:
         if before and not count and not self.settings.allow_empty:
             raise Unavailable(
                 f"{what} had {before} entries and now has none: taken as a failed fetch "
-                "(SVCINIT_ALLOW_EMPTY=1 if this is meant)"
+                "(SVCINIT_ALLOW_EMPTY=1 if this is meant; else, may the token still read them?)"
             )
 
     @property
