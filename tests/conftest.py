@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.docker import Engine
 from tests.support.planted import pytest_sessionfinish as pytest_sessionfinish
 
 FIGURES: list[str] = []
+signal.signal(signal.SIGINT, signal.default_int_handler)  # children shall not have it ignored, as background jobs do
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
 

@@ -177,13 +177,16 @@ def test_svcinit_is_killed_and_the_container_started_again(cluster: Cluster, liv
 def test_the_clock_jumps_by_a_day_both_ways(live: Live, row: Row, tmp_path: pathlib.Path) -> None:
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    faked = {"LD_PRELOAD": "/usr/lib/libfaketime.so.1", "FAKETIME_TIMESTAMP_FILE": "/clock", "FAKETIME_NO_CACHE": "1"}
-    life = live(f"--volume={clock}:/clock", FAKETIME_DONT_FAKE_MONOTONIC="1", SVCINIT_CHECK_VIA="ttl", **faked)
+    preloaded = tmp_path / "preloaded"  # not LD_PRELOAD, which svcinit leaves to the service
+    preloaded.write_text("/usr/lib/libfaketime.so.1\n")
+    faked = {"FAKETIME_TIMESTAMP_FILE": "/clock", "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    volumes = [f"--volume={clock}:/clock", f"--volume={preloaded}:/etc/ld.so.preload:ro"]
+    life = live(*volumes, SVCINIT_CHECK_VIA="ttl", **faked)
     for offset in ("+86400", "-86400"):
         clock.write_text(offset)
-        days = int(life.container.exec("python3", "-c", "import time; print(round(time.time()))")) - time.time()
-        assert abs(days - int(offset)) < 5, "the clock did not jump"
         reloads(life)
+        off = life.state()["last_reload"]["ended"] - time.time()
+        assert abs(off - int(offset)) < 60, "svcinit's clock did not jump"
     took = life.right_after(20)
     assert "presence died" not in life.container.logs
     assert (life.client.failed, life.client.unresolved) == ([], 0)

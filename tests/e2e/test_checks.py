@@ -67,10 +67,13 @@ def check(service: Service) -> dict[str, Any]:
 
 
 def becomes(service: Service, status: str) -> str:
-    """Wait for the status; the check's output then."""
-    eventually(lambda: check(service).get("Status") == status, f"the check is {status}")
-    output: str = check(service)["Output"]
-    return output
+    """Wait for the status, as a probe found it; the check's output then."""
+
+    def output() -> str:
+        found = check(service)  # from the registration on it is critical, without any output
+        return str(found["Output"]) if found.get("Status") == status else ""
+
+    return eventually(output, f"the check is {status}")
 
 
 # by the agent

@@ -195,13 +195,15 @@ def test_a_killed_svcinits_registration_is_gone_before_the_new_one_is_ready(
 def test_of_two_with_the_same_id_the_later_one_stays_and_the_earlier_one_says_so(
     service: Service, start: Callable[..., Running]
 ) -> None:
-    service.env |= OFTEN | {"SVCINIT_ID": "same", "SVCINIT_CHECK": "none"}
+    # the earlier one does not look at the very moment in which the later one has removed its registration
+    service.env |= {"SVCINIT_SYNC_INTERVAL": "4s", "SVCINIT_ID": "same", "SVCINIT_CHECK": "none"}
     ports = [str(port) for port in free_ports(2)]
     first = start(service, "first", SVCINIT_PORT=ports[0])
     first.says("registered web")
     second = start(service, "second", SVCINIT_PORT=ports[1])
     second.says("registered web")
-    first.says("the id same is registered by another svcinit that started later: give each an SVCINIT_ID of its own")
+    why = "the id same is registered by another svcinit that started later: give each an SVCINIT_ID of its own"
+    first.says(why, 20)
     assert first.stop() == 0
     assert record(service)["Port"] == int(ports[1])
     assert second.stop() == 0
