@@ -144,7 +144,10 @@ def test_a_hup_takes_over_a_new_password_without_a_restart_and_new_settings_with
 
     for address in others:
         cluster.consul.deregister(address)
-    cluster.configure(**{"log-level": "warning"})
+    cluster.configure(**{"log-level": "loud"})
+    node.kill("HUP")
+    node.says("reload 2: aborted")
+    cluster.configure(**{"log-level": "warning", "plugins": "no-such"})  # it would not start with either
     node.kill("HUP")
     eventually(lambda: node.logs.count("svcinit: ready") == 2, f"it was restarted: {node.logs}", PATIENCE)
     cluster.connect(11, ANOTHER).close()
