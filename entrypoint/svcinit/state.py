@@ -145,6 +145,6 @@ def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], b
                 found = json.load(file)
             if fits(found):
                 return dict(found)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+            continue  # not there, or not ours: whatever stands in it
     return None

@@ -6,7 +6,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from svcinit.ctl import COMMANDS
+from svcinit.ctl import state as states
 from tests.support.process import PATH, ROOT
 
 LOOK = """
@@ -26,3 +29,12 @@ def test_health_loads_nothing_of_the_network_and_no_other_command(tmp_path: path
     assert not [name for name in loaded if not name.startswith("svcinit") or ".agent" in name]
     others = {f"svcinit.ctl.{module}" for name, (module, _) in COMMANDS.items() if name not in ("health", "status")}
     assert others.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("pid", ["0", "-1", "1" + 30 * "0", '"7"', "null", 2000 * "[" + 2000 * "]"])
+def test_what_stands_in_place_of_a_pid_is_nobody_to_signal(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, pid: str
+) -> None:
+    monkeypatch.setenv("SVCINIT_RUN", str(tmp_path))
+    (tmp_path / "init.json").write_text(f'{{"pid": {pid}, "state": "running"}}')
+    assert states.read() is None

@@ -31,6 +31,8 @@ def read() -> dict[str, Any] | None:
 
 
 def _lives(state: dict[str, Any]) -> bool:
+    if state["pid"] < 1:  # kill(2): to none of these a single process
+        return False
     try:
         os.kill(state["pid"], 0)
     except PermissionError:
