@@ -106,3 +106,12 @@ def test_a_worker_waits_for_its_master_does_a_job_follows_the_masters_successor_
     stops_well(worker)
     eventually(lambda: not consul.instances("spark-worker"), "the worker is gone from the catalog", 5)
     stops_well(second)
+
+
+def test_a_worker_that_would_be_registered_as_a_master_does_not_start(
+    engine: Engine, image: Callable[[str], str], consul: ConsulAgent
+) -> None:
+    worker = engine.run(image("spark"), env={**consul.env, "SPARK_ROLE": "worker"})
+    assert worker.wait() == 78
+    assert "this.name == env.SPARK_MASTER" in worker.logs
+    assert not consul.instances("spark-master")
