@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import socket
 from collections.abc import Callable
@@ -93,7 +92,6 @@ def test_what_cannot_be_sent_is_saved_at_a_stop_and_sent_after_the_next_start(
     eventually(lambda: file.exists() and " app: kept\n" in file.read_text(), f"the line came: {forwarder.logs}", 30)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a name server's port")
 def test_no_line_waits_for_a_name_server(
     start: Callable[..., tuple[Container, int, pathlib.Path]], consul: ConsulAgent
 ) -> None:

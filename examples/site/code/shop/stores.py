@@ -21,14 +21,14 @@ def address(pair: str) -> tuple[str, int]:
 
 
 def connect_cache() -> redis.Redis:
-    """Tries again for two seconds: Twemproxy cuts its connections when it is restarted for other redis instances.
+    """Tries again, for some seconds at most: Twemproxy cuts its connections when it is restarted for other instances.
 
     It also closes a connection on which it sees a command that it does not know, such as HELLO and CLIENT SETINFO.
     """
     host, port = address(settings.CONFIG["caches"][0])
     return redis.Redis(
-        host, port, socket_timeout=1, protocol=2, driver_info=None,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 6),
+        host, port, socket_connect_timeout=0.5, socket_timeout=0.5, protocol=2, driver_info=None,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 5),
     )  # fmt: skip
 
 
@@ -41,7 +41,9 @@ def cache() -> redis.Redis:
 def connect_broker() -> pika.BlockingConnection:
     host, port = address(settings.CONFIG["brokers"][0])
     login = pika.PlainCredentials(settings.CONFIG["broker"]["user"], settings.CONFIG["broker"]["password"])
-    where = pika.ConnectionParameters(host, port, credentials=login, blocked_connection_timeout=5)
+    where = pika.ConnectionParameters(
+        host, port, credentials=login, blocked_connection_timeout=5, socket_timeout=2, stack_timeout=4
+    )
     return pika.BlockingConnection(where)
 
 
