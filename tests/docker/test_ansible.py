@@ -33,6 +33,7 @@ second port={} svcinit_docker="docker -H {}"
 ansible_connection=local
 ansible_python_interpreter="{{{{ ansible_playbook_python }}}}"
 """
+ROWS = "redis-1", "shop-1", "shop-2", "front"  # of the site; the others take too long for every run
 Row = dict[str, Any]
 
 
@@ -119,10 +120,16 @@ def versions(bodies: set[bytes]) -> set[str]:
 
 
 def test_a_site_comes_up_changes_without_a_failed_request_and_goes(site: Site, report: Callable[[str], None]) -> None:
-    for row in yaml.safe_load((ANSIBLE / "group_vars" / "apps.yaml").read_text())["services"]:
-        site.add({**row, "port": free_ports(1)[0]}, IMAGES / row["image"], build_args(row["image"]))
+    rows: list[Row] = yaml.safe_load((ANSIBLE / "group_vars" / "apps.yaml").read_text())["services"]
+    rows = [row for row in rows if row.get("container", row["name"]) in ROWS]
+    there = {row["name"] for row in rows}
+    for row in rows:
+        wait_for = [name for name in row.get("wait_for", []) if name in there]
+        site.add(
+            {**row, "port": free_ports(1)[0], "wait_for": wait_for}, IMAGES / row["image"], build_args(row["image"])
+        )
     assert changed(site.play()) > 0
-    assert site.passing() == {"log-collector": 1, "redis": 2, "twemproxy": 1, "shop": 2, "front": 1}
+    assert site.passing() == {"redis": 1, "shop": 2, "front": 1}
     at_first = site.ids()
     assert changed(site.play()) == 0
 
@@ -142,10 +149,10 @@ def test_a_site_comes_up_changes_without_a_failed_request_and_goes(site: Site, r
         with (site.images / "django-uwsgi" / "Dockerfile").open("a") as dockerfile:
             dockerfile.write("LABEL release=2\n")
         site.rows["redis-1"]["env"] = {"SVCINIT_TAGS": "first"}
-        assert changed(site.play(only="redis,shop")) > 0
+        assert changed(site.play()) > 0
         now = site.ids()
         assert {name for name in now if now[name] != at_first[name]} == {"redis-1", "shop-1", "shop-2"}
-        assert site.passing()["redis"] == site.passing()["shop"] == 2
+        assert site.passing() == {"redis": 1, "shop": 2, "front": 1}
     assert made.failed == []
     assert versions(made.bodies_since(0)) == {"1", "2"}
     report(
