@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -137,7 +138,7 @@ def _system_calls(folder: pathlib.Path) -> dict[str, Count]:
     """Of a plain svcinit from its first act on, with those of the child as far as its exec."""
     trace = folder / "strace"
     command = ["strace", "-f", "-qq", "-o", str(trace), *INTERPRETER, str(folder / "svcinit.py"), "/bin/cat"]
-    with subprocess.Popen(command, env=PATH, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=PATH, stdin=subprocess.PIPE, preexec_fn=_heed_signals) as process:
         # it waits before the command ends: else that might end first, and not be waited for
         eventually(lambda: _waits(psutil.Process(process.pid)), "the command runs and svcinit waits for it", 30)
     lines = trace.read_text().splitlines()
@@ -151,6 +152,12 @@ def _system_calls(folder: pathlib.Path) -> dict[str, Count]:
             gone.add(call["pid"])
     own = [name for name in calls if name not in LOADING | LIBC]
     return {"system calls": Count(sorted(own)), "system calls, loading": Count(amount=len(calls) - len(own), margin=10)}
+
+
+def _heed_signals() -> None:
+    """nohup and a shell's background jobs ignore some: each is a call more to svcinit, or one less."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _waits(strace: psutil.Process) -> bool:
