@@ -130,13 +130,15 @@ def descendants(pid: int) -> list[int]:
 
 def end_session(leader: subprocess.Popen[bytes]) -> None:
     """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans; and what
-    descends from it, be it in a session of its own."""
-    below = descendants(leader.pid)
+    descends from it, be it in a session of its own; all of it is gone then."""
+    below, killed = descendants(leader.pid), list[int]()
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(OSError):  # any process may end between two looks
             if pid in below or int(stat_fields(f"/proc/{pid}/stat")[3]) == leader.pid:
                 os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
     leader.wait(10)
+    eventually(lambda: not any(map(is_alive, killed)), "all that was killed is gone")
 
 
 def stat_fields(path: str) -> list[str]:
