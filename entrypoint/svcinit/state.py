@@ -148,3 +148,8 @@ def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], b
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             continue  # not there, or not ours: whatever stands in it
     return None
+
+
+def read_of_life(folder: str | None, name: str, life: str) -> dict[str, Any] | None:
+    """NAME.json of that start of svcinit; None where there is none."""
+    return read_state(folder, name, lambda state: bool(state["life"] == life))

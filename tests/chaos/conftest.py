@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
+from tests.support.table import Table
 
-TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "chaos.md"
-HEAD = """# What happens when Consul fails
+TABLE = Table("chaos.md", """# What happens when Consul fails
 
 <!-- Made by `make docs` from a run of tests/chaos: change the tests. -->
 
@@ -23,8 +23,7 @@ but that of the killed container.
 
 | what happened | requests served | failed | not in DNS | longest gap | right after |
 |---|---|---|---|---|---|
-"""
-ROWS: dict[str, str] = {}
+""")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -76,12 +75,11 @@ def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callab
         cells = (
             f"{client.good} | {len(client.failed)} | {client.unresolved} | {client.longest:.1f} s | {right_after:.1f} s"
         )
-        ROWS[what] = f"| {what} | {cells} |\n"
+        TABLE.note(what, cells)
         report(f"chaos: {what}: {cells}")
 
     return note
 
 
 def pytest_sessionfinish() -> None:
-    if os.environ.get("SVCINIT_WRITE_TABLE") and ROWS:
-        TABLE.write_text(HEAD + "".join(ROWS.values()), encoding="utf-8")
+    TABLE.write()

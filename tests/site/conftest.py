@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.site.site import Site
 from tests.support.load import Load
+from tests.support.table import Table
 from tools import site as tool
 
-TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "site.md"
-HEAD = """# A whole site
+TABLE = Table("site.md", """# A whole site
 
 <!-- Made by `make docs` from a run of tests/site: change the tests. -->
 
@@ -24,8 +22,7 @@ a connection of its own, while the row happens; nothing is tried again. `longest
 
 | what happened | pages | failed | longest wait |
 |---|--:|--:|--:|
-"""
-ROWS: dict[str, str] = {}
+""")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +42,11 @@ def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callab
     def note(made: Load) -> None:
         what = request.node.name.removeprefix("test_").replace("_", " ")
         cells = f"{len(made.requests)} | {len(made.failed)} | {made.longest:.2f} s"
-        ROWS[what] = f"| {what} | {cells} |\n"
+        TABLE.note(what, cells)
         report(f"site: {what}: {cells}")
 
     return note
 
 
 def pytest_sessionfinish() -> None:
-    if os.environ.get("SVCINIT_WRITE_TABLE") and ROWS:
-        TABLE.write_text(HEAD + "".join(ROWS.values()), encoding="utf-8")
+    TABLE.write()

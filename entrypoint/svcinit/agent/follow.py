@@ -36,16 +36,8 @@ if TYPE_CHECKING:
 BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
 RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
 NEVER = float("inf")
-PRELOADED = (
-    fcntl,
-    files,
-    hashlib,
-    last_known,
-    marshal,
-    record,
-    render,
-    shlex,
-)  # for the children, which else import them anew
+# for the children, which else import them anew
+PRELOADED = fcntl, files, hashlib, last_known, marshal, record, render, shlex
 REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
 Question = tuple[str, str | None, str | None]
 Dated = tuple[float, int]  # as Preparation.dated

@@ -130,12 +130,8 @@ class Keeper:
             self.differs = found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
                 if not self.registered:
-                    log.info(
-                        "registered_already",
-                        "{service} is registered already",
-                        service=self.service.name,
-                        id=self.service.id,
-                    )
+                    log.info("registered_already", "{service} is registered already",
+                             service=self.service.name, id=self.service.id)  # fmt: skip
                 self.registered = True
                 return
             if found == ["token"]:

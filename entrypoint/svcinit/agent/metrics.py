@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 
 from svcinit.agent.overview import overview
 from svcinit.agent.processes import OWN, figures
-from svcinit.state import read_state
+from svcinit.state import read_of_life
 from svcinit.steps import State
 
 TYPE_CHECKING = False
@@ -117,7 +117,7 @@ class Exposition:
         families: dict[str, Any] = {
             row.name: FAMILIES[row.kind](row.name, row.meaning, labels=row.labels) for row in TABLE
         }
-        init = read_state(self._folder, "init", lambda state: bool(state["life"] == self._life))
+        init = read_of_life(self._folder, "init", self._life)
         for name, labels, value in self._samples(init) if init else ():
             parts = value if isinstance(value, tuple) else (value,)
             families[f"svcinit_{name}"].add_metric([_text(label) for label in labels], *parts)

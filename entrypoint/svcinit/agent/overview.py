@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.agent.counting import Requests
-from svcinit.state import read_state
+from svcinit.state import read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,12 +22,8 @@ NOTHING: dict[str, object] = {
 
 def overview(init: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
     """`init`: what init.json says; the others count if they are of the same life."""
-
-    def is_of_this_life(state: Mapping[str, Any]) -> bool:
-        return bool(state["life"] == init["life"])
-
-    presence = read_state(folder, "presence", is_of_this_life) or {}
-    prepared = read_state(folder, "prepare", is_of_this_life) or {}
+    presence = read_of_life(folder, "presence", init["life"]) or {}
+    prepared = read_of_life(folder, "prepare", init["life"]) or {}
     requests = Requests(prepared.get("requests"))
     requests.add(presence.get("requests", {}))
     document = dict(init)

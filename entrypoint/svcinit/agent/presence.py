@@ -17,7 +17,7 @@ from svcinit.agent.connect import connect
 from svcinit.agent.keeper import Keeper
 from svcinit.agent.services import services
 from svcinit.errors import EX_OK, EX_UNAVAILABLE, ConfigError, Unavailable
-from svcinit.state import StateFile, read_state
+from svcinit.state import StateFile, read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Presence:
         self.follower: Follower | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
-        self._count_on(read_state(settings.run, NAME, lambda state: state["life"] == life))
+        self._count_on(read_of_life(settings.run, NAME, life))
 
     def run(self) -> int:
         give_up = time.monotonic() + self.settings.start_timeout

@@ -12,7 +12,7 @@ import time
 
 from svcinit.agent.counting import Requests
 from svcinit.errors import ConfigError
-from svcinit.state import read_state, write_state
+from svcinit.state import read_of_life, write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def look_again(settings: Settings, life: str) -> None:
 
 
 def _earlier(settings: Settings, life: str) -> dict[str, Any]:
-    return read_state(settings.run, NAME, lambda state: state["life"] == life) or {}
+    return read_of_life(settings.run, NAME, life) or {}
 
 
 def _rendered(done: Preparation) -> list[dict[str, object]]:

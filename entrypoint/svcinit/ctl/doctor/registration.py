@@ -16,7 +16,7 @@ from svcinit.ctl.doctor.consul import CALL, failed
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.settings import host_of
-from svcinit.state import read_state
+from svcinit.state import read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: boo
         names = ", ".join(service.id for service in wanted)
         yield well(f"{names}: whether the agent reaches it can be seen only beside a svcinit that has registered it")
         return
-    life = running["life"]
-    presence = read_state(states.folder(), "presence", lambda state: bool(state["life"] == life)) or {}
+    presence = read_of_life(states.folder(), "presence", running["life"]) or {}
     known = presence.get("services", {})
     with contextlib.closing(connect(settings, CALL)) as consul:
         for service in wanted:
