@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+import venv
 import zipfile
 from collections.abc import Iterator
 
-from packaging.metadata import Metadata
 from packaging.version import Version
-from trove_classifiers import classifiers
-
-from tools import sbom
 
 ROOT = pathlib.Path(__file__).parent.parent
 VERSION = re.compile(r'^__version__ = "(?P<version>[^"]+)"$', re.MULTILINE)
@@ -41,16 +40,16 @@ def main(root: pathlib.Path = ROOT) -> int:
     folder = root / "dist"
     shutil.rmtree(folder, ignore_errors=True)
     sdist, wheel = build(root, folder)
-    faults = [*of_wheel(wheel, root), *of_sdist(sdist, root)]
+    faults = [*of_wheel(wheel, root), *of_sdist(sdist, root), *of_metadata(sdist, wheel)]
     if faults:
         return _refused(faults)
     bill = folder / f"svcinit-{version}.cdx.json"
-    bill.write_text(json.dumps(described(root, sdist, wheel), indent=1) + "\n", encoding="utf-8")
+    bill.write_text(described(root, wheel), encoding="utf-8")
     sums = "".join(f"{digest(file)}  {file.name}\n" for file in (sdist, wheel, bill))
     (folder / "SHA256SUMS").write_text(sums, encoding="ascii")
     print(sums, end="")
     for part in json.loads(bill.read_text(encoding="utf-8"))["components"]:
-        print(f"{part['purl']} ({part['scope']}, {len(part['externalReferences'][0]['hashes'])} hashes)")
+        print(part["purl"])
     print(f"\n{folder}: a dry run, nothing was tagged or published.")
     if next(SECTION.finditer(changes))["name"] == UNRELEASED:
         print(f"To be released, CHANGELOG.md still needs its first section named `## {version} - YYYY-MM-DD`.")
@@ -96,13 +95,11 @@ def build(root: pathlib.Path, folder: pathlib.Path) -> tuple[pathlib.Path, pathl
 
 
 def of_wheel(wheel: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
-    """The package as the tree has it, what describes it, and nothing else; metadata that an index would take."""
-    version = declared(root)
-    about = f"svcinit-{version}.dist-info"
+    """The package as the tree has it, what describes it, and nothing else."""
+    about = f"svcinit-{declared(root)}.dist-info"
     wanted = {*_package(root), *(f"{about}/{name}" for name in ABOUT)}
     with zipfile.ZipFile(wheel) as archive:
         yield from _differences(wheel, wanted, set(archive.namelist()))
-        yield from of_metadata(archive.read(f"{about}/METADATA"), version, (root / "README.md").read_text("utf-8"))
 
 
 def of_sdist(sdist: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
@@ -112,30 +109,31 @@ def of_sdist(sdist: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
         yield from _differences(sdist, wanted, set(archive.getnames()))
 
 
-def of_metadata(raw: bytes, version: str, readme: str) -> Iterator[str]:
-    try:
-        metadata = Metadata.from_email(raw, validate=True)
-    except ExceptionGroup as error:  # it has one error for each field
-        yield from map(str, error.exceptions)
-        return
-    if str(metadata.version) != version:
-        yield f"the metadata say {metadata.version}, svcinit/__init__.py {version}"
-    if metadata.description_content_type != "text/markdown" or (metadata.description or "").strip() != readme.strip():
-        yield "the description is not README.md, as text/markdown"
-    for unknown in {*(metadata.classifiers or ())} - classifiers:
-        yield f"there is no classifier {unknown}"
+def of_metadata(*files: pathlib.Path) -> Iterator[str]:
+    """What an index would refuse, by `twine check`: the metadata, and a description that cannot be shown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *map(str, files)], capture_output=True, text=True
+    )
+    if done.returncode:
+        yield f"twine check: {done.stdout}{done.stderr}"
 
 
-def described(root: pathlib.Path, sdist: pathlib.Path, wheel: pathlib.Path) -> dict[str, object]:
-    """The bill of materials; its time is that of the commit, so that the same commit gives the same bill."""
-    version = declared(root)
-    requirements = (root / "requirements" / "run.txt").read_text(encoding="utf-8")
-    with zipfile.ZipFile(wheel) as archive:
-        raw = archive.read(f"svcinit-{version}.dist-info/METADATA")
-    wanted = Metadata.from_email(raw).requires_dist or []
-    mandatory = [each.name for each in wanted if "extra" not in str(each.marker)]
-    when = _run(root, "git", "log", "-1", "--format=%cI").strip()
-    return sbom.bill(version, requirements, mandatory, {file.name: digest(file) for file in (sdist, wheel)}, when)
+def described(root: pathlib.Path, wheel: pathlib.Path) -> str:
+    """The bill of materials (CycloneDX, JSON) of the wheel with all pinned run-time dependencies, by cyclonedx-py.
+
+    Its time is that of the commit, so that the same commit gives the same bill.
+    """
+    with tempfile.TemporaryDirectory(prefix="svcinit-release-") as name:
+        python = pathlib.Path(name) / "bin" / "python"
+        venv.create(name, symlinks=True)
+        pip = sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"
+        _run(root, *pip, "--require-hashes", "-r", "requirements/run.txt")
+        _run(root, *pip, str(wheel))
+        options = "--pyproject", "pyproject.toml", "--output-reproducible", "--short-PURLs", "--mc-type", "application"
+        when = _run(root, "git", "log", "-1", "--format=%ct").strip()
+        bill = json.loads(_run(root, "cyclonedx-py", "environment", *options, str(python), SOURCE_DATE_EPOCH=when))
+    bill["metadata"]["component"]["version"] = declared(root)  # pyproject.toml leaves it to the build
+    return json.dumps(bill, indent=1) + "\n"
 
 
 def digest(file: pathlib.Path) -> str:
@@ -157,9 +155,12 @@ def _differences(file: pathlib.Path, wanted: set[str], found: set[str]) -> Itera
         yield f"{file.name} has {name}, which does not belong there"
 
 
-def _run(root: pathlib.Path, *command: str) -> str:
+def _run(root: pathlib.Path, *command: str, **env: str) -> str:
+    tools = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"  # those of the virtual environment first
     try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, cwd=root, env={**os.environ, **env, "PATH": tools}, capture_output=True, text=True, check=True
+        ).stdout
     except FileNotFoundError:
         sys.exit(f"{command[0]} is needed")
     except subprocess.CalledProcessError as error:
