@@ -188,6 +188,8 @@ class _Loader(FileSystemLoader):
         match = _OPTIONS.match(text)
         if _ANY_OPTIONS.search(text, match.end() if match else 0):
             raise WrongError(f"the svcinit comment of {template} must be at its very start, on one line")
+        if match and "\0" in match["text"]:
+            raise WrongError(f"the svcinit comment of {template} holds a NUL byte")
         if match:
             self.options[template] = match["text"].strip()
             # The newline moves into the comment: no blank line in the output, and line numbers stay right.
