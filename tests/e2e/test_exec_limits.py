@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from svcinit import limits
 from tests.e2e.failing import has_state
 from tests.support.process import Running, running
 from tests.support.waiting import eventually
@@ -141,4 +142,25 @@ def test_a_hook_runs_however_many_files_changed_and_is_told_how_many_are_not_nam
     eventually(
         lambda: noted.read_text() == f"{tmp_path / 'out' / names[0]}\n\n", "one file is named, and nothing omitted"
     )
+    svcinit.stop()
+
+
+def test_where_the_container_itself_was_given_nearly_all_a_hook_still_runs(
+    source: Source, start: Start, tmp_path: pathlib.Path
+) -> None:
+    target = tmp_path / "out" / "app"
+    template = tmp_path / "templates" / str(target).lstrip("/")
+    template.parent.mkdir(parents=True)
+    template.write_text("old")
+    source.put({})
+    full = {f"V{number}": BIG[:100_000] for number in range((limits.most() - 8000) // 100_018)}
+    left = limits.most() - 8000 - limits.size(f"{name}={value}" for name, value in full.items())
+    full["LAST"] = "x" * min(100_000, left)
+    hook = "sh -c 'echo omitted $SVCINIT_CHANGED_OMITTED'"
+    svcinit = start(SVCINIT_TEMPLATES=str(tmp_path / "templates"), SVCINIT_PRE_RELOAD=hook, **full)
+    svcinit.says("up")
+    template.write_text("new")
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done")
+    assert "omitted 1\n" in svcinit.out
     svcinit.stop()

@@ -97,6 +97,13 @@ def test_entries_that_no_mapping_holds_reach_the_command_to_the_byte(env: list[b
     assert [entry for entry in seen if entry.startswith(b"A=")] == [b"A=1", b"A=2"]
 
 
+def test_a_fifo_as_the_file_of_a_variable_is_refused_and_waited_for_by_nobody(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    done = run("true", env={**PATH, "CONSUL_HTTP_TOKEN_FILE": str(tmp_path / "token")})
+    assert done.returncode == 78
+    assert "token' cannot be read: it is no regular file but a fifo" in done.stderr
+
+
 def test_what_cannot_run_says_so_and_a_script_runs_beside_such_entries_too(tmp_path: pathlib.Path) -> None:
     given = [os.fsencode(f"PATH={PATH['PATH']}"), b"=foo"]
     assert run_with(given, "nosuch").returncode == 127

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,16 @@ from svcinit.agent.render import find, render
 from svcinit.agent.template_uses import uses
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.state import read_of_life, write_state
+
+MEMORY = 2 << 30  # bytes: what reads without end shall fail here, and not the machine
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def fifo(path: pathlib.Path) -> None:
