@@ -58,6 +58,10 @@ ELSE = (
      "cache, `degraded`, or exit 69"),
     ("a template error, a missing key, a failed check command",
      "at the start exit 78; at a reload nothing is written, nobody is told; `degraded`"),
+    ("a KV value or a rendered argument is larger than the kernel takes (131,071 bytes, or too much together)",
+     "at the start exit 78; at a reload, `restart` too, nothing is changed, the service stays; `degraded`"),
+    ("a fifo, a device or a directory stands where a file should be (`X_FILE`, a certificate, the source)",
+     "exit 78, naming it; the cache: not used. Nothing waits for it"),
     ("a prefix or peer set that had entries is empty", "as if Consul were away: recovering servers answer so; "
      "`SVCINIT_ALLOW_EMPTY=1` if it is meant"),
     ("the service does not become ready (`SVCINIT_READY`) in time", "stopped, never registered, exit 69"),

@@ -18,13 +18,13 @@ from svcinit.state import StateFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from svcinit.settings import Settings
     from svcinit.steps import Steps
     from svcinit.values import Action
 
-VERDICT_LIMIT = 16 << 20  # bytes: arguments and environment are bounded by the kernel far below
+VERDICT_LIMIT = 64 << 20  # bytes: of arguments and environment the kernel takes 6 MiB, which JSON may make 36 of
 LIFE_BYTES = 8
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
 
@@ -254,12 +254,16 @@ class Crew(Init):
         if later is not None:
             life.timers.setdefault("report", later)
 
-    def _action_env(self) -> dict[str, str]:
-        env = self.settings.main_environment(self.extra_env)
-        env["SVCINIT_CHANGED"] = "\n".join(self.changed)
+    def _action_env(self) -> Mapping[str, str]:
+        """What hooks, actions and check commands see: main's environment, what changed, and whom to tell."""
         main = self.pid(Role.MAIN)
-        if main is not None:
-            env["SVCINIT_MAIN_PID"] = str(main)
+        own = {"SVCINIT_CHANGED": ""} if main is None else {"SVCINIT_CHANGED": "", "SVCINIT_MAIN_PID": str(main)}
+        env = self.settings.main_environment({**self.extra_env, **own})
+        if self.changed:
+            from svcinit import limits
+
+            room = limits.most() - limits.RESERVE - limits.used(self.settings, self.argv, env)
+            env.update(limits.changed(self.changed, room))
         return env
 
     def _renew(self, name: str) -> int:

@@ -363,11 +363,11 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
         path = os.path.join(folder or ".", name) if "/" not in name else name
         try:
             try:
-                os.execve(path, argv, env)
+                _execve(path, argv, env)
             except OSError as error:
                 if error.errno != errno.ENOEXEC:  # a script without #!, which execvp(3) hands to the shell
                     raise
-                os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
+                _execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
         except (FileNotFoundError, NotADirectoryError) as error:
             if os.path.exists(path):
                 found = error  # it is there: what is missing is its interpreter
@@ -378,6 +378,19 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
         return NOT_FOUND
     log.error("not_executed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
     return NOT_EXECUTABLE
+
+
+def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+    """execve(2); `odd` entries of `env`, which os.execve refuses, go along. Raises OSError."""
+    odd = getattr(env, "odd", ())
+    if odd:
+        try:
+            from svcinit.odd import execve
+
+            execve(path, argv, [*(f"{name}={value}" for name, value in env.items()), *odd])
+        except (ImportError, AttributeError, TypeError):
+            pass  # this Python cannot: no service would be worse than these entries missing
+    os.execve(path, argv, env)
 
 
 def refill(descriptor: int, data: bytes) -> None:

@@ -20,12 +20,20 @@ if TYPE_CHECKING:
     from svcinit.values import Action
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
-FILE_LIMIT = 1 << 20  # characters of a file that holds a value
+FILE_LIMIT = 1 << 20  # bytes of a file that holds values
 IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
-KEPT = "SVCINIT@"  # as in bundle/launcher.c
+KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
+LOADERS = f"{KEPT}LD_", f"{KEPT}GLIBC_TUNABLES="
+HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # what hooks see, and svcinitctl in them
 UNPROBED = "none", "exec"  # checks that need no port
 UNKNOWN = "is not a variable of svcinit"
+
+
+class Environment(dict[str, str]):
+    """What getenv(3) finds. `odd`: entries that it never finds: without a "=", without a name, of a name before it."""
+
+    odd: tuple[str, ...] = ()
 
 
 class Settings:
@@ -137,18 +145,18 @@ class Settings:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
 
-    def main_environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+    def main_environment(self, extra: Mapping[str, str]) -> Environment:
         """The environment of main: as it was given, minus Consul's secrets unless asked for, plus `extra`."""
-        env = dict(self.environment)
-        if not self.pass_token:
-            for row in TABLE:
-                if row.secret:
-                    env.pop(row.name, None)
-                    env.pop(row.name + "_FILE", None)
-        return {**env, **(self.user[3] if self.user else {}), **extra}
+        names = [row.name for row in TABLE if row.secret and not self.pass_token]
+        gone = {*names, *(f"{name}_FILE" for name in names)}
+        added = {**(self.user[3] if self.user else {}), **extra}
+        env = Environment({name: value for name, value in self.environment.items() if name not in gone} | added)
+        odd = getattr(self.environment, "odd", ())
+        env.odd = tuple(entry for entry in odd if entry.partition("=")[0] not in {*gone, *added})
+        return env
 
 
-def original_environment() -> dict[str, str]:
+def original_environment() -> Environment:
     """The environment as it was given to this process, byte for byte (undecodable bytes as surrogates).
 
     Not os.environ: in the C locale, which most images have, CPython adds LC_CTYPE to its own (PEP 538), and -I
@@ -158,13 +166,22 @@ def original_environment() -> dict[str, str]:
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
-        pairs = [os.fsdecode(item).partition("=") for item in block.split(b"\0") if item]
-        env = {name: value for name, sign, value in pairs if sign}
+        entries = [os.fsdecode(entry) for entry in block.split(b"\0")[:-1]]
     except OSError:  # no /proc: then what the interpreter is known to add is taken out again
-        env = dict(os.environ)
-        if not env.get("LC_ALL") and env.get("LANG", "") in ("", "C", "POSIX") and env.get("LC_CTYPE") == COERCED:
-            del env["LC_CTYPE"]
-    return {name.removeprefix(KEPT): value for name, value in env.items()}
+        known = dict(os.environ)
+        if not known.get("LC_ALL") and known.get("LANG", "") in ("", "C", "POSIX") and known.get("LC_CTYPE") == COERCED:
+            del known["LC_CTYPE"]
+        entries = [f"{name}={value}" for name, value in known.items()]
+    env, odd = Environment(), []
+    for entry in entries:
+        given = entry.removeprefix(KEPT) if entry.startswith(LOADERS) else entry
+        name, sign, value = given.partition("=")
+        if sign and name and name not in env:
+            env[name] = value
+        else:
+            odd.append(given)
+    env.odd = tuple(odd)
+    return env
 
 
 def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> Settings:
@@ -236,20 +253,26 @@ def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
         if given:
             raise ConfigError(f"{row.name}_FILE is set too: give one of the two")
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                given = file.read(FILE_LIMIT + 1).rstrip("\r\n")
+            given = _text_of(path).rstrip("\r\n")
         except OSError as error:
             raise ConfigError(f"{row.name}_FILE={path!r} cannot be read: {error.strerror}", file=path) from None
-        if len(given) > FILE_LIMIT:
-            raise ConfigError(f"{row.name}_FILE={path!r} is longer than a value can be", file=path)
+        if "\0" in given:
+            raise ConfigError(f"{row.name}_FILE={path!r} holds a NUL byte; expected text", file=path)
     return row.default if given is None or (given == "" and not row.empty) else given
+
+
+def _text_of(path: str) -> str:
+    """Of a file that holds values. Raises OSError."""
+    from svcinit.regular import read  # only who names a file pays for it
+
+    return read(path, FILE_LIMIT).decode("utf-8", "surrogateescape")
 
 
 def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
     """NAME=value lines, as docker's --env-file has them, and what is wrong with them."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read(FILE_LIMIT).split("\n")
+        os.stat(path)  # an image without it pays for no import
+        lines = _text_of(path).split("\n")
     except FileNotFoundError:
         return {}, []
     except OSError as error:
@@ -258,7 +281,9 @@ def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
     faults: list[str] = []
     for number, line in enumerate(lines, 1):
         name, equals, value = line.strip().partition("=")
-        if not equals and name and not name.startswith("#"):
+        if "\0" in line:
+            faults.append(Fault(f"{path}, line {number}: a NUL byte; expected text", file=path, line=number))
+        elif not equals and name and not name.startswith("#"):
             told = f"{path}, line {number}: expected NAME=value, or a comment after #"
             faults.append(Fault(told, file=path, line=number))
         elif equals and not name.startswith("#"):
@@ -272,7 +297,7 @@ def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
 
 def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[str]:
     """Names that are none of svcinit's; `foreign`: whatever they begin with."""
-    known = {row.name for row in TABLE}
+    known = {row.name for row in TABLE} | (set() if foreign else HANDED)
     faults: list[str] = []
     for name in given:
         if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:

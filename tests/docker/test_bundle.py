@@ -91,6 +91,17 @@ def test_the_apps_loader_and_interpreter_settings_reach_the_app_and_nobody_else(
     assert container.logs.count("/app/none.so' from LD_PRELOAD cannot be preloaded") == hook_and_main
 
 
+def test_entries_of_the_environment_that_no_mapping_holds_reach_the_app(engine: Engine, bare_image: str) -> None:
+    given = ["PATH=/usr/bin:/bin", "=foo", "bare", "A=1", "A=2", "LD_X=1", "LD_X=2", "SVCINIT@A=3"]
+    launch = (
+        "import sys; sys.path.append('/opt/svcinit/lib'); from svcinit.odd import execve\n"
+        f"execve('/opt/svcinit/bin/svcinit', ['svcinit', 'cat', '/proc/self/environ'], {given})"
+    )
+    container = engine.run(bare_image, "sleep", "60")
+    seen = container.exec("/opt/svcinit/python/bin/python3", "-ISc", launch)
+    assert sorted(seen.rstrip("\0").split("\0")) == sorted(given)
+
+
 def test_a_reload_that_is_a_restart_leaves_alone_who_waits_for_it(engine: Engine, bare_image: str) -> None:
     command = "trap 'exit 0' TERM; sleep 1000 & wait"  # which leaves a process behind
     container = engine.run(bare_image, "sh", "-c", command, env={"SVCINIT_RELOAD": "restart"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pathlib
 import signal
@@ -72,6 +73,44 @@ def test_the_command_sees_its_environment_to_the_byte() -> None:
     done = subprocess.run(svcinit_command("env", "-0"), env=given, capture_output=True, timeout=10, check=True)
     seen = dict(item.split(b"=", 1) for item in done.stdout.split(b"\0") if item)
     assert seen == given
+
+
+def run_with(given: list[bytes], *command: str) -> subprocess.CompletedProcess[bytes]:
+    """With these very entries as the environment, whatever they look like."""
+    texts = [os.fsencode(word) for word in svcinit_command(*command)]
+
+    def execute() -> None:
+        arrays = [(ctypes.c_char_p * (len(each) + 1))(*each) for each in (texts, given)]
+        ctypes.CDLL(None).execve(texts[0], *arrays)
+
+    return subprocess.run(["/bin/false"], preexec_fn=execute, capture_output=True, timeout=10, check=False)
+
+
+@pytest.mark.parametrize("env", [[], [b"SVCINIT_SERVICE=web", b"SVCINIT_SOURCE=file:/dev/null"]])
+def test_entries_that_no_mapping_holds_reach_the_command_to_the_byte(env: list[bytes], tmp_path: pathlib.Path) -> None:
+    odd = [b"=foo", b"bare", b"A=1", b"B=", b"A=2", b"\xff=\xfe", b"=C:=D", b"", b"\xff=2"]
+    given = [os.fsencode(f"PATH={PATH['PATH']}"), os.fsencode(f"SVCINIT_RUN={tmp_path}/run"), *env, *odd]
+    done = run_with(given, "cat", "/proc/self/environ")
+    assert done.returncode == 0, done.stderr
+    *seen, end = done.stdout.split(b"\0")
+    assert (sorted(seen), end) == (sorted(given), b"")
+    assert [entry for entry in seen if entry.startswith(b"A=")] == [b"A=1", b"A=2"]
+
+
+def test_a_fifo_as_the_file_of_a_variable_is_refused_and_waited_for_by_nobody(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    done = run("true", env={**PATH, "CONSUL_HTTP_TOKEN_FILE": str(tmp_path / "token")})
+    assert done.returncode == 78
+    assert "token' cannot be read: it is no regular file but a fifo" in done.stderr
+
+
+def test_what_cannot_run_says_so_and_a_script_runs_beside_such_entries_too(tmp_path: pathlib.Path) -> None:
+    given = [os.fsencode(f"PATH={PATH['PATH']}"), b"=foo"]
+    assert run_with(given, "nosuch").returncode == 127
+    assert run_with(given, "/etc").returncode == 126
+    (tmp_path / "script").write_text("exit 3\n")
+    (tmp_path / "script").chmod(0o755)
+    assert run_with(given, str(tmp_path / "script")).returncode == 3
 
 
 def test_an_apps_python_variables_and_files_do_not_reach_the_interpreter(tmp_path: pathlib.Path) -> None:

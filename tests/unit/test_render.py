@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rendering import Data, Peer, fault_of, render_all, text_of, tree
 from svcinit.agent.render import find, render
+from svcinit.agent.templating import Engine
 from svcinit.errors import ConfigError, Unavailable
 
 # what there is to render
@@ -269,12 +270,52 @@ def test_any_text_passes_through_unchanged(value: str) -> None:
     assert text_of("{{ key('v') }}", Data({"v": value.encode()})) == value
 
 
+METHODS = sorted(name for name in {*dir(dict), *dir(Mapping)} if name.isalpha())
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("start", ["cfg.", "cfg.deep.", "env.", "(key('json')|from_json).", "(key('yaml')|from_yaml)."])
+def test_a_key_that_is_called_as_a_method_is_the_key(start: str, name: str) -> None:
+    kv = {
+        name: b"mine",
+        f"deep/{name}": b"mine",
+        "json": f'{{"{name}": "mine"}}'.encode(),
+        "yaml": f"{name}: mine".encode(),
+    }
+    data = Data(kv, env={name: "mine"})
+    assert text_of(f"{{{{ {start}{name} }}}}", data) == "mine"
+
+
+def test_methods_of_mappings_work_where_no_key_is_called_so() -> None:
+    data = Data({"a": b"1", "b": b"2"}, env={"C": "3"})
+    assert text_of("{% for k, v in cfg.items() %}{{ k }}{{ v }} {% endfor %}", data) == "a1 b2 "
+    assert text_of("{{ cfg.get('x', 'none') }} {{ cfg.keys()|join }} {{ env.values()|join }}", data) == "none ab 3"
+
+
+def test_a_key_called_items_is_what_filters_see_and_what_others_reach_by_filters() -> None:
+    data = Data({"items": b"7", "x/items": b"8", "y/items": b"9"})
+    assert text_of("{{ [cfg.x, cfg.y]|map(attribute='items')|join('+') }} {{ cfg.x|attr('items') }}", data) == "8+9 8"
+    assert text_of("{% for k, v in cfg.x|items %}{{ k }}={{ v }}{% endfor %}", data) == "items=8"
+    assert text_of("{% for k, v in cfg.x|dictsort %}{{ k }}={{ v }}{% endfor %}", data) == "items=8"
+    assert "TypeError: 'str' object is not callable" in fault_of("{{ cfg.items() }}", data)
+
+
+@pytest.mark.parametrize(
+    "name", ["cfg.items", "cfg.x.values", "env.get", "({'a': 's3cret'}).pop", "key", "cfg|attr('keys')"]
+)
+def test_a_method_that_is_not_called_is_a_fault_and_shows_no_value(name: str) -> None:
+    data = Data({"x/a": b"s3cret"}, env={"A": "s3cret"})
+    fault = fault_of(f"{{{{ {name} }}}}", data)
+    assert "is a method, and no key is called so; a call of it has parentheses" in fault
+    assert "<bound" not in fault
+
+
 def test_ten_thousand_keys_render_in_under_a_second() -> None:
     data = Data({f"a{n % 100}/b/k{n}": b"value" for n in range(10_000)})
     code = "{% for k, v in tree() %}{{ k }}={{ v }}\n{% endfor %}"
     code += "{% for a in cfg.values() %}{{ a.b|length }}{% endfor %}"
     start = time.process_time()
-    assert text_of(code, data).count("\n") == 10_000
+    assert Engine(data, []).render_text("keys", code).count("\n") == 10_000
     assert time.process_time() - start < 1.0
 
 

@@ -160,6 +160,12 @@ def test_faults_of_arguments_are_reported_together_by_number() -> None:
 # options of the first line
 
 
+def test_a_nul_byte_in_the_options_is_a_fault(tmp_path: Path) -> None:
+    folder = tree(tmp_path, {"a.j2": '{# svcinit: check="test \0 {}" #}x'})
+    with pytest.raises(ConfigError, match=r"the svcinit comment of a\.j2 holds a NUL byte"):
+        render_all(folder)
+
+
 def test_the_first_line_sets_mode_owner_and_check_and_leaves_no_blank_line(tmp_path: Path) -> None:
     line = "{# svcinit: mode=0640 owner=root:daemon check=\"sh -c 'test -s {}'\" #}"
     file = render_all(tree(tmp_path, {"a.j2": f"{line}\nfirst\n{{{{ node }}}}\n"}))["/a"]

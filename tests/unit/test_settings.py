@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 
@@ -213,6 +214,37 @@ def test_the_command_does_not_see_consuls_secrets_unless_asked_for() -> None:
     env = {"CONSUL_HTTP_TOKEN": "t", "CONSUL_HTTP_AUTH_FILE": "/dev/null", "CONSUL_HTTP_ADDR": "a", "A": "1"}
     assert settings.read(env).main_environment({"B": "2"}) == {"CONSUL_HTTP_ADDR": "a", "A": "1", "B": "2"}
     assert "CONSUL_HTTP_TOKEN" in settings.read({**env, "SVCINIT_PASS_TOKEN": "1"}).main_environment({})
+
+
+def odd_environment(*odd: str, **env: str) -> settings.Environment:
+    found = settings.Environment(env)
+    found.odd = odd
+    return found
+
+
+def test_what_hooks_see_is_no_fault_for_svcinitctl_in_them_and_no_default_of_an_image(tmp_path: pathlib.Path) -> None:
+    env = {"SVCINIT_CHANGED": "/etc/a", "SVCINIT_CHANGED_OMITTED": "1", "SVCINIT_MAIN_PID": "7"}
+    assert settings.read(env, "/nosuch").plain
+    (tmp_path / "image").write_text("SVCINIT_MAIN_PID=7\n")
+    with pytest.raises(ConfigError, match="SVCINIT_MAIN_PID is not a variable of svcinit"):
+        settings.read({}, str(tmp_path / "image"))
+
+
+def test_entries_that_no_mapping_holds_go_to_the_command_but_for_secrets_and_what_replaces_them() -> None:
+    odd = ("=foo", "bare", "", "A=2", "B=2", "CONSUL_HTTP_TOKEN=u", "CONSUL_HTTP_TOKEN_FILE=/u", "CONSUL_HTTP_TOKEN")
+    given = odd_environment(*odd, A="1", B="1", CONSUL_HTTP_TOKEN="t")
+    main = settings.read(given, "/nosuch").main_environment({"B": "kv"})
+    assert (main, main.odd) == ({"A": "1", "B": "kv"}, ("=foo", "bare", "", "A=2"))
+    passed = settings.read(odd_environment(*odd, SVCINIT_PASS_TOKEN="1"), "/nosuch").main_environment({})
+    assert passed.odd == odd
+
+
+def test_of_a_variable_given_twice_svcinit_takes_the_first_as_getenv_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = b"SVCINIT_PORT=1\0SVCINIT_PORT=2\0SVCINIT@LD_PRELOAD=a\0SVCINIT@LD_PRELOAD=b\0SVCINIT@MINE=\0"
+    monkeypatch.setattr("builtins.open", lambda *_args: io.BytesIO(entries))
+    found = settings.original_environment()
+    assert found == {"SVCINIT_PORT": "1", "LD_PRELOAD": "a", "SVCINIT@MINE": ""}
+    assert found.odd == ("SVCINIT_PORT=2", "LD_PRELOAD=b")
 
 
 def test_a_secret_never_stands_in_a_fault(tmp_path: pathlib.Path) -> None:

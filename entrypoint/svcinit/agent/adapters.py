@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -9,6 +10,21 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError
+
+from svcinit import regular
+
+
+def unfit(*paths: object) -> str:
+    """Why certificates and keys are none that OpenSSL may open: it would wait at a fifo. The rest it tells itself."""
+    for path in paths:
+        try:
+            if isinstance(path, str) and not os.path.isdir(path):
+                regular.read(path)
+        except regular.UnfitError as error:
+            return f"{path} cannot be read: {error.strerror}: see CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
+        except OSError:
+            continue
+    return ""
 
 
 class Adapter(HTTPAdapter):

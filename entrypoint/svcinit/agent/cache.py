@@ -13,6 +13,7 @@ import os
 import stat
 import time
 
+from svcinit import regular
 from svcinit.errors import Unavailable
 
 TYPE_CHECKING = False
@@ -94,18 +95,18 @@ def load(settings: Settings) -> Snapshot | None:
     """
     path = settings.cache
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = regular.opened(path, os.O_NOFOLLOW)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise _refused(path, "others can write to it")
+            raw = regular.content(descriptor, LIMIT)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _refused(path, error.strerror or str(error)) from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(path, "it is no regular file")
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _refused(path, "others can write to it")
-        raw = file.read(LIMIT)
     try:
         body: dict[str, Any] = json.loads(raw)
         version, digest = body.get("version"), body.pop("sha256")

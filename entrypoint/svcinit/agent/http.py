@@ -25,7 +25,8 @@ from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from svcinit.agent.adapters import Adapter, UnixAdapter
+from svcinit import regular
+from svcinit.agent.adapters import Adapter, UnixAdapter, unfit
 from svcinit.agent.counting import UNREACHABLE, Requests, blocking, endpoint
 from svcinit.errors import ConfigError, Unavailable
 
@@ -35,7 +36,7 @@ QUOTE_LIMIT = 200  # characters of an agent's own words in a message
 NO_SUCH_TOKEN = "ACL not found"
 JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
 ABSENT = b"unknown service", b"no service registered", b"unknown check", b'"aggregatedstatus"'
-TOKEN_LIMIT = 1 << 16  # characters
+TOKEN_LIMIT = 1 << 16  # bytes
 SCHEMES = ("http", "https")
 OURS_REFUSED = "CERTIFICATE", "UNKNOWN_CA"  # in OpenSSL's names of the alerts that are about a client certificate
 OURS_BROKEN = "PEM lib", "KEY_VALUES_MISMATCH"  # the same, of a client certificate or key that cannot be used
@@ -103,6 +104,8 @@ class Http:
             self._adapter: UnixAdapter | Adapter = UnixAdapter(address.removeprefix("unix://"))
             session.mount("http://", self._adapter)
             return
+        if self._base.startswith("https:"):
+            self._fault = self._fault or unfit(verify, client_cert, client_key)
         self._adapter = Adapter(server_name)
         session.mount(self._base, self._adapter)
         if verify is False:
@@ -222,8 +225,7 @@ class Http:
         if not self._token_file:
             return False
         try:
-            with open(self._token_file, encoding="utf-8", errors="surrogateescape") as file:
-                token = file.read(TOKEN_LIMIT).rstrip("\r\n")
+            token = regular.read(self._token_file, TOKEN_LIMIT).decode("utf-8", "surrogateescape").rstrip("\r\n")
         except OSError:
             return False
         if not token or token == self._token or _token_fault(token):

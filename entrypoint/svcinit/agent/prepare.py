@@ -16,7 +16,7 @@ from svcinit import log
 from svcinit.agent.backoff import pause_before
 from svcinit.agent.counting import Requests
 from svcinit.agent.lock import locked
-from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
+from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.init import FETCHING, content, refill
 
 TYPE_CHECKING = False
@@ -150,8 +150,7 @@ class Preparation:
                 self.wait()
             refill(out, PREPARING)  # from here on whatever hangs is not Consul
             with self.timed("render"):
-                env = self.environment()
-                argv, changed, undo_record, reloads = self.render()
+                argv, env, changed, undo_record, reloads = self.render()
         except ConfigError:
             self.tell_empty()  # it may be why
             raise
@@ -223,25 +222,18 @@ class Preparation:
 
     def environment(self) -> dict[str, str]:
         """The keys under SVCINIT_ENV_PREFIX, as main's environment. Raises ConfigError for what cannot be one."""
-        start = self.settings.env_prefix.strip("/") + "/"
-        env, faults = {}, []
-        for key, value in self.kv.items() if self.settings.env_prefix else ():
-            if not key.startswith(start):
-                continue
-            name = key[len(start) :]
-            if not name or "/" in name or "=" in name or b"\0" in value:
-                told = f"KV key {key!r} cannot be an environment variable: a '/', '=' or NUL byte in it"
-                faults.append(Fault(told, key=key))
-            env[name] = os.fsdecode(value)
-        if faults:
-            raise ConfigError(*faults)
-        return env
+        from svcinit.agent import program
 
-    def render(self) -> tuple[list[str], list[str], bytes, list[str]]:
-        """Arguments, changed files, the undo record, how main hears of the changes; on an error nothing is written."""
-        argv, self.files = self.arguments(), self.rendered()
+        return program.environment(self.kv, self.settings.env_prefix)
+
+    def render(self) -> tuple[list[str], dict[str, str], list[str], bytes, list[str]]:
+        """Arguments, environment, changed files, the undo record, how main hears of the changes; on an error nothing is
+        written."""
+        from svcinit.agent import program
+
+        (argv, env), self.files = program.together(self.program, self.rendered)
         if not self.files:
-            return argv, [], b"", []
+            return argv, env, [], b"", []
         from svcinit.agent import files
 
         committed = files.commit(self.files, env=self.env, redact=self.redact)
@@ -249,7 +241,7 @@ class Preparation:
             log.info("rendered", "rendered {file}", file=target)
         how = {file.target: file.reload or "" for file in self.files}
         reloads = list(dict.fromkeys(how[target] for target in committed.changed))
-        return argv, committed.changed, files.dump_undo(committed), reloads
+        return argv, env, committed.changed, files.dump_undo(committed), reloads
 
     @property
     def dirs(self) -> list[str]:
@@ -268,6 +260,14 @@ class Preparation:
         from svcinit.agent import render
 
         return render.render_arguments(self.command, self, self.libraries, mask)
+
+    def program(self) -> tuple[list[str], dict[str, str]]:
+        """Arguments and environment, which the kernel takes together. Raises as both do."""
+        from svcinit.agent import program
+
+        argv, env = program.together(self.arguments, self.environment)
+        program.check_sum(self.settings, self.command, argv, env)
+        return argv, env
 
     def rendered(self, root: str = "/") -> list[Rendered]:
         """All files, in memory; root: directory that they shall lie under."""

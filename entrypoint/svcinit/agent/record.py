@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 
+from svcinit import regular
 from svcinit.agent.counting import Requests
 from svcinit.errors import ConfigError
 from svcinit.state import read_of_life, write_state
@@ -52,8 +53,7 @@ def look_again(settings: Settings, life: str) -> None:
     state = _earlier(settings, life)
     for entry in state.get("templates", ()):
         try:
-            with open(entry["target"], "rb") as file:
-                entry["sha256"] = hashlib.sha256(file.read()).hexdigest()
+            entry["sha256"] = hashlib.sha256(regular.read(entry["target"])).hexdigest()
         except OSError:
             entry["sha256"] = None
         entry["changed"] = _changed(entry["target"])

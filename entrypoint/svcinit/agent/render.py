@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import stat
 
+from svcinit import regular
 from svcinit.errors import ConfigError, Fault, Unavailable
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".j2"
 OPTIONS = ("mode", "owner", "check", "reload")
+SHOWN = 200  # characters of an argument in a fault
 
 
 class Source:
@@ -149,6 +151,8 @@ def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), 
     """
     if not any(_has_template(word) for word in argv):
         return list(argv)
+    from svcinit.agent.program import text_fault
+
     engine = _engine(data, dirs, mask)
     words: list[str] = []
     faults: list[str] = []
@@ -157,8 +161,9 @@ def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), 
         label = f"argument {number} of the command"
         try:
             text = engine.render_text(label, word) if _has_template(word) else word
-            if "\0" in text:
-                faults.append(f"{label}, `{word}`: its text would hold a NUL byte, which no argument can")
+            fault = text_fault(text)
+            if fault:
+                faults.append(f"{label}, `{word[:SHOWN]}`: {fault}")
             words.append(text)
         except ConfigError as error:
             faults += error.faults
@@ -228,10 +233,13 @@ def _encloses(outer: str, inner: str) -> bool:
 
 def _copy(source: Source) -> Rendered:
     try:
-        with open(source.path, "rb") as file:
+        descriptor = regular.opened(source.path)
+        try:
             # A script stays executable: its own permission bits go with it.
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o777
-            return Rendered(source.target, file.read(), mode, source=source.path)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o777
+            return Rendered(source.target, regular.content(descriptor), mode, source=source.path)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"cannot read {source.path}: {error.strerror}", file=source.path) from None
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 
+from svcinit import regular
 from svcinit.agent.discovery import QUERY, Peer, name_and_tag, question_for
 from svcinit.agent.placed import Node, Place, parse
 from svcinit.agent.prepare import Preparation
@@ -141,8 +142,7 @@ def _load(path: str) -> tuple[Place, Node]:
 
 def _content(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return regular.read(path)
     except OSError as error:
         raise _unreadable(path, error) from None
 

@@ -7,17 +7,21 @@ it.) The same data render to the same bytes, hence neither `lipsum` nor `random`
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import types
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
 from jinja2.bccache import Bucket
+from jinja2.loaders import split_template_path
 from jinja2.runtime import Context
 from jinja2.utils import missing
 
+from svcinit import regular
 from svcinit.agent import template_faults, template_filters
 from svcinit.agent.template_faults import NoKeyError, NoNameError, NoVariableError, WrongError
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
@@ -77,14 +81,14 @@ class Engine:
     def __init__(self, data: Data, dirs: Sequence[str], mask: Mask | None = None) -> None:
         self._data = data
         self._loader = _Loader(list(reversed(dirs)))
-        self._env = Environment(
+        self._env = _Environment(
             undefined=_Missing,
             keep_trailing_newline=True,
             auto_reload=False,
             cache_size=-1,
             loader=self._loader,
             bytecode_cache=None if mask else _Compiled(),  # a mask is compiled in
-            finalize=mask,
+            finalize=(lambda value: mask(_printed(value))) if mask else _printed,
         )
         if mask:
             # Macros, blocks and the like hand on text whose values are masked already.
@@ -139,6 +143,22 @@ class Engine:
             raise ConfigError(template_faults.explain(error, label, texts, self._data, names)) from None
 
 
+class _Environment(Environment):
+    """Names of keys go before those of methods: `cfg.items` is the key, where there is one."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
+def _printed(value: Any) -> Any:
+    """What a template prints: no method, whose text would be all values of the mapping that it belongs to."""
+    if isinstance(value, types.MethodType | types.BuiltinMethodType):
+        raise WrongError(f"{value.__name__} is a method, and no key is called so; a call of it has parentheses")
+    return value
+
+
 class _Loader(FileSystemLoader):
     """Keeps the texts for messages, and takes the options out of the way of the output."""
 
@@ -152,11 +172,14 @@ class _Loader(FileSystemLoader):
         paths = (os.path.normpath(os.path.join(tree, template)) for tree in self.searchpath)
         return next(filter(os.path.exists, paths), template)
 
-    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+    def get_source(self, _environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        parts = split_template_path(template)
+        paths = (os.path.normpath(os.path.join(tree, *parts)) for tree in self.searchpath)
+        path = next((each for each in paths if os.path.exists(each) and not os.path.isdir(each)), None)
+        if path is None:
+            raise TemplateNotFound(template)
         try:
-            text, path, uptodate = super().get_source(environment, template)
-        except TemplateNotFound:  # which is an OSError too
-            raise
+            text = io.StringIO(regular.read(path).decode(), newline=None).read()  # CR LF becomes LF
         except UnicodeDecodeError:
             raise WrongError(f"template {template} is not UTF-8 text") from None
         except OSError as error:
@@ -165,12 +188,14 @@ class _Loader(FileSystemLoader):
         match = _OPTIONS.match(text)
         if _ANY_OPTIONS.search(text, match.end() if match else 0):
             raise WrongError(f"the svcinit comment of {template} must be at its very start, on one line")
+        if match and "\0" in match["text"]:
+            raise WrongError(f"the svcinit comment of {template} holds a NUL byte")
         if match:
             self.options[template] = match["text"].strip()
             # The newline moves into the comment: no blank line in the output, and line numbers stay right.
             newline = "\n" if match[0].endswith("\n") else ""
             text = text[: match.start("close")] + newline + match["close"] + text[match.end() :]
-        return text, path, uptodate
+        return text, path, lambda: True
 
 
 class _Compiled(BytecodeCache):

@@ -78,8 +78,7 @@ def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
     data = Fixture(settings, tuple(options.words), -1, time.monotonic())
     data.fetch()
     findings.attempt(lambda: services(settings))
-    findings.attempt(data.environment)
-    findings.attempt(data.arguments)
+    findings.attempt(data.program)
     rendered: list[Rendered] = []
     if data.dirs:
         rendered, faults, away = render.attempt(render.find(data.dirs), data, data.libraries)
