@@ -11,6 +11,8 @@ import os
 import time
 
 from svcinit.agent.counting import Requests
+from svcinit.agent.paths import reach
+from svcinit.agent.staging import look_in
 from svcinit.errors import ConfigError
 from svcinit.state import read_of_life, write_state
 
@@ -52,10 +54,11 @@ def look_again(settings: Settings, life: str) -> None:
     state = _earlier(settings, life)
     for entry in state.get("templates", ()):
         try:
-            with open(entry["target"], "rb") as file:
-                entry["sha256"] = hashlib.sha256(file.read()).hexdigest()
-        except OSError:
-            entry["sha256"] = None
+            with reach(entry["target"]) as place:
+                now = look_in(place)
+        except (OSError, ConfigError):
+            now = None
+        entry["sha256"] = hashlib.sha256(now.content).hexdigest() if now else None
         entry["changed"] = _changed(entry["target"])
     if state:
         write_state(settings.run, NAME, state)
