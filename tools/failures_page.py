@@ -64,6 +64,8 @@ ELSE = (
      "exit 78, naming it; the cache: not used. Nothing waits for it"),
     ("a prefix or peer set that had entries is empty", "as if Consul were away: recovering servers answer so; "
      "`SVCINIT_ALLOW_EMPTY=1` if it is meant"),
+    ("the service's user puts a link or a directory of its own in the way of a target",
+     "as a template error: refused, with its owner named; see [security](security.md)"),
     ("the service does not become ready (`SVCINIT_READY`) in time", "stopped, never registered, exit 69"),
     ("the service fails `SVCINIT_CHECK` after a reload (`SVCINIT_RELOAD_VERIFY`)",
      "former files put back, told again; `degraded`"),

@@ -57,11 +57,14 @@ class Crew(Init):
         self.exec(Role.HOOK, argv, self._action_env())
 
     def start_action(self, action: Action) -> None:
-        """Perform a `write:` or `exec:` action in a child: not even a fifo that nobody reads can hold init up."""
+        """Perform a `write:` or `exec:` action in a child, as SVCINIT_USER.
+
+        Not even a fifo that nobody reads can hold init up.
+        """
         if action.kind == "exec":
             self.exec(Role.ACTION, action.argv, self._action_env())
         else:
-            self.fork(Role.ACTION, lambda: _write(action.path, action.text))
+            self.fork_as_user(Role.ACTION, lambda: _write(action.path, action.text))
 
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
         """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict.
@@ -296,15 +299,37 @@ def _texts(values: object) -> bool:
 
 
 def _write(path: str, text: str) -> int:
-    """Write `text` to a fifo or file; a fifo that is not there or not read yet is waited for: init has the deadline."""
+    """Write `text` to a fifo or file.
+
+    A fifo that is not there, not read yet or full is waited for: init has the deadline.
+    """
+    try:
+        descriptor = _opened(path)
+        rest = text.encode("utf-8", "surrogateescape")
+        while rest:
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BlockingIOError:
+                _wait_for_room(descriptor)
+    except OSError as error:
+        log.error("action_failed", "write to {file} failed: {error}", file=path, error=error.strerror)
+        return EX_SOFTWARE
+    return EX_OK
+
+
+def _opened(path: str) -> int:
     while True:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
-                log.error("action_failed", "write to {file} failed: {error}", file=path, error=error.strerror)
-                return EX_SOFTWARE
-            time.sleep(RETRY)
-            continue
-        os.write(descriptor, text.encode("utf-8", "surrogateescape"))
-        return EX_OK
+                raise
+        time.sleep(RETRY)
+
+
+def _wait_for_room(descriptor: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()

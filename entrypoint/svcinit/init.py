@@ -196,7 +196,12 @@ class Init:
     def exec(self, role: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         """Start a child that becomes the program `argv`, as SVCINIT_USER."""
 
-        def body() -> int:
+        self.fork_as_user(role, lambda: execute(argv, env))
+
+    def fork_as_user(self, role: str, body: Callable[[], int]) -> None:
+        """As `fork`, with `body` run as SVCINIT_USER."""
+
+        def run() -> int:
             try:
                 become(self.settings.user)
             except PermissionError:
@@ -206,9 +211,9 @@ class Init:
                     variable="SVCINIT_USER",
                 )
                 return EX_CONFIG
-            return execute(argv, env)
+            return body()
 
-        self.fork(role, body)
+        self.fork(role, run)
 
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
         """Send a signal to the child of `role`, or to its whole process group; no such child: nothing happens."""

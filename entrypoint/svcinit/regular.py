@@ -28,10 +28,12 @@ def read(path: str, limit: int = LIMIT) -> bytes:
         os.close(descriptor)
 
 
-def opened(path: str, flags: int = 0) -> int:
-    """A descriptor of a regular file; `flags`: more for open(2). Raises as `read` does."""
-    _check(os.stat(path))  # before the open: that of a device may do something, and a terminal may become ours
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
+def opened(path: str, flags: int = 0, dir_fd: int | None = None) -> int:
+    """A descriptor of a regular file; `flags` and `dir_fd`: for open(2). Raises as `read` does."""
+    _check(
+        os.stat(path, dir_fd=dir_fd)
+    )  # before the open: that of a device may do something, and a terminal may become ours
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags, dir_fd=dir_fd)
     try:
         _check(os.fstat(descriptor))  # it may have been replaced
     except UnfitError:

@@ -123,7 +123,7 @@ def test_a_hup_takes_over_a_new_password_without_a_restart_and_new_settings_with
     node = cluster.node(11, *by_name, "--volume", f"{secret}:/etc/svcinit/templates/_erlang-cookie.j2:ro")
     cluster.are_serving(node)
     assert members(node) == ["rabbit-5672@broker"]
-    for path in ("/var/lib/rabbitmq/.erlang.cookie", "/etc/rabbitmq/definitions.json"):
+    for path in ("/etc/rabbitmq/.erlang.cookie", "/etc/rabbitmq/definitions.json"):
         assert node.exec("stat", "-c", "%U %a", path) == "rabbitmq 400"
 
     others = {"10.9.9.9": 5672, "localhost": 5673}

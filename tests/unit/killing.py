@@ -16,9 +16,9 @@ def killed_at(count: int, run: Callable[[], object]) -> bool:
     if child == 0:
         left = count
 
-        def hook(event: str, _: tuple[object, ...]) -> None:
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal left
-            if event in EVENTS:
+            if event in EVENTS and not (event == "open" and int(str(arguments[2])) & os.O_PATH):  # that changes nothing
                 left -= 1
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)

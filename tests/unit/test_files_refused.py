@@ -113,8 +113,9 @@ def test_a_destination_that_this_user_may_not_write_is_named_with_what_to_do(ope
     put(etc / "a")
     etc.chmod(0o555)
     own = open_folder / "own"
-    own.mkdir(mode=0o777)
-    own.chmod(0o777)
+    own.mkdir()
+    if os.geteuid() == 0:
+        os.chown(own, NOBODY, NOBODY)
     before = state_of(open_folder)
 
     def run() -> str:
@@ -132,7 +133,7 @@ def test_a_destination_that_this_user_may_not_write_is_named_with_what_to_do(ope
 
 @needs_root
 def test_a_user_who_may_not_give_files_away_is_told_so(open_folder: Path) -> None:
-    open_folder.chmod(0o777)
+    os.chown(open_folder, NOBODY, NOBODY)
     put(open_folder / "roots")
 
     def run() -> str:
@@ -151,7 +152,7 @@ def test_a_user_who_may_not_give_files_away_is_told_so(open_folder: Path) -> Non
 
 @needs_root
 def test_any_user_can_write_what_is_theirs(open_folder: Path) -> None:
-    open_folder.chmod(0o777)
+    os.chown(open_folder, NOBODY, NOBODY)
 
     def run() -> str:
         first = commit([Rendered(f"{open_folder}/a/b", b"1", 0o400)])
@@ -203,7 +204,7 @@ def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_
         from svcinit.agent.render import Rendered
         from svcinit.errors import ConfigError
         etc, source, options = sys.argv[1:]
-        subprocess.run(["mount", "-t", "tmpfs", "x", etc], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "x", etc], check=True)
         open(f"{etc}/app.conf", "w").close()
         subprocess.run(["mount", "--bind", source, f"{etc}/app.conf"], check=True)
         subprocess.run(["mount", "-o", f"remount,{options},bind", etc], check=True)

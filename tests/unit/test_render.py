@@ -77,6 +77,56 @@ def test_a_missing_directory_a_dead_link_a_fifo_and_a_circle_are_reported_togeth
     )
 
 
+def test_links_that_cross_are_told_each_once_and_at_once(tmp_path: Path) -> None:
+    folder = tree(tmp_path, {"a/file": "", "b/file": ""})
+    os.symlink("../b", f"{folder}/a/to-b")
+    os.symlink("../a", f"{folder}/b/to-a")
+    with pytest.raises(ConfigError) as caught:
+        find([folder])
+    assert caught.value.faults == tuple(
+        f"{folder}/{path} among the templates is a link to a directory that it lies in"
+        for path in ("a/to-b/to-a", "b/to-a/to-b")
+    )
+
+
+def test_a_few_links_that_make_millions_of_directories_are_told_without_walking_them_all(tmp_path: Path) -> None:
+    names = [f"d{number}" for number in range(12)]
+    folder = tree(tmp_path, {f"{name}/file": "" for name in names})
+    for one in names:
+        for other in names:
+            os.symlink(f"../{other}", f"{folder}/{one}/to-{other}")
+    with pytest.raises(ConfigError) as caught:
+        find([folder])
+    (fault,) = [fault for fault in caught.value.faults if "a link to" not in fault]
+    assert fault.startswith(f"{folder} has more than 10000 template directories; several links to one count")
+
+
+def test_directories_far_too_deep_are_a_fault(tmp_path: Path) -> None:
+    folder = tree(tmp_path, {})
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(ConfigError, match=r"/d among the templates lies below more than 100 directories$"):
+        find([folder])
+    subprocess.run(["rm", "-r", folder], check=True)  # too deep for pytest
+
+
+def test_the_name_of_a_template_must_be_utf8_and_a_copied_file_may_have_any(tmp_path: Path) -> None:
+    bad = [r"etc/_\udcfe.j2", r"etc/\udcff.j2", r"\udcfd/a.j2"]
+    folder = tree(tmp_path, {"etc/\udcfc": "", "etc/\udcff.j2": "", "etc/_\udcfe.j2": "", "\udcfd/a.j2": ""})
+    with pytest.raises(ConfigError) as caught:
+        find([folder])
+    assert caught.value.faults == tuple(
+        f"'{folder}/{name}' among the templates: the name of a template must be UTF-8: rename it" for name in bad
+    )
+    fine = tree(tmp_path, {"etc/\udcfc": b"\xff"}, "fine")
+    assert render_all(fine)["/etc/\udcfc"].content == b"\xff"
+
+
 def test_a_tree_may_be_reached_through_links(tmp_path: Path) -> None:
     tree(tmp_path, {"a.j2": "{{ node }}"}, "real")
     folder = tree(tmp_path, {"b": ""})

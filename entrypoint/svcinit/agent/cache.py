@@ -14,7 +14,9 @@ import stat
 import time
 
 from svcinit import regular
-from svcinit.errors import Unavailable
+from svcinit.agent import staging
+from svcinit.agent.paths import parent
+from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,10 +56,8 @@ def roughly(seconds: float) -> str:
 
 
 def save(settings: Settings, snapshot: Snapshot) -> None:
-    """Replace the cache; on any error the old one stays. Raises OSError."""
-    path = settings.cache
-    folder = os.path.dirname(path)
-    os.makedirs(folder, 0o700, exist_ok=True)
+    """Replace the cache; on any error the old one stays. Raises OSError and ConfigError."""
+    path = os.path.abspath(settings.cache)
     body = {
         "version": VERSION,
         "identity": _identity(settings),
@@ -70,22 +70,17 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
         },
     }
     text = json.dumps({**body, "sha256": _digest(body)}).encode()
-    new = f"{path}.new"
+    folder = os.path.dirname(path)
+    staging.make_dirs(os.path.dirname(folder), [])
+    staging.make_dirs(folder, [], 0o700)
+    staging.remove_leftovers([path])
+    new = staging.Replacement(path, text, 0o600, None)
     try:
-        os.unlink(new)  # one that was killed left it
-    except FileNotFoundError:
-        pass
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(new, path)
-    except OSError:
-        os.unlink(new)
-        raise
-    _sync_folder(folder)
+        new.stage()
+        new.install()
+    finally:
+        new.discard()
+    staging.sync_dirs([path])  # without it a crash of the machine may bring the old name back (fsync(2))
 
 
 def load(settings: Settings) -> Snapshot | None:
@@ -95,7 +90,8 @@ def load(settings: Settings) -> Snapshot | None:
     """
     path = settings.cache
     try:
-        descriptor = regular.opened(path, os.O_NOFOLLOW)
+        with parent(path) as place:
+            descriptor = regular.opened(place.name, os.O_NOFOLLOW, dir_fd=place.fd)
         try:
             status = os.fstat(descriptor)
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -105,6 +101,8 @@ def load(settings: Settings) -> Snapshot | None:
             os.close(descriptor)
     except FileNotFoundError:
         return None
+    except ConfigError as error:
+        raise _refused(path, str(error)) from None
     except OSError as error:
         raise _refused(path, error.strerror or str(error)) from None
     try:
@@ -145,12 +143,3 @@ def _digest(body: Mapping[str, object]) -> str:
 
 def _refused(path: str, why: str) -> Unavailable:
     return Unavailable(f"SVCINIT_CACHE={path!r} is not used: {why}", file=path)
-
-
-def _sync_folder(folder: str) -> None:
-    """Without it a crash of the machine may bring the old name back (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

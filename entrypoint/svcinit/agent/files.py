@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from svcinit.agent import staging
+from svcinit.agent import paths, staging
 from svcinit.agent.staging import Replacement
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
@@ -58,8 +58,11 @@ class Change:
     def __init__(self, file: File) -> None:
         self.target = file.target
         self.check = file.check
-        self.path = os.path.realpath(file.target)  # a link stays a link: what it leads to is replaced
-        self.now = now = staging.look(self.path)
+        with paths.reach(file.target) as place:
+            if file.owner:
+                place.accept_owner(file.owner[0])
+            self.path = place.path  # a link stays a link: what it leads to is replaced
+            self.now = now = staging.look_in(place) if not place.absent else None
         mode = file.mode if file.mode is not None else now.mode if now else NEW_MODE
         owner = file.owner or (now.owner if now else None)
         self.new = Replacement(self.path, file.content, mode, owner)
@@ -91,8 +94,7 @@ def commit(
     away, on which a reload goes on with the files in place.
     """
     changes = plan(files)
-    for folder in sorted({os.path.dirname(change.path) for change in changes}):
-        staging.remove_leftovers(folder)
+    staging.remove_leftovers(change.path for change in changes)
     changes = [change for change in changes if change.is_needed()]
     made: list[str] = []
     done = False
@@ -172,6 +174,9 @@ def plan(files: Iterable[File]) -> list[Change]:
         except OSError as error:
             faults.append(staging.fault(file.target, os.path.realpath(file.target), error))
             continue
+        except ConfigError as error:
+            faults += error.faults
+            continue
         other = changes.setdefault(change.path, change)
         if other is not change:
             told = f"{other.target} and {file.target} are one and the same file: write only one"
@@ -226,7 +231,7 @@ def _restore(path: str, content: bytes | None, mode: int, owner: tuple[int, int]
     now = staging.look(path)
     if content is None:
         if now is not None:
-            os.unlink(path)
+            staging.remove(path)
     elif now is None or (now.content, now.mode, now.owner) != (content, mode, owner):
         old = Replacement(path, content, mode, owner)
         try:

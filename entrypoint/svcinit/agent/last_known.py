@@ -8,7 +8,7 @@ from svcinit import log
 from svcinit.agent import cache
 from svcinit.agent.discovery import Peer
 from svcinit.agent.prepare import Preparation, called
-from svcinit.errors import Unavailable
+from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ def keep(done: Preparation) -> None:
     }
     try:
         cache.save(done.settings, cache.Snapshot(done.kv, done.seen, peers, done.told_by_agent, time.time()))
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         (log.warning if "SVCINIT_CACHE" in done.settings.environment else log.debug)(
             "cache_not_written", "{variable}='{file}' cannot be written: {error}; the old one stays",
-            variable="SVCINIT_CACHE", file=done.settings.cache, error=error.strerror,
+            variable="SVCINIT_CACHE", file=done.settings.cache,
+            error=error.strerror if isinstance(error, OSError) else error,
         )  # fmt: skip
 
 

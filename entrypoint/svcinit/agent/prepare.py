@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svcinit.agent.consul import Consul
     from svcinit.agent.discovery import Peer, Resolver
     from svcinit.agent.mask import Mask
-    from svcinit.agent.render import Rendered
+    from svcinit.agent.render import Rendered, Source
     from svcinit.settings import Settings
 
 BACKOFF = 0.1, 5.0  # seconds: the first try again comes within the first, no pause is longer than the second
@@ -275,7 +275,13 @@ class Preparation:
             return []
         from svcinit.agent import render
 
-        return render.render(render.find(self.dirs, root), self, self.libraries)
+        return render.render(self.sources(root), self, self.libraries)
+
+    def sources(self, root: str = "/") -> list[Source]:
+        """What the template directories hold. Raises ConfigError."""
+        from svcinit.agent import render
+
+        return render.find(self.dirs, root, self.settings.user)
 
     def redact(self, text: str) -> str:
         """What a check command said, without the values of keys and other secrets that it was given."""

@@ -10,8 +10,9 @@ import hashlib
 import os
 import time
 
-from svcinit import regular
 from svcinit.agent.counting import Requests
+from svcinit.agent.paths import reach
+from svcinit.agent.staging import look_in
 from svcinit.errors import ConfigError
 from svcinit.state import read_of_life, write_state
 
@@ -53,9 +54,11 @@ def look_again(settings: Settings, life: str) -> None:
     state = _earlier(settings, life)
     for entry in state.get("templates", ()):
         try:
-            entry["sha256"] = hashlib.sha256(regular.read(entry["target"])).hexdigest()
-        except OSError:
-            entry["sha256"] = None
+            with reach(entry["target"]) as place:
+                now = look_in(place)
+        except (OSError, ConfigError):
+            now = None
+        entry["sha256"] = hashlib.sha256(now.content).hexdigest() if now else None
         entry["changed"] = _changed(entry["target"])
     if state:
         write_state(settings.run, NAME, state)

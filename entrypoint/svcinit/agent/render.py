@@ -18,13 +18,15 @@ import os
 import stat
 
 from svcinit import regular
+from svcinit.agent.template_tree import Tree
 from svcinit.errors import ConfigError, Fault, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from svcinit.agent.mask import Mask
+    from svcinit.agent.template_tree import User
     from svcinit.agent.templating import Data, Engine
 
 SUFFIX = ".j2"
@@ -77,22 +79,25 @@ class Rendered:
         self.check = check
 
 
-def find(dirs: Sequence[str], root: str = "/") -> list[Source]:
+def find(dirs: Sequence[str], root: str = "/", user: User | None = None) -> list[Source]:
     """List what the trees hold, sorted by target, where a later tree overrides an earlier one.
 
-    root: directory that targets lie under, `/` except to look at the outcome elsewhere. Raises ConfigError
-    with all faults: a tree that is missing or unreadable, a link that leads nowhere or in circles, what is
-    neither file nor directory, two files of one tree that become the same.
+    root: directory that targets lie under, `/` except to look at the outcome elsewhere. user: SVCINIT_USER, who
+    must not be able to change them. Raises ConfigError with all faults: those of `Tree`, a template whose name is
+    not UTF-8, two files of one tree that become the same.
     """
     found: dict[str, Source] = {}
     faults: list[str] = []
     for tree in dirs:
         own: dict[str, Source] = {}
-        for name in _walk(tree, "", faults):
+        for name in Tree(tree, faults, user).names():
             template = name.endswith(SUFFIX)
+            path = os.path.normpath(os.path.join(tree, name))
+            if template and not _is_utf8(path):
+                told = f"{path!r} among the templates: the name of a template must be UTF-8: rename it"
+                faults.append(Fault(told, file=path))
             if template and os.path.basename(name).startswith("_"):
                 continue
-            path = os.path.normpath(os.path.join(tree, name))
             target = os.path.normpath(os.path.join(root, name.removesuffix(SUFFIX)))
             if target in own:
                 told = f"{own[target].path} and {path} both become {target}: keep one"
@@ -202,33 +207,12 @@ def _engine(data: Data, dirs: Sequence[str], mask: Mask | None) -> Engine:
     return Engine(data, dirs, mask)
 
 
-def _walk(tree: str, below: str, faults: list[str]) -> Iterator[str]:
-    """Paths within `tree` of all its files, sorted. Links are followed: trees are often mounted as such."""
-    folder = os.path.join(tree, below) if below else tree
+def _is_utf8(path: str) -> bool:
     try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        faults.append(Fault(f"cannot read the template directory {folder}: {error.strerror}", file=folder))
-        return
-    for name in names:
-        path = os.path.join(folder, name)
-        try:
-            kind = os.stat(path).st_mode
-        except OSError as error:
-            faults.append(Fault(f"cannot read {path} among the templates: {error.strerror}", file=path))
-            continue
-        if stat.S_ISREG(kind):
-            yield os.path.join(below, name)
-        elif not stat.S_ISDIR(kind):
-            faults.append(Fault(f"{path} among the templates is neither a file nor a directory", file=path))
-        elif os.path.islink(path) and _encloses(os.path.realpath(path), os.path.realpath(folder)):
-            faults.append(Fault(f"{path} among the templates is a link to a directory that it lies in", file=path))
-        else:
-            yield from _walk(tree, os.path.join(below, name), faults)
-
-
-def _encloses(outer: str, inner: str) -> bool:
-    return os.path.commonpath((outer, inner)) == outer
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _copy(source: Source) -> Rendered:

@@ -2,7 +2,7 @@
 
 The new version is a dot-file beside the target, so that the rename stays within one file system. Whoever made
 it holds a flock(2) on it until it is in place: one that can be locked was left by somebody who is dead, in
-this container or in another that shares the directory, and goes away.
+this container or in another that shares the directory, and goes away. Directories are reached as `paths` does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 import stat
 
 from svcinit import log
-from svcinit.errors import ConfigError, Fault
+from svcinit.agent.paths import Place, parent, reach
+from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     Owner = tuple[int, int]
 
@@ -66,15 +67,17 @@ class Replacement:
     def install(self) -> None:
         """Make the new version the target. An OSError may leave it half written if it is a mount."""
         if not self._in_place:
-            try:
-                os.rename(self.staged, self.path)
-            except OSError as error:
-                if error.errno not in _NO_RENAME:
-                    raise
-                self._in_place = True
-                os.unlink(self.staged)
-            else:
-                self.staged = ""
+            with parent(self.path) as place:
+                staged = os.path.basename(self.staged)
+                try:
+                    os.rename(staged, place.name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+                except OSError as error:
+                    if error.errno not in _NO_RENAME:
+                        raise
+                    self._in_place = True
+                    os.unlink(staged, dir_fd=place.fd)
+                else:
+                    self.staged = ""
         if self._in_place:
             self._overwrite()
             self.staged = ""
@@ -82,28 +85,29 @@ class Replacement:
     def discard(self) -> None:
         """Let go of the new version if it is not in place; of its lock if it is."""
         if self.staged and not self._in_place:
-            _quietly(os.unlink, self.staged)  # if not, the next commit finds it
+            _quietly(remove, self.staged)  # if not, the next commit finds it
         self.staged = ""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _stage_beside(self) -> None:
-        folder, name = os.path.split(self.path)
-        tail = os.fsdecode(os.fsencode(name)[-_BASE_BYTES:])  # some programs go by a file's extension
-        while self._fd < 0:
-            self.staged = os.path.join(folder, f"{_MARK}{os.urandom(_RANDOM_BYTES).hex()}-{tail}")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self.staged, flags, 0o600)
-            try:
-                self._fd = _locked(self.staged)
-                if self._fd >= 0:
-                    self._fill(fd)
-            except BaseException:
-                self.discard()
-                raise
-            finally:
-                os.close(fd)
+        with parent(self.path) as place:
+            tail = os.fsdecode(os.fsencode(place.name)[-_BASE_BYTES:])  # some programs go by a file's extension
+            while self._fd < 0:
+                staged = f"{_MARK}{os.urandom(_RANDOM_BYTES).hex()}-{tail}"
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(staged, flags, 0o600, dir_fd=place.fd)
+                self.staged = os.path.join(place.folder, staged)
+                try:
+                    self._fd = _locked(staged, place.fd)
+                    if self._fd >= 0:
+                        self._fill(fd)
+                except BaseException:
+                    self.discard()
+                    raise
+                finally:
+                    os.close(fd)
 
     def _fill(self, fd: int) -> None:
         _write(fd, self.content)
@@ -143,73 +147,98 @@ class Replacement:
 
 
 def look(path: str) -> Now | None:
-    """Return what is at `path`, None for nothing. Raises OSError, for what is not a regular file too."""
+    """Return what is at `path`, None for nothing; a link at its end is not followed.
+
+    Raises ConfigError, and OSError for what is not a regular file, too.
+    """
     try:
-        kind = os.stat(path)
+        with parent(path) as place:
+            return look_in(place)
+    except FileNotFoundError:
+        return None
+
+
+def look_in(place: Place) -> Now | None:
+    """As `look`."""
+    try:
+        kind = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
         if stat.S_ISDIR(kind.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if not stat.S_ISREG(kind.st_mode):
             raise OSError(errno.EINVAL, "it is neither a file nor absent")
-        with open(path, "rb") as file:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(place.name, flags, dir_fd=place.fd), "rb") as file:
             kind = os.fstat(file.fileno())
             return Now(file.read(), stat.S_IMODE(kind.st_mode), (kind.st_uid, kind.st_gid))
     except FileNotFoundError:
         return None
 
 
-def remove_leftovers(folder: str) -> None:
-    """Remove the staged files of those who were killed before they could."""
+def remove(path: str) -> None:
+    """Remove a file. Raises OSError and ConfigError."""
+    with parent(path) as place:
+        os.unlink(place.name, dir_fd=place.fd)
+
+
+def remove_leftovers(paths: Iterable[str]) -> None:
+    """Remove the staged files of those who were killed before they could, beside each of these."""
+    for path, folder in _folders(paths):
+        for name in filter(_is_staged, os.listdir(folder)):
+            try:
+                _remove_leftover(name, folder, os.path.join(os.path.dirname(path), name))
+            except OSError:
+                continue  # somebody is at work on it
+
+
+def _remove_leftover(name: str, folder: int, path: str) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for name in names:
-        if not _is_staged(name):
-            continue
-        path = os.path.join(folder, name)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
-            log.info("leftover_removed", "removed what a killed predecessor left file={file}", file=path)
-        except OSError:
-            pass  # somebody is at work on it
-        finally:
-            os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=folder)
+        log.info("leftover_removed", "removed what a killed predecessor left file={file}", file=path)
+    finally:
+        os.close(fd)
 
 
-def make_dirs(folder: str, made: list[str]) -> None:
-    """Create a directory and those above it, 0755 whatever the umask; adds each to `made`. Raises OSError."""
-    absent = []
-    while not os.path.lexists(folder):
-        absent.append(folder)
-        folder = os.path.dirname(folder)
-    for path in reversed(absent):
-        os.mkdir(path, 0o755)
-        made.append(path)
-        os.chmod(path, 0o755)
+def make_dirs(folder: str, made: list[str], mode: int = 0o755) -> None:
+    """Create a directory and those above it, in `mode` whatever the umask; adds each to `made`.
+
+    Raises OSError and ConfigError.
+    """
+    with reach(os.path.join(folder, "_"), follow=False) as place:
+        place.make(made, mode)
 
 
 def remove_dirs(made: list[str]) -> None:
     """Remove directories, inner ones first, that nobody has put anything into."""
     for path in reversed(made):
-        _quietly(os.rmdir, path)
+        _quietly(_remove_dir, path)
+
+
+def _remove_dir(path: str) -> None:
+    with parent(path) as place:
+        os.rmdir(place.name, dir_fd=place.fd)
 
 
 def sync_dirs(paths: Iterable[str]) -> None:
     """Have the renames of these files survive a power failure, where the file system can."""
-    for folder in sorted({os.path.dirname(path) for path in paths}):
-        try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
+    for _, fd in _folders(paths):
         try:
             os.fsync(fd)
         except OSError:
             continue
+
+
+def _folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """One path of each directory that these lie in, with the directory, open; not those that cannot be reached."""
+    for _, path in sorted({os.path.dirname(path): path for path in paths}.items()):
+        try:
+            with parent(path) as place:
+                fd = place.readable()
+        except (OSError, SvcinitError):
+            continue
+        try:
+            yield path, fd
         finally:
             os.close(fd)
 
@@ -254,22 +283,28 @@ def _is_staged(name: str) -> bool:
 def _quietly(act: Callable[[str], None], path: str) -> None:
     try:
         act(path)
-    except OSError:
+    except (OSError, SvcinitError):
         return
 
 
 def _opened_for_writing(path: str) -> int:
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except PermissionError:
-        os.chmod(path, os.stat(path).st_mode | stat.S_IWUSR)  # one's own, which a template made read-only before
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with parent(path) as place:
+        try:
+            return os.open(place.name, os.O_WRONLY | flags, dir_fd=place.fd)
+        except PermissionError:  # one's own, which a template made read-only before
+            fd = os.open(place.name, os.O_RDONLY | flags, dir_fd=place.fd)
+            try:
+                os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IWUSR)
+            finally:
+                os.close(fd)
+            return os.open(place.name, os.O_WRONLY | flags, dir_fd=place.fd)
 
 
-def _locked(path: str) -> int:
+def _locked(name: str, folder: int) -> int:
     """Return a locked descriptor of a file just made; -1 if it was taken for a leftover in between."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return -1
     try:

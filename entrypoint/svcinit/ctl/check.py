@@ -81,7 +81,7 @@ def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
     findings.attempt(data.program)
     rendered: list[Rendered] = []
     if data.dirs:
-        rendered, faults, away = render.attempt(render.find(data.dirs), data, data.libraries)
+        rendered, faults, away = render.attempt(data.sources(), data, data.libraries)
         findings.faults += faults + away
     findings.attempt(lambda: files.rehearse(rendered, env=data.env))
     checks = sum(bool(file.check) for file in rendered)

@@ -80,7 +80,7 @@ def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str,
     """By target, the content with values masked; all of it masked where that cannot be told line by line."""
     from svcinit.agent import render
 
-    again, _, _ = render.attempt(render.find(data.dirs, root), data, data.libraries, Mask(data))
+    again, _, _ = render.attempt(data.sources(root), data, data.libraries, Mask(data))
     found = {file.target: file.content for file in again}
     for file in files:
         content, lines = found.get(file.target, b""), file.content.count(b"\n")
@@ -92,10 +92,10 @@ def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str,
 
 def write(files: Sequence[Rendered], shown: dict[str, bytes], folder: str) -> None:
     """Below `folder`, never outside of it; owners are those asked for only where root writes them."""
-    from svcinit.agent.files import commit
+    from svcinit.agent.files import commit, plan
 
     real = os.path.realpath(folder)
-    outside = [file.target for file in files if os.path.commonpath((os.path.realpath(file.target), real)) != real]
+    outside = [change.target for change in plan(files) if os.path.commonpath((change.path, real)) != real]
     if outside:
         raise ConfigError(*(f"{target} is a link that leads out of {folder}" for target in outside))
     for file in files:

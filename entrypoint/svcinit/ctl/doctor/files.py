@@ -116,7 +116,7 @@ def _rendered(data: Preparation, contents: dict[str, bytes], known: list[str]) -
     """Fill in what each file would hold. `known`: faults that are told already."""
     from svcinit.agent import render
 
-    files, faults, away = render.attempt(render.find(data.dirs), data, data.libraries) if data.dirs else ([], [], [])
+    files, faults, away = render.attempt(data.sources(), data, data.libraries) if data.dirs else ([], [], [])
     if data.command:
         try:
             data.arguments()
@@ -272,9 +272,11 @@ def _trouble(folder: str) -> str:
     made: list[str] = []
     try:
         staging.make_dirs(folder, made)
-        path = os.path.join(folder, f".svcinit-doctor-{os.getpid()}")
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        os.unlink(path)
+        probe = staging.Replacement(os.path.join(folder, "doctor"), b"", 0o600, None)
+        probe.stage()
+        probe.discard()
+    except ConfigError as error:
+        return str(error)
     except OSError as error:
         return (error.strerror or str(error)).lower()
     finally:
@@ -290,4 +292,4 @@ def _preparation(settings: Settings, command: tuple[str, ...], *, named: bool = 
 def _outline(data: Preparation) -> tuple[list[Rendered], list[str]]:
     from svcinit.agent import render
 
-    return render.outline(render.find(data.dirs), data, data.libraries)
+    return render.outline(data.sources(), data, data.libraries)
