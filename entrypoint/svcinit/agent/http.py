@@ -31,6 +31,7 @@ from svcinit.errors import ConfigError, Unavailable
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
 CHUNK = 1 << 16
+DIGITS = 19  # of the largest index
 QUOTE_LIMIT = 200  # characters of an agent's own words in a message
 NO_SUCH_TOKEN = "ACL not found"
 JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
@@ -152,7 +153,7 @@ class Http:
         ended = time.time()
         try:
             date = parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             raise Away(f"{told} is answered without a Date") from None
         return max(0.0, date - ended) or min(0.0, date + 1 - began)
 
@@ -289,20 +290,20 @@ class Http:
     def _decoded(
         self, status: int, headers: Mapping[str, str], content: bytes, told: str, rule: str, states: tuple[int, ...]
     ) -> Any:
-        words = self._quoted(content)
         if status == 200 or (status in states and content.startswith(b"{")):
             try:
-                return json.loads(content) if content else True  # PUTs are answered with nothing
+                return decoded(content) if content else True  # PUTs are answered with nothing
             except (ValueError, RecursionError):
                 raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
         if status == 404 and _is_absence(headers, content):
             return None
+        words = self._quoted(content)
         if status == 403:
             fault = f"{told} is denied ({words}): {self.which_token} needs {rule}"
             named = {"variable": "CONSUL_HTTP_TOKEN", "file": self._token_file}
             raise Denied(fault, rule=rule, unknown=NO_SUCH_TOKEN in words, **named)
         if status in JUST_AWAY:
-            wait = _seconds(headers.get("Retry-After"))
+            wait = retry_after(headers.get("Retry-After"))
             raise Away(f"{told} answered {status}: {words}", wait)
         todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
         variable = "CONSUL_HTTP_AUTH" if status == 401 else "CONSUL_HTTP_ADDR"
@@ -397,13 +398,36 @@ def _too_much(told: str, limit: int) -> str:
     return f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix"
 
 
+def decoded(content: bytes) -> Any:
+    """Of JSON. Raises ValueError, for NaN and Infinity too, and RecursionError."""
+    return json.loads(content, parse_constant=_refused)
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def number(text: str) -> int | None:
+    """A number as HTTP has it: ASCII digits, no more than 64 bits need (int() takes more, and fails at 4,301)."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
+
+
 def _index(headers: Mapping[str, str]) -> int:
-    found = headers.get("X-Consul-Index", "")
-    return int(found) if found.isdigit() else 0
+    """0: there is none, or none that Consul would give."""
+    return number(headers.get("X-Consul-Index", "")) or 0
 
 
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and header.isascii() and header.isdigit() else None
+def retry_after(header: str | None) -> float | None:
+    """Seconds from now, of both forms that it has (RFC 9110, 10.2.3); None where it is neither, or is over."""
+    if not header:
+        return None
+    seconds: float | None = number(header)
+    if seconds is None:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if seconds > 0 else None
 
 
 def _words(cause: BaseException) -> str:
