@@ -6,6 +6,7 @@ much of it as that can be.
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 import re
@@ -22,6 +23,7 @@ PIECE = 1024  # characters: of a longer line each such piece is a secret
 LONGEST = 2 * PIECE - 1
 DEPTH = 4  # of JSON in base64 in JSON
 FORMER_LIMIT = 4 << 20  # characters of former values that are remembered: the service may still have them
+SUM_BYTES = 4
 REDACTED = "***"
 CUT = "(cut) "
 SECRETIVE = "PASSW", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"  # in the names of variables
@@ -132,6 +134,7 @@ def remember(memory: int, values: Sequence[str]) -> None:
         if value not in fresh and room > 0:
             former.append(value)
     data = json.dumps([*reversed(former), *values]).encode()
+    data = _sum_of(data) + data
     done = 0
     while done < len(data):
         done += os.pwrite(memory, data[done:], done)
@@ -143,10 +146,13 @@ def recall(memory: int) -> list[str] | None:
     if memory < 0:
         return []
     data = os.pread(memory, os.fstat(memory).st_size, 0)
-    try:
-        return [str(value) for value in json.loads(data)] if data else []
-    except ValueError:
-        return None
+    if data[:SUM_BYTES] != _sum_of(data[SUM_BYTES:]):
+        return None if data else []
+    return list(map(str, json.loads(data[SUM_BYTES:])))
+
+
+def _sum_of(data: bytes) -> bytes:
+    return binascii.crc32(data).to_bytes(SUM_BYTES, "little")
 
 
 def _stamp(memory: int) -> tuple[int, int]:
@@ -184,8 +190,6 @@ def _leaves(value: str) -> Iterator[str]:
 
 
 def _decoded(value: str) -> Iterator[str]:
-    import binascii
-
     compact = "".join(value.split())
     if BASE64.fullmatch(compact):
         try:
