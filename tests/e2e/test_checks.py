@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,18 +163,29 @@ def test_a_command_says_by_its_status_how_the_service_is(service: Service, tmp_p
     becomes(service, "critical")
 
 
-def test_what_a_check_prints_is_cut_and_shows_no_secret(service: Service) -> None:
+def test_of_what_a_check_prints_the_end_is_shown_without_any_secret(service: Service, tmp_path: pathlib.Path) -> None:
     service.consul.kv_put("config/web/env/DATABASE", "mysql://u:pw-7f3a@db")
+    service.consul.kv_put("config/web/settings", json.dumps({"cache": {"password": "pw-in-json"}}))
+    service.consul.kv_put("config/web/encoded", base64.b64encode(b"pw-in-base64").decode())
+    said = "echo $APP_PASSWORD; echo $DATABASE; echo pw-in-json; echo pw-in-base64; echo $(cat said)"
     service.env |= {
         "APP_PASSWORD": "hunter2-hunter2",
-        "SVCINIT_CHECK": "exec:sh -c 'echo $APP_PASSWORD; echo $DATABASE; yes | head -c 100000'",
+        "SVCINIT_CHECK": f"exec:sh -c 'cd {tmp_path}; yes | head -c 100000; {said}'",
     }
+    (tmp_path / "said").write_text("so far")
     svcinit = service.start()
     output = becomes(service, "passing")
-    assert output.startswith("***\n***\ny\ny")
+    assert output.startswith("(cut) y\n")
+    assert output.endswith("\ny\n***\n***\n***\n***\nso far")
     assert len(output) <= 2048
-    assert "hunter2" not in svcinit.err
-    assert "pw-7f3a" not in svcinit.err
+    # a value that comes later is known to the same presence
+    service.consul.kv_put("config/web/rotated", "pw-rotated")
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done")
+    (tmp_path / "said").write_text("pw-rotated")
+    eventually(lambda: check(service)["Output"].endswith("***\n***"), "the new value is not shown")
+    for secret in ("hunter2", "pw-"):
+        assert secret not in svcinit.err
 
 
 def test_a_check_that_hangs_is_critical_and_holds_up_neither_the_others_nor_the_stop(service: Service) -> None:
