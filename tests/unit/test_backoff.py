@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from svcinit.agent import http, keeper, prepare, watch
-from svcinit.agent.backoff import pause_before
-from svcinit.agent.http import Away, retry_after
+from svcinit.agent.backoff import pause_before, retry_after
+from svcinit.agent.http import Away
 from svcinit.agent.keeper import Keeper
 from svcinit.agent.services import services
 from svcinit.errors import EX_OK

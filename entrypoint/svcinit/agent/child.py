@@ -232,5 +232,7 @@ def _none_is_left() -> bool:
 def _end_by(number: int) -> None:
     """End as the command did, without a core."""
     prctl(PR_SET_DUMPABLE, 0)
+    if number != _signal.SIGKILL:
+        _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     os.kill(os.getpid(), number)

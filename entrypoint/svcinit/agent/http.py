@@ -26,12 +26,12 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from svcinit.agent.adapters import Adapter, UnixAdapter
+from svcinit.agent.backoff import number, retry_after
 from svcinit.agent.counting import UNREACHABLE, Requests, blocking, endpoint
 from svcinit.errors import ConfigError, Unavailable
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
 CHUNK = 1 << 16
-DIGITS = 19  # of the largest index
 QUOTE_LIMIT = 200  # characters of an agent's own words in a message
 NO_SUCH_TOKEN = "ACL not found"
 JUST_AWAY = (429, 500, 502, 503, 504)  # "No cluster leader" and "rpc error" come as 500
@@ -292,7 +292,7 @@ class Http:
     ) -> Any:
         if status == 200 or (status in states and content.startswith(b"{")):
             try:
-                return decoded(content) if content else True  # PUTs are answered with nothing
+                return json.loads(content, parse_constant=_refused) if content else True  # PUTs are answered with nothing
             except (ValueError, RecursionError):
                 raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
         if status == 404 and _is_absence(headers, content):
@@ -398,36 +398,12 @@ def _too_much(told: str, limit: int) -> str:
     return f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix"
 
 
-def decoded(content: bytes) -> Any:
-    """Of JSON. Raises ValueError, for NaN and Infinity too, and RecursionError."""
-    return json.loads(content, parse_constant=_refused)
-
-
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def number(text: str) -> int | None:
-    """A number as HTTP has it: ASCII digits, no more than 64 bits need (int() takes more, and fails at 4,301)."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
-
-
 def _index(headers: Mapping[str, str]) -> int:
-    """0: there is none, or none that Consul would give."""
     return number(headers.get("X-Consul-Index", "")) or 0
-
-
-def retry_after(header: str | None) -> float | None:
-    """Seconds from now, of both forms that it has (RFC 9110, 10.2.3); None where it is neither, or is over."""
-    if not header:
-        return None
-    seconds: float | None = number(header)
-    if seconds is None:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return seconds if seconds > 0 else None
 
 
 def _words(cause: BaseException) -> str:
