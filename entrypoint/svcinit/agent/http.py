@@ -292,7 +292,7 @@ class Http:
     ) -> Any:
         if status == 200 or (status in states and content.startswith(b"{")):
             try:
-                return json.loads(content, parse_constant=_refused) if content else True  # PUTs are answered with nothing
+                return json.loads(content, parse_constant=_refused) if content else True  # as to PUTs
             except (ValueError, RecursionError):
                 raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
         if status == 404 and _is_absence(headers, content):
