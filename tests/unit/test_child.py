@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from svcinit.agent import child as module
-from svcinit.agent.child import KEPT, Child, command
+from svcinit.agent.child import KEPT, READS, Child, command
 from svcinit.agent.files import commit
 from svcinit.agent.render import Rendered
 from svcinit.errors import EX_TEMPFAIL, ConfigError
@@ -127,6 +127,23 @@ def test_a_fast_writer_does_not_hold_its_reader_up() -> None:
         time.sleep(0.01)
     assert child.code is None
     assert longest < 0.3
+    assert len(child.output) == KEPT
+
+
+def test_a_writer_faster_than_its_reader_does_not_hold_it_up_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = sh("true")
+    reads = 0
+
+    def always(_: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert reads <= 2 * READS
+        return b"y" * size
+
+    with monkeypatch.context() as fast:
+        fast.setattr(os, "read", always)
+        child.turn(time.monotonic())
+    ended(child)
     assert len(child.output) == KEPT
 
 
