@@ -9,7 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -201,6 +201,40 @@ def test_a_check_that_hangs_is_critical_and_holds_up_neither_the_others_nor_the_
     children = eventually(lambda: descendants(presence), "a probe runs")
     assert svcinit.stop() == 0
     assert not any(is_alive(pid) for pid in children)
+    assert service.consul.instances("web") == []
+
+
+@pytest.fixture
+def pids() -> Iterator[pathlib.Path]:
+    """A group of processes that the kernel limits (cgroups, version 1)."""
+    group = pathlib.Path(f"/sys/fs/cgroup/pids/svcinit-test-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("needs a pids cgroup of version 1 that may be written")
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        (group.parent / "cgroup.procs").write_text(pid)
+    eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+    group.rmdir()
+
+
+def test_at_the_limit_of_processes_the_check_is_critical_and_presence_stays(
+    service: Service, pids: pathlib.Path
+) -> None:
+    service.env["SVCINIT_CHECK"] = "exec:echo fine"
+    svcinit = service.start()
+    becomes(service, "passing")
+    presence = svcinit.child("presence")
+    (pids / "pids.max").write_text("1")
+    (pids / "cgroup.procs").write_text(str(presence))
+    assert becomes(service, "critical") == "not probed: Resource temporarily unavailable"
+    (pids / "pids.max").write_text("max")
+    becomes(service, "passing")
+    (pids / "pids.max").write_text("1")
+    becomes(service, "critical")
+    assert svcinit.child("presence") == presence
+    assert svcinit.stop() == 0
     assert service.consul.instances("web") == []
 
 
