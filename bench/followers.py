@@ -29,11 +29,19 @@ def follow(folder: pathlib.Path, number: int) -> None:
     source.parent.mkdir(parents=True)
     source.write_text('{{ key("n") }}')
     read = settings.read({**os.environ, "SVCINIT_TEMPLATES": str(tree)})
-    slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock")
+    slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock"), -1
     known = {"kv": [digest({"config/fleet/n": b"0"})], "peers": []}
     refill(slots[0], json.dumps({"inputs": known, "argv": ["x"], "env": {}}).encode())
     presence.main(
-        read, lambda: None, life=f"{number:016x}", first=True, ready=-1, env={}, kv={}, command=("x",), slots=slots
+        read,
+        lambda: None,
+        life=f"{number:016x}",
+        first=True,
+        ready=-1,
+        env={},
+        secrets=-1,
+        command=("x",),
+        slots=slots,
     )
 
 

@@ -47,6 +47,7 @@ class Crew(Init):
         # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares
         self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
         self._inputs = self._news = self._news_memory = self._lock = -1
+        self._secrets = -1  # a memfd of the values of KV: prepare fills it, those who tell what probes said read it
         self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
 
     def start_main(self) -> None:
@@ -74,10 +75,12 @@ class Crew(Init):
         self._undoable = False
         if self._lock < 0:
             self._lock, self._inputs = self._renew("_lock"), self._renew("_inputs")
+            self._secrets = self._renew("_secrets") if self.settings.probes else -1
         self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
         os.pwrite(self._verdict, FETCHING, 0)
         settings, command, lock = self.settings, self.command, self._lock
         out, memory, fresh, life = self._verdict, self._memory, self._fresh, self._life
+        secrets = self._secrets
 
         def body() -> int:
             import gc
@@ -86,8 +89,8 @@ class Crew(Init):
             from svcinit.agent import prepare
 
             return prepare.main(
-                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, lock=lock, cached=cached,
-                life=life,
+                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, secrets=secrets, lock=lock,
+                cached=cached, life=life,
             )  # fmt: skip
 
         self.fork(Role.PREPARE, _guarded(body))
@@ -171,12 +174,12 @@ class Crew(Init):
 
     def start_verify(self) -> None:
         """Does the service's own check succeed within SVCINIT_RELOAD_VERIFY?"""
-        settings, env, kv = self.settings, self._action_env(), self.extra_env
+        settings, env, secrets = self.settings, self._action_env(), self._secrets
 
         def body() -> int:
             from svcinit.agent import verify
 
-            return verify.main(settings, env, kv)
+            return verify.main(settings, env, secrets)
 
         self.fork(Role.VERIFY, _guarded(body))
 
@@ -184,12 +187,12 @@ class Crew(Init):
         """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
         self._beat = self._renew("_beat")
         settings, beat, ready, life, first = self.settings, self._beat, self._ready, self._life, self._presences == 0
-        env, kv, command = self._action_env(), self.extra_env, self.command
+        env, secrets, command = self._action_env(), self._secrets, self.command
         slots: tuple[int, ...] = ()
         if self.settings.watch:
             if self._news < 0:  # kept for the next presence: a child of the former one may still write to them
                 self._news, self._news_memory = self._renew("_news"), self._renew("_news_memory")
-            slots = self._inputs, self._news, self._news_memory, self._lock
+            slots = self._inputs, self._news, self._news_memory, self._lock, self._secrets
         self._presences += 1
         touch(beat)
 
@@ -197,8 +200,8 @@ class Crew(Init):
             from svcinit.agent import presence
 
             log.context(reload=None)  # it outlives the one that goes on
-            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env, kv=kv,
-                                 command=command, slots=slots)  # fmt: skip
+            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env,
+                                 secrets=secrets, command=command, slots=slots)  # fmt: skip
 
         self.fork(Role.PRESENCE, _guarded(body))
 

@@ -291,20 +291,21 @@ def descendants(pid: int) -> list[int]:
 
 
 def _become_subreaper() -> None:
-    """Have orphans below us reparent to us (prctl(2), PR_SET_CHILD_SUBREAPER).
+    """Have orphans below us reparent to us (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    if not prctl(PR_SET_CHILD_SUBREAPER, 1):
+        log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
 
-    By way of the C module under `ctypes`, whose own import costs 3 ms.
-    """
+
+def prctl(option: int, value: int) -> bool:
+    """prctl(2); False where it fails. By way of the C module under `ctypes`, whose own import costs 3 ms."""
     try:
         import _ctypes
 
         libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-        prctl = _ctypes.dlsym(libc, "prctl")
-        failed = _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+        function = _ctypes.dlsym(libc, "prctl")
+        return bool(_ctypes.call_function(function, (option, value, 0, 0, 0)) == 0)
     except (ImportError, OSError, AttributeError):
-        failed = -1
-    if failed:
-        log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
+        return False
 
 
 def _pass_terminal(owner: int | None, heir: int) -> None:

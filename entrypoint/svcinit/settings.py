@@ -138,6 +138,12 @@ class Settings:
         return bool(self.service) and self.source is None
 
     @property
+    def probes(self) -> bool:
+        """May svcinit run probes of its own, and tell what they found? SVCINIT_SERVICES may ask for some."""
+        asked = self.ready[0] != "none" or self.check_via == "ttl" or self.services or self.reload_verify
+        return bool(self.service and asked)
+
+    @property
     def needs_presence(self) -> bool:
         """Is there something to do for as long as main lives: to be registered, or to follow changes?"""
         return self.registers or self.watch

@@ -10,7 +10,7 @@ from tests.support.herd import forked
 
 def keep(number: int) -> None:
     read = settings.read({**os.environ, "SVCINIT_ID": f"herd-{number}"})
-    presence.main(read, lambda: None, life=f"{number:016x}", first=True, ready=-1, env={}, kv={})
+    presence.main(read, lambda: None, life=f"{number:016x}", first=True, ready=-1, env={}, secrets=-1)
 
 
 if __name__ == "__main__":

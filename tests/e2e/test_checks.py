@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -161,18 +163,29 @@ def test_a_command_says_by_its_status_how_the_service_is(service: Service, tmp_p
     becomes(service, "critical")
 
 
-def test_what_a_check_prints_is_cut_and_shows_no_secret(service: Service) -> None:
+def test_of_what_a_check_prints_the_end_is_shown_without_any_secret(service: Service, tmp_path: pathlib.Path) -> None:
     service.consul.kv_put("config/web/env/DATABASE", "mysql://u:pw-7f3a@db")
+    service.consul.kv_put("config/web/settings", json.dumps({"cache": {"password": "pw-in-json"}}))
+    service.consul.kv_put("config/web/encoded", base64.b64encode(b"pw-in-base64").decode())
+    said = "echo $APP_PASSWORD; echo $DATABASE; echo pw-in-json; echo pw-in-base64; echo $(cat said)"
     service.env |= {
         "APP_PASSWORD": "hunter2-hunter2",
-        "SVCINIT_CHECK": "exec:sh -c 'echo $APP_PASSWORD; echo $DATABASE; yes | head -c 100000'",
+        "SVCINIT_CHECK": f"exec:sh -c 'cd {tmp_path}; yes | head -c 100000; {said}'",
     }
+    (tmp_path / "said").write_text("so far")
     svcinit = service.start()
     output = becomes(service, "passing")
-    assert output.startswith("***\n***\ny\ny")
+    assert output.startswith("(cut) y\n")
+    assert output.endswith("\ny\n***\n***\n***\n***\nso far")
     assert len(output) <= 2048
-    assert "hunter2" not in svcinit.err
-    assert "pw-7f3a" not in svcinit.err
+    # a value that comes later is known to the same presence
+    service.consul.kv_put("config/web/rotated", "pw-rotated")
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done")
+    (tmp_path / "said").write_text("pw-rotated")
+    eventually(lambda: check(service)["Output"].endswith("***\n***"), "the new value is not shown")
+    for secret in ("hunter2", "pw-"):
+        assert secret not in svcinit.err
 
 
 def test_a_check_that_hangs_is_critical_and_holds_up_neither_the_others_nor_the_stop(service: Service) -> None:
@@ -188,6 +201,40 @@ def test_a_check_that_hangs_is_critical_and_holds_up_neither_the_others_nor_the_
     children = eventually(lambda: descendants(presence), "a probe runs")
     assert svcinit.stop() == 0
     assert not any(is_alive(pid) for pid in children)
+    assert service.consul.instances("web") == []
+
+
+@pytest.fixture
+def pids() -> Iterator[pathlib.Path]:
+    """A group of processes that the kernel limits (cgroups, version 1)."""
+    group = pathlib.Path(f"/sys/fs/cgroup/pids/svcinit-test-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("needs a pids cgroup of version 1 that may be written")
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        (group.parent / "cgroup.procs").write_text(pid)
+    eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+    group.rmdir()
+
+
+def test_at_the_limit_of_processes_the_check_is_critical_and_presence_stays(
+    service: Service, pids: pathlib.Path
+) -> None:
+    service.env["SVCINIT_CHECK"] = "exec:echo fine"
+    svcinit = service.start()
+    becomes(service, "passing")
+    presence = svcinit.child("presence")
+    (pids / "pids.max").write_text("1")
+    (pids / "cgroup.procs").write_text(str(presence))
+    assert becomes(service, "critical") == "not probed: Resource temporarily unavailable"
+    (pids / "pids.max").write_text("max")
+    becomes(service, "passing")
+    (pids / "pids.max").write_text("1")
+    becomes(service, "critical")
+    assert svcinit.child("presence") == presence
+    assert svcinit.stop() == 0
     assert service.consul.instances("web") == []
 
 

@@ -134,7 +134,7 @@ def test_a_file_that_its_check_refuses_is_not_written_nor_is_any_other(service: 
 
 def test_a_check_command_that_is_not_there_is_told(service: Service) -> None:
     target = service.template("app.ini", '{# svcinit: check="nosuch-checker {}" #}\nx')
-    fault = "`nosuch-checker {}`: nosuch-checker cannot be run: no such file or directory"
+    fault = "`nosuch-checker {}`: exit status 127; it said: svcinit: error: nosuch-checker: command not found"
     refuses_to_start(service, f"error: {target} was not accepted by its check, {fault}")
 
 

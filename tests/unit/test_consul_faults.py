@@ -77,6 +77,8 @@ def register(consul: Consul) -> None:
         http("200 OK", b'[{"Key": "config/web/a"}]'),
         http("200 OK", b'[{"Key": "config/web/a", "Value": "!"}]'),
         http("200 OK", b"[" * 100_000),
+        http("200 OK", b"[" + b"9" * 5000 + b"]"),
+        http("200 OK", b'[{"Key": "config/web/a", "Value": null, "Flags": NaN}]'),
         http("200 OK", b"\xff\xfe"),
         b"nonsense\r\n\r\n",
         b"",
@@ -90,6 +92,8 @@ def register(consul: Consul) -> None:
         "no-value",
         "no-base64",
         "deep",
+        "digits",
+        "nan",
         "no-utf8",
         "no-http",
         "closed",
@@ -115,6 +119,14 @@ def test_a_consul_in_trouble_is_tried_again(status: str, body: bytes) -> None:
     caught = fault(fetch, http(status, body))
     assert isinstance(caught, Unavailable)
     assert body.decode() in str(caught)
+
+
+@pytest.mark.parametrize("index", ["\xb2", "9" * 5000, "-1", "", "1.5"])
+def test_an_index_that_is_no_number_is_as_none(index: str) -> None:
+    answer = http("404 Not Found", b"", "X-Consul-Index: INDEX").replace(b"INDEX", index.encode("latin-1"))
+    with answering([answer]) as address, contextlib.closing(Consul(address)) as consul:
+        assert consul.kv("config/web") == {}
+        assert consul.index == 0
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("Retry-After: 7", 7.0), ("Retry-After: soon", None), ("X: y", None)])

@@ -140,7 +140,11 @@ def test_what_a_check_refuses_is_not_written_nor_is_anything_else(etc: Path) -> 
 @pytest.mark.parametrize(
     ("check", "reason"),
     [
-        ("/no/such/command {}", "/no/such/command cannot be run: no such file or directory"),
+        (
+            "/no/such/command {}",
+            "exit status 127; it said: svcinit: error: /no/such/command: command not found",
+        ),
+        ("' ' {}", "exit status 127; it said: svcinit: error:  : command not found"),
         ("sh -c 'kill -9 $$' {}", "killed by signal 9"),
         ("sh -c 'echo waiting; exec sleep 60' {}", "it took longer than 0.2 s; it said: waiting"),
         ("sh -c 'sleep 2 & exec sleep 60' {}", "it took longer than 0.2 s"),

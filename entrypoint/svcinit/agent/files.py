@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 NEW_MODE = 0o644
 CHECK_TIMEOUT = 10.0
-_OUTPUT = 300  # characters of what a check command says
 _UNDO = "svcinit undo 1"
 
 
@@ -244,45 +243,14 @@ def _restore(path: str, content: bytes | None, mode: int, owner: tuple[int, int]
 def _check(
     changes: Sequence[Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
 ) -> None:
+    if not any(change.check for change in changes):
+        return
+    from svcinit.agent.check_command import objection
+
     faults = [
         Fault(f"{change.target} was not accepted by its check, `{change.check}`: {reason}", file=change.target)
         for change in changes
-        if change.check and (reason := _objection(change, change.check, timeout, env, redact))
+        if change.check and (reason := objection(change.check, change.new.staged, change.target, timeout, env, redact))
     ]
     if faults:
         raise ConfigError(*faults)
-
-
-def _objection(
-    change: Change, command: str, timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
-) -> str:
-    """Run a check command on the staged file; return what speaks against it, nothing if nothing does."""
-    import shlex
-    import subprocess
-
-    try:
-        words = [word.replace("{}", change.new.staged) for word in shlex.split(command)]
-    except ValueError:
-        return "a quote in the command is not closed"
-    # Not a pipe: what a killed command leaves running would hold it open.
-    with open(os.memfd_create("check"), "r+b") as output:
-        try:
-            null = subprocess.DEVNULL
-            done = subprocess.run(words, stdin=null, stdout=output, stderr=output, timeout=timeout, env=env)
-        except subprocess.TimeoutExpired:
-            return f"it took longer than {timeout:g} s{_said(output.fileno(), change, redact)}"
-        except OSError as error:
-            return f"{words[0]} cannot be run: {(error.strerror or str(error)).lower()}"
-        status = done.returncode
-        ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        return f"{ended}{_said(output.fileno(), change, redact)}" if status else ""
-
-
-def _said(fd: int, change: Change, redact: Callable[[str], str]) -> str:
-    """Return the end of a command's output as one line that names the target, not the staged file."""
-    size = os.fstat(fd).st_size
-    tail = os.pread(fd, 8192, max(0, size - 8192)).decode("utf-8", "replace")
-    named = change.target.join(redact(part) for part in tail.split(change.new.staged))
-    lines = (line.strip() for line in named.splitlines())
-    text = " / ".join(line for line in lines if line)[-_OUTPUT:].rstrip(".")
-    return f"; it said: {text}" if text else ""

@@ -46,10 +46,10 @@ NOT_KNOWN = None, (0.0, 0)
 
 class Slots:
     """The memfds that init and its presence share: `inputs` of the last preparation of init's, `news` (a verdict) and
-    its `memory` from here, and the `lock`."""
+    its `memory` from here, the `lock`, and all values of KV: `secrets`."""
 
-    def __init__(self, inputs: int, news: int, memory: int, lock: int) -> None:
-        self.inputs, self.news, self.memory, self.lock = inputs, news, memory, lock
+    def __init__(self, inputs: int, news: int, memory: int, lock: int, secrets: int) -> None:
+        self.inputs, self.news, self.memory, self.lock, self.secrets = inputs, news, memory, lock, secrets
 
 
 class Follower:
@@ -234,7 +234,7 @@ class Follower:
                     question: (found and [Peer(*each) for each in found], dated) for question, found, dated in known
                 }
                 done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
-            done.earlier = {**done.earlier, **seen}
+            done.earlier, done.secrets = {**done.earlier, **seen}, self._slots.secrets
             log.hold()  # init tells what was said, as part of the reload that this may become
             try:
                 done.run_and_keep(self._slots.news, self._slots.memory, self._life, lambda: _wake(presence))

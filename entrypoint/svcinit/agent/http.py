@@ -27,6 +27,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from svcinit import regular
 from svcinit.agent.adapters import Adapter, UnixAdapter, unfit
+from svcinit.agent.backoff import number, retry_after
 from svcinit.agent.counting import UNREACHABLE, Requests, blocking, endpoint
 from svcinit.errors import ConfigError, Unavailable
 
@@ -155,7 +156,7 @@ class Http:
         ended = time.time()
         try:
             date = parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             raise Away(f"{told} is answered without a Date") from None
         return max(0.0, date - ended) or min(0.0, date + 1 - began)
 
@@ -291,20 +292,20 @@ class Http:
     def _decoded(
         self, status: int, headers: Mapping[str, str], content: bytes, told: str, rule: str, states: tuple[int, ...]
     ) -> Any:
-        words = self._quoted(content)
         if status == 200 or (status in states and content.startswith(b"{")):
             try:
-                return json.loads(content) if content else True  # PUTs are answered with nothing
+                return json.loads(content, parse_constant=_refused) if content else True  # as to PUTs
             except (ValueError, RecursionError):
                 raise Away(f"{told} answered something that is not JSON: is that a Consul agent?") from None
         if status == 404 and _is_absence(headers, content):
             return None
+        words = self._quoted(content)
         if status == 403:
             fault = f"{told} is denied ({words}): {self.which_token} needs {rule}"
             named = {"variable": "CONSUL_HTTP_TOKEN", "file": self._token_file}
             raise Denied(fault, rule=rule, unknown=NO_SUCH_TOKEN in words, **named)
         if status in JUST_AWAY:
-            wait = _seconds(headers.get("Retry-After"))
+            wait = retry_after(headers.get("Retry-After"))
             raise Away(f"{told} answered {status}: {words}", wait)
         todo = "see CONSUL_HTTP_AUTH" if status == 401 else "is CONSUL_HTTP_ADDR a Consul agent that takes this?"
         variable = "CONSUL_HTTP_AUTH" if status == 401 else "CONSUL_HTTP_ADDR"
@@ -399,13 +400,12 @@ def _too_much(told: str, limit: int) -> str:
     return f"{told} answered more than {limit >> 20} MiB; where it is KV, name a narrower prefix"
 
 
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _index(headers: Mapping[str, str]) -> int:
-    found = headers.get("X-Consul-Index", "")
-    return int(found) if found.isdigit() else 0
-
-
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and header.isascii() and header.isdigit() else None
+    return number(headers.get("X-Consul-Index", "")) or 0
 
 
 def _words(cause: BaseException) -> str:

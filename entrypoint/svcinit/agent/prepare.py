@@ -40,38 +40,45 @@ SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.di
 
 
 def main(
-    settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, lock: int,
-    cached: bool, life: str,
+    settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, secrets: int,
+    lock: int, cached: bool, life: str,
 ) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as what it needs is away.
 
     `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
-    `lock` is held meanwhile, since presence prepares too where it follows changes; `cached`: from SVCINIT_CACHE,
-    without any network; `life`: whose record it goes into. Raises ConfigError, Unavailable.
+    `secrets` (or -1) takes the values of all keys; `lock` is held meanwhile, since presence prepares too where it
+    follows changes; `cached`: from SVCINIT_CACHE, without any network; `life`: whose record it goes into.
+    Raises ConfigError, Unavailable.
     """
     with locked(lock):
         if not cached:
-            return _main(settings, command, seconds, out, memory, fresh, life)
+            return _main(settings, command, seconds, out, memory, fresh, secrets, life)
         from svcinit.agent.last_known import LastKnown
 
-        LastKnown(settings, command).run_and_keep(out, fresh, life)
+        known = LastKnown(settings, command)
+        known.secrets = secrets
+        known.run_and_keep(out, fresh, life)
         return EX_OK
 
 
 def _main(
-    settings: Settings, command: tuple[str, ...], seconds: float, out: int, memory: int, fresh: int, life: str
-) -> int:
+    settings: Settings, command: tuple[str, ...], seconds: float, out: int, memory: int, fresh: int, secrets: int,
+    life: str,
+) -> int:  # fmt: skip
     deadline = time.monotonic() + seconds
     told = ""
     for attempt in range(1 << 30):
         try:
             refill(out, FETCHING)
-            kind_of(settings)(settings, command, memory, deadline).run_and_keep(out, fresh, life)
+            done = kind_of(settings)(settings, command, memory, deadline)
+            done.secrets = secrets
+            done.run_and_keep(out, fresh, life)
             return EX_OK
         except Unavailable as away:
-            pause = pause_before(attempt, BACKOFF, getattr(away, "retry_after", None))
-            if time.monotonic() + pause > deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise
+            pause = min(left, pause_before(attempt, BACKOFF, getattr(away, "retry_after", None)))
             if str(away) != told:
                 told = str(away)
                 log.warning("unavailable", "{error}; trying again", error=told, **away.named)
@@ -111,6 +118,8 @@ class Preparation:
         self.earlier: Mapping[str, int] = {} if self._is_first else _load(memory)[0]
         self.seen: dict[str, int] = {}  # how many entries each prefix and peer set had
         self.kv: dict[str, bytes] = {}  # layered, relative to the prefix
+        self.secrets = -1  # a memfd for their values, for whoever must not tell them
+        self._redactor: Callable[[str], str] | None = None
         self.found: dict[tuple[str, str | None, str | None], list[Peer]] = {}
         self._consul: Consul | None = None
         self._resolver: Resolver | None = None
@@ -158,6 +167,7 @@ class Preparation:
             self.close()
         self.tell_empty()
         _store(fresh, {**self.earlier, **self.seen}, undo_record)
+        self.keep_secrets()
         verdict = {
             "argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs(),
             "files": len(self.files), "keys": len(self.kv), "said": log.held(),
@@ -285,10 +295,22 @@ class Preparation:
 
     def redact(self, text: str) -> str:
         """What a check command said, without the values of keys and other secrets that it was given."""
-        from svcinit.agent.redact import redactor
+        if self._redactor is None:
+            from svcinit.agent.redact import redactor
 
-        values = {key: value.decode("utf-8", "replace") for key, value in self.kv.items()}
-        return redactor(self.settings, values)(text)
+            self._redactor = redactor(self.settings, self.values())
+        return self._redactor(text)
+
+    def values(self) -> list[str]:
+        """Those of all keys, as text."""
+        return [value.decode("utf-8", "replace") for value in self.kv.values()]
+
+    def keep_secrets(self) -> None:
+        """Leave the values to those who tell what probes said."""
+        if self.secrets >= 0 and self.kv:
+            from svcinit.agent.redact import remember
+
+            remember(self.secrets, self.values())
 
     def tell_empty(self) -> None:
         for what, count in self.seen.items():

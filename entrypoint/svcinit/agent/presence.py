@@ -40,16 +40,17 @@ WAKING = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP, _signal.SIGIO}  # en
 
 def main(
     settings: Settings, beat: Callable[[], None], *, life: str, first: bool, ready: int, env: Mapping[str, str],
-    kv: Mapping[str, str], command: tuple[str, ...] = (), slots: tuple[int, ...] = (),
+    secrets: int, command: tuple[str, ...] = (), slots: tuple[int, ...] = (),
 ) -> int:  # fmt: skip
     """Keep the services registered until TERM, then deregister them.
 
     `life` marks our registrations; `first`: no presence before this one can have made any; `ready`: a memfd in which
-    one presence tells the next that the service was ready; `env`: of commands that probe; `kv`: what in it KV gave;
-    `command` and `slots`: where changes are followed, what is prepared and the memfds shared with init.
+    one presence tells the next that the service was ready; `env`: of commands that probe; `secrets`: a memfd with
+    all values of KV, or -1; `command` and `slots`: where changes are followed, what is prepared and the memfds shared
+    with init.
     Returns EX_OK, or EX_UNAVAILABLE where nothing was registered or the service did not become ready in time.
     """
-    presence = Presence(settings, beat, life, first, ready, env, kv)
+    presence = Presence(settings, beat, life, first, ready, env, secrets)
     if slots:
         from svcinit.agent import follow
 
@@ -59,23 +60,24 @@ def main(
 
 def deregister(settings: Settings, life: str) -> int:
     """Deregister services whose presence is gone; tries until it works or init's patience ends."""
-    return Presence(settings, lambda: None, life, False, -1, {}, {}).farewell()
+    return Presence(settings, lambda: None, life, False, -1, {}, -1).farewell()
 
 
 class Presence:
     def __init__(
         self, settings: Settings, beat: Callable[[], None], life: str, first: bool, ready: int,
-        env: Mapping[str, str], kv: Mapping[str, str],
+        env: Mapping[str, str], secrets: int,
     ) -> None:  # fmt: skip
         self.settings, self.beat, self._first, self._memory = settings, beat, first, ready
+        self._env, self._secrets = env, secrets
         self.consul = connect(settings)
         found = services(settings)
         self._can_probe = ready >= 0
-        self.ready_probe = self._readiness(found[0], env, kv) if found else None
+        self.ready_probe = self._readiness(found[0]) if found else None
         self.keepers = [
             Keeper(
                 service, self.consul, life, settings.sync_interval, advertise=settings.advertise, first=first,
-                vouched=service is found[0] and settings.ready[0] != "none", probe=self._check(service, env, kv),
+                vouched=service is found[0] and settings.ready[0] != "none", probe=self._check(service),
             )
             for service in found
         ]  # fmt: skip
@@ -184,27 +186,27 @@ class Presence:
                 keeper.due = 0.0
         return (taken is not None and taken.si_signo == _signal.SIGTERM) or os.getppid() != self._parent
 
-    def _readiness(self, service: Service, env: Mapping[str, str], kv: Mapping[str, str]) -> Probe | None:
+    def _readiness(self, service: Service) -> Probe | None:
         if not self._can_probe or self.settings.ready[0] == "none" or os.pread(self._memory, len(READY), 0) == READY:
             return None
-        return self._probe(self.settings.ready, service, env, kv, interval=READY_INTERVAL)
+        return self._probe(self.settings.ready, service, interval=READY_INTERVAL)
 
-    def _check(self, service: Service, env: Mapping[str, str], kv: Mapping[str, str]) -> Probe | None:
+    def _check(self, service: Service) -> Probe | None:
         if not self._can_probe or not service.is_probed_here:
             return None
         return self._probe(
-            service.check, service, env, kv, interval=service.check_interval,
+            service.check, service, interval=service.check_interval,
             successes=service.check_successes, failures=service.check_failures,
         )  # fmt: skip
 
     def _probe(
-        self, check: tuple[str, str], service: Service, env: Mapping[str, str], kv: Mapping[str, str],
-        *, interval: float, successes: int = 1, failures: int = 1,
-    ) -> Probe:  # fmt: skip
-        from svcinit.agent import probes
+        self, check: tuple[str, str], service: Service, *, interval: float, successes: int = 1, failures: int = 1
+    ) -> Probe:
+        from svcinit.agent.probes import Probe, runner
+        from svcinit.agent.redact import Remembered
 
-        return probes.Probe(
-            check, service, probes.redactor(self.settings, kv), probes.runner(self.settings, env),
+        return Probe(
+            check, service, Remembered(self.settings, self._secrets), runner(self.settings, self._env),
             interval=interval, successes=successes, failures=failures,
         )  # fmt: skip
 

@@ -60,8 +60,9 @@ def differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 def life_of(record: Mapping[str, Any]) -> str:
     """The life of svcinit that made this registration; empty: another tool did."""
-    life: str = (record.get("Meta") or {}).get(MARK, "").partition("-")[0]
-    return life
+    meta = record.get("Meta")
+    mark = meta.get(MARK) if isinstance(meta, dict) else None
+    return mark.partition("-")[0] if isinstance(mark, str) else ""
 
 
 def maintenance_of(actual: Mapping[str, Any]) -> str | None:

@@ -90,7 +90,7 @@ def services(settings: Settings) -> list[Service]:
 def _entries(text: str) -> list[Any]:
     try:
         entries = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = _yaml(text)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f"SVCINIT_SERVICES is no list of mappings; expected one {EXAMPLE}")
@@ -106,7 +106,7 @@ def _yaml(text: str) -> object:
         ) from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"SVCINIT_SERVICES is neither JSON nor YAML{line}; expected a list {EXAMPLE}") from None

@@ -39,9 +39,9 @@ def from_json(text: str) -> Any:
 
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"its line {error.lineno}, column {error.colno}"
-        raise WrongError(f"from_json: the value is not JSON ({place})") from None
+    except (ValueError, RecursionError) as error:
+        place = f" (its line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise WrongError(f"from_json: the value is not JSON{place}") from None
 
 
 def to_yaml(value: Any) -> str:
@@ -56,7 +56,7 @@ def from_yaml(text: str) -> Any:
     yaml = _yaml("from_yaml")
     try:
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-02-30, 5,000 digits, 5,000 levels
         mark = getattr(error, "problem_mark", None)
         place = f" (its line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise WrongError(f"from_yaml: the value is not YAML{place}") from None

@@ -6,7 +6,8 @@ import select
 import time
 
 from svcinit import log
-from svcinit.agent.probes import PASSING, Probe, redactor, runner
+from svcinit.agent.probes import PASSING, Probe, runner
+from svcinit.agent.redact import Remembered
 from svcinit.agent.services import services
 from svcinit.errors import EX_OK, EX_UNAVAILABLE
 
@@ -20,11 +21,11 @@ INTERVAL = 0.2  # seconds between two probes
 POLL = 0.02
 
 
-def main(settings: Settings, env: Mapping[str, str], kv: Mapping[str, str]) -> int:
+def main(settings: Settings, env: Mapping[str, str], secrets: int) -> int:
     """EX_OK as soon as SVCINIT_CHECK succeeds, EX_UNAVAILABLE when it did not within SVCINIT_RELOAD_VERIFY."""
     service = services(settings)[0]
     probe = Probe(
-        settings.check, service, redactor(settings, kv), runner(settings, env), interval=INTERVAL,
+        settings.check, service, Remembered(settings, secrets), runner(settings, env), interval=INTERVAL,
         successes=settings.check_successes,
     )  # fmt: skip
     deadline = time.monotonic() + (settings.reload_verify or 0.0)

@@ -32,6 +32,7 @@ WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that those of 
 GRACE = 10.0  # seconds on top of what the server may add (wait/16) until the query counts as lost
 BACKOFF = 0.25, 30.0
 LOOK = 0.25  # seconds between two looks at a file
+PORTS = 65535
 BURST, RATE = 20, 10.0  # queries at once, and a second from then on: whatever a server answers, no hot loop
 
 
@@ -192,14 +193,17 @@ class Peers(Watch):
 
     def _peer(self, entry: Any) -> Peer:
         node, service = entry["Node"], entry["Service"]
-        dc = node.get("Datacenter") or self._dc
+        dc, port = node.get("Datacenter") or self._dc, service["Port"]
+        texts = node["Node"], service["Address"] or node["Address"]
+        if not all(isinstance(text, str) for text in texts) or type(port) is not int or not 0 <= port <= PORTS:
+            raise TypeError
         if not service["Address"]:
             host = f"{node['Node']}.node.{dc}.{self._domain}".lower()
-            return Peer(host, node["Address"], service["Port"], node["Node"].lower())
+            return Peer(host, node["Address"], port, node["Node"].lower())
         packed = _packed(service["Address"])
         if packed is None:  # a host name: DNS is asked, and this only tells that it should be
-            return Peer(service["Address"], service["Address"], service["Port"], "")
-        return Peer(f"{packed.hex()}.addr.{dc}.{self._domain}", service["Address"], service["Port"], "")
+            return Peer(service["Address"], service["Address"], port, "")
+        return Peer(f"{packed.hex()}.addr.{dc}.{self._domain}", service["Address"], port, "")
 
 
 def is_complete(peers: list[Peer]) -> bool:
@@ -221,7 +225,7 @@ def _packed(address: str) -> bytes | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             return socket.inet_pton(family, address)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL, or half of a surrogate pair
             continue
     return None
 

@@ -7,12 +7,12 @@ that as its exit status, when it is killed, and when its parent is gone: the pip
 
 from __future__ import annotations
 
-import _signal
 import os
 
 from svcinit import log
-from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.init import content, default_signals, refill
+from svcinit.agent import child
+from svcinit.errors import EX_OK
+from svcinit.init import content, refill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,38 +26,29 @@ class Worker:
     """
 
     def __init__(self, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> None:
-        self._data = os.memfd_create("work")
         self._status: int | None = None
         bell, self._bell = os.pipe()
         try:
-            self.pid = os.fork()
+            self._data = os.memfd_create("work")
         except OSError:
+            os.close(self._bell)
             os.close(bell)
+            raise
+        try:
+            self.pid = child.fork(lambda: self._live(bell, warm_up, work), "prepare")
+        except OSError:
             self._close()
             raise
-        if self.pid:
-            os.close(bell)
-        else:
-            os.close(self._bell)
-            self._live(bell, warm_up, work)
-
-    def _live(self, bell: int, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> None:
-        code = EX_SOFTWARE
-        try:
-            log.context(role="worker")
-            os.setpgid(0, 0)
-            default_signals(blocked=False)
-            warm_up()
-            while os.read(bell, 1):
-                work(content(self._data))
-            code = EX_OK
-        except SvcinitError as error:
-            log.faults(error)
-            code = error.code
-        except Exception as error:
-            log.internal("prepare", error)
         finally:
-            os._exit(code)
+            os.close(bell)
+
+    def _live(self, bell: int, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> int:
+        os.close(self._bell)
+        log.context(role="worker")
+        warm_up()
+        while os.read(bell, 1):
+            work(content(self._data))
+        return EX_OK
 
     def begin(self, data: bytes) -> None:
         """Hand over a piece of work; that of a child which has ended meanwhile is for `ended` to tell."""
@@ -80,11 +71,7 @@ class Worker:
         """End it and what it started."""
         if self.ended() is not None:
             return
-        for target in (-self.pid, self.pid):
-            try:
-                os.kill(target, _signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        child.kill(self.pid)
         self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._close()
 

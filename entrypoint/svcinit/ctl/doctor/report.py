@@ -14,6 +14,7 @@ import signal
 import time
 
 from svcinit import log
+from svcinit.agent import child
 from svcinit.ctl.doctor.catalogue import FINDINGS, OK, WRONG
 
 TYPE_CHECKING = False
@@ -59,16 +60,16 @@ class Report:
         began = time.monotonic()
         until = min(began + seconds, self._deadline)
         children = [_Child(check, act) for check, act in attempts]
-        while running := [child for child in children if child.is_running]:
+        while running := [each for each in children if each.is_running]:
             left = until - time.monotonic()
             ready, _, _ = select.select(running, [], [], max(0.0, left))
-            for child in ready:
-                child.read()
+            for each in ready:
+                each.read()
             if not ready and left <= 0:
-                for child in running:
-                    child.kill(f"no end after {time.monotonic() - began:.1f} s")
-        for child in children:
-            self.entries += child.entries
+                for each in running:
+                    each.kill(f"no end after {time.monotonic() - began:.1f} s")
+        for each in children:
+            self.entries += each.entries
 
 
 class _Child:
@@ -78,25 +79,11 @@ class _Child:
         self._rest = b""
         self._pipe, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            self._pid = os.fork()
+            self._pid = child.fork(lambda: _told(act, writing))
         except OSError as error:  # the container's limit of processes or memory
-            os.close(writing)
             self._end("doctor-failed", f"no process for it: {error.strerror}")
-            return
-        if self._pid == 0:
-            try:
-                os.setpgid(0, 0)
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(LIFETIME)  # should the doctor be killed meanwhile
-                log.configure("error", "text")  # what is found is told once
-                for entry in _timed(act):
-                    _write(writing, json.dumps(entry).encode() + b"\n")
-            except BaseException as error:
-                entry = found("doctor-failed", log.INTERNAL.format(**log.origin(error)))
-                _write(writing, json.dumps({**entry, "milliseconds": 0.0}).encode() + b"\n")
-            finally:
-                os._exit(0)
-        os.close(writing)
+        finally:
+            os.close(writing)
 
     def fileno(self) -> int:
         return self._pipe
@@ -111,11 +98,7 @@ class _Child:
 
     def kill(self, why: str) -> None:
         """Not waited for: what hangs in the kernel does not even end then."""
-        for target in (-self._pid, self._pid):  # its group may not exist yet
-            try:
-                os.kill(target, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        child.kill(self._pid)
         self._end("unfinished", why)
 
     def _end(self, finding: str, why: str) -> None:
@@ -134,6 +117,19 @@ class _Child:
             "todo": entry["todo"],
             "milliseconds": entry["milliseconds"],
         }
+
+
+def _told(act: Callable[[], Iterable[Entry]], writing: int) -> int:
+    """In the child: all that is found, a line each."""
+    signal.alarm(LIFETIME)  # should the doctor be killed meanwhile
+    log.configure("error", "text")  # what is found is told once
+    try:
+        for entry in _timed(act):
+            _write(writing, json.dumps(entry).encode() + b"\n")
+    except BaseException as error:
+        entry = found("doctor-failed", log.INTERNAL.format(**log.origin(error)))
+        _write(writing, json.dumps({**entry, "milliseconds": 0.0}).encode() + b"\n")
+    return 0
 
 
 def _timed(act: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:

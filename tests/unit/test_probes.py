@@ -1,0 +1,184 @@
+"""What a probe of svcinit's own tells, whatever the service or the machine does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from svcinit.agent import child
+from svcinit.agent.probes import CRITICAL, OUTPUT_LIMIT, PASSING, Probe, runner
+from svcinit.agent.redact import Remembered, remember
+from svcinit.agent.services import services
+from svcinit.agent.worker import Worker
+from svcinit.init import memfd
+from svcinit.settings import read
+
+TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
+
+
+@contextlib.contextmanager
+def probe(check: str, *values: str, port: int = 1, **more: str) -> Iterator[Probe]:
+    env = {"PATH": os.environ["PATH"], "VALUES": "\n".join(values)}
+    settings = read(
+        {
+            "SVCINIT_SERVICE": "web",
+            "SVCINIT_PORT": str(port),
+            "SVCINIT_CHECK": check,
+            "SVCINIT_CHECK_VIA": "ttl",
+            **more,
+        }
+    )
+    memory = memfd("secrets")
+    remember(memory, values)
+    (service,) = services(settings)
+    made = Probe(service.check, service, Remembered(settings, memory), runner(settings, env), interval=0.1)
+    yield made
+    made.end()
+    os.close(memory)
+
+
+def result(made: Probe) -> tuple[str, str]:
+    deadline = time.monotonic() + 10
+    while not (made.is_due(time.monotonic()) and made.turn(time.monotonic())):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return made.status, made.output
+
+
+@pytest.mark.parametrize("place", [0, 1, 8, 17, 28, 35, 36, 37])
+def test_a_token_across_the_cut_is_not_shown_in_part(place: int) -> None:
+    """What follows it fills the output but for `place` characters."""
+    after = OUTPUT_LIMIT - place - 1
+    with probe(f"exec:sh -c 'printf %09999d; echo $VALUES; printf %0{after}d; exit 2'", TOKEN) as made:
+        status, output = result(made)
+    assert status == CRITICAL
+    assert len(output) <= OUTPUT_LIMIT
+    assert not re.search("[1-9a-f]{3}", output.removeprefix("(cut) "))
+    assert output.endswith("000")
+
+
+def test_the_end_of_a_traceback_is_kept() -> None:
+    with probe("exec:sh -c 'seq 10000; echo ValueError: why; exit 2'") as made:
+        _, output = result(made)
+    assert output.startswith("(cut) ")
+    assert output.endswith("10000\nValueError: why")
+
+
+@pytest.mark.parametrize("key", ["itself", "json"])
+def test_a_value_that_no_environment_variable_has_is_not_shown(key: str) -> None:
+    value = TOKEN if key == "itself" else json.dumps({"db": {"password": TOKEN}})
+    with probe(f"exec:sh -c 'echo refused: {TOKEN}; exit 2'", value) as made:
+        assert result(made) == (CRITICAL, "refused: ***")
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            channel, _ = listener.accept()
+            with channel, contextlib.suppress(OSError):
+                channel.recv(65536)
+                channel.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+@pytest.mark.parametrize("place", [1900, 1990, 2010, 2020, 2047, 4075, 4090])
+def test_of_an_http_answer_the_beginning_is_kept_without_a_part_of_a_token(place: int) -> None:
+    body = b"." * place + TOKEN.encode() + b"." * 9000
+    with (
+        answering(b"HTTP/1.1 500 Oops\r\n\r\n" + body) as port,
+        probe("http:/health", TOKEN, port=port) as made,
+    ):
+        status, output = result(made)
+    assert status == CRITICAL
+    assert output.startswith("HTTP GET /health: 500 Oops: ...")
+    assert len(output) <= OUTPUT_LIMIT
+    assert set(output.removeprefix("HTTP GET /health: 500 Oops: ")) <= {".", "*"}
+
+
+def test_spaces_in_a_secret_do_not_hide_it() -> None:
+    secret = "two  spaces   three"
+    with answering(f"HTTP/1.1 500 Oops\r\n\r\n{secret}".encode()) as port, probe("http:/", secret, port=port) as made:
+        assert result(made)[1] == "HTTP GET /: 500 Oops: ***"
+
+
+@pytest.mark.parametrize("check", ["tcp", "exec:true"])
+def test_at_the_limit_of_processes_it_is_not_probed_and_probed_again_later(
+    monkeypatch: pytest.MonkeyPatch, check: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, probe(check, port=listener.getsockname()[1]) as made:
+        assert result(made)[0] == PASSING
+        made.due = 0.0
+        for number, error in ((11, "Resource temporarily unavailable"), (12, "Cannot allocate memory")):
+            with monkeypatch.context() as full:
+                full.setattr(os, "fork", failing(number, error))
+                now = time.monotonic()
+                assert made.turn(now)
+            assert (made.status, made.output) == (CRITICAL, f"not probed: {error}")
+            assert not made.is_running
+            assert made.due == now + 0.1
+            made.due = 0.0
+        assert result(made)[0] == PASSING
+
+
+def test_a_failure_to_probe_counts_as_one_failure_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with probe("exec:true") as made:
+        made._needed = {True: 1, False: 3}
+        assert result(made)[0] == PASSING
+        monkeypatch.setattr(os, "fork", failing(11, "Resource temporarily unavailable"))
+        for expected in (PASSING, PASSING, CRITICAL):
+            assert made.turn(made.due)
+            assert made.status == expected
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe", "memfd_create"])
+def test_a_worker_that_there_is_no_room_for_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, call, failing(24, "Too many open files"))
+    with pytest.raises(OSError, match="Too many"):
+        Worker(lambda: None, lambda _: None)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_probe_that_prints_without_end_is_critical_and_the_others_have_their_turn() -> None:
+    with probe("exec:yes", SVCINIT_CHECK_TIMEOUT="300ms") as made:
+        began = time.monotonic()
+        status, output = result(made)
+        assert time.monotonic() - began < 3
+    assert status == CRITICAL
+    assert output.startswith("no result within 0.3 s; (cut) ")
+    assert len(output) <= OUTPUT_LIMIT
+
+
+def failing(number: int, error: str) -> object:
+    def fail(*_: object) -> int:
+        raise OSError(number, error)
+
+    return fail
+
+
+def test_one_recipe_for_all_children() -> None:
+    """What forks by itself would have to learn all of it again."""
+    root = os.path.dirname(os.path.dirname(child.__file__))
+    forking = set()
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.endswith(".py"):
+                with open(path) as file:
+                    if re.search(r"os\.(fork|posix_spawn)\(|subprocess", file.read()):
+                        forking.add(os.path.relpath(path, root))
+    assert forking == {"agent/child.py", "init.py"}
