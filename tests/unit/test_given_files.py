@@ -175,7 +175,7 @@ def test_what_took_its_place_in_between_is_refused_too(tmp_path: pathlib.Path, m
     before = os.stat(tmp_path / "file")
     (tmp_path / "file").unlink()
     fifo(tmp_path / "file")
-    monkeypatch.setattr(os, "stat", lambda _path: before)
+    monkeypatch.setattr(os, "stat", lambda _path, **_: before)
     with pytest.raises(regular.UnfitError, match="a fifo"):
         regular.read(str(tmp_path / "file"))
 
