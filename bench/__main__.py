@@ -23,7 +23,7 @@ from bench import contenders, image, imports, memory, report, scale, starts, ste
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.probe import Probe
-from tests.support.consul import ConsulAgent
+from testing.consul import ConsulAgent
 
 WARM_UP = 2  # runs of each contender that do not count
 PLAIN_TIMES, FULL_TIMES = 2.0, 4.0  # targets: at most so many times the bare interpreter, the bash entrypoint

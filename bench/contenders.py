@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bench import image
 from bench.launch import Contender
-from tests.support.consul import ConsulAgent, free_ports
+from testing.consul import ConsulAgent, free_ports
 
 HERE = pathlib.Path(__file__).parent
 BARE, PYTHON, SVCINIT = "bare exec", "python3 -I -S", "svcinit"

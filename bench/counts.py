@@ -25,9 +25,9 @@ from bench.contenders import Full
 from bench.imports import Imports
 from bench.launch import Contender, Stage
 from bench.probe import Probe
-from tests.support.consul import ConsulAgent
-from tests.support.process import LAUNCH, PATH, Running
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent
+from testing.process import LAUNCH, PATH, Running
+from testing.waiting import eventually
 
 FILE = pathlib.Path(__file__).with_name("counts.json")
 INTERPRETER = [sys.executable, "-IS"]

@@ -8,11 +8,11 @@ import sys
 
 import urllib3.util.connection
 
-from svcinit import settings
-from svcinit.agent import presence
-from svcinit.agent.prepare import digest
-from svcinit.init import memfd, refill
-from tests.support.herd import forked
+from svcinit.agent.prepare.transaction import digest
+from svcinit.agent.registration import presence
+from svcinit.processes.init import memfd, refill
+from svcinit.settings import environment
+from testing.herd import forked
 
 
 def follow(folder: pathlib.Path, number: int) -> None:
@@ -28,7 +28,7 @@ def follow(folder: pathlib.Path, number: int) -> None:
     source = tree / (str(folder / "out" / str(number)).lstrip("/") + ".j2")
     source.parent.mkdir(parents=True)
     source.write_text('{{ key("n") }}')
-    read = settings.read({**os.environ, "SVCINIT_TEMPLATES": str(tree)})
+    read = environment.read({**os.environ, "SVCINIT_TEMPLATES": str(tree)})
     slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock"), -1
     known = {"kv": [digest({"config/fleet/n": b"0"})], "peers": []}
     refill(slots[0], json.dumps({"inputs": known, "argv": ["x"], "env": {}}).encode())

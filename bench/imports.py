@@ -8,11 +8,14 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from bench.launch import Contender, Stage
-from tests.support.waiting import eventually
+from testing.waiting import eventually
 
 LINE = re.compile(r"^import time: +(?P<own>\d+) \| +(?P<all>\d+) \| +(?P<name>\S+)$")
 PYTHON, INIT_PLAIN, INIT, PREPARE, PRESENCE = "python3 -I -S", "init, plain", "init, full", "prepare", "presence"
-ROLES: Mapping[str, str] = {"svcinit.agent.presence": PRESENCE, "svcinit.agent.prepare": PREPARE}
+ROLES: Mapping[str, str] = {
+    "svcinit.agent.registration.presence": PRESENCE,
+    "svcinit.agent.prepare.transaction": PREPARE,
+}
 RUNS = 5  # the quickest is reported: noise only adds
 SECONDS = 20
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from bench.probe import STAY, Probe
-from tests.support.process import descendants
+from testing.process import descendants
 
 DEADLINE = 20.0  # seconds for one contender to start the service, and again to end
 QUOTED = 1500  # characters of a failed contender's log

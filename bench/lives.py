@@ -10,8 +10,8 @@ from collections.abc import Callable
 import psutil
 
 from bench.contenders import KV_PREFIX, SERVICE, Full
-from tests.support.process import Running, running
-from tests.support.waiting import eventually
+from testing.process import Running, running
+from testing.waiting import eventually
 
 REQUEST = re.compile(r"Request finished: method=(\S+) url=(\S+)")
 QUESTION = re.compile(r"request served from client: name=(\S+) type=(\S+)")

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench.launch import Contender, Stage
-from tests.support.process import descendants
-from tests.support.waiting import eventually
+from testing.process import descendants
+from testing.waiting import eventually
 
 QUIET = 1.0  # seconds after the last sign of work
 MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ (?P<offset>\S+) (?P<file>\S+ \d+)")

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 
 import psutil
 
-from tests.support.consul import ConsulAgent
-from tests.support.process import PATH, ROOT, Running, end_session, running
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent
+from testing.process import PATH, ROOT, Running, end_session, running
+from testing.waiting import eventually
 
 SIZES = ((10, 1), (1_000, 1), (10_000, 1), (10, 50), (10, 200))  # keys, templates
 WINDOW = 60.0  # seconds of doing nothing

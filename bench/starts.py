@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench.probe import THEN, Probe
-from tests.support import images
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine, Failed, docker
+from testing import images
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Container, Engine, Failed, docker
 
 RUNS = 5  # of each, after one that does not count
 DEADLINE = 90.0  # seconds for one start

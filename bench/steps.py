@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench.launch import Contender, Stage
 
-STEPS = {  # methods of svcinit.agent.prepare.Preparation, in their order
+STEPS = {  # methods of svcinit.agent.prepare.transaction.Preparation, in their order
     "fetch": "KV over HTTP, and requests", "wait": "peers over DNS, and dnspython",
     "render": "templates and files, and Jinja2", "keep": "the cache",
 }  # fmt: skip

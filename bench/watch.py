@@ -13,9 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.support.consul import ConsulAgent
-from tests.support.process import Running, running
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent
+from testing.process import Running, running
+from testing.waiting import eventually
 
 PREFIX = "config/bench"
 STEP = 0.0002  # seconds between two looks at the file

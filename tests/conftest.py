@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support import docker as docker_cli
-from tests.support import images, planted
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Engine
-from tests.support.planted import pytest_sessionfinish as pytest_sessionfinish
+from testing import docker as docker_cli
+from testing import images, planted
+from testing.consul import ConsulAgent
+from testing.docker import Engine
+from testing.planted import pytest_sessionfinish as pytest_sessionfinish
 
 FIGURES: list[str] = []
 signal.signal(signal.SIGINT, signal.default_int_handler)  # children shall not have it ignored, as background jobs do

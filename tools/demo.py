@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from tests.support import docker
-from tests.support.consul import ConsulAgent, ExistingConsul, free_ports
-from tests.support.load import load
-from tests.support.process import running
-from tests.support.waiting import eventually
+from testing import docker
+from testing.consul import ConsulAgent, ExistingConsul, free_ports
+from testing.load import load
+from testing.process import running
+from testing.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGE = ROOT / "images" / "django-uwsgi"

@@ -7,8 +7,8 @@ import shutil
 import sys
 import tempfile
 
-from tests.support.process import running
-from tests.support.waiting import eventually
+from testing.process import running
+from testing.waiting import eventually
 from tools.demo import ROOT, proves, say, show, step
 
 EXAMPLE = ROOT / "examples" / "laptop"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pathlib
 
-from svcinit.table import TABLE
+from svcinit.settings.table import TABLE
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Settings
 
-<!-- Made from entrypoint/svcinit/table.py by tools/settings_page.py: change it there. -->
+<!-- Made from entrypoint/svcinit/settings/table.py by tools/settings_page.py: change it there. -->
 
 svcinit is configured by environment variables alone. Booleans are `1`/`true`/`yes` or `0`/`false`/`no`; durations
 `500ms`, `10s`, `5m`, `1h`; lists are separated by commas. An empty value counts as unset, unless the row says what

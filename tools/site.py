@@ -13,9 +13,9 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
-from tests.support import images
-from tests.support.docker import build
-from tests.support.images import ROOT
+from testing import images
+from testing.docker import build
+from testing.images import ROOT
 
 SITE = ROOT / "examples" / "site"
 FILE = ROOT / "examples" / "compose.yaml"

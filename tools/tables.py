@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from svcinit.agent.metrics import TABLE
+from svcinit.agent.metrics.families import TABLE
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 SCHEMA = DOCS / "schemas" / "status.json"

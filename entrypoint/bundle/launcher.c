@@ -5,7 +5,7 @@
  * 1. All signals wait from the first microseconds on: what reaches a PID 1 that does not handle it is lost, and an
  *    interpreter takes milliseconds to its first line. A blocked signal is kept (signal(7)), also over execve(2).
  * 2. What the dynamic loader would read from the environment is meant for the command: it is handed over under another
- *    name, and svcinit.settings.original_environment gives it its name back.
+ *    name, and svcinit.settings.environment.original_environment gives it its name back.
  */
 
 #include <errno.h>
@@ -18,7 +18,7 @@
 #ifndef HOME
 #define HOME "/opt/svcinit"
 #endif
-#define KEPT "SVCINIT@" /* as in svcinit.settings */
+#define KEPT "SVCINIT@" /* as in svcinit.settings.environment */
 
 static int is_for_the_loader(const char *variable)
 {

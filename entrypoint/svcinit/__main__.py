@@ -31,7 +31,7 @@ def run(arguments: tuple[str, ...]) -> int:
     from svcinit import log
 
     if arguments[:1] in (("--help",), ("-h",)):
-        from svcinit.settings import help_text
+        from svcinit.settings.environment import help_text
 
         print(USAGE, "\n\nX_FILE names a file to read any variable X from.\n", help_text(), sep="\n")
         return 0
@@ -42,7 +42,7 @@ def run(arguments: tuple[str, ...]) -> int:
         return 0
     command = arguments[1:] if arguments[:1] == ("--",) else arguments
     if not command or (command is arguments and command[0].startswith("-")):
-        from svcinit.settings import log_format, original_environment
+        from svcinit.settings.environment import log_format, original_environment
 
         log.configure("info", log_format(original_environment()))
         log.error("usage", "{error}; {usage}", usage=USAGE,
@@ -53,10 +53,10 @@ def run(arguments: tuple[str, ...]) -> int:
 
 def live(command: tuple[str, ...]) -> int:
     from svcinit import log
-    from svcinit.crew import Crew
     from svcinit.errors import ConfigError
-    from svcinit.lifecycle import Lifecycle
-    from svcinit.settings import log_format, original_environment, read
+    from svcinit.lifecycle.table import Lifecycle
+    from svcinit.processes.crew import Crew
+    from svcinit.settings.environment import log_format, original_environment, read
 
     environment = original_environment()
     try:

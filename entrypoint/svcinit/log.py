@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcinit.errors import SvcinitError
-    from svcinit.events import EventName
+    from svcinit.log_events import EventName
 
     Field = str | int | float | None
     Fields = Mapping[str, Field]

@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from svcinit.agent.discovery import Resolver
+from svcinit.agent.consul.discovery import Resolver
 from svcinit.errors import SvcinitError
-from tests.support import planted
-from tests.support.docker import Container, Engine, build, docker
-from tests.support.faults import FAKETIME
-from tests.support.waiting import eventually
+from testing import planted
+from testing.docker import Container, Engine, build, docker
+from testing.faults import FAKETIME
+from testing.waiting import eventually
 
 HTTP, DNS = 8500, 8600
 PORT = 8000  # of the service

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
-from tests.support.table import Table
 
 TABLE = Table("chaos.md", """# What happens when Consul fails
 

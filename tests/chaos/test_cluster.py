@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.docker import docker
+from testing.waiting import eventually
 from tests.chaos.cluster import SERVERS, Cluster, Life
-from tests.support.docker import docker
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.docker import docker
+from testing.faults import between
+from testing.waiting import eventually
 from tests.chaos.cluster import DNS, HTTP, Cluster, Guarded, Life
-from tests.support.docker import docker
-from tests.support.faults import between
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import planted
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine
-from tests.support.waiting import eventually
+from testing import planted
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Container, Engine
+from testing.waiting import eventually
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 WORKERS = 2  # the default of the images that have workers

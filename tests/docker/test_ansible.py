@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import TAG, Container, Engine, build, docker
+from testing.images import EXAMPLES, IMAGES, ROOT, build_args
+from testing.load import load
 from tests.docker.test_bundle import FOREIGN
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import TAG, Container, Engine, build, docker
-from tests.support.images import EXAMPLES, IMAGES, ROOT, build_args
-from tests.support.load import load
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
 ANSIBLE = EXAMPLES / "ansible"

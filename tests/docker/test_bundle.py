@@ -10,11 +10,11 @@ import subprocess
 
 import pytest
 
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Engine, build
+from testing.scrape import scraped
+from testing.waiting import eventually
 from tests.docker.conftest import ROOT
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Engine, build
-from tests.support.scrape import scraped
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 FOREIGN = ROOT / "tests" / "docker" / "foreign"
@@ -94,7 +94,7 @@ def test_the_apps_loader_and_interpreter_settings_reach_the_app_and_nobody_else(
 def test_entries_of_the_environment_that_no_mapping_holds_reach_the_app(engine: Engine, bare_image: str) -> None:
     given = ["PATH=/usr/bin:/bin", "=foo", "bare", "A=1", "A=2", "LD_X=1", "LD_X=2", "SVCINIT@A=3"]
     launch = (
-        "import sys; sys.path.append('/opt/svcinit/lib'); from svcinit.odd import execve\n"
+        "import sys; sys.path.append('/opt/svcinit/lib'); from svcinit.processes.raw_exec import execve\n"
         f"execve('/opt/svcinit/bin/svcinit', ['svcinit', 'cat', '/proc/self/environ'], {given})"
     )
     container = engine.run(bare_image, "sleep", "60")

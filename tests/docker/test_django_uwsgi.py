@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 
+from testing.docker import Container
+from testing.load import InFlight, Load, load
+from testing.process import is_alive
+from testing.waiting import eventually
 from tests.docker.conftest import Shop
-from tests.support.docker import Container
-from tests.support.load import InFlight, Load, load
-from tests.support.process import is_alive
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 
@@ -37,7 +37,7 @@ def test_the_container_is_passing_in_the_catalog_and_in_dns(shop: Shop) -> None:
 
 
 def init_state(container: Container) -> dict[str, object]:
-    """What svcinit says of itself: see `svcinit.state`."""
+    """What svcinit says of itself: see `svcinit.state_files`."""
     state: dict[str, object] = json.loads(container.read("/run/svcinit/init.json"))
     return state
 

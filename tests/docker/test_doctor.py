@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Container, Engine, docker
-from tests.support.doctor import LONGEST, Diagnosis
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent
+from testing.docker import Container, Engine, docker
+from testing.doctor import LONGEST, Diagnosis
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
 

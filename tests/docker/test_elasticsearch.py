@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Engine
-from tests.support.jvm import dumps_its_threads, stops_well
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Engine
+from testing.jvm import dumps_its_threads, stops_well
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 CONFIG = "/usr/share/elasticsearch/config"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Engine, build, docker
-from tests.support.process import is_alive
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Engine, build, docker
+from testing.process import is_alive
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 

@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Container, Engine
+from testing.consul import ConsulAgent
+from testing.docker import Container, Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 

@@ -10,10 +10,10 @@ import dns.message
 import dns.query
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.docker import Container, Engine, build, docker
+from testing.waiting import eventually
 from tests.docker.conftest import ROOT
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Container, Engine, build, docker
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 NAME = "shop.rds.example"

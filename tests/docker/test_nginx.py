@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Container, Engine
+from testing.load import InFlight, load
+from testing.waiting import eventually
 from tests.docker.conftest import ROOT, Shop
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine
-from tests.support.load import InFlight, load
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import TAG, Engine, docker
+from testing.pages import Block, blocks, commands
+from testing.waiting import eventually
 from tests.docker.conftest import ROOT
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import TAG, Engine, docker
-from tests.support.pages import Block, blocks, commands
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import planted
-from tests.support.docker import Engine
+from testing import planted
+from testing.docker import Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(60)]
 LEAKY = "mkdir /run/svcinit; echo $SECRET > /run/svcinit/init.json; echo $SECRET >&2; echo told by main: $SECRET"

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.docker import Engine
+from testing.load import InFlight, load
+from testing.waiting import eventually
 from tests.docker.conftest import WORKERS, Shop
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Engine
-from tests.support.load import InFlight, load
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 

@@ -11,9 +11,9 @@ import pika
 import pytest
 from pika.exceptions import AMQPError
 
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Container, Engine
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent
+from testing.docker import Container, Engine
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(500)]
 PATIENCE = 110.0  # seconds for an Erlang VM, or for two one after the other, to start on a busy machine

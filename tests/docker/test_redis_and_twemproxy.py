@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.docker import Container, Engine, docker
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent, free_ports
+from testing.docker import Container, Engine, docker
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
 KEYS = [f"key{number}" for number in range(20)]  # enough to fall on each of two servers

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.docker import Engine
+from testing.waiting import eventually
 from tests.docker.conftest import ROOT
-from tests.support.consul import ConsulAgent
-from tests.support.docker import Engine
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
 

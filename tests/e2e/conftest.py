@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, closing
 
 import pytest
 
-from svcinit.agent.consul import Consul
-from tests.support.consul import ConsulAgent, free_ports
-from tests.support.process import Running, running
+from svcinit.agent.consul.api import Consul
+from testing.consul import ConsulAgent, free_ports
+from testing.process import Running, running
 
 Connect = Callable[..., Consul]
 APP = pathlib.Path(__file__).parent / "app.py"

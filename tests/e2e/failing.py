@@ -7,10 +7,10 @@ import pathlib
 import signal
 from collections.abc import Mapping
 
+from testing.ctl import svcinitctl
+from testing.process import Running
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
-from tests.support.ctl import svcinitctl
-from tests.support.process import Running
-from tests.support.waiting import eventually
 
 AT_ONCE = 5.0  # seconds, well below any timeout of svcinit's that could have passed instead
 WRONG = "svcinit: error: exit 78: the configuration is wrong; the service was not started\n"

@@ -3,13 +3,13 @@
 import os
 import sys
 
-from svcinit import settings
-from svcinit.agent import presence
-from tests.support.herd import forked
+from svcinit.agent.registration import presence
+from svcinit.settings import environment
+from testing.herd import forked
 
 
 def keep(number: int) -> None:
-    read = settings.read({**os.environ, "SVCINIT_ID": f"herd-{number}"})
+    read = environment.read({**os.environ, "SVCINIT_ID": f"herd-{number}"})
     presence.main(read, lambda: None, life=f"{number:016x}", first=True, ready=-1, env={}, secrets=-1)
 
 

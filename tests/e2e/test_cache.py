@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import LOOPBACK, ConsulAgent
+from testing.faults import between
+from testing.process import Running
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
-from tests.support.consul import LOOPBACK, ConsulAgent
-from tests.support.faults import between
-from tests.support.process import Running
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.process import Running, descendants, is_alive
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
-from tests.support.consul import ConsulAgent
-from tests.support.process import Running, descendants, is_alive
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

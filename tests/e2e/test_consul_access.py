@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.consul import LOOPBACK, ConsulAgent
+from testing.gate import gate
+from testing.secured import SERVER_NAME, Authority, GuardedConsul, Pair, TlsConsul
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import has_state, is_passing, refuses_to_start
-from tests.support.consul import LOOPBACK, ConsulAgent
-from tests.support.gate import gate
-from tests.support.secured import SERVER_NAME, Authority, GuardedConsul, Pair, TlsConsul
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.agent.http import Away
+from svcinit.agent.consul.http import Away
 from svcinit.errors import ConfigError, Unavailable
+from testing import planted
+from testing.consul import LOOPBACK, ConsulAgent
 from tests.e2e.conftest import Connect
-from tests.support import planted
-from tests.support.consul import LOOPBACK, ConsulAgent
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
@@ -110,6 +110,6 @@ def test_a_redirect_is_not_followed(answering: Answering, consul: ConsulAgent, c
 def test_more_than_any_prefix_should_hold_is_refused(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
-    monkeypatch.setattr("svcinit.agent.consul.KV_LIMIT", 1 << 20)
+    monkeypatch.setattr("svcinit.agent.consul.api.KV_LIMIT", 1 << 20)
     with pytest.raises(ConfigError, match="answered more than 1 MiB; where it is KV, name a narrower"):
         connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")

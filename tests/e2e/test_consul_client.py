@@ -8,12 +8,12 @@ import pathlib
 
 import pytest
 
-from svcinit.agent.consul import Consul
-from svcinit.agent.discovery import Resolver
+from svcinit.agent.consul.api import Consul
+from svcinit.agent.consul.discovery import Resolver
 from svcinit.errors import ConfigError, Unavailable
+from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.waiting import eventually
 from tests.e2e.conftest import Connect
-from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.process import Running
+from testing.secured import GuardedConsul, Token
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
-from tests.support.consul import ConsulAgent
-from tests.support.process import Running
-from tests.support.secured import GuardedConsul, Token
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

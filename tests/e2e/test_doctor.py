@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import LOOPBACK, ConsulAgent, LoneServer, free_ports
+from testing.doctor import diagnosis, doctor
+from testing.faults import FAKETIME, between
+from testing.secured import Authority, TlsConsul
 from tests.e2e.conftest import Service
-from tests.support.consul import LOOPBACK, ConsulAgent, LoneServer, free_ports
-from tests.support.doctor import diagnosis, doctor
-from tests.support.faults import FAKETIME, between
-from tests.support.secured import Authority, TlsConsul
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

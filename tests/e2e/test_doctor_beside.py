@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.doctor import Diagnosis, diagnosis
+from testing.process import Running
+from testing.secured import GuardedConsul
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
-from tests.support.consul import ConsulAgent
-from tests.support.doctor import Diagnosis, diagnosis
-from tests.support.process import Running
-from tests.support.secured import GuardedConsul
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

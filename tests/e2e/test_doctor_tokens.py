@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.consul import LOOPBACK, ConsulAgent
+from testing.doctor import Diagnosis, diagnosis, doctor
+from testing.gate import gate
+from testing.secured import GuardedConsul
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing, refuses_to_start
-from tests.support.consul import LOOPBACK, ConsulAgent
-from tests.support.doctor import Diagnosis, diagnosis, doctor
-from tests.support.gate import gate
-from tests.support.secured import GuardedConsul
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from svcinit import limits
+from svcinit.processes import limits
+from testing.process import Running, running
+from testing.waiting import eventually
 from tests.e2e.failing import has_state
-from tests.support.process import Running, running
-from tests.support.waiting import eventually
 
 BIG = "x" * 140_000
 TOLD = "KV key 'env/BIG' cannot be an environment variable: it takes 140004 bytes, and the kernel takes at most 131071"

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.ctl import svcinitctl
+from testing.secured import GuardedConsul
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
-from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.ctl import svcinitctl
-from tests.support.secured import GuardedConsul
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import (
     AT_ONCE,
@@ -25,7 +26,6 @@ from tests.e2e.failing import (
     refuses_to_start,
     source_of,
 )
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.agent.discovery import Resolver
+from svcinit.agent.consul.discovery import Resolver
+from testing import planted
+from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.process import is_alive
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, files_in, has_state, is_passing, refuses_to_start
-from tests.support import planted
-from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.process import is_alive
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -12,9 +12,9 @@ from datetime import datetime
 
 import pytest
 
-from tests.support.consul import ConsulAgent, connections
-from tests.support.process import PATH, ROOT, end_session
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent, connections
+from testing.process import PATH, ROOT, end_session
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(120)]
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.process import PATH, svcinit_command
+from testing.process import PATH, svcinit_command
 
 pytestmark = pytest.mark.consul  # needs root, as the real parts do
 

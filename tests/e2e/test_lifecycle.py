@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import ConsulAgent
+from testing.faults import between
+from testing.process import descendants, is_alive
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl
-from tests.support.consul import ConsulAgent
-from tests.support.faults import between
-from tests.support.process import descendants, is_alive
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

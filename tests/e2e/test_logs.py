@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from svcinit import __version__
+from testing import planted
+from testing.consul import ConsulAgent
+from testing.process import PATH, Running, svcinit_command
+from testing.schemas import is_log_line
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import has_state, is_passing, source_of
-from tests.support import planted
-from tests.support.consul import ConsulAgent
-from tests.support.process import PATH, Running, svcinit_command
-from tests.support.schemas import is_log_line
-from tests.support.waiting import eventually
 
 MakeService = Callable[[ConsulAgent], Service]
 TEMPLATE, BROKEN = '{{ key("n") }}', '{{ key("m") }}'

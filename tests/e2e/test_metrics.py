@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.consul import ConsulAgent, thread_states
+from testing.process import Running
+from testing.scrape import comes_to, scrape, scraped
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
-from tests.support.consul import ConsulAgent, thread_states
-from tests.support.process import Running
-from tests.support.scrape import comes_to, scrape, scraped
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 REQUESTS = "consul_requests_total"

@@ -13,13 +13,13 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
-from svcinit.agent.metrics import TABLE
-from svcinit.state import PERIOD
+from svcinit.agent.metrics.families import TABLE
+from svcinit.state_files import PERIOD
+from testing.consul import free_ports, thread_states
+from testing.process import is_alive, running
+from testing.scrape import Scrape, comes_to, scrape, scraped, scraped_as
+from testing.waiting import eventually
 from tests.e2e.failing import ctl
-from tests.support.consul import free_ports, thread_states
-from tests.support.process import is_alive, running
-from tests.support.scrape import Scrape, comes_to, scrape, scraped, scraped_as
-from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)
 AWAY = "127.0.0.1:1"  # nobody listens there

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from tests.support.process import LAUNCH, PATH, ROOT, descendants, is_alive, running, svcinit_command
-from tests.support.waiting import eventually
+from testing.process import LAUNCH, PATH, ROOT, descendants, is_alive, running, svcinit_command
+from testing.waiting import eventually
 
 LIBRARIES = ("dns", "requests", "jinja2", "psutil", "urllib3")
 
@@ -126,7 +126,7 @@ def test_it_costs_no_third_party_import() -> None:
     argv = [sys.executable, "-I", "-S", "-X", "importtime", "-c", LAUNCH, "--", "true"]
     done = subprocess.run(argv, env=PATH, capture_output=True, text=True, timeout=10, check=True)
     imported = [line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
-    assert "svcinit.lifecycle" in imported
+    assert "svcinit.lifecycle.table" in imported
     assert [name for name in imported if name.split(".")[0] in LIBRARIES or name.startswith("svcinit.agent")] == []
     assert [name for name in imported if name.split(".")[0] in ("enum", "typing", "dataclasses", "re", "json")] == []
 

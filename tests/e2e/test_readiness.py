@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
+from testing.process import Running, is_alive
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
 from tests.e2e.test_checks import HERE
-from tests.support.process import Running, is_alive
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from testing.consul import ConsulAgent, connections, free_ports
+from testing.process import Running, running
+from testing.waiting import eventually
 from tests.e2e.conftest import APP, Service
 from tests.e2e.failing import ctl, is_passing
-from tests.support.consul import ConsulAgent, connections, free_ports
-from tests.support.process import Running, running
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -8,10 +8,10 @@ import subprocess
 
 import pytest
 
+from testing import planted
+from testing.ctl import svcinitctl
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
-from tests.support import planted
-from tests.support.ctl import svcinitctl
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.agent.files import commit, dump_undo, undo
-from svcinit.agent.render import Rendered
+from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.templates.render import Rendered
+from testing import planted
+from testing.consul import LOOPBACK, ConsulAgent
+from testing.gate import gate
+from testing.process import Running, descendants
+from testing.scrape import scraped
+from testing.secured import GuardedConsul
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, source_of
-from tests.support import planted
-from tests.support.consul import LOOPBACK, ConsulAgent
-from tests.support.gate import gate
-from tests.support.process import Running, descendants
-from tests.support.scrape import scraped
-from tests.support.secured import GuardedConsul
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(90)]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
+from testing.process import descendants
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
-from tests.support.process import descendants
-from tests.support.waiting import eventually
 
 SECONDS = float(os.environ.get("SVCINIT_SOAK_SECONDS", "20"))
 BUSY = """

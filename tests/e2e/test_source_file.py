@@ -11,10 +11,10 @@ from contextlib import ExitStack
 import pytest
 
 from svcinit import ctl
+from testing.process import Running, descendants, running
+from testing.waiting import eventually
 from tests.e2e.conftest import APP
 from tests.e2e.failing import has_state
-from tests.support.process import Running, descendants, running
-from tests.support.waiting import eventually
 
 TEMPLATE = '{{ key("workers") }} {{ service("mysql")|hostports|join(",") }} {{ this.name }}'
 SOURCE = """

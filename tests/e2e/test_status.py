@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from testing.consul import ConsulAgent
+from testing.ctl import CODE
+from testing.process import PATH, ROOT, Running, running
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
-from tests.support.consul import ConsulAgent
-from tests.support.ctl import CODE
-from tests.support.process import PATH, ROOT, Running, running
-from tests.support.waiting import eventually
 from tools.tables import SCHEMA
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]

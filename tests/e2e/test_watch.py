@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 
+from testing.consul import ConsulAgent, connections
+from testing.process import Running, descendants, is_alive
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
-from tests.support.consul import ConsulAgent, connections
-from tests.support.process import Running, descendants, is_alive
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from testing.process import Running, descendants, end_session
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
-from tests.support.process import Running, descendants, end_session
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(240)]
 

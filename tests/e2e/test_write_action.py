@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.process import running
-from tests.support.waiting import eventually
+from testing.process import running
+from testing.waiting import eventually
 
 USER = "nobody"
 TEXT = "c" * 100_000  # a fifo holds 65,536 bytes; what is longer than PIPE_BUF, 4,096, goes in piece by piece

@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.support.process import PATH, end_session, svcinit_command
-from tests.support.waiting import eventually
+from testing.process import PATH, end_session, svcinit_command
+from testing.waiting import eventually
 
 INITS = ("svcinit", "tini", "dumb-init")
 TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "inits.md"

@@ -14,9 +14,9 @@ import sys
 
 import pytest
 
+from testing.process import PATH, ROOT, descendants, is_alive
+from testing.waiting import eventually
 from tests.inits.conftest import Init
-from tests.support.process import PATH, ROOT, descendants, is_alive
-from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.consul  # runs where Debian's tini and dumb-init are installed, with the real parts
 PRINTER = str(ROOT / "tests" / "support" / "print_signals.py")

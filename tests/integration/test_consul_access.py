@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent.consul import Consul
+from svcinit.agent.consul.api import Consul
 from svcinit.errors import ConfigError, Unavailable
-from tests.support.consul import ConsulAgent, free_ports
+from testing.consul import ConsulAgent, free_ports
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

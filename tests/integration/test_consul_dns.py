@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent.discovery import Peer, Resolver
+from svcinit.agent.consul.discovery import Peer, Resolver
 from svcinit.errors import Unavailable
-from tests.support.consul import ConsulAgent
-from tests.support.waiting import eventually
+from testing.consul import ConsulAgent
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from bench import counts
-from tests.support.consul import ConsulAgent
+from testing.consul import ConsulAgent
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(180)]
 

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcinit.agent import discovery
-from svcinit.agent.consul import Consul
-from svcinit.agent.discovery import Resolver
+from svcinit.agent.consul import discovery
+from svcinit.agent.consul.api import Consul
+from svcinit.agent.consul.discovery import Resolver
+from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.process import running
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, is_passing
-from tests.support.consul import LOOPBACK, ConsulAgent, free_ports
-from tests.support.process import running
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 

@@ -12,8 +12,8 @@ import venv
 import pytest
 
 import svcinit
-from tests.support.process import PATH, ROOT, running
-from tests.support.waiting import eventually
+from testing.process import PATH, ROOT, running
+from testing.waiting import eventually
 from tools import release
 
 pytestmark = pytest.mark.timeout(180)
@@ -29,7 +29,7 @@ while signal.sigwait({signal.SIGHUP, signal.SIGTERM}) == signal.SIGHUP:
 PROGRAM = """
 from svcinit import __version__
 from svcinit.errors import ConfigError
-from svcinit.settings import Settings, read
+from svcinit.settings.environment import Settings, read
 
 def checked(environment: dict[str, str]) -> Settings:
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.process import ROOT
+from testing.process import ROOT
 from tools import release
 
 pytestmark = pytest.mark.timeout(120)

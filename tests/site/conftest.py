@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.load import Load
+from testing.table import Table
 from tests.site.site import Site
-from tests.support.load import Load
-from tests.support.table import Table
 from tools import site as tool
 
 TABLE = Table("site.md", """# A whole site

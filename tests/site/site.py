@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.consul import free_ports
-from tests.support.docker import Container, docker
-from tests.support.load import Load
-from tests.support.waiting import eventually
+from testing.consul import free_ports
+from testing.docker import Container, docker
+from testing.load import Load
+from testing.waiting import eventually
 from tools import site as tool
 
 PATIENCE = 240.0  # seconds for the whole site to come up on two cores

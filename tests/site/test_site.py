@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from testing.docker import docker
+from testing.load import Load
+from testing.waiting import eventually
 from tests.site.site import LOOK, Site
-from tests.support.docker import docker
-from tests.support.load import Load
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
 

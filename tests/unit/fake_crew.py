@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 
 from svcinit import log
-from svcinit.init import Deadline, Event, Exited, Role
-from svcinit.lifecycle import Lifecycle
-from svcinit.values import Action
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, Role
+from svcinit.settings.parsers import Action
 
 
 class FakeCrew:

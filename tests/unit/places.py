@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from svcinit.agent.files import commit
-from svcinit.agent.render import Rendered
+from svcinit.agent.files.commit import commit
+from svcinit.agent.templates.render import Rendered
 from svcinit.errors import ConfigError
 
 NOBODY = 65534

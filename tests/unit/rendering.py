@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from svcinit.agent.render import Rendered, find, render, render_arguments
+from svcinit.agent.templates.render import Rendered, find, render, render_arguments
 from svcinit.errors import SvcinitError
 
 

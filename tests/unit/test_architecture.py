@@ -49,7 +49,7 @@ def test_the_network_half_is_imported_only_inside_forked_children() -> None:
 
 @pytest.mark.parametrize("name", ["consul.py", "discovery.py", "render.py", "files.py", "advertise.py"])
 def test_leaves_of_the_network_half_know_errors_and_each_other_but_no_settings(name: str) -> None:
-    known = ("svcinit.errors", "svcinit.log", "svcinit.regular", "svcinit.agent")
+    known = ("svcinit.errors", "svcinit.log", "svcinit.regular_file", "svcinit.agent")
     for module in imports(PACKAGE / "agent" / name, at_import=True):
         assert not module.startswith("svcinit") or module.startswith(known), f"agent/{name} imports {module}"
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent import http, keeper, prepare, watch
-from svcinit.agent.backoff import pause_before, retry_after
-from svcinit.agent.http import Away
-from svcinit.agent.keeper import Keeper
-from svcinit.agent.services import services
+from svcinit.agent.consul import http
+from svcinit.agent.consul.backoff import pause_before, retry_after
+from svcinit.agent.consul.http import Away
+from svcinit.agent.prepare import transaction
+from svcinit.agent.registration import keeper
+from svcinit.agent.registration.keeper import Keeper
+from svcinit.agent.registration.services import services
+from svcinit.agent.watch import queries
 from svcinit.errors import EX_OK
-from svcinit.init import memfd
-from svcinit.settings import read
+from svcinit.processes.init import memfd
+from svcinit.settings.environment import read
 
 FOREVER = 86400.0
 
@@ -66,7 +69,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (prepare, keeper, watch):
+    for module in (transaction, keeper, queries):
         monkeypatch.setattr(module, "time", made)
     return made
 
@@ -88,9 +91,9 @@ def test_a_start_goes_on_trying_until_its_time_is_over(
             if back_after is None or clock.now < began + back_after:
                 raise Away("away", asked)
 
-    monkeypatch.setattr(prepare, "kind_of", lambda _: Preparation)
+    monkeypatch.setattr(transaction, "kind_of", lambda _: Preparation)
     out = memfd("verdict")
-    call: Any = lambda: prepare.main(  # noqa: E731
+    call: Any = lambda: transaction.main(  # noqa: E731
         read({}),
         ("x",),
         seconds=60.0,
@@ -108,7 +111,7 @@ def test_a_start_goes_on_trying_until_its_time_is_over(
         assert clock.now == began + 60
     else:
         assert call() == EX_OK
-        assert clock.now <= began + back_after + prepare.BACKOFF[1]
+        assert clock.now <= began + back_after + transaction.BACKOFF[1]
     assert tries < 200
 
 
@@ -136,9 +139,9 @@ def test_a_watch_asks_again_however_long_consul_asks_for(clock: Clock) -> None:
             return {}
 
     looks: Any = Consul()
-    keys = watch.Keys(looks, "config/web", None)
+    keys = queries.Keys(looks, "config/web", None)
     assert keys.turn(clock.now) is False
-    assert clock.now + watch.BACKOFF[1] == keys.due
+    assert clock.now + queries.BACKOFF[1] == keys.due
 
 
 # what else the network says

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 
 from killing import killed_at
 from places import mode_of
-from svcinit import settings
-from svcinit.agent.cache import Snapshot, load, save
+from svcinit.agent.prepare.cache import Snapshot, load, save
 from svcinit.errors import Unavailable
-from svcinit.settings import Settings
+from svcinit.settings import environment
+from svcinit.settings.environment import Settings
 
 KV = {"a": b"1", "deep/b": b"\xff\x00"}
 PEERS = {("db", None, "dc2"): [("h", "10.0.0.1", 3306, "n")], ("web", "blue", None): []}
 
 
 def ours(folder: pathlib.Path, **env: str) -> Settings:
-    return settings.read({"SVCINIT_SERVICE": "web", "SVCINIT_CACHE": str(folder / "sub" / "cache.json"), **env})
+    return environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_CACHE": str(folder / "sub" / "cache.json"), **env})
 
 
 def snapshot(value: bytes = b"1", written: float | None = None) -> Snapshot:
@@ -106,7 +106,7 @@ def test_that_of_another_service_prefix_or_domain_is_refused(tmp_path: pathlib.P
 
 def test_another_version_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = ours(tmp_path)
-    monkeypatch.setattr("svcinit.agent.cache.VERSION", 2)
+    monkeypatch.setattr("svcinit.agent.prepare.cache.VERSION", 2)
     save(mine, snapshot())
     monkeypatch.undo()
     assert "it is of version 2, and this svcinit reads 1" in refusal(mine)

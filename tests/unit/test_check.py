@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.process import PATH, ROOT
+from testing.process import PATH, ROOT
 
 Check = Callable[..., subprocess.CompletedProcess[str]]
 CTL = "from svcinit.ctl import main; main()"

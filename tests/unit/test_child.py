@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.agent import child as module
-from svcinit.agent.child import KEPT, READS, Child, command
-from svcinit.agent.files import commit
-from svcinit.agent.render import Rendered
+from svcinit.agent.files.commit import commit
+from svcinit.agent.templates.render import Rendered
 from svcinit.errors import EX_TEMPFAIL, ConfigError
-from svcinit.init import descendants
-from tests.support.process import is_alive
-from tests.support.waiting import eventually
+from svcinit.processes import child as module
+from svcinit.processes.child import KEPT, READS, Child, command
+from svcinit.processes.init import descendants
+from testing.process import is_alive
+from testing.waiting import eventually
 
 ENV = {"PATH": os.environ["PATH"]}
 ESCAPES = {

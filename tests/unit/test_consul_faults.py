@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from svcinit.agent import consul as module
-from svcinit.agent.consul import Consul
-from svcinit.agent.http import Away
+from svcinit.agent.consul import api as module
+from svcinit.agent.consul.api import Consul
+from svcinit.agent.consul.http import Away
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 SECRET = "b1gs-ecret"

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from svcinit.agent import registration, watch
-from svcinit.agent.consul import Consul
-from svcinit.agent.prepare import digest
-from svcinit.agent.services import services
-from svcinit.agent.template_faults import WrongError
-from svcinit.agent.template_filters import from_json, from_yaml
+from svcinit.agent.consul.api import Consul
+from svcinit.agent.prepare.transaction import digest
+from svcinit.agent.registration import definition
+from svcinit.agent.registration.services import services
+from svcinit.agent.templates.faults import WrongError
+from svcinit.agent.templates.filters import from_json, from_yaml
+from svcinit.agent.watch import queries
 from svcinit.errors import ConfigError, SvcinitError
-from svcinit.settings import read
+from svcinit.settings.environment import read
 
 ODD = "²", "\ud800", "a\0b", "10.0.0.1", "::1", "9" * 5000, 10**400, -1, 65536, 1e308, "critical", "x" * 300
 NAMES = ("Node", "Service", "Checks", "Address", "Port", "Meta", "Tags", "Config", "Member", "Addr", "NodeName", "Key",
@@ -52,25 +53,25 @@ CONSUL = Answering("127.0.0.1:1")
 
 
 def peers() -> None:
-    found = watch.Peers(CONSUL, ("web", None, None), "consul").read(CONSUL.answer)
+    found = queries.Peers(CONSUL, ("web", None, None), "consul").read(CONSUL.answer)
     assert digest(found)
-    watch.is_complete(found)
-    assert all(type(peer.port) is int and peer.port <= watch.PORTS for peer in found)
+    queries.is_complete(found)
+    assert all(type(peer.port) is int and peer.port <= queries.PORTS for peer in found)
     assert all(str(peer) for peer in found)
 
 
 def instance() -> None:
     record = CONSUL.instance("a", "b")
     if record is not None:
-        json.dumps(registration.statuses(record))
-        registration.maintenance_of(record)
-        registration.life_of(record["Service"])
-        registration.differences(record, WANTED)
+        json.dumps(definition.statuses(record))
+        definition.maintenance_of(record)
+        definition.life_of(record["Service"])
+        definition.differences(record, WANTED)
 
 
 def all_services() -> None:
     for record in CONSUL.services("b").values():
-        registration.life_of(record)
+        definition.life_of(record)
 
 
 CALLS = (

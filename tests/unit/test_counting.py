@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from svcinit.agent.counting import BUCKETS, Requests, blocking, endpoint
+from svcinit.agent.consul.stats import BUCKETS, Requests, blocking, endpoint
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from svcinit.ctl import COMMANDS
 from svcinit.ctl import state as states
-from tests.support.process import PATH, ROOT
+from testing.process import PATH, ROOT
 
 LOOK = """
 import sys

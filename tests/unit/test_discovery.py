@@ -15,7 +15,7 @@ import dns.rrset
 import pytest
 from dns.message import Message
 
-from svcinit.agent.discovery import Peer, Resolver
+from svcinit.agent.consul.discovery import Peer, Resolver
 from svcinit.errors import ConfigError, Unavailable
 
 LOOPBACK = "127.0.0.1"

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dns_server import Reply, Server, answer, records, serving, silent
-from svcinit.agent import discovery
-from svcinit.agent.discovery import Peer, Resolver
+from svcinit.agent.consul import discovery
+from svcinit.agent.consul.discovery import Peer, Resolver
 from svcinit.errors import ConfigError, Unavailable
 
 NAME = "web.service.consul."

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from svcinit.agent.metrics import HISTOGRAM, SUMMARY, TABLE
-from svcinit.state import OUTCOMES
-from svcinit.steps import State
+from svcinit.agent.metrics.families import HISTOGRAM, SUMMARY, TABLE
+from svcinit.lifecycle.steps import State
+from svcinit.state_files import OUTCOMES
 from tools.tables import DOCS, SCHEMA, pages
 
 DASHBOARD = DOCS / "grafana-dashboard.json"

@@ -13,9 +13,9 @@ import pytest
 
 from svcinit.ctl.doctor.catalogue import FINDINGS
 from svcinit.ctl.doctor.commands import fault_of
-from tests.support.consul import LOOPBACK, free_ports
-from tests.support.doctor import Diagnosis, examined
-from tests.support.process import PATH, ROOT
+from testing.consul import LOOPBACK, free_ports
+from testing.doctor import Diagnosis, examined
+from testing.process import PATH, ROOT
 from tools.doctor_page import PAGE, SCHEMA, page, schema
 
 SECRET = "rosebud-rosebud"

@@ -12,8 +12,8 @@ import pytest
 
 from svcinit.ctl.doctor.report import Report, found, well
 from svcinit.errors import ConfigError
-from tests.support.process import is_alive
-from tests.support.waiting import eventually
+from testing.process import is_alive
+from testing.waiting import eventually
 
 if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Entry

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcinit import settings
-from svcinit.agent import exporter
-from svcinit.agent.exporter import MOST, REQUEST_LIMIT, Server, bound, response
+from svcinit.agent.metrics import exporter
+from svcinit.agent.metrics.exporter import MOST, REQUEST_LIMIT, Server, bound, response
 from svcinit.errors import ConfigError
-from tests.support.consul import free_ports
-from tests.support.waiting import eventually
+from svcinit.settings import environment
+from testing.consul import free_ports
+from testing.waiting import eventually
 
 BIG = b"x" * (4 << 20)
 GET = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -179,8 +179,8 @@ def test_nobody_waits_for_an_address_that_is_not_wanted_any_more() -> None:
 
 
 def test_where_the_library_is_missing_it_is_said_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "svcinit.agent.metrics", raising=False)
+    monkeypatch.delitem(sys.modules, "svcinit.agent.metrics.families", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(ConfigError) as caught:
-        exporter.main(settings.read({"SVCINIT_METRICS": "127.0.0.1:1"}), "")
+        exporter.main(environment.read({"SVCINIT_METRICS": "127.0.0.1:1"}), "")
     assert "needs prometheus_client, which is not here: pip install 'svcinit[metrics]'" in str(caught.value)

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from places import NOBODY, faults_of, mode_of, needs_root, put, state_of, without_times
-from svcinit.agent.files import commit, dump_undo, undo
-from svcinit.agent.render import Rendered
+from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.templates.render import Rendered
 from svcinit.errors import SvcinitError
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from killing import killed_at
 from places import mode_of, put
-from svcinit.agent.files import commit, dump_undo, undo
-from svcinit.agent.render import Rendered
+from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.templates.render import Rendered
 
 
 @pytest.fixture

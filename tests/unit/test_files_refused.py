@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from places import NOBODY, faults_of, needs_root, put, state_of, without_times
-from svcinit.agent.files import commit, dump_undo, undo
-from svcinit.agent.render import Rendered
+from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.templates.render import Rendered
 from svcinit.errors import SvcinitError
 
 
@@ -168,8 +168,8 @@ def test_any_user_can_write_what_is_theirs(open_folder: Path) -> None:
 def test_a_read_only_and_a_full_file_system_are_named_with_what_to_do(etc: Path) -> None:
     script = """
         import os, subprocess, sys
-        from svcinit.agent.files import commit
-        from svcinit.agent.render import Rendered
+        from svcinit.agent.files.commit import commit
+        from svcinit.agent.templates.render import Rendered
         from svcinit.errors import ConfigError
         etc = sys.argv[1]
         for name, options in (("ro", "ro"), ("full", "size=64k")):
@@ -200,8 +200,8 @@ def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_
     put(etc.parent / "srv.conf", b"old, and longer", 0o640)
     script = """
         import os, subprocess, sys
-        from svcinit.agent.files import commit, dump_undo, undo
-        from svcinit.agent.render import Rendered
+        from svcinit.agent.files.commit import commit, dump_undo, undo
+        from svcinit.agent.templates.render import Rendered
         from svcinit.errors import ConfigError
         etc, source, options = sys.argv[1:]
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "x", etc], check=True)

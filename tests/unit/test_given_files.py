@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rendering import Data, render_all, tree
-from svcinit import regular, settings
-from svcinit.agent import cache, http, record, source_file
-from svcinit.agent.consul import Consul
-from svcinit.agent.render import find, render
-from svcinit.agent.template_uses import uses
+from svcinit import regular_file
+from svcinit.agent.consul import http
+from svcinit.agent.consul.api import Consul
+from svcinit.agent.prepare import cache, record, source_file
+from svcinit.agent.templates.render import find, render
+from svcinit.ctl.doctor.template_uses import uses
 from svcinit.errors import ConfigError, SvcinitError
-from svcinit.state import read_of_life, write_state
+from svcinit.settings import environment
+from svcinit.state_files import read_of_life, write_state
 
 MEMORY = 2 << 30  # bytes: what reads without end shall fail here, and not the machine
 
@@ -83,15 +85,15 @@ def faults(act: Callable[[], object]) -> str:
 def test_as_the_file_of_a_variable(odd: tuple[str, str], name: str) -> None:
     path, said = odd
     given = {"SVCINIT_SERVICE": "web", f"{name}_FILE": path}
-    told = faults(lambda: settings.read(given, "/nosuch"))
+    told = faults(lambda: environment.read(given, "/nosuch"))
     assert f"{name}_FILE='{path}' cannot be read: it" in told
     assert said in told
-    assert settings.log_format(given, "/nosuch") == "text"
+    assert environment.log_format(given, "/nosuch") == "text"
 
 
 def test_as_the_images_defaults(odd: tuple[str, str]) -> None:
     path, said = odd
-    assert f"{path} cannot be read: it" in (told := faults(lambda: settings.read({}, path)))
+    assert f"{path} cannot be read: it" in (told := faults(lambda: environment.read({}, path)))
     assert said in told
 
 
@@ -111,7 +113,7 @@ def test_as_the_source_or_a_part_of_it(odd: tuple[str, str], tmp_path: pathlib.P
 def test_as_the_cache(odd: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     path, said = odd
     monkeypatch.setattr(cache, "LIMIT", 1 << 20)
-    told = faults(lambda: cache.load(settings.read({"SVCINIT_CACHE": path})))
+    told = faults(lambda: cache.load(environment.read({"SVCINIT_CACHE": path})))
     assert said in told or "symbolic links" in told
 
 
@@ -137,7 +139,7 @@ def test_a_template_or_a_file_to_copy_that_is_too_large(tmp_path: pathlib.Path) 
     for name in ("etc/app.j2", "etc/app"):
         folder = tree(tmp_path, {name: ""})
         huge(tmp_path / "templates" / name)
-        assert f"is larger than {regular.LIMIT} bytes" in faults(lambda folder=folder: render_all(folder))  # type: ignore[misc]
+        assert f"is larger than {regular_file.LIMIT} bytes" in faults(lambda folder=folder: render_all(folder))  # type: ignore[misc]
         (tmp_path / "templates" / name).unlink()
 
 
@@ -151,7 +153,7 @@ def test_an_included_template_that_is_a_fifo(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_rendered_file_that_a_fifo_took_the_place_of_has_no_digest(tmp_path: pathlib.Path) -> None:
-    mine = settings.read({"SVCINIT_RUN": str(tmp_path)})
+    mine = environment.read({"SVCINIT_RUN": str(tmp_path)})
     fifo(tmp_path / "target")
     write_state(mine.run, "prepare", {"life": "a", "templates": [{"target": str(tmp_path / "target")}]})
     record.look_again(mine, "a")
@@ -159,15 +161,15 @@ def test_a_rendered_file_that_a_fifo_took_the_place_of_has_no_digest(tmp_path: p
 
 
 def test_dev_null_is_an_empty_file_as_for_whoever_masks_one() -> None:
-    assert settings.read({"SVCINIT_TAGS_FILE": "/dev/null"}, "/dev/null").tags == ()
+    assert environment.read({"SVCINIT_TAGS_FILE": "/dev/null"}, "/dev/null").tags == ()
 
 
 def test_what_has_exactly_the_limit_is_read(tmp_path: pathlib.Path) -> None:
     (tmp_path / "full").write_bytes(b"x" * 10)
-    assert regular.read(str(tmp_path / "full"), 10) == b"x" * 10
-    with pytest.raises(regular.UnfitError, match="larger than 9 bytes"):
-        regular.read(str(tmp_path / "full"), 9)
-    assert regular.read("/proc/self/stat", 4096)  # whose size is 0
+    assert regular_file.read(str(tmp_path / "full"), 10) == b"x" * 10
+    with pytest.raises(regular_file.UnfitError, match="larger than 9 bytes"):
+        regular_file.read(str(tmp_path / "full"), 9)
+    assert regular_file.read("/proc/self/stat", 4096)  # whose size is 0
 
 
 def test_what_took_its_place_in_between_is_refused_too(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,15 +178,15 @@ def test_what_took_its_place_in_between_is_refused_too(tmp_path: pathlib.Path, m
     (tmp_path / "file").unlink()
     fifo(tmp_path / "file")
     monkeypatch.setattr(os, "stat", lambda _path, **_: before)
-    with pytest.raises(regular.UnfitError, match="a fifo"):
-        regular.read(str(tmp_path / "file"))
+    with pytest.raises(regular_file.UnfitError, match="a fifo"):
+        regular_file.read(str(tmp_path / "file"))
 
 
 def test_a_nul_byte_in_a_file_of_values_is_told_before_anything_trips_over_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "value").write_bytes(b"/run\0x")
-    told = faults(lambda: settings.read({"SVCINIT_RUN_FILE": str(tmp_path / "value")}, "/nosuch"))
+    told = faults(lambda: environment.read({"SVCINIT_RUN_FILE": str(tmp_path / "value")}, "/nosuch"))
     assert told.endswith("holds a NUL byte; expected text")
     (tmp_path / "image").write_bytes(b"SVCINIT_RUN=/run\nSVCINIT_TAGS_FILE=/a\0b\n")
     with pytest.raises(ConfigError) as raised:
-        settings.read({}, str(tmp_path / "image"))
+        environment.read({}, str(tmp_path / "image"))
     assert raised.value.faults == (f"{tmp_path}/image, line 2: a NUL byte; expected text",)

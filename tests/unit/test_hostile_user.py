@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from places import NOBODY, faults_of, put, state_of, without_times
-from svcinit.agent import cache
-from svcinit.agent.files import Committed, commit, dump_undo, undo
-from svcinit.agent.render import Rendered, find
+from svcinit.agent.files.commit import Committed, commit, dump_undo, undo
+from svcinit.agent.prepare import cache
+from svcinit.agent.templates.render import Rendered, find
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
-from svcinit.settings import read
+from svcinit.settings.environment import read
 
 ROOT = Path(__file__).parent.parent.parent
 ROUNDS = 1000

@@ -8,9 +8,9 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
-from svcinit import settings
-from svcinit.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
-from svcinit.lifecycle import Lifecycle
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.settings import environment
 
 TERM, HUP, USR1 = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": ""}
@@ -19,7 +19,7 @@ UP: list[Event] = [Exited(Role.PREPARE, 0)]
 
 def live(env: dict[str, str], *events: Event) -> tuple[int, list[str]]:
     crew = FakeCrew(list(events))
-    life = Lifecycle(settings.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
     code = life.run()
     assert not crew.events, "the container ended before all that was to happen did"
     return code, crew.log
@@ -224,7 +224,7 @@ def test_a_stop_action_that_fails_falls_back_to_term() -> None:
 def test_what_the_service_leaves_behind_is_told_to_end_then_killed() -> None:
     events: list[Event] = [Exited(Role.MAIN, 0), Deadline(), Exited(Role.HOOK, 137)]
     crew = FakeCrew(list(events))
-    life = Lifecycle(settings.read({"SVCINIT_STOP_TIMEOUT": "1s"}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({"SVCINIT_STOP_TIMEOUT": "1s"}), crew)  # type: ignore[arg-type]
     crew.running.add(Role.HOOK)  # stands for a daemon that reparented to us
     assert life.run() == 0
     assert crew.log == ["+main", "told", "all<-SIGTERM", "all<-SIGKILL"]
@@ -291,7 +291,7 @@ def test_a_prepare_that_hangs_after_consul_answered_aborts_the_reload() -> None:
     events: list[Event] = [Signalled(HUP), Deadline(), Deadline(), Signalled(TERM), *STOPPED, Deadline(), Deadline()]
     crew = FakeCrew([*UP, *events])
     crew.at_consul = False
-    assert Lifecycle(settings.read({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}), crew).run() == 0  # type: ignore[arg-type]
+    assert Lifecycle(environment.read({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}), crew).run() == 0  # type: ignore[arg-type]
     assert "main<-SIGHUP" not in crew.log
 
 
@@ -312,7 +312,7 @@ def test_a_service_that_not_even_kill_ends_is_no_success() -> None:
 def watched(*events: Event, reloads: tuple[str, ...] = (), **env: str) -> list[str]:
     """The log from the news on, with a verdict whose changed templates ask for `reloads`."""
     crew = FakeCrew([*UP, *events])
-    life = Lifecycle(settings.read({**FULL, "SVCINIT_WATCH": "1", **env}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({**FULL, "SVCINIT_WATCH": "1", **env}), crew)  # type: ignore[arg-type]
 
     def take_news() -> bool:
         crew.reloads = list(reloads)
@@ -350,7 +350,7 @@ def test_a_hup_tells_the_service_whatever_the_changed_templates_ask() -> None:
     crew = FakeCrew([*UP, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED])
     crew.reloads = ["none"]
     crew.told = lambda: crew.log.append("told")  # type: ignore[method-assign]
-    Lifecycle(settings.read(FULL), crew).run()  # type: ignore[arg-type]
+    Lifecycle(environment.read(FULL), crew).run()  # type: ignore[arg-type]
     assert crew.log[4:] == ["+prepare", "main<-SIGHUP", "told", *STOP_LOG]
 
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fake_crew import FakeCrew
-from svcinit import log, settings
-from svcinit.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
-from svcinit.lifecycle import Lifecycle
-from svcinit.steps import State
+from svcinit import log
+from svcinit.lifecycle.steps import State
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.settings import environment
 
 ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {},
@@ -73,7 +74,7 @@ class Container(RuleBasedStateMachine):
     def start(self, env: dict[str, str]) -> None:
         log.configure("error", "text")
         self.crew = StrictCrew()
-        self.settings = settings.read({"SVCINIT_CACHE": "", **env})
+        self.settings = environment.read({"SVCINIT_CACHE": "", **env})
         self.life = Lifecycle(self.settings, self.crew)  # type: ignore[arg-type]
         self.main_status: int | None = None
         self.stops = 0

@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
-from svcinit import settings
-from svcinit.init import Deadline, Event, Exited, Role, Signalled, Stopped
-from svcinit.lifecycle import Lifecycle
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled, Stopped
+from svcinit.settings import environment
 
 ALONE = {"SVCINIT_METRICS": "127.0.0.1:9102"}
 FULL = {**ALONE, "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": "", "SVCINIT_DRAIN": "0s"}
@@ -31,14 +31,14 @@ def live(env: dict[str, str], *events: Event) -> tuple[list[str], list[float]]:
             super().start_metrics()
 
     crew = Crew(list(events))
-    code = Lifecycle(settings.read(env), crew).run()  # type: ignore[arg-type]
+    code = Lifecycle(environment.read(env), crew).run()  # type: ignore[arg-type]
     assert (code, crew.events) == (143, [])
     return crew.log, times
 
 
 def test_it_needs_no_service_and_makes_no_plain_init() -> None:
-    assert not settings.read(ALONE).plain
-    assert not settings.read(ALONE).needs_presence
+    assert not environment.read(ALONE).plain
+    assert not environment.read(ALONE).needs_presence
     log, _ = live(ALONE, *END)
     assert log == [*UP, *DOWN]
 

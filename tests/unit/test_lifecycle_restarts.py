@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
-from svcinit import settings
-from svcinit.init import Event, Exited, Role, Signalled
-from svcinit.lifecycle import Lifecycle
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Event, Exited, Role, Signalled
+from svcinit.settings import environment
 from test_lifecycle import FULL, START_LOG, STOP_LOG, STOPPED, UP
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
@@ -21,7 +21,7 @@ AGAIN_LOG = [*START_LOG, "+prepare", *STOP_LOG, "+prepare"]
 
 def live(env: dict[str, str], *events: Event) -> tuple[Lifecycle, list[str]]:
     crew = FakeCrew(list(events))
-    life = Lifecycle(settings.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
     life.run()
     assert not crew.events, "the container ended before all that was to happen did"
     return life, crew.log

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from svcinit import log
 from svcinit.errors import ConfigError, Fault
-from tests.support.schemas import is_log_line
+from testing.schemas import is_log_line
 
 FORMATS = pytest.mark.parametrize("form", ["text", "json"])
 LONG = st.text(max_size=20) | st.builds(

@@ -11,9 +11,9 @@ import typing
 from collections.abc import Iterator
 
 import svcinit
-from svcinit.events import EventName
-from svcinit.init import Role
-from tests.support.schemas import is_log_line, schema
+from svcinit.log_events import EventName
+from svcinit.processes.init import Role
+from testing.schemas import is_log_line, schema
 
 PACKAGE = pathlib.Path(svcinit.__file__).parent
 PAGE = (PACKAGE.parent.parent / "docs" / "logs.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from svcinit.steps import State
-from svcinit.table import TABLE
-from tests.support.pages import anchors, blocks, links, prose
+from svcinit.lifecycle.steps import State
+from svcinit.settings.table import TABLE
+from testing.pages import anchors, blocks, links, prose
 from tools import failures_page
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

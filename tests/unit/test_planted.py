@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from tests.support import planted
-from tests.support.process import ROOT
+from testing import planted
+from testing.process import ROOT
 
 LEAKY = """
-from tests.support.process import running
+from testing.process import running
 
 
 def test_that_passes(tmp_path):

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from rendering import Data, Peer, text_of
-from svcinit.table import TABLE
+from svcinit.settings.table import TABLE
 
 PAGE = (pathlib.Path(__file__).parent.parent.parent / "docs" / "porting.md").read_text().replace("\\|", "|")
 DATA = Data({"p": b"v", "a/x": b"1", "a/b/c": b"2"}, {"web": [Peer("h", "10.0.0.1", 80, "n")]}, {"X": "set"})

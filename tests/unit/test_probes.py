@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcinit.agent import child
-from svcinit.agent.probes import CRITICAL, OUTPUT_LIMIT, PASSING, Probe, runner
 from svcinit.agent.redact import Remembered, remember
-from svcinit.agent.services import services
-from svcinit.agent.worker import Worker
-from svcinit.init import memfd
-from svcinit.settings import read
+from svcinit.agent.registration.probes import CRITICAL, OUTPUT_LIMIT, PASSING, Probe, runner
+from svcinit.agent.registration.services import services
+from svcinit.agent.watch.worker import Worker
+from svcinit.processes import child
+from svcinit.processes.init import memfd
+from svcinit.settings.environment import read
 
 TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
 

@@ -9,12 +9,13 @@ import resource
 import pytest
 
 from rendering import Data
-from svcinit import limits, settings
-from svcinit.agent import program
-from svcinit.agent.last_known import LastKnown
-from svcinit.agent.prepare import Preparation
-from svcinit.agent.render import render_arguments
+from svcinit.agent.prepare import program
+from svcinit.agent.prepare.source_cache import LastKnown
+from svcinit.agent.prepare.transaction import Preparation
+from svcinit.agent.templates.render import render_arguments
 from svcinit.errors import ConfigError, Unavailable
+from svcinit.processes import limits
+from svcinit.settings import environment
 
 LONGEST = limits.LONGEST
 
@@ -93,7 +94,7 @@ def values(count: int) -> dict[str, str]:
 
 
 def test_too_much_together_is_told_with_the_largest_keys() -> None:
-    mine, most = settings.read({}, "/nosuch"), limits.most() - limits.RESERVE
+    mine, most = environment.read({}, "/nosuch"), limits.most() - limits.RESERVE
     env = {**values(most // 100_000 + 1), "LARGER": "x" * 100_001}
     with pytest.raises(ConfigError) as raised:
         program.check_sum(mine, ("run",), ["run"], env)
@@ -107,7 +108,7 @@ def test_too_much_together_is_told_with_the_largest_keys() -> None:
 
 
 def test_what_the_container_was_given_is_left_to_the_kernel_until_kv_adds_to_it() -> None:
-    full = settings.read({**values(limits.most() // 100_000), "MORE": "x" * 90_000}, "/nosuch")
+    full = environment.read({**values(limits.most() // 100_000), "MORE": "x" * 90_000}, "/nosuch")
     program.check_sum(full, ("run",), ["run"], {})
     with pytest.raises(ConfigError):
         program.check_sum(full, ("run",), ["run"], {"A": ""})
@@ -118,7 +119,7 @@ def test_what_the_container_was_given_is_left_to_the_kernel_until_kv_adds_to_it(
 def test_hooks_with_long_commands_count_too() -> None:
     most = limits.most() - limits.RESERVE
     words = " ".join(["x" * 99] * 1000)
-    mine = settings.read({"SVCINIT_PRE_START": words}, "/nosuch")
+    mine = environment.read({"SVCINIT_PRE_START": words}, "/nosuch")
     env = values((most - 150_000) // 100_000)
     with pytest.raises(ConfigError):
         program.check_sum(mine, ("run",), ["run"], env)
@@ -126,7 +127,7 @@ def test_hooks_with_long_commands_count_too() -> None:
 
 def test_faults_of_environment_arguments_and_templates_are_told_together(tmp_path: pathlib.Path) -> None:
     (tmp_path / "app.j2").write_text("{{ nosuch }}")
-    mine = settings.read({"SVCINIT_TEMPLATES": str(tmp_path), "SVCINIT_RENDER_ARGS": "1"}, "/nosuch")
+    mine = environment.read({"SVCINIT_TEMPLATES": str(tmp_path), "SVCINIT_RENDER_ARGS": "1"}, "/nosuch")
     done = Preparation(mine, ("run", "{{ neither }}"), -1, 0.0)
     done.kv = {"env/BIG": b"x" * 140_000}
     with pytest.raises(ConfigError) as raised:

@@ -26,8 +26,8 @@ from svcinit.agent.redact import (
     remember,
     tail,
 )
-from svcinit.init import memfd
-from svcinit.settings import read
+from svcinit.processes.init import memfd
+from svcinit.settings.environment import read
 
 TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
 PASSWORD = "correct horse battery staple"

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rendering import Data, Peer, fault_of, render_all, text_of, tree
-from svcinit.agent.render import find, render
-from svcinit.agent.templating import Engine
+from svcinit.agent.templates.engine import Engine
+from svcinit.agent.templates.render import find, render
 from svcinit.errors import ConfigError, Unavailable
 
 # what there is to render

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rendering import Data, Peer, fault_of, render_all, tree
-from svcinit.agent.render import render_arguments
+from svcinit.agent.templates.render import render_arguments
 from svcinit.errors import ConfigError
 
 SECRET = "hunter2-Tr0ub4dor"

@@ -8,11 +8,11 @@ import pathlib
 
 import pytest
 
-from svcinit import settings
-from svcinit.agent import services
+from svcinit.agent.registration import services
 from svcinit.errors import ConfigError, Fault
-from svcinit.settings import Settings
-from svcinit.table import TABLE, Variable
+from svcinit.settings import environment
+from svcinit.settings.environment import Settings
+from svcinit.settings.table import TABLE, Variable
 from tools.settings_page import PAGE, page
 
 ELSEWHERE = ("search", 1, "dc2"), ("blue.db", 3, "dc2"), ("geo.query", 1, None)
@@ -21,12 +21,12 @@ WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000"}
 
 def faults(**env: str) -> tuple[Fault, ...]:
     with pytest.raises(ConfigError) as caught:
-        settings.read(env)
+        environment.read(env)
     return caught.value.faults
 
 
 def test_an_empty_environment_is_a_plain_init() -> None:
-    assert settings.read({}).plain
+    assert environment.read({}).plain
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_an_empty_environment_is_a_plain_init() -> None:
     ],
 )
 def test_anything_configured_is_not_a_plain_init(env: dict[str, str]) -> None:
-    assert not settings.read(env).plain
+    assert not environment.read(env).plain
 
 
 def test_all_faults_are_reported_together_each_with_what_was_given_and_expected() -> None:
@@ -65,7 +65,7 @@ def test_what_contradicts_itself_is_told_beside_what_is_wrong_unless_that_may_be
 
 
 def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
-    found, wrong = settings.attempt({**WEB, "SVCINIT_DRAIN": "soon", "SVCINIT_USER": "nobody-here"})
+    found, wrong = environment.attempt({**WEB, "SVCINIT_DRAIN": "soon", "SVCINIT_USER": "nobody-here"})
     assert (found.service, found.port, found.drain, found.user, len(wrong)) == ("web", 8000, 1.0, None, 2)
 
 
@@ -142,7 +142,7 @@ def test_the_nearest_known_variable_is_suggested_for_a_file_variant_too() -> Non
 def test_any_variable_may_be_read_from_a_file(tmp_path: pathlib.Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("s3cret\n")
-    read = settings.read({"CONSUL_HTTP_TOKEN_FILE": str(secret)})
+    read = environment.read({"CONSUL_HTTP_TOKEN_FILE": str(secret)})
     assert read.consul_http_token == "s3cret"
 
 
@@ -161,12 +161,12 @@ def test_a_variable_and_its_file_are_one_too_many(tmp_path: pathlib.Path) -> Non
 
 
 def test_an_empty_value_is_unset_but_an_empty_prefix_means_none() -> None:
-    read = settings.read({**WEB, "SVCINIT_TAGS": "", "SVCINIT_DRAIN": "", "SVCINIT_KV_PREFIX": ""})
+    read = environment.read({**WEB, "SVCINIT_TAGS": "", "SVCINIT_DRAIN": "", "SVCINIT_KV_PREFIX": ""})
     assert (read.tags, read.drain, read.kv_prefix) == ((), 1.0, ())
 
 
 def test_what_is_derived_from_the_service_name() -> None:
-    read = settings.read(WEB)
+    read = environment.read(WEB)
     assert read.id == f"web-{os.uname().nodename}-8000"
     assert read.kv_prefix == (("config/web", None),)
     assert read.check == ("tcp", "")
@@ -182,11 +182,11 @@ def test_what_is_derived_from_the_service_name() -> None:
     ],
 )
 def test_dns_is_asked_where_consul_is_unless_told_otherwise(address: str, server: tuple[str, int]) -> None:
-    assert settings.read({"CONSUL_HTTP_ADDR": address}).dns_addr == (server,)
+    assert environment.read({"CONSUL_HTTP_ADDR": address}).dns_addr == (server,)
 
 
 def test_values_are_read_as_their_kind() -> None:
-    read = settings.read(
+    read = environment.read(
         {
             "SVCINIT_DNS_ADDR": "10.0.0.1,[::1]:53",
             "SVCINIT_WAIT_FOR": "mysql,redis:2,search@dc2,blue.db:3@dc2,geo.query",
@@ -212,37 +212,37 @@ def test_values_are_read_as_their_kind() -> None:
 
 def test_the_command_does_not_see_consuls_secrets_unless_asked_for() -> None:
     env = {"CONSUL_HTTP_TOKEN": "t", "CONSUL_HTTP_AUTH_FILE": "/dev/null", "CONSUL_HTTP_ADDR": "a", "A": "1"}
-    assert settings.read(env).main_environment({"B": "2"}) == {"CONSUL_HTTP_ADDR": "a", "A": "1", "B": "2"}
-    assert "CONSUL_HTTP_TOKEN" in settings.read({**env, "SVCINIT_PASS_TOKEN": "1"}).main_environment({})
+    assert environment.read(env).main_environment({"B": "2"}) == {"CONSUL_HTTP_ADDR": "a", "A": "1", "B": "2"}
+    assert "CONSUL_HTTP_TOKEN" in environment.read({**env, "SVCINIT_PASS_TOKEN": "1"}).main_environment({})
 
 
-def odd_environment(*odd: str, **env: str) -> settings.Environment:
-    found = settings.Environment(env)
+def odd_environment(*odd: str, **env: str) -> environment.Environment:
+    found = environment.Environment(env)
     found.odd = odd
     return found
 
 
 def test_what_hooks_see_is_no_fault_for_svcinitctl_in_them_and_no_default_of_an_image(tmp_path: pathlib.Path) -> None:
     env = {"SVCINIT_CHANGED": "/etc/a", "SVCINIT_CHANGED_OMITTED": "1", "SVCINIT_MAIN_PID": "7"}
-    assert settings.read(env, "/nosuch").plain
+    assert environment.read(env, "/nosuch").plain
     (tmp_path / "image").write_text("SVCINIT_MAIN_PID=7\n")
     with pytest.raises(ConfigError, match="SVCINIT_MAIN_PID is not a variable of svcinit"):
-        settings.read({}, str(tmp_path / "image"))
+        environment.read({}, str(tmp_path / "image"))
 
 
 def test_entries_that_no_mapping_holds_go_to_the_command_but_for_secrets_and_what_replaces_them() -> None:
     odd = ("=foo", "bare", "", "A=2", "B=2", "CONSUL_HTTP_TOKEN=u", "CONSUL_HTTP_TOKEN_FILE=/u", "CONSUL_HTTP_TOKEN")
     given = odd_environment(*odd, A="1", B="1", CONSUL_HTTP_TOKEN="t")
-    main = settings.read(given, "/nosuch").main_environment({"B": "kv"})
+    main = environment.read(given, "/nosuch").main_environment({"B": "kv"})
     assert (main, main.odd) == ({"A": "1", "B": "kv"}, ("=foo", "bare", "", "A=2"))
-    passed = settings.read(odd_environment(*odd, SVCINIT_PASS_TOKEN="1"), "/nosuch").main_environment({})
+    passed = environment.read(odd_environment(*odd, SVCINIT_PASS_TOKEN="1"), "/nosuch").main_environment({})
     assert passed.odd == odd
 
 
 def test_of_a_variable_given_twice_svcinit_takes_the_first_as_getenv_does(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = b"SVCINIT_PORT=1\0SVCINIT_PORT=2\0SVCINIT@LD_PRELOAD=a\0SVCINIT@LD_PRELOAD=b\0SVCINIT@MINE=\0"
     monkeypatch.setattr("builtins.open", lambda *_args: io.BytesIO(entries))
-    found = settings.original_environment()
+    found = environment.original_environment()
     assert found == {"SVCINIT_PORT": "1", "LD_PRELOAD": "a", "SVCINIT@MINE": ""}
     assert found.odd == ("SVCINIT_PORT=2", "LD_PRELOAD=b")
 
@@ -255,20 +255,20 @@ def test_a_secret_never_stands_in_a_fault(tmp_path: pathlib.Path) -> None:
     assert fault == "SVCINIT_CHECK_HEADERS=(not shown): expected NAME:VALUE,NAME:VALUE and found (not shown)"
     entry = '[{"check_headers": "Authorization Bearer s3cret"}]'
     with pytest.raises(ConfigError) as raised:
-        services.services(settings.read({"SVCINIT_SERVICE": "web", "SVCINIT_SERVICES": entry}))
+        services.services(environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SERVICES": entry}))
     assert str(raised.value).startswith("SVCINIT_SERVICES[0].check_headers=(not shown): expected NAME:VALUE")
     assert "s3cret" not in str(raised.value)
 
 
 def test_a_password_in_the_address_of_consul_is_not_where_dns_is_asked() -> None:
-    assert settings.read({"CONSUL_HTTP_ADDR": "http://me:s3cret@10.0.0.5:8500"}).dns_addr == (("10.0.0.5", 8600),)
+    assert environment.read({"CONSUL_HTTP_ADDR": "http://me:s3cret@10.0.0.5:8500"}).dns_addr == (("10.0.0.5", 8600),)
 
 
 def test_each_fault_names_its_variable_for_programs(tmp_path: pathlib.Path) -> None:
     image = tmp_path / "svcinit.env"
     image.write_text("SVCINIT_PORT=x\nnonsense\nSVCINIT_SERVCIE=web\n")
     with pytest.raises(ConfigError) as raised:
-        settings.read({"SVCINIT_DRAIN": "soon", "SVCINIT_TAGS_FILE": "/nosuch", "SVCINIT_READY": "tcp"}, str(image))
+        environment.read({"SVCINIT_DRAIN": "soon", "SVCINIT_TAGS_FILE": "/nosuch", "SVCINIT_READY": "tcp"}, str(image))
     named = [[fault.named.get(name) for name in ("variable", "file", "line")] for fault in raised.value.faults]
     assert sorted(named, key=str) == [
         ["SVCINIT_DRAIN", None, None],
@@ -283,7 +283,7 @@ def test_each_fault_names_its_variable_for_programs(tmp_path: pathlib.Path) -> N
 
 def test_settings_never_change() -> None:
     with pytest.raises(AttributeError):
-        settings.read({}).port = 1
+        environment.read({}).port = 1
 
 
 def test_the_typed_attributes_are_exactly_the_table() -> None:
@@ -295,7 +295,7 @@ def test_the_settings_page_is_current() -> None:
 
 
 def test_help_names_every_variable() -> None:
-    text = settings.help_text()
+    text = environment.help_text()
     assert all(row.name in text and row.meaning in text for row in TABLE)
 
 
@@ -311,7 +311,7 @@ def test_what_stands_in_a_file_is_never_shown(row: Variable, tmp_path: pathlib.P
     (tmp_path / "secret").write_text("hunter2:/=hun'ter2,hunter2=\\hunter2")
     shown = ""
     try:
-        settings.read({row.name + "_FILE": str(tmp_path / "secret")})
+        environment.read({row.name + "_FILE": str(tmp_path / "secret")})
     except ConfigError as error:
         shown = str(error)
     assert "hunter2" not in shown
@@ -322,9 +322,9 @@ def test_an_image_brings_its_defaults_and_the_environment_goes_before_them(tmp_p
     (tmp_path / "port").write_text("9000\n")
     file = tmp_path / "svcinit.env"
     file.write_text(f"# ours\n\nSVCINIT_CHECK=http:/health\nSVCINIT_TAGS=a\nSVCINIT_PORT_FILE={tmp_path}/port\n")
-    alone = settings.read({"SVCINIT_SERVICE": "web", "SVCINIT_TAGS": ""}, str(file))
+    alone = environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_TAGS": ""}, str(file))
     assert (alone.check, alone.port, alone.tags) == (("http", "/health"), 9000, ())
-    assert settings.read(WEB, str(file)).port == 8000
+    assert environment.read(WEB, str(file)).port == 8000
     assert "SVCINIT_CHECK" not in alone.main_environment({})
 
 
@@ -332,17 +332,17 @@ def test_one_variable_can_be_had_whatever_is_wrong_with_the_others(tmp_path: pat
     (tmp_path / "run").write_text("/b\n")
     image = tmp_path / "svcinit.env"
     image.write_text("SVCINIT_RUN=/a\nnonsense\nSVCINIT_LOG_FORMAT=jsn\n")
-    assert settings.alone("SVCINIT_RUN", {"SVCINIT_PORT": "x"}, str(image)) == "/a"
-    assert settings.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": str(tmp_path / "run")}, str(image)) == "/b"
-    assert settings.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": "/nosuch"}, str(image)) is None
-    assert settings.alone("SVCINIT_LOG_FORMAT", {}, str(image)) == "text"
+    assert environment.alone("SVCINIT_RUN", {"SVCINIT_PORT": "x"}, str(image)) == "/a"
+    assert environment.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": str(tmp_path / "run")}, str(image)) == "/b"
+    assert environment.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": "/nosuch"}, str(image)) is None
+    assert environment.alone("SVCINIT_LOG_FORMAT", {}, str(image)) == "text"
 
 
 def test_faults_in_the_images_defaults_name_the_file_and_the_line(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "svcinit.env"
     file.write_text("SVCINIT_PROT=80\nexport SVCINIT_PORT\nSVCINIT_DRAIN=soon\nDJANGO_SETTINGS=x\n")
     with pytest.raises(ConfigError) as caught:
-        settings.read({}, str(file))
+        environment.read({}, str(file))
     said = [fault.removeprefix(str(file)) for fault in caught.value.faults]
     assert said[0] == ", line 1: SVCINIT_PROT is not a variable of svcinit; did you mean SVCINIT_PORT?"
     assert said[1] == ", line 2: expected NAME=value, or a comment after #"

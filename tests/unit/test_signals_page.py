@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from svcinit.table import TABLE
+from svcinit.settings.table import TABLE
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ROW = re.compile(r"^\| \[([\w-]+)\]\(\.\./images/\1/README\.md\) \| `(.+)` \| `(.+)` \|$", re.MULTILINE)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcinit import settings
-from svcinit.agent.placed import Place, parse
-from svcinit.agent.source_file import FromFile, read
+from svcinit.agent.prepare.located_yaml import Place, parse
+from svcinit.agent.prepare.source_file import FromFile, read
 from svcinit.errors import ConfigError, Unavailable
+from svcinit.settings import environment
 
 
 def written(folder: pathlib.Path, text: str | bytes, name: str = "source.yaml") -> str:
@@ -30,7 +30,7 @@ def kv_of(folder: pathlib.Path, text: str) -> dict[str, bytes]:
 
 
 def prepared(path: str, **env: str) -> FromFile:
-    mine = settings.read({"SVCINIT_SERVICE": "web", "SVCINIT_SOURCE": f"file:{path}", **env})
+    mine = environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SOURCE": f"file:{path}", **env})
     found = FromFile(mine, (), -1, time.monotonic() + 5)
     found.fetch()
     return found

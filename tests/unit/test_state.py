@@ -10,10 +10,10 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
-from svcinit import settings
-from svcinit.init import Deadline, Event, Exited, Role, Signalled
-from svcinit.lifecycle import Lifecycle
-from svcinit.state import OUTCOMES, PERIOD, StateFile, outcome_of, read_state, write_state
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.settings import environment
+from svcinit.state_files import OUTCOMES, PERIOD, StateFile, outcome_of, read_state, write_state
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
 FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": ""}
@@ -68,7 +68,7 @@ def test_a_file_that_is_not_ours_is_none(tmp_path: pathlib.Path, content: str) -
 def tally(env: dict[str, str], *events: Event) -> dict[str, object]:
     """What a life with these events has counted at its end."""
     crew = FakeCrew([*UP, *events])
-    life = Lifecycle(settings.read({**FULL, **env}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({**FULL, **env}), crew)  # type: ignore[arg-type]
     life.run()
     assert crew.events == []
     return life.tally.facts()

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from svcinit import settings
-from svcinit.crew import VERDICT_LIMIT, Crew
-from svcinit.init import memfd
+from svcinit.processes.crew import VERDICT_LIMIT, Crew
+from svcinit.processes.init import memfd
+from svcinit.settings import environment
 
 GOOD = {"argv": ["main"], "env": {"A": "1"}, "changed": ["/etc/app"], "reloads": ["HUP"]}
 
@@ -17,7 +17,7 @@ GOOD = {"argv": ["main"], "env": {"A": "1"}, "changed": ["/etc/app"], "reloads":
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
     monkeypatch.chdir(os.getcwd())  # init moves to /
-    made = Crew(settings.read({}), ("command",))
+    made = Crew(environment.read({}), ("command",))
     made._verdict, made._fresh = memfd("verdict"), memfd("fresh")
     return made
 

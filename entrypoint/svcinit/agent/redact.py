@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from svcinit.settings import Settings
+    from svcinit.settings.environment import Settings
 
 SHORTEST = 4  # characters: redacting shorter values would garble the text
 SHORTEST_PART = 6  # the same, of what is only a part of a value

@@ -13,7 +13,7 @@ import os
 import sys
 
 from svcinit.errors import SvcinitError
-from svcinit.settings import KEPT
+from svcinit.settings.environment import KEPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import os
 import sys
 import time
 
-from svcinit.agent.discovery import QUERY
-from svcinit.agent.source_file import FromFile, environment
+from svcinit.agent.consul.discovery import QUERY
+from svcinit.agent.prepare.source_file import FromFile, environment
 from svcinit.errors import ConfigError, SvcinitError
 
 TYPE_CHECKING = False
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from svcinit.agent.render import Rendered
-    from svcinit.agent.source_file import Instance
+    from svcinit.agent.prepare.source_file import Instance
+    from svcinit.agent.templates.render import Rendered
 
 SOURCE = "SVCINIT_SOURCE: "
 
@@ -69,9 +69,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
     """What was done, one line; faults that are not the end of it go to `findings`. Raises ConfigError."""
-    from svcinit.agent import files, render
-    from svcinit.agent.services import services
-    from svcinit.settings import read
+    from svcinit.agent.files import commit
+    from svcinit.agent.registration.services import services
+    from svcinit.agent.templates import render
+    from svcinit.settings.environment import read
 
     path = os.path.abspath(options.fixture)
     settings = read({**os.environ, **environment(path), "SVCINIT_SOURCE": f"file:{path}"})
@@ -83,6 +84,6 @@ def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
     if data.dirs:
         rendered, faults, away = render.attempt(data.sources(), data, data.libraries)
         findings.faults += faults + away
-    findings.attempt(lambda: files.rehearse(rendered, env=data.env))
+    findings.attempt(lambda: commit.rehearse(rendered, env=data.env))
     checks = sum(bool(file.check) for file in rendered)
     return [f"files {len(rendered)}, check commands {checks}"]

@@ -10,16 +10,16 @@ import argparse
 import os
 import sys
 
-from svcinit.agent.advertise import LABEL, host, is_label
+from svcinit.agent.registration.advertise import LABEL, host, is_label
 from svcinit.errors import ConfigError
-from svcinit.values import pairs, port, positive_duration, service_name
+from svcinit.settings.parsers import pairs, port, positive_duration, service_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from svcinit.agent.consul import Consul
+    from svcinit.agent.consul.api import Consul
 
 PROBE = "external-probe"  # the meta key that lets consul-esm ping the node
 INTERVAL = "10s"
@@ -50,8 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
-    from svcinit.agent.connect import connect
-    from svcinit.settings import read
+    from svcinit.agent.consul.connect import connect
+    from svcinit.settings.environment import read
 
     consul = connect(read(os.environ))
     try:

@@ -19,9 +19,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Tells the agent itself; presence sees it at its next look and keeps it up. Raises ConfigError, Unavailable."""
-    from svcinit.agent.connect import connect
-    from svcinit.agent.services import services
-    from svcinit.settings import read
+    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.registration.services import services
+    from svcinit.settings.environment import read
 
     settings = read(os.environ)
     found = services(settings)

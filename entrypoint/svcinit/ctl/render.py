@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from svcinit.agent.mask import MASKED, Mask, former
+from svcinit.agent.templates.mask import MASKED, Mask, former
 from svcinit.ctl import put
 from svcinit.errors import ConfigError
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Sequence
 
-    from svcinit.agent.files import Change
-    from svcinit.agent.prepare import Preparation
-    from svcinit.agent.render import Rendered
-    from svcinit.settings import Settings
+    from svcinit.agent.files.commit import Change
+    from svcinit.agent.prepare.transaction import Preparation
+    from svcinit.agent.templates.render import Rendered
+    from svcinit.settings.environment import Settings
 
 CONTEXT = 3  # lines
 BINARY = "(no text: {} bytes)\n"
@@ -38,8 +38,8 @@ def add_command(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError and Unavailable, with all faults."""
-    from svcinit.agent.prepare import kind_of
-    from svcinit.settings import read
+    from svcinit.agent.prepare.transaction import kind_of
+    from svcinit.settings.environment import read
 
     settings = read(os.environ)
     deadline = time.monotonic() + settings.reload_timeout
@@ -62,7 +62,7 @@ def show(data: Preparation, settings: Settings, options: argparse.Namespace) -> 
     if options.out:
         write(files, shown, root)
     elif options.diff:
-        from svcinit.agent.files import plan
+        from svcinit.agent.files.commit import plan
 
         for change in plan(files):
             put(*differences(change, shown[change.target], mask=options.mask))
@@ -78,7 +78,7 @@ def show(data: Preparation, settings: Settings, options: argparse.Namespace) -> 
 
 def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
     """By target, the content with values masked; all of it masked where that cannot be told line by line."""
-    from svcinit.agent import render
+    from svcinit.agent.templates import render
 
     again, _, _ = render.attempt(data.sources(root), data, data.libraries, Mask(data))
     found = {file.target: file.content for file in again}
@@ -92,7 +92,7 @@ def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str,
 
 def write(files: Sequence[Rendered], shown: dict[str, bytes], folder: str) -> None:
     """Below `folder`, never outside of it; owners are those asked for only where root writes them."""
-    from svcinit.agent.files import commit, plan
+    from svcinit.agent.files.commit import commit, plan
 
     real = os.path.realpath(folder)
     outside = [change.target for change in plan(files) if os.path.commonpath((change.path, real)) != real]

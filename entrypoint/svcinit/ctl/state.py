@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from svcinit.settings import alone
-from svcinit.state import FOLDERS, read_state
+from svcinit.settings.environment import alone
+from svcinit.state_files import FOLDERS, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import time
 
 from svcinit.ctl import put
 from svcinit.ctl import state as states
-from svcinit.state import FOLDERS
+from svcinit.state_files import FOLDERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def full(init: dict[str, Any]) -> dict[str, Any]:
-    from svcinit.agent.overview import overview
-    from svcinit.agent.processes import figures
+    from svcinit.agent.metrics.overview import overview
+    from svcinit.agent.metrics.processes import figures
 
     return {**overview(init, states.folder()), "processes": figures(init)}
 

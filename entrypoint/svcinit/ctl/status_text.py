@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svcinit.agent.cache import roughly
+from svcinit.agent.prepare.cache import roughly
 from svcinit.log import printable
 
 TYPE_CHECKING = False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcinit.ctl.doctor.report import Attempt
-    from svcinit.settings import Settings
+    from svcinit.settings.environment import Settings
 
 LONGEST = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
 HERE, NETWORK = 4.0, 5.0  # seconds for what waits for nothing but this host, and for one question over the network
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 def examine(environment: Mapping[str, str], words: tuple[str, ...]) -> tuple[Report, str]:
     """All findings, and the policy as HCL; that is empty where Consul is not needed, or SVCINIT_SERVICES is wrong."""
     from svcinit.ctl.doctor import process
-    from svcinit.settings import attempt
+    from svcinit.settings.environment import attempt
 
     report = Report(LONGEST)
     report.together(HERE, ("settings", lambda: process.given(environment)))
@@ -75,7 +75,7 @@ class Examination:
 
     def run(self) -> str:
         """Returns the policy."""
-        from svcinit.agent.policy import policy
+        from svcinit.ctl.doctor.policy import policy
 
         self.look_around()
         if self.needs_consul:
@@ -101,7 +101,7 @@ class Examination:
         if settings.needs_prepare and settings.cache:
             attempts.append(("cache", lambda: files.cache(settings)))
         if files.dirs(settings):
-            from svcinit.agent import templating  # noqa: F401  here: once for all children
+            from svcinit.agent.templates import engine  # noqa: F401  here: once for all children
 
             attempts.append(("templates", lambda: files.syntax(settings)))
             attempts.append(("command", lambda: process.startable(settings, files.reload_commands(settings))))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 
-from svcinit.agent import last_known
-from svcinit.agent.connect import connect
-from svcinit.agent.consul import AGENT_RULE, service_rule
-from svcinit.agent.discovery import Resolver
-from svcinit.agent.http import Denied
-from svcinit.agent.policy import needs_agent
-from svcinit.agent.prepare import PREFIX, called
-from svcinit.agent.services import services
+from svcinit.agent.consul.api import AGENT_RULE, service_rule
+from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.discovery import Resolver
+from svcinit.agent.consul.http import Denied
+from svcinit.agent.prepare import source_cache
+from svcinit.agent.prepare.transaction import PREFIX, called
+from svcinit.agent.registration.services import services
+from svcinit.ctl.doctor.policy import needs_agent
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
@@ -19,9 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from svcinit.agent.consul import Consul
+    from svcinit.agent.consul.api import Consul
     from svcinit.ctl.doctor.report import Entry
-    from svcinit.settings import Settings
+    from svcinit.settings.environment import Settings
 
 CALL = 2.5  # seconds, at most, for one call
 DNS_TIMEOUT = 2.5  # seconds for each server
@@ -140,7 +140,7 @@ def keys(settings: Settings, prefix: str, datacenter: str | None) -> Iterator[En
     except SvcinitError as error:
         yield from failed(error)
         return
-    before = 0 if count or settings.allow_empty else last_known.count(settings, PREFIX + what)
+    before = 0 if count or settings.allow_empty else source_cache.count(settings, PREFIX + what)
     if count:
         yield well(f"{what}: keys {count}")
     elif before:

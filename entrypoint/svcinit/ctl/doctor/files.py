@@ -6,21 +6,21 @@ import errno
 import os
 import time
 
-from svcinit.agent import staging
-from svcinit.agent.prepare import SHARED, Preparation, called, kind_of
+from svcinit.agent.files import replacement
+from svcinit.agent.prepare.transaction import SHARED, Preparation, called, kind_of
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
-from svcinit.state import FOLDERS
+from svcinit.state_files import FOLDERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcinit.agent.discovery import Peer
-    from svcinit.agent.render import Rendered
+    from svcinit.agent.consul.discovery import Peer
+    from svcinit.agent.templates.render import Rendered
     from svcinit.ctl.doctor.report import Entry
-    from svcinit.settings import Settings
+    from svcinit.settings.environment import Settings
 
 PATIENCE = 3.0  # seconds for one question of a template's
 
@@ -39,7 +39,7 @@ def dirs(settings: Settings) -> list[str]:
 
 def used(settings: Settings) -> set[str]:
     """Names that templates use, as far as they can be read."""
-    from svcinit.agent.template_uses import uses
+    from svcinit.ctl.doctor.template_uses import uses
 
     try:
         return uses(dirs(settings), [SHARED])
@@ -61,7 +61,7 @@ def syntax(settings: Settings) -> Iterator[Entry]:
 
 def reload_commands(settings: Settings) -> list[tuple[str, str]]:
     """The commands by which templates have the service told of a change, each with where it stands."""
-    from svcinit.values import reload_option
+    from svcinit.settings.parsers import reload_option
 
     try:
         made, _ = _outline(_preparation(settings, ()))
@@ -114,7 +114,7 @@ def _environment(data: Preparation) -> Iterator[Entry]:
 
 def _rendered(data: Preparation, contents: dict[str, bytes], known: list[str]) -> Iterator[Entry]:
     """Fill in what each file would hold. `known`: faults that are told already."""
-    from svcinit.agent import render
+    from svcinit.agent.templates import render
 
     files, faults, away = render.attempt(data.sources(), data, data.libraries) if data.dirs else ([], [], [])
     if data.command:
@@ -136,10 +136,10 @@ def _rendered(data: Preparation, contents: dict[str, bytes], known: list[str]) -
 
 def _placed(made: list[Rendered], contents: dict[str, bytes], data: Preparation) -> Iterator[Entry]:
     """Is there a place for each file, and is it accepted there?"""
-    from svcinit.agent import files
+    from svcinit.agent.files import commit
 
     try:
-        files.plan(made)
+        commit.plan(made)
     except ConfigError as error:  # two that are one file, beside what is told of each below
         yield from (_unplaceable(fault, made[0].target) for fault in error.faults)
     for file in made:
@@ -155,7 +155,7 @@ def _placed(made: list[Rendered], contents: dict[str, bytes], data: Preparation)
 
 def _in_place(file: Rendered) -> Iterator[Entry]:
     """Write it beside its target, with its mode and owner, and remove it again."""
-    from svcinit.agent.render import Rendered
+    from svcinit.agent.templates.render import Rendered
 
     def rehearsal(owner: tuple[int, int] | None) -> tuple[str, ...]:
         return _faults_of([Rendered(file.target, file.content, file.mode, owner)])
@@ -166,12 +166,12 @@ def _in_place(file: Rendered) -> Iterator[Entry]:
         yield from (found("target-owner", fault) for fault in faults)
     elif faults:
         yield from (_unplaceable(fault, path) for fault in faults)
-    elif not staging.is_mount(path):
+    elif not replacement.is_mount(path):
         yield well(f"{file.target} can be put in place")
     elif not os.access(path, os.W_OK, effective_ids=True) and os.stat(path).st_uid != os.geteuid():
-        yield _unplaceable(staging.fault(file.target, path, OSError(errno.EACCES, os.strerror(errno.EACCES))), path)
+        yield _unplaceable(replacement.fault(file.target, path, OSError(errno.EACCES, os.strerror(errno.EACCES))), path)
     elif os.statvfs(path).f_flag & os.ST_RDONLY:
-        yield _unplaceable(staging.fault(file.target, path, OSError(errno.EROFS, os.strerror(errno.EROFS))), path)
+        yield _unplaceable(replacement.fault(file.target, path, OSError(errno.EROFS, os.strerror(errno.EROFS))), path)
     else:
         yield found("target-mounted", f"{file.target} is a mount of its own", folder=os.path.dirname(file.target))
 
@@ -189,7 +189,7 @@ def _checked(file: Rendered, data: Preparation) -> Iterator[Entry]:
 
 def _check_command(file: Rendered, data: Preparation) -> Iterator[Entry]:
     """There is nothing for it to look at: could it be started?"""
-    from svcinit.values import words
+    from svcinit.settings.parsers import words
 
     where = f"`check=` for {file.target}"
     fault = fault_of(words(file.check or "")[0], data.env)
@@ -199,10 +199,10 @@ def _check_command(file: Rendered, data: Preparation) -> Iterator[Entry]:
 
 def _faults_of(made: list[Rendered], data: Preparation | None = None) -> tuple[str, ...]:
     """What speaks against putting them in place; with `data` their checks are run."""
-    from svcinit.agent import files
+    from svcinit.agent.files import commit
 
     try:
-        files.rehearse(made, env=data.env if data else None, redact=data.redact if data else str)
+        commit.rehearse(made, env=data.env if data else None, redact=data.redact if data else str)
     except ConfigError as error:
         return error.faults
     return ()
@@ -210,7 +210,7 @@ def _faults_of(made: list[Rendered], data: Preparation | None = None) -> tuple[s
 
 def source(settings: Settings) -> Iterator[Entry]:
     """What stands in for Consul."""
-    from svcinit.agent.source_file import read
+    from svcinit.agent.prepare.source_file import read
 
     try:
         kv, services = read(settings.source or "")
@@ -251,7 +251,7 @@ def run_folder(settings: Settings) -> Iterator[Entry]:
 
 
 def cache(settings: Settings) -> Iterator[Entry]:
-    from svcinit.agent.cache import load
+    from svcinit.agent.prepare.cache import load
 
     folder = os.path.dirname(settings.cache)
     trouble = _trouble(folder)
@@ -271,8 +271,8 @@ def _trouble(folder: str) -> str:
     """Why no file can be made in a directory, which is made for that and removed again; empty if one can."""
     made: list[str] = []
     try:
-        staging.make_dirs(folder, made)
-        probe = staging.Replacement(os.path.join(folder, "doctor"), b"", 0o600, None)
+        replacement.make_dirs(folder, made)
+        probe = replacement.Replacement(os.path.join(folder, "doctor"), b"", 0o600, None)
         probe.stage()
         probe.discard()
     except ConfigError as error:
@@ -280,7 +280,7 @@ def _trouble(folder: str) -> str:
     except OSError as error:
         return (error.strerror or str(error)).lower()
     finally:
-        staging.remove_dirs(made)
+        replacement.remove_dirs(made)
     return ""
 
 
@@ -290,6 +290,6 @@ def _preparation(settings: Settings, command: tuple[str, ...], *, named: bool = 
 
 
 def _outline(data: Preparation) -> tuple[list[Rendered], list[str]]:
-    from svcinit.agent import render
+    from svcinit.agent.templates import render
 
     return render.outline(data.sources(), data, data.libraries)

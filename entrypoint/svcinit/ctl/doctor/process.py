@@ -11,10 +11,10 @@ import signal
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
-from svcinit.init import become
-from svcinit.settings import UNKNOWN, attempt
-from svcinit.steps import AFTER_KILL, STOP_TIMEOUT
-from svcinit.values import has_capability, signal_name, words
+from svcinit.lifecycle.steps import AFTER_KILL, STOP_TIMEOUT
+from svcinit.processes.init import become
+from svcinit.settings.environment import UNKNOWN, attempt
+from svcinit.settings.parsers import has_capability, signal_name, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from svcinit.ctl.doctor.report import Entry
-    from svcinit.settings import Settings
+    from svcinit.settings.environment import Settings
 
 DOCKER_STOP = 10.0  # seconds that `docker stop` gives where nobody says otherwise
 CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): what it takes to become another user
@@ -33,7 +33,7 @@ YAML_ENDINGS = ".yaml", ".yml"
 
 def given(environment: Mapping[str, str]) -> Iterator[Entry]:
     """What is wrong with the variables, all of it; SVCINIT_SERVICES is read by whoever registers."""
-    from svcinit.agent.services import services
+    from svcinit.agent.registration.services import services
 
     settings, faults = attempt(environment)
     registered: list[str] = []
@@ -121,7 +121,7 @@ def _named(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
-    from svcinit.agent.services import services
+    from svcinit.agent.registration.services import services
 
     try:
         found = services(settings)

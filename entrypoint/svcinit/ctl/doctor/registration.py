@@ -6,27 +6,27 @@ import contextlib
 import ipaddress
 import socket
 
-from svcinit.agent.advertise import advertised, interfaces
-from svcinit.agent.connect import connect
+from svcinit.agent.consul.connect import connect
 from svcinit.agent.redact import redactor
-from svcinit.agent.registration import MAINTENANCE, maintenance_of
-from svcinit.agent.services import services
+from svcinit.agent.registration.advertise import advertised, interfaces
+from svcinit.agent.registration.definition import MAINTENANCE, maintenance_of
+from svcinit.agent.registration.services import services
 from svcinit.ctl import state as states
 from svcinit.ctl.doctor.consul import CALL, failed
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError
-from svcinit.settings import host_of
-from svcinit.state import read_of_life
+from svcinit.settings.environment import host_of
+from svcinit.state_files import read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from svcinit.agent.consul import Consul
-    from svcinit.agent.services import Service
+    from svcinit.agent.consul.api import Consul
+    from svcinit.agent.registration.services import Service
     from svcinit.ctl.doctor.report import Entry
-    from svcinit.settings import Settings
+    from svcinit.settings.environment import Settings
 
 CRITICAL = "critical"
 OUTPUT = 300  # characters of what a check said

@@ -14,8 +14,8 @@ import signal
 import time
 
 from svcinit import log
-from svcinit.agent import child
 from svcinit.ctl.doctor.catalogue import FINDINGS, OK, WRONG
+from svcinit.processes import child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,0 +1,214 @@
+"""The metrics, as a table, and what the state files say as Prometheus wants to hear it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+
+from svcinit.agent.metrics.overview import overview
+from svcinit.agent.metrics.processes import OWN, figures
+from svcinit.lifecycle.steps import State
+from svcinit.state_files import read_of_life
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from prometheus_client.core import Metric as Family
+
+    from svcinit.settings.environment import Settings
+
+    Sample = tuple[
+        str, tuple[str, ...], Any
+    ]  # name, values of the labels, value: of summaries and histograms the parts
+
+COUNTER, GAUGE, HISTOGRAM, SUMMARY = "counter", "gauge", "histogram", "summary"
+FAMILIES = {
+    COUNTER: CounterMetricFamily, GAUGE: GaugeMetricFamily, HISTOGRAM: HistogramMetricFamily,
+    SUMMARY: SummaryMetricFamily,
+}  # fmt: skip
+STATES = [value for name, value in vars(State).items() if name.isupper()]
+
+
+class Metric:
+    """One row of the table."""
+
+    def __init__(self, name: str, kind: str, labels: tuple[str, ...], meaning: str) -> None:
+        self.name, self.kind, self.labels, self.meaning = f"svcinit_{name}", kind, labels, meaning
+
+
+M = Metric
+SERVICE = "service", "id"
+# fmt: off
+TABLE = (
+    M("info", GAUGE, ("version", *SERVICE), "1; the version of svcinit, SVCINIT_SERVICE and SVCINIT_ID"),
+    M("start_time_seconds", GAUGE, (), "when svcinit was started, since the epoch"),
+    M("state", GAUGE, ("state",), "1 for the state that svcinit is in, 0 for the others"),
+    M("degraded", GAUGE, (), "1 while svcinit is degraded: the last start or reload did not end well"),
+    M("main_start_time_seconds", GAUGE, (), "when the command was last started, since the epoch"),
+    M("main_starts_total", COUNTER, (), "starts of the command"),
+    M("main_exits_total", COUNTER, ("code",), "exits of the command, by status (128+N: killed by signal N)"),
+    M("presence_up", GAUGE, (), "1 while the process that keeps the service registered lives"),
+    M("presence_restarts_total", COUNTER, (), "times that it died or was killed, and was started again"),
+    M("orphans_reaped_total", COUNTER, (), "zombies reaped that were not children of svcinit's own"),
+    M("reloads_total", COUNTER, ("outcome",),
+      "reloads that ended: done; in_place: on the files in place, for want of Consul; aborted: before the command was "
+      "told; taken_back: its check did not succeed; failed: it could not be told"),
+    M("reload_duration_seconds", SUMMARY, (), "time from the beginning of a reload to its end"),
+    M("last_reload_timestamp_seconds", GAUGE, (), "when the last reload ended, since the epoch"),
+    M("fetch_duration_seconds", SUMMARY, (), "time that a preparation took to fetch KV and to wait for services"),
+    M("render_duration_seconds", SUMMARY, (),
+      "time that it took to render, check and commit the files, with the peers that templates asked for"),
+    M("preparation_failed", GAUGE, (), "1 when the last preparation failed"),
+    M("template_changed_timestamp_seconds", GAUGE, ("target",), "when a rendered file last changed, since the epoch"),
+    M("template_failed", GAUGE, ("target",), "1 when the last preparation found fault with its template"),
+    M("prefix_entries", GAUGE, ("prefix",), "keys below a KV prefix when it was last fetched for the files"),
+    M("prefix_fetched_timestamp_seconds", GAUGE, ("prefix",), "when that was, since the epoch"),
+    M("peers_entries", GAUGE, ("peers",), "instances of a service that the files were made with"),
+    M("peers_fetched_timestamp_seconds", GAUGE, ("peers",), "when they were asked for, since the epoch"),
+    M("ready", GAUGE, (), "1 once SVCINIT_READY succeeded"),
+    M("registered", GAUGE, SERVICE, "1 while the service is registered, as far as svcinit knows"),
+    M("registrations_total", COUNTER, SERVICE,
+      "times that it was registered: the first time, and to set right what others changed"),
+    M("maintenance", GAUGE, SERVICE, "1 while it is in maintenance mode"),
+    M("registration_looked_timestamp_seconds", GAUGE, SERVICE,
+      "when the agent was last asked whether it has the service as it should be, since the epoch"),
+    M("watch_failed", GAUGE, (), "1 while a change in Consul could not be taken over"),
+    M("watch_lag_seconds", GAUGE, (), "for how long a change that was seen in Consul has not been taken over; 0: none"),
+    M("watch_answered_timestamp_seconds", GAUGE, ("followed",),
+      "when a prefix or peer set was last heard of, since the epoch"),
+    M("consul_requests_total", COUNTER, ("kind", "outcome"),
+      "requests to Consul and its DNS: ok; denied; error: answered and of no use; unreachable: not answered"),
+    M("consul_request_duration_seconds", HISTOGRAM, ("kind",), "how long they took, but for blocking queries"),
+    M("processes", GAUGE, ("role",), "processes: init, presence, metrics, main (with all that it started), other"),
+    M("resident_memory_bytes", GAUGE, ("role",), "their resident memory; what they share is counted more than once"),
+    M("proportional_memory_bytes", GAUGE, ("role",), "the same, where what is shared is counted by share; not of main"),
+    M("cpu_seconds_total", COUNTER, ("role",), "CPU time that they have used"),
+)
+# fmt: on
+
+
+class Exposition:
+    """What a scrape gets. One object for all: CPU time of a role never goes back, although children that end may take
+    theirs to init."""
+
+    def __init__(self, settings: Settings, life: str) -> None:
+        self._folder, self._life = settings.run, life
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self._cpu: dict[tuple[str, object], float] = {}
+
+    def answer(self, accept: str) -> tuple[str, bytes]:
+        """The type and the text, in the format that is asked for where that is known."""
+        try:
+            encode, kind = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none
+            encode, kind = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return kind, encode(self._registry)
+
+    def collect(self) -> Iterator[Family]:
+        families: dict[str, Any] = {
+            row.name: FAMILIES[row.kind](row.name, row.meaning, labels=row.labels) for row in TABLE
+        }
+        init = read_of_life(self._folder, "init", self._life)
+        for name, labels, value in self._samples(init) if init else ():
+            parts = value if isinstance(value, tuple) else (value,)
+            families[f"svcinit_{name}"].add_metric([_text(label) for label in labels], *parts)
+        yield from families.values()
+
+    def _samples(self, init: Mapping[str, Any]) -> Iterator[Sample]:
+        status = overview(init, self._folder)
+        yield from of_init(status)
+        yield from of_preparation(status["preparation"])
+        yield from of_presence(status)
+        yield from of_requests(status["consul_requests"])
+        yield from self._of_processes(init)
+
+    def _of_processes(self, init: Mapping[str, Any]) -> Iterator[Sample]:
+        former, self._cpu = self._cpu, {}
+        for role, figure in figures(init, proportional=OWN).items():
+            yield "processes", (role,), figure["processes"]
+            yield "resident_memory_bytes", (role,), figure["resident_bytes"]
+            if figure["proportional_bytes"] is not None:
+                yield "proportional_memory_bytes", (role,), figure["proportional_bytes"]
+            key = role, init.get(role)
+            self._cpu[key] = max(former.get(key, 0.0), figure["cpu_seconds"])
+            yield "cpu_seconds_total", (role,), self._cpu[key]
+
+
+def _text(label: str) -> str:
+    """A label as UTF-8 can have it: names of files are bytes."""
+    return label.encode("utf-8", "backslashreplace").decode()
+
+
+def of_init(status: Mapping[str, Any]) -> Iterator[Sample]:
+    yield "info", (status["version"], status["service"] or "", status["id"] or ""), 1
+    yield "start_time_seconds", (), status["started"]
+    for state in STATES:
+        yield "state", (state,), status["state"] == state
+    yield "degraded", (), bool(status["degraded"])
+    if status["main_started"] is not None:
+        yield "main_start_time_seconds", (), status["main_started"]
+    yield "main_starts_total", (), status["main_starts"]
+    for code, count in status["main_exits"].items():
+        yield "main_exits_total", (code,), count
+    yield "presence_restarts_total", (), status["presence_restarts"]
+    yield "orphans_reaped_total", (), status["orphans"]
+    for outcome, count in status["reload_outcomes"].items():
+        yield "reloads_total", (outcome,), count
+    yield "reload_duration_seconds", (), (status["reload_seconds"]["count"], status["reload_seconds"]["sum"])
+    if status["last_reload"]:
+        yield "last_reload_timestamp_seconds", (), status["last_reload"]["ended"]
+
+
+def of_preparation(prepared: Mapping[str, Any]) -> Iterator[Sample]:
+    for phase in ("fetch", "render"):
+        took = prepared[f"{phase}_seconds"]
+        yield f"{phase}_duration_seconds", (), (took["count"], took["sum"])
+    yield "preparation_failed", (), bool(prepared["trouble"])
+    for entry in prepared["templates"]:
+        if entry["changed"] is not None:
+            yield "template_changed_timestamp_seconds", (entry["target"],), entry["changed"]
+        yield "template_failed", (entry["target"],), entry["error"] is not None
+    for kind, found in (("prefix", prepared["prefixes"]), ("peers", prepared["peers"])):
+        for name, entry in found.items():
+            yield f"{kind}_entries", (name,), entry["entries"]
+            yield f"{kind}_fetched_timestamp_seconds", (name,), entry["fetched"]
+
+
+def of_presence(status: Mapping[str, Any]) -> Iterator[Sample]:
+    if status["ready"] is not None:
+        yield "presence_up", (), status["presence"] is not None
+        yield "ready", (), status["ready"]
+    for service_id, known in status["services"].items():
+        labels = known["service"], service_id
+        yield "registered", labels, known["registered"]
+        yield "registrations_total", labels, known["registrations"]
+        yield "maintenance", labels, known["maintenance"] is not None
+        if known["looked"] is not None:
+            yield "registration_looked_timestamp_seconds", labels, known["looked"]
+    watch = status["watch"]
+    if watch is None:
+        return
+    yield "watch_failed", (), bool(watch["trouble"])
+    yield "watch_lag_seconds", (), watch["lag_seconds"]
+    for label, followed in watch["followed"].items():
+        if followed["answered"] is not None:
+            yield "watch_answered_timestamp_seconds", (label,), followed["answered"]
+
+
+def of_requests(requests: Mapping[str, Any]) -> Iterator[Sample]:
+    for kind, entry in requests.items():
+        for outcome, count in entry["outcomes"].items():
+            yield "consul_requests_total", (kind, outcome), count
+        timed = entry["seconds"]
+        if timed["count"]:
+            buckets = [*timed["buckets"].items(), ("+Inf", timed["count"])]
+            yield "consul_request_duration_seconds", (kind,), (buckets, timed["sum"])

@@ -1,0 +1,50 @@
+"""All that the state files say, as one document: what `svcinitctl status --json` prints (docs/schemas/status.json)."""
+
+from __future__ import annotations
+
+import time
+
+from svcinit.agent.consul.stats import Requests
+from svcinit.state_files import read_of_life
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+EMPTY = {"last": None, "sum": 0.0, "count": 0}
+PREPARED = "ended", "trouble", "templates", "prefixes", "peers", "fetch_seconds", "render_seconds"
+NOTHING: dict[str, object] = {
+    "ended": None, "trouble": [], "templates": [], "prefixes": {}, "peers": {}, "fetch_seconds": EMPTY,
+    "render_seconds": EMPTY,
+}  # fmt: skip
+
+
+def overview(init: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+    """`init`: what init.json says; the others count if they are of the same life."""
+    presence = read_of_life(folder, "presence", init["life"]) or {}
+    prepared = read_of_life(folder, "prepare", init["life"]) or {}
+    requests = Requests(prepared.get("requests"))
+    requests.add(presence.get("requests", {}))
+    document = dict(init)
+    began = document.pop("started_monotonic")
+    looked = presence.get("looked", {})
+    return {
+        **document,
+        "uptime_seconds": time.monotonic() - began,
+        "ready": presence.get("ready"),
+        "services": {
+            service_id: {**known, "looked": looked.get(service_id)}
+            for service_id, known in presence.get("services", {}).items()
+        },
+        "watch": _watch(presence) if presence.get("watch") else None,
+        "preparation": {name: prepared.get(name, NOTHING[name]) for name in PREPARED},
+        "consul_requests": requests.state(),
+    }
+
+
+def _watch(presence: Mapping[str, Any]) -> dict[str, Any]:
+    """`lag_seconds`: for how long a change that was seen has not been taken over."""
+    since = presence["watch"]["pending_since"]
+    lag = 0.0 if since is None else max(0.0, time.time() - since)
+    return {"trouble": presence["watch"]["trouble"], "lag_seconds": lag, "followed": presence["followed"]}

@@ -1,0 +1,72 @@
+"""Memory and CPU time of svcinit's own processes and of the service, by role."""
+
+from __future__ import annotations
+
+import psutil
+
+from svcinit.processes.init import Role, descendants
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from typing import Any
+
+INIT, OTHER = "init", "other"
+OWN = INIT, Role.PRESENCE, Role.METRICS
+ROLES = (*OWN, Role.MAIN, OTHER)
+
+
+def figures(init: Mapping[str, Any], proportional: Collection[str] = ROLES) -> dict[str, dict[str, Any]]:
+    """Of each role that has a process: `processes`, `resident_bytes`, `proportional_bytes`, `cpu_seconds`.
+
+    `init`: what init.json says. Resident memory counts what is shared by each of its sharers, proportional memory by
+    its share of it; that is None where it may not be read, and for roles not in `proportional`, since the kernel walks
+    through all of a process's memory for it. CPU time is that of children that ended, too, but for init, whose are
+    everybody's.
+    """
+    found = {}
+    for role, pids in _by_role(init).items():
+        figure = _figure(pids, children=role != INIT, proportional=role in proportional)
+        if figure["processes"]:
+            found[role] = figure
+    return found
+
+
+def _by_role(init: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Whatever is below init and belongs to no role, such as a hook or an orphan, is OTHER."""
+    roles = {INIT: [int(init["pid"])]}
+    rest = set(descendants(init["pid"]))
+    for role in (Role.PRESENCE, Role.METRICS, Role.MAIN):
+        if init[role] is not None:
+            roles[role] = [init[role], *descendants(init[role])]
+            rest.difference_update(roles[role])
+    return {**roles, OTHER: sorted(rest)}
+
+
+def _figure(pids: Iterable[int], *, children: bool, proportional: bool) -> dict[str, Any]:
+    count = resident = 0
+    share: int | None = 0 if proportional else None
+    cpu = 0.0
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times, memory = process.cpu_times(), process.memory_info().rss
+        except psutil.Error:  # it ended, or is somebody else's
+            continue
+        count += 1
+        resident += memory
+        cpu += times.user + times.system + (times.children_user + times.children_system) * children
+        share = _added(share, process)
+    return {"processes": count, "resident_bytes": resident, "proportional_bytes": share, "cpu_seconds": cpu}
+
+
+def _added(share: int | None, process: psutil.Process) -> int | None:
+    if share is None:
+        return None
+    try:
+        return share + int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return share
+    except psutil.Error:
+        return None

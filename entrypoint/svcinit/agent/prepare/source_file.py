@@ -1,0 +1,268 @@
+"""SVCINIT_SOURCE=file:PATH: KV and peers from a file or a directory, in place of Consul's.
+
+A file is YAML or JSON:
+
+    kv: {config: {web: {workers: 4, env: {DEBUG: "1"}}}}      # nested, or flat: config/web/workers: 4
+    services: {mysql: [{address: 10.0.0.5, port: 3306, tags: [primary]}, "10.0.0.6:3306"]}
+
+`env` may stand beside them: what `svcinitctl check` takes as the environment.
+A directory has the keys as files below PATH/kv, less the last line end of each, and in PATH/services.yaml what stands
+under `services`, or the list of one service in PATH/services/NAME.yaml (.yml and .json too). Hidden files and those
+that end in ~ are left out.
+
+Names of keys are whole, as they are in Consul, so that SVCINIT_KV_PREFIX and its layers mean the same; keys have no
+datacenter. Values are as they are written. An instance without `dc` is in the own datacenter. NAME.query is the entry
+of that name, else NAME.
+"""
+
+from __future__ import annotations
+
+import os
+
+from svcinit import regular_file
+from svcinit.agent.consul.discovery import QUERY, Peer, name_and_tag, question_for
+from svcinit.agent.prepare.located_yaml import Node, Place, parse
+from svcinit.agent.prepare.transaction import Preparation
+from svcinit.errors import ConfigError
+from svcinit.settings.parsers import host_port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENDINGS = ".yaml", ".yml", ".json"
+FIELDS = "address", "port", "tags", "node", "dc"
+INSTANCE = f"HOST:PORT, or a mapping of {', '.join(FIELDS)} with an address"
+SECTIONS = {"kv", "services", "env"}
+LOOPBACK = "127.0.0.1"
+PORTS = 65535
+NO_HOST = " ,/[]"  # what is in no address and no host name
+
+
+class FromFile(Preparation):
+    """A preparation for which a file stands in for Consul. Raises ConfigError with file and line of what is wrong."""
+
+    none_found = "SVCINIT_SOURCE has none"
+    looked_in = "in SVCINIT_SOURCE"
+
+    def fetch(self) -> None:
+        path = self.settings.source or ""
+        self._stamp = stamp(path)  # first: what is changed while it is read is read again
+        self._kv, self._services = read(path)
+        super().fetch()
+
+    def inputs(self) -> dict[str, object]:
+        return {"kv": [self._stamp], "peers": []}
+
+    def keys(self, prefix: str, _datacenter: str | None) -> dict[str, bytes]:
+        return {key: value for key, value in self._kv.items() if key.startswith(f"{prefix}/")}
+
+    def expect(self, what: str, count: int) -> None:
+        """What a person emptied is news: this is no server that recovers."""
+
+    def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
+        name, tag, dc = question
+        question_for(name, tag, dc, self.settings.domain)  # what DNS cannot be asked for is wrong here too
+        name, tag = _name_and_tag(name.lower(), (tag or "").lower())
+        found = self.instances(name)
+        return sorted({peer for peer, tags, where in found if (not tag or tag in tags) and where == (dc or "").lower()})
+
+    def instances(self, name: str) -> list[Instance]:
+        return self._services.get(name) or self._services.get(name.removesuffix(QUERY)) or []
+
+    @property
+    def agent(self) -> dict[str, str]:
+        return {"node": os.uname().nodename, "address": LOOPBACK}
+
+
+def _name_and_tag(name: str, tag: str) -> tuple[str, str]:
+    if name.endswith(QUERY):
+        return name, ""
+    if not name.startswith("_"):
+        return name_and_tag(name, tag)
+    name, _, tag = name[1:].partition("._")  # RFC 2782, where _tcp means any
+    return name, "" if tag == "tcp" else tag
+
+
+Instance = tuple[Peer, set[str], str]  # with its tags and its datacenter, empty for the own one
+
+
+def read(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
+    """KV by full name, and the instances of each service. Raises ConfigError."""
+    if os.path.isdir(path):
+        return _directory(path)
+    place, top = _load(path)
+    level = top.value
+    if not isinstance(level, dict) or set(level) - SECTIONS:
+        raise place.wrong(top.line, "its top level: expected a mapping with `kv` and `services`")
+    kv: dict[str, bytes] = {}
+    if "kv" in level and not level["kv"].is_null:
+        _flatten(level["kv"], "", kv, place)
+    return kv, _services(level["services"], place) if "services" in level else {}
+
+
+def environment(path: str) -> dict[str, str]:
+    """What stands under `env` in a file, for `svcinitctl check`; a running svcinit has an environment of its own.
+
+    Raises ConfigError.
+    """
+    if os.path.isdir(path):
+        return {}
+    place, top = _load(path)
+    given = top.value.get("env") if isinstance(top.value, dict) else None
+    if given is None or given.is_null:
+        return {}
+    if not isinstance(given.value, dict) or any(isinstance(node.value, dict | list) for node in given.value.values()):
+        raise place.wrong(given.line, "env: expected a mapping of variables to values")
+    return {str(name): node.text for name, node in given.value.items()}
+
+
+def stamp(path: str) -> str:
+    """What changes when the source does: names, sizes and times of all that belongs to it."""
+    found = []
+    for folder, _, names in os.walk(path) if os.path.isdir(path) else [(os.path.dirname(path), [], [path])]:
+        for name in names:
+            try:
+                status = os.stat(os.path.join(folder, name))
+            except OSError:  # being replaced: the next look sees what is there then
+                continue
+            found.append((folder, name, status.st_size, status.st_mtime_ns, status.st_ino))
+    return repr(sorted(found))
+
+
+def _load(path: str) -> tuple[Place, Node]:
+    place = Place(f"SVCINIT_SOURCE: {path}", file=path)
+    try:
+        text = _content(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise place.wrong(line, "expected UTF-8 (other bytes can be keys of a directory)") from None
+    return place, parse(text, place, only_json=path.endswith(".json"))
+
+
+def _content(path: str) -> bytes:
+    try:
+        return regular_file.read(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> ConfigError:
+    return ConfigError(f"SVCINIT_SOURCE: {path} cannot be read: {error.strerror}", file=path)
+
+
+def _flatten(node: Node, prefix: str, kv: dict[str, bytes], place: Place) -> None:
+    if not isinstance(node.value, dict):
+        raise place.wrong(node.line, "kv: expected a mapping of names to values or to further names")
+    for name, below in node.value.items():
+        key = prefix + name.strip("/")
+        if key == prefix:
+            raise place.wrong(below.line, f"kv: expected a name and found {name!r}")
+        if isinstance(below.value, dict):
+            _flatten(below, f"{key}/", kv, place)
+        elif key in kv:
+            raise place.wrong(below.line, f"kv: {key} is given twice")
+        else:
+            kv[key] = below.text.encode(errors="surrogatepass")
+
+
+def _directory(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
+    folder, lists = os.path.join(path, "kv"), list(_lists(path))
+    if not os.path.isdir(folder) and not lists:
+        raise ConfigError(
+            f"SVCINIT_SOURCE: {path}: expected keys as files in kv/, or services.yaml, or both", file=path
+        )
+    kv = {}
+    for file in _files(folder) if os.path.isdir(folder) else ():
+        kv[os.path.relpath(file, folder)] = _content(file).removesuffix(b"\n")  # editors add one
+    found: dict[str, list[Instance]] = {}
+    for file, name in lists:
+        place, top = _load(file)
+        for each, instances in _services(Node({name: top}, top.line) if name else top, place).items():
+            if each in found:
+                raise place.wrong(top.line, f"services: {each} is given in another file too")
+            found[each] = instances
+    return kv, found
+
+
+def _lists(path: str) -> Iterator[tuple[str, str]]:
+    """The files that list instances, each with the name of its service, empty where it has several."""
+    for ending in ENDINGS:
+        if os.path.exists(os.path.join(path, "services" + ending)):
+            yield os.path.join(path, "services" + ending), ""
+    folder = os.path.join(path, "services")
+    for file in _files(folder) if os.path.isdir(folder) else ():
+        name, ending = os.path.splitext(os.path.relpath(file, folder))
+        if ending not in ENDINGS or "/" in name:
+            told = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
+            raise ConfigError(told, file=file)
+        yield file, name
+
+
+def _files(folder: str) -> Iterator[str]:
+    """All that a person put below a folder, in order."""
+
+    def fail(error: OSError) -> None:
+        raise _unreadable(str(error.filename), error)
+
+    for where, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and not name.endswith("~"):
+                yield os.path.join(where, name)
+
+
+def _services(node: Node, place: Place) -> dict[str, list[Instance]]:
+    if node.is_null:
+        return {}
+    if not isinstance(node.value, dict):
+        raise place.wrong(node.line, "services: expected a mapping of names to lists of instances")
+    found = {}
+    for name, below in node.value.items():
+        if not isinstance(below.value, list) and not below.is_null:
+            raise place.wrong(below.line, f"services.{name}: expected a list of instances")
+        each = enumerate(below.value if isinstance(below.value, list) else ())
+        found[name.lower()] = [_instance(one, place, f"services.{name}[{index}]") for index, one in each]
+    return found
+
+
+def _instance(node: Node, place: Place, where: str) -> Instance:
+    given = node.value
+    if isinstance(given, str):
+        try:
+            host, port = host_port(given, 0)
+        except ValueError:
+            host, port = "", 0
+        if not _is_host(host):
+            raise place.wrong(node.line, f"{where}={given!r}: expected {INSTANCE}")
+        return Peer(host, host, port, ""), set(), ""
+    if not isinstance(given, dict) or "address" not in given:
+        raise place.wrong(node.line, f"{where}: expected {INSTANCE}")
+    for name, field in given.items():
+        _check_field(name, field, place, where)
+    text = {name: field.text for name, field in given.items()}
+    tags = given["tags"].value if "tags" in given else []
+    peer = Peer(text["address"], text["address"], int(text.get("port") or 0), text.get("node", ""))
+    return peer, {tag.text.lower() for tag in tags if isinstance(tag, Node)}, text.get("dc", "").lower()
+
+
+def _check_field(name: str, field: Node, place: Place, where: str) -> None:
+    if name not in FIELDS:
+        raise place.wrong(field.line, f"{where}: {name!r}: expected one of {', '.join(FIELDS)}")
+    if field.is_null and name != "address":
+        return
+    is_right, expected = {
+        "address": (_is_host(field.text), "an IP address or a host name"),
+        "port": (_is_port(field.value), f"a port from 0 to {PORTS}"),
+        "tags": (isinstance(field.value, list), "a list of tags"),
+    }.get(name, (isinstance(field.value, str), "text"))
+    if not is_right:
+        raise place.wrong(field.line, f"{where}.{name}: expected {expected}")
+
+
+def _is_host(given: object) -> bool:
+    return isinstance(given, str) and bool(given) and given.isprintable() and not set(given) & set(NO_HOST)
+
+
+def _is_port(given: object) -> bool:
+    return isinstance(given, str) and given.isascii() and given.isdigit() and len(given) <= 5 and int(given) <= PORTS

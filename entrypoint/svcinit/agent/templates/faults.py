@@ -1,0 +1,148 @@
+"""What is wrong with a template, as a sentence for people: file, line, its text, and what was not found.
+
+No value of a key or of the environment gets into such a sentence. Names do, but a name can be computed from a
+value, and so can what Python says about one: a quoted word is shown only when it stands in the template
+itself, is a part of a known key, or belongs to Python.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateNotFound, TemplateRuntimeError, TemplateSyntaxError, UndefinedError
+
+from svcinit.errors import Fault
+
+if TYPE_CHECKING:
+    from svcinit.agent.templates.engine import Data
+    from svcinit.errors import SvcinitError
+
+_SHOWN = 200  # characters of a line
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_QUOTED_SINGLE = re.compile(r"'(?:[^'\\]|\\.)*'")  # as repr() does; rules of ACLs have double quotes
+_QUOTED_OR_NUMBER = re.compile(_QUOTED.pattern + r"|\d+")
+_PARAMETERS = {"path", "name", "default", "address", "port", "host", "node", "keys", "items"}
+# Of all that Python raises, those whose text is fixed but for quoted words.
+_HARMLESS = (TypeError, AttributeError, ZeroDivisionError, TemplateRuntimeError)
+
+
+class WrongError(TemplateRuntimeError):
+    """Raised by functions and filters with a text that is fit to be shown."""
+
+
+class NoKeyError(UndefinedError):
+    """Its text is the path of the key."""
+
+
+class NoVariableError(UndefinedError):
+    """Its text is the name of the environment variable."""
+
+
+class NoNameError(UndefinedError):
+    """Its text is a name that the template uses and nobody defines."""
+
+
+def where(error: Exception, label: str, texts: Mapping[str, str]) -> Fault:
+    """Say where a template failed: `FILE, line 3, `the text of line 3``.
+
+    label: what was rendered; texts: the templates that were loaded, by file.
+    """
+    file, line = _place(error, label, texts)
+    lines = texts.get(file, "").splitlines()
+    rendered = f" (for {label})" if file != label else ""
+    named = {"file": file} if file.startswith("/") else {}
+    if not 0 < line <= len(lines):
+        return Fault(f"{file}{rendered}", **named)
+    text = lines[line - 1].strip()
+    told = f"{file}, line {line}{rendered}, `{text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}`"
+    return Fault(told, **named, line=line)
+
+
+def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, names: list[str]) -> Fault:
+    """Return the whole sentence. names: what templates may use."""
+    source = texts.get(_place(error, label, texts)[0], "")
+    place = where(error, label, texts)
+    missing = {}
+    if isinstance(error, NoKeyError):
+        missing["key"] = _path(str(error), source, data)
+    elif isinstance(error, NoVariableError):
+        missing["variable"] = _word(str(error), source, data)
+    return Fault(f"{place}: {_reason(error, source, data, names)}", **place.named, **missing)
+
+
+def without_values(error: SvcinitError, label: str, texts: Mapping[str, str], data: Data) -> list[str]:
+    """The faults of a part that a template called, with what it was given only where the template spells it out."""
+    source = texts.get(_place(error, label, texts)[0], "")
+    return [_public(fault, _QUOTED_SINGLE, source, data) for fault in error.faults]
+
+
+def _place(error: Exception, label: str, texts: Mapping[str, str]) -> tuple[str, int]:
+    """Innermost template and line of an error: Jinja2 has put those into its traceback."""
+    if isinstance(error, TemplateSyntaxError):
+        return error.filename or label, error.lineno
+    place = (label, 0)
+    step = error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if file in texts:
+            place = (file, step.tb_lineno)
+        step = step.tb_next
+    return place
+
+
+def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
+    text = str(error)
+    if isinstance(error, WrongError | TemplateSyntaxError):
+        reason = text if isinstance(error, WrongError) else error.message or "wrong syntax"
+    elif isinstance(error, NoKeyError):
+        nearest = _nearest(text, data.kv, "there are no keys at all")
+        reason = f"there is no key {_path(text, source, data)}{nearest}"
+    elif isinstance(error, NoVariableError):
+        reason = f"environment variable {_word(text, source, data)} is not set{_nearest(text, data.env)}"
+    elif isinstance(error, NoNameError):
+        reason = f"{text} is not defined{_nearest(text, names)}"
+    elif isinstance(error, TemplateNotFound):
+        reason = f"there is no template {_word(str(error.name), source, data)} in the template directories"
+    elif isinstance(error, UndefinedError):
+        reason = _public(text, _QUOTED_OR_NUMBER, source, data)
+    elif isinstance(error, _HARMLESS):
+        reason = f"{type(error).__name__}: {_public(text, _QUOTED, source, data)}"
+    else:
+        reason = f"{type(error).__name__} (its text is not shown: it may hold a value)"
+    return reason.removesuffix(".")
+
+
+def _nearest(name: str, known: Iterable[str], none: str = "") -> str:
+    import difflib
+
+    candidates = sorted(known)
+    near = difflib.get_close_matches(name, candidates, 3)
+    if near:
+        return f"; nearest: {', '.join(near)}"
+    return f"; {none}" if none and not candidates else ""
+
+
+def _path(path: str, source: str, data: Data) -> str:
+    """Show a key whole if the template spells it out or spells it in parts (`cfg.uwsgi.workers`)."""
+    if path in source:
+        return path
+    return "/".join(_word(part, source, data) for part in path.split("/"))
+
+
+def _word(word: str, source: str, data: Data) -> str:
+    return word if word in source or any(word in key.split("/") for key in data.kv) else "(computed)"
+
+
+def _public(text: str, pattern: re.Pattern[str], source: str, data: Data) -> str:
+    def shown(match: re.Match[str]) -> str:
+        quote = match[0][0] if match[0][0] in "'\"" else ""
+        word = match[0].strip(quote) if quote else match[0]
+        kind = word.removesuffix(" object")
+        if hasattr(builtins, kind) or kind.startswith("svcinit.") or word in _PARAMETERS:
+            return match[0]
+        return f"{quote}{_word(word, source, data)}{quote}"
+
+    return pattern.sub(shown, text)

@@ -1,0 +1,318 @@
+"""Following what the configuration was made from: changes settle, a child prepares anew, init is told of new files.
+
+The child is a worker, forked from presence, which has all modules loaded; what the watches know is its data. It and a
+prepare of init's never work at the same time (a lock). Its verdict lies in a memfd that init empties when it has taken
+it; only then the next one may come.
+"""
+
+from __future__ import annotations
+
+import _signal
+import fcntl
+import gc
+import hashlib
+import json
+import marshal
+import os
+import shlex
+import time
+
+from svcinit import log
+from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.discovery import Peer
+from svcinit.agent.files import commit
+from svcinit.agent.prepare import record, source_cache
+from svcinit.agent.prepare.lock import is_free, locked
+from svcinit.agent.prepare.source_file import FromFile
+from svcinit.agent.prepare.transaction import PREPARING, Preparation
+from svcinit.agent.templates import engine, render
+from svcinit.agent.watch import queries
+from svcinit.agent.watch.worker import Worker
+from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.processes.init import NEWS, content
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.agent.consul.api import Consul
+    from svcinit.settings.environment import Settings
+
+BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
+RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
+NEVER = float("inf")
+# for the children, which else import them anew
+PRELOADED = fcntl, commit, hashlib, source_cache, marshal, record, render, shlex
+REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
+Question = tuple[str, str | None, str | None]
+Dated = tuple[float, int]  # as Preparation.dated
+NOT_KNOWN = None, (0.0, 0)
+
+
+class Slots:
+    """The memfds that init and its presence share: `inputs` of the last preparation of init's, `news` (a verdict) and
+    its `memory` from here, the `lock`, and all values of KV: `secrets`."""
+
+    def __init__(self, inputs: int, news: int, memory: int, lock: int, secrets: int) -> None:
+        self.inputs, self.news, self.memory, self.lock, self.secrets = inputs, news, memory, lock, secrets
+
+
+class Follower:
+    """All watches of one container; `due` is when to call `turn` next at the latest."""
+
+    def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots, life: str) -> None:
+        self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
+        self._file = [] if settings.source is None else [queries.File(settings.source)]
+        self._keys = [] if self._file else [queries.Keys(consul, *prefix) for prefix in settings.kv_prefix]
+        self._peers: dict[Question, queries.Peers] = {}
+        self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
+        self._changes_since: float | None = None
+        self.pending_since: float | None = None  # seconds since the epoch: what was seen then is not prepared yet
+        self._worker: Worker | None = None
+        self._busy = False  # it prepares
+        self._next_worker = 0.0  # not before: there was no room for a process
+        self._init, self._told = os.getppid(), False  # init was told of what is not taken yet
+        self._late = self._retry_at = NEVER
+        self._attempt = 0
+        self.trouble = ""
+        self._started_with: tuple[list[str], dict[str, str]] | None = None
+        self._seen: dict[str, int] = {}  # how many entries there were, whoever prepared last
+        self.refresh()
+        engine.Engine(Preparation(settings, command, -1, 0.0), []).render_text("rehearsal", REHEARSAL)
+        gc.freeze()  # what is loaded stays as it is: children share it
+
+    @property
+    def due(self) -> float:
+        times = [each.due for each in self._watches()]
+        if self._busy:
+            times.append(self._late)
+        elif self._is_untaken():
+            times.append(NEVER if self._told else time.monotonic() + RIPENING)
+        elif self._changed_at:
+            times.append(self._settled_at())
+        elif self._worker is None and self._knows_all():
+            times.append(self._next_worker)
+        return min([*times, self._retry_at])
+
+    def refresh(self) -> None:
+        """Init prepared: what it used is what to follow from now on."""
+        try:
+            verdict = json.loads(content(self._slots.inputs))
+        except ValueError:  # not yet, or being written: the next time
+            return
+        inputs, self._started_with = verdict["inputs"], (verdict["argv"], verdict["env"])
+        self._seen = inputs.get("seen", {})
+        followed: list[queries.Watch | queries.File] = [*self._file, *self._keys]
+        for known, each in zip(inputs.get("kv", ()), followed, strict=False):
+            each.known = known
+        self._follow({(name, tag, dc): known for name, tag, dc, known in inputs.get("peers", ())})
+
+    def turn(self, now: float) -> None:
+        for each in self._watches():
+            if each.turn(now) and each.digest != each.known:
+                self._last_change = now
+                self._changed_at = self._changed_at or now
+                self._changes_since = self._changes_since or time.time()
+                self.pending_since = self.pending_since or self._changes_since
+        if self._busy:
+            self._look_after(now)
+        elif self._is_untaken():
+            self._mention()
+        elif self._is_time(now):
+            self._prepare(now)
+        elif not self._changed_at and self._knows_all():
+            self._stand_by(now)
+
+    def facts(self) -> dict[str, object]:
+        return {"trouble": self.trouble, "pending_since": self.pending_since}
+
+    def figures(self) -> dict[str, object]:
+        """What is followed: when each was last heard of, at which of Consul's indexes, and what is wrong."""
+        return {
+            each.label: {"index": each.index or None, "answered": each.answered or None, "trouble": each.trouble}
+            for each in self._watches()
+        }
+
+    def end(self) -> None:
+        for each in self._watches():
+            each.close()
+        if self._worker is not None:
+            self._worker.kill()
+
+    def _knows_all(self) -> bool:
+        """Has each watch had its first answer?"""
+        return all(each.digest for each in self._watches())
+
+    def _watches(self) -> list[queries.Watch | queries.File]:
+        return [*self._file, *self._keys, *self._peers.values()]
+
+    def _follow(self, questions: dict[Question, str]) -> None:
+        if self._file:
+            return
+        for question in set(self._peers) - set(questions):
+            self._peers.pop(question).close()
+        for question, known in questions.items():
+            if question not in self._peers and queries.can_be_followed(question[0]):
+                self._peers[question] = queries.Peers(self._consul, question, self.settings.domain, known)
+            elif question in self._peers:
+                self._peers[question].known = known
+
+    def _settled_at(self) -> float:
+        least, most = self.settings.settle
+        return min(self._last_change + least, self._changed_at + most)
+
+    def _is_time(self, now: float) -> bool:
+        return bool(self._changed_at and now >= self._settled_at()) or now >= self._retry_at
+
+    def _is_untaken(self) -> bool:
+        """Does init still have to take the last news?"""
+        return os.fstat(self._slots.news).st_size > 0
+
+    def _mention(self) -> None:
+        """Tell of what a presence before this one left; what its child is still at is not ripe yet."""
+        if not self._told and (self._is_whole() or is_free(self._slots.lock)):
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
+        if os.getppid() == self._init:
+            os.kill(self._init, NEWS)
+
+    def _prepare(self, now: float) -> None:
+        self._changed_at, self._changes_since, self._retry_at = 0.0, None, NEVER
+        for each in self._watches():
+            if each.content is not None:
+                each.known = each.digest  # what fails with this is not tried again before it changes
+        self._late = now + self.settings.reload_timeout
+        self._told = False
+        self._next_worker = now
+        self._stand_by(now)
+        if self._worker is None:
+            self._failed(now, EX_TEMPFAIL)
+        else:
+            self._worker.begin(self._data())
+            self._busy = True
+
+    def _stand_by(self, now: float) -> None:
+        """Have a worker that lives, for the next change."""
+        if self._worker is not None and self._worker.ended() is not None:
+            self._worker = None
+        if self._worker is None and now >= self._next_worker:
+            presence = os.getpid()
+            try:
+                self._worker = Worker(self._warm_up, lambda data: self._prepared(presence, data))
+            except OSError as error:
+                log.warning("not_started", "no process to prepare changes in: {error}; trying again",
+                            error=error.strerror)  # fmt: skip
+                self._next_worker = now + BACKOFF[1]
+
+    def _warm_up(self) -> None:
+        """In the child: hold none of presence's connections, and compile the templates."""
+        for each in self._watches():
+            each.close()
+        self._consul.close()
+        nothing = Preparation(self.settings, self._command, -1, 0.0)
+        engine.Engine(nothing, nothing.libraries).compile_all()
+
+    def _data(self) -> bytes:
+        """What the watches know."""
+        keys = [(each.content, each.dated) for each in self._keys]
+        peers = [
+            (
+                question,
+                each.content and [(peer.host, peer.address, peer.port, peer.node) for peer in each.content],
+                each.dated,
+            )
+            for question, each in self._peers.items()
+        ]
+        return marshal.dumps((self._late, self._seen, keys, peers))
+
+    def _prepared(self, presence: int, data: bytes) -> None:
+        """In the child."""
+        with locked(self._slots.lock):
+            late, seen, keys, known = marshal.loads(data)
+            done: Preparation
+            if self._file:
+                done = FromFile(self.settings, self._command, self._slots.memory, late)
+            else:
+                peers = {
+                    question: (found and [Peer(*each) for each in found], dated) for question, found, dated in known
+                }
+                done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
+            done.earlier, done.secrets = {**done.earlier, **seen}, self._slots.secrets
+            log.hold()  # init tells what was said, as part of the reload that this may become
+            try:
+                done.run_and_keep(self._slots.news, self._slots.memory, self._life, lambda: _wake(presence))
+            finally:
+                log.replay(log.held())
+
+    def _look_after(self, now: float) -> None:
+        assert self._worker is not None
+        code = self._worker.ended()  # asked first: what one that ended left is not going to change
+        if code is None and now >= self._late and not self._is_whole():
+            log.warning("timed_out", "{child} took too long: killed", child="prepare")
+            self._worker.kill()
+            code = EX_TEMPFAIL
+        if self._is_whole():
+            self._busy = False
+            self._succeeded()
+        elif code is not None:
+            self._busy = False
+            self._failed(now, code)
+
+    def _is_whole(self) -> bool:
+        """Has the child left its verdict?"""
+        return os.pread(self._slots.news, 1, 0) == b"{"
+
+    def _succeeded(self) -> None:
+        verdict = json.loads(content(self._slots.news))
+        self.trouble, self._attempt = "", 0
+        self.pending_since = self._changes_since
+        self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
+        started_with = self._started_with
+        self._started_with, self._seen = (verdict["argv"], verdict["env"]), verdict["inputs"].get("seen", {})
+        if verdict["changed"] or self._started_with != started_with:
+            self._tell()
+        else:
+            os.ftruncate(self._slots.news, 0)
+            log.replay(verdict["said"])
+
+    def _failed(self, now: float, code: int) -> None:
+        """What is wrong waits for another input; what is away is tried again; what died half way is init's to mend."""
+        if code < 0 and os.pread(self._slots.news, len(PREPARING), 0) == PREPARING:
+            self._tell()
+            return
+        os.ftruncate(self._slots.news, 0)
+        self.trouble = "a change could not be taken over: the files in place stay"
+        if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
+            self._retry_at = now + pause_before(self._attempt, BACKOFF)
+            self._attempt += 1
+
+
+def _wake(presence: int) -> None:
+    """In the child: nobody needs to wait for the rest."""
+    if os.getppid() == presence:
+        os.kill(presence, _signal.SIGIO)
+
+
+class Followed(Preparation):
+    """A preparation whose data are those of the watches; what no watch knows yet is asked for."""
+
+    def __init__(
+        self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float,
+        keys: list[tuple[dict[str, bytes] | None, Dated]], peers: dict[Question, tuple[list[Peer] | None, Dated]],
+    ) -> None:  # fmt: skip
+        super().__init__(settings, command, memory, deadline)
+        self._keys, self._known = iter(keys), peers
+
+    def keys(self, prefix: str, datacenter: str | None) -> dict[str, bytes]:
+        known, dated = next(self._keys)
+        if known is None:
+            return super().keys(prefix, datacenter)
+        self.dated = dated
+        return known
+
+    def ask(self, question: Question) -> list[Peer]:
+        known, dated = self._known.get(question, NOT_KNOWN)
+        if known is None or not queries.is_complete(known):
+            return super().ask(question)
+        self.dated = dated
+        return known

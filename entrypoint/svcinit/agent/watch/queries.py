@@ -1,0 +1,242 @@
+"""One thing of Consul's that is followed, by blocking queries. Source: Consul's "Blocking Queries" API page.
+
+A query is sent and the answer waited for elsewhere: its socket raises SIGIO (fcntl(2), O_ASYNC), so that the one
+sigtimedwait(2) of presence waits for it too, and no thread is needed. An index that goes down, or is missing, starts
+from the beginning; 0 is never sent; a content that is the same as before is no news, whatever the index says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import select
+import socket
+import time
+
+from svcinit import log
+from svcinit.agent.consul.api import KV_LIMIT, key_path, key_rule, service_rule
+from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.discovery import Peer, name_and_tag
+from svcinit.agent.prepare.source_file import stamp
+from svcinit.agent.prepare.transaction import called, digest
+from svcinit.errors import SvcinitError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from svcinit.agent.consul.api import Consul
+
+WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that those of many do not end together
+GRACE = 10.0  # seconds on top of what the server may add (wait/16) until the query counts as lost
+BACKOFF = 0.25, 30.0
+LOOK = 0.25  # seconds between two looks at a file
+PORTS = 65535
+BURST, RATE = 20, 10.0  # queries at once, and a second from then on: whatever a server answers, no hot loop
+
+
+class Watch:
+    """Follows what `read` makes of a path; `content` is the newest, None before the first answer.
+
+    `due` (monotonic seconds) is when to call `turn` next at the latest; `known` is the digest of what is in use.
+    """
+
+    label = path = rule = ""
+
+    def __init__(self, consul: Consul, known: str = "") -> None:
+        self._consul, self.known = consul, known
+        self.content: Any = None
+        self.digest = ""  # of the content
+        self.due = 0.0
+        self.trouble = ""
+        self._channel: Any = None
+        self.answered = 0.0  # seconds since the epoch; 0: not yet
+        self.index = self._attempt = 0
+        self._asked = False
+        self._tokens, self._filled = float(BURST), time.monotonic()
+
+    @property
+    def dated(self) -> tuple[float, int]:
+        """When `content` was so, and at which of Consul's indexes."""
+        return self.answered, self.index
+
+    def query(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def read(self, answer: object) -> Any:
+        raise NotImplementedError
+
+    def turn(self, now: float) -> bool:
+        """Ask, or look after the answer; True when there is new content."""
+        try:
+            if not self._asked:
+                if now >= self.due:
+                    self._ask(now)
+                return False
+            if not _is_readable(self._channel.sock):
+                if now >= self.due:
+                    self._consul.lost(self.path)
+                    raise Unavailable(f"{self.label}: a blocking query was not answered in its time")
+                return False
+            return self._take()
+        except SvcinitError as error:
+            self._fail(now, error)
+            return False
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    def _ask(self, now: float) -> None:
+        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
+        self._filled = now
+        if self._tokens < 1:
+            self.due = now + (1 - self._tokens) / RATE
+            return
+        self._tokens -= 1
+        if self._channel is None:
+            self._channel = self._consul.open()
+        wait = random.uniform(*WAIT)
+        blocking = {"index": str(self.index), "wait": f"{round(wait)}s"} if self.index else {}
+        self._consul.send(self._channel, self.path, {**self.query(), **blocking})
+        _raise_sigio(self._channel.sock)
+        self._asked = True
+        # an answer that was there before SIGIO was asked for raised none
+        is_there = _is_readable(self._channel.sock)
+        self.due = now if is_there else now + (wait * 17 / 16 if self.index else 0) + GRACE
+
+    def _take(self) -> bool:
+        self._asked, self.due = False, 0.0
+        answer, index = self._consul.receive(self._channel, self.path, self.rule, KV_LIMIT)
+        self.index = 0 if index < self.index else max(index, 1)
+        content = self.read(answer)
+        self.answered = time.time()
+        if self.trouble:
+            log.info("watch_answers", "{input}: followed again", input=self.label)
+        self._attempt, self.trouble = 0, ""
+        before, self.digest = self.digest, digest(content)
+        self.content = content
+        return self.digest != before
+
+    def _fail(self, now: float, error: SvcinitError) -> None:
+        self.close()
+        self._asked, self.index = False, 0
+        self.due = now + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+        self._attempt += 1
+        if str(error) != self.trouble:
+            self.trouble = str(error)
+            log.warning("watch_failed", "{input} cannot be followed: {error}; trying again",
+                        input=self.label, error=error, **error.named)  # fmt: skip
+
+
+class File:
+    """The file or directory of SVCINIT_SOURCE, looked at now and again: inotify would miss one that is replaced."""
+
+    index, answered, trouble = 0, 0.0, ""
+
+    def __init__(self, path: str) -> None:
+        self.label = f"SVCINIT_SOURCE {path}"
+        self.content = path
+        self.digest = self.known = ""
+        self.due = 0.0
+        self._path = path
+
+    def turn(self, now: float) -> bool:
+        if now < self.due:
+            return False
+        self.due = now + LOOK
+        before, self.digest = self.digest, stamp(self._path)
+        return self.digest != before
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Keys(Watch):
+    """All keys below a prefix, by full name."""
+
+    def __init__(self, consul: Consul, prefix: str, dc: str | None, known: str = "") -> None:
+        super().__init__(consul, known)
+        self.label = f"KV prefix {prefix}{'@' + dc if dc else ''}"
+        self.path, self.rule, self._dc = key_path(prefix), key_rule(prefix + "/"), dc
+
+    def query(self) -> dict[str, str]:
+        return self._consul.kv_query(self._dc)
+
+    def read(self, answer: object) -> dict[str, bytes]:
+        return self._consul.pairs(self.path, answer)
+
+
+class Peers(Watch):
+    """The peers that answer a question, in the form in which DNS gives them."""
+
+    def __init__(
+        self, consul: Consul, question: tuple[str, str | None, str | None], domain: str, known: str = ""
+    ) -> None:
+        super().__init__(consul, known)
+        name, tag, self._dc = question
+        self._name, self._tag = name_and_tag(name, tag)
+        self._domain = domain.strip(".")
+        self.label = f"peers of {called(*question)}"
+        self.path, self.rule = f"/v1/health/service/{self._name}", service_rule(self._name, "read")
+
+    def query(self) -> dict[str, str]:
+        found = {"tag": self._tag} if self._tag else {}
+        return found | ({"dc": self._dc} if self._dc else {})
+
+    def read(self, answer: object) -> list[Peer]:
+        try:
+            return sorted({self._peer(entry) for entry in answer if _is_given(entry)})  # type: ignore[attr-defined]
+        except (TypeError, KeyError, AttributeError):
+            raise Unavailable(f"{self.label}: {self.path} answered something that is no list of instances") from None
+
+    def _peer(self, entry: Any) -> Peer:
+        node, service = entry["Node"], entry["Service"]
+        dc, port = node.get("Datacenter") or self._dc, service["Port"]
+        texts = node["Node"], service["Address"] or node["Address"]
+        if not all(isinstance(text, str) for text in texts) or type(port) is not int or not 0 <= port <= PORTS:
+            raise TypeError
+        if not service["Address"]:
+            host = f"{node['Node']}.node.{dc}.{self._domain}".lower()
+            return Peer(host, node["Address"], port, node["Node"].lower())
+        packed = _packed(service["Address"])
+        if packed is None:  # a host name: DNS is asked, and this only tells that it should be
+            return Peer(service["Address"], service["Address"], port, "")
+        return Peer(f"{packed.hex()}.addr.{dc}.{self._domain}", service["Address"], port, "")
+
+
+def is_complete(peers: list[Peer]) -> bool:
+    """Is each address one, so that DNS need not be asked?"""
+    return all(_packed(peer.address) is not None for peer in peers)
+
+
+def can_be_followed(name: str) -> bool:
+    """Prepared queries have no index to block on; names of RFC 2782 are for DNS alone."""
+    return not name.endswith(".query") and not name.startswith("_")
+
+
+def _is_given(entry: Any) -> bool:
+    """DNS gives what is not critical (dns_config.only_passing is off by default)."""
+    return all(check["Status"] != "critical" for check in entry["Checks"] or ())
+
+
+def _packed(address: str) -> bytes | None:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return socket.inet_pton(family, address)
+        except (OSError, ValueError):  # ValueError: a NUL, or half of a surrogate pair
+            continue
+    return None
+
+
+def _is_readable(channel: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _raise_sigio(channel: socket.socket) -> None:
+    number = channel.fileno()
+    fcntl.fcntl(number, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) | os.O_ASYNC)

@@ -1,0 +1,49 @@
+"""The least ACL policy that a configuration needs. Source: Consul's "ACL Rules" page, and agents that deny."""
+
+from __future__ import annotations
+
+from svcinit.agent.consul.api import AGENT_RULE, key_rule, service_rule
+from svcinit.agent.registration.services import services
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from svcinit.settings.environment import Settings
+
+PEER_RULES = 'service_prefix "" { policy = "read" }', 'node_prefix "" { policy = "read" }'
+DNS_RULES = (*PEER_RULES, 'query_prefix "" { policy = "read" }')
+OF_THE_AGENT = "node", "this.address"  # what in templates asks the agent about itself
+
+
+def rules(settings: Settings, used: Collection[str]) -> list[str]:
+    """The rules that the token must have, each sufficient and necessary; `used`: names that templates use.
+
+    Raises ConfigError (SVCINIT_SERVICES).
+    """
+    found = [key_rule(prefix + "/") for prefix in dict.fromkeys(prefix for prefix, _ in settings.kv_prefix)]
+    found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
+    found += [AGENT_RULE] * needs_agent(settings, used)
+    return found + list(PEER_RULES) * follows_peers(settings, used)
+
+
+def needs_agent(settings: Settings, used: Collection[str]) -> bool:
+    return any(name in used for name in OF_THE_AGENT[: 1 if settings.advertise else 2])
+
+
+def follows_peers(settings: Settings, used: Collection[str]) -> bool:
+    """DNS answers with the agent's own token; what is followed is asked for with this one."""
+    return settings.watch and (bool(settings.wait_for) or "service" in used)
+
+
+def policy(settings: Settings, used: Collection[str]) -> str:
+    """The policy in HCL, with what else there is to know as comments."""
+    lines = ["# for the token that svcinit is given (CONSUL_HTTP_TOKEN)", *rules(settings, used)]
+    if not needs_agent(settings, used) and not settings.advertise and settings.service:
+        lines.append(f"# {AGENT_RULE}  # without it Consul probes the service at 127.0.0.1")
+    lines += [
+        f"# the token has to be known in datacenter {datacenter} too, with the rule for what is read there"
+        for datacenter in dict.fromkeys(datacenter for _, datacenter in settings.kv_prefix if datacenter)
+    ]
+    lines += ["", "# for the agent's own token (acl.tokens.default), with which Consul's DNS answers:"]
+    return "\n".join([*lines, *(f"# {rule}" for rule in DNS_RULES)]) + "\n"

@@ -1,0 +1,54 @@
+"""Which of the names that cost a rule, a question or a package templates use; looked for in their source alone."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, FileSystemLoader, TemplateError, nodes
+
+from svcinit.agent.templates.render import find
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ATTRIBUTES = {("this", "address")}
+
+
+def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
+    """Names that templates below `dirs` use, those included: `node`, `service`, `this.address`, `to_yaml`, ...
+
+    What has no right syntax is left out: rendering tells of it. Raises ConfigError where a tree cannot be read.
+    """
+    env = Environment(loader=FileSystemLoader([*reversed(dirs), *shared]))
+    waiting = [source.name for source in find(dirs) if source.template]
+    seen: set[str] = set()
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            text, _, _ = env.loader.get_source(env, name)  # type: ignore[union-attr]
+            tree = env.parse(text, name)
+        except (TemplateError, OSError, UnicodeDecodeError):
+            continue
+        found |= set(_names(tree))
+        waiting += _included(tree)
+    return found
+
+
+def _names(tree: nodes.Template) -> Iterator[str]:
+    for name in tree.find_all(nodes.Name):
+        yield name.name
+    for used in tree.find_all(nodes.Filter):
+        yield used.name
+    for attribute in tree.find_all(nodes.Getattr):
+        if isinstance(attribute.node, nodes.Name) and (attribute.node.name, attribute.attr) in ATTRIBUTES:
+            yield f"{attribute.node.name}.{attribute.attr}"
+
+
+def _included(tree: nodes.Template) -> Iterator[str]:
+    for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        target = node.template  # type: ignore[attr-defined]
+        if isinstance(target, nodes.Const):
+            yield from [target.value] if isinstance(target.value, str) else target.value

@@ -1,0 +1,421 @@
+"""What the transitions of the lifecycle do: each starts, signals or gives up something, and says so.
+
+Of the short-lived children (prepare, hooks, actions, undo) one runs at a time: the `job`. It has a deadline, and KILL
+to its process group is the answer to a hang. Deadlines are named and on the monotonic clock, in seconds.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+
+from svcinit import log
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE
+from svcinit.processes.init import Event, Exited, Role
+from svcinit.state_files import Tally
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.lifecycle.account import Account
+    from svcinit.processes.crew import Crew
+    from svcinit.settings.environment import Settings
+    from svcinit.settings.parsers import Action
+
+STOP_TIMEOUT = 8.0  # with the drain of 1 s it fits into the 10 s that `docker stop` gives
+SLACK = 0.5  # what prepare gets to give up by itself before it is killed
+RETRY = 0.5  # before a crashed prepare is started again
+BEAT = 5.0  # between two looks at presence
+SILENCE = 40.0  # without a sign of life for so long presence counts as hung: longer than its longest call
+BACKOFF = 0.5, 30.0  # first and longest pause before a dead resident child is started again
+HEALTHY = 60.0  # having lived for so long, it starts again with the first pause
+LONG = 1.0  # a start that takes longer than this has something to show: metrics are up from then on
+BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes, has gone into the background
+FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
+KILLED = 128 + _signal.SIGKILL
+AFTER_KILL = 1.0  # what the kernel gets to bury what was killed
+
+
+class State:
+    STARTING = "starting"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    DEREGISTERING = "deregistering"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    SWEEPING = "sweeping"
+    CLOSING = "closing"
+    DONE = "done"
+
+
+class Pause:
+    """How long a resident child that died stays dead: for twice as long each time, unless it had lived for long."""
+
+    def __init__(self) -> None:
+        self.since = 0.0  # when it was started
+        self._next = BACKOFF[0]
+
+    def next(self, now: float) -> float:
+        pause = BACKOFF[0] if now - self.since > HEALTHY else self._next
+        self._next = min(pause * 2, BACKOFF[1])
+        return pause
+
+
+class Steps:
+    """The state of one container and the steps that change it."""
+
+    account: Account
+
+    def __init__(self, settings: Settings, crew: Crew) -> None:
+        self.settings, self.crew = settings, crew
+        self.state = State.STARTING
+        self.code = EX_OK  # svcinit's own exit status
+        self.verdict: int | None = None  # what it is whatever main says
+        self.timers: dict[str, float] = {}
+        self.job = ""  # the role of the short-lived child that all waits for
+        self.late = False  # its deadline has passed
+        self.again = False  # a HUP came when none could be served: exactly one more reload is owed
+        self.cached = False  # the start goes by SVCINIT_CACHE
+        self.restarting = False
+        self.reloads = 0
+        self.hups = 0  # HUPs taken; `served` of them by reloads that have ended, well or not
+        self.serving_hups = self.served = 0
+        self.outcome = ""  # how the last reload ended: empty for well
+        self.news = False  # presence has prepared a change that is not taken yet
+        self.by_hup = True  # it was a HUP that the reload began with, not news
+        self.pending: list[Action] = []  # ways in which main still has to be told
+        self.taken_back = ""  # why the reload's files were put back after main had heard of them
+        self.suspended = False
+        self.stops = 0  # stop signals seen
+        self.ever_started = False
+        self.presence_pause, self.metrics_pause = Pause(), Pause()
+        self.main_since = 0.0
+        self.has_metrics = settings.metrics is not None
+        self.tally = Tally(crew.now())
+        self.budget = settings.stop_timeout or STOP_TIMEOUT
+        if not settings.plain:
+            from svcinit.lifecycle.account import Account
+
+            self.account = Account(crew.now)
+
+    # starting
+
+    def start(self) -> None:
+        self.state, self.cached = State.STARTING, False
+        if self.has_metrics:
+            self.timers["metrics"] = self.crew.now() + LONG
+        if self.settings.needs_prepare:
+            self.account.prepare_begins()
+            self.begin(Role.PREPARE, self.settings.start_timeout + SLACK)
+            self.prepare()
+        else:
+            self.pre_start_hook()
+
+    def prepare(self) -> None:
+        """At a reload prepare may spend half of its time on waiting for Consul: new code must go out all the same."""
+        self.serving_hups = self.hups
+        left = self.timers["job"] - self.crew.now()
+        self.late = False
+        self.crew.start_prepare(seconds=left - SLACK if self.state == State.STARTING else left / 2, cached=self.cached)
+
+    def fall_back(self) -> None:
+        """Consul did not answer for SVCINIT_START_TIMEOUT: start on what it said last, if that was kept."""
+        if self.cached or not self.settings.cache or not os.path.exists(self.settings.cache):
+            limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
+            self.leave(EX_UNAVAILABLE, f"not ready within {limit}")
+            return
+        self.cached, self.again = True, False
+        self.begin(Role.PREPARE, self.settings.reload_timeout)
+        self.prepare()
+
+    def retry(self, code: int) -> None:
+        log.warning("prepare_died", "prepare died with status {code}; trying again", code=code)
+        self.timers["retry"] = self.crew.now() + RETRY
+
+    def prepared(self) -> None:
+        """Files are in place: on to the hook, unless a HUP from before the start says that they are old already."""
+        if not self.crew.take_verdict():
+            self.retry(EX_SOFTWARE)
+        elif self.state == State.RELOADING:
+            self.pre_reload_hook()
+        elif self.again and not self.cached:
+            self.again = False
+            self.prepare()
+        else:
+            self.outcome = FROM_CACHE if self.cached else ""
+            self.account.prepare_ends()
+            self.pre_start_hook()
+
+    def pre_start_hook(self) -> None:
+        if self.settings.pre_start:
+            self.begin(Role.HOOK, self.settings.start_timeout)
+            self.crew.start_hook(self.settings.pre_start)
+        else:
+            self.start_main()
+
+    def start_main(self) -> None:
+        if self.again and self.settings.needs_prepare and not self.cached:
+            self.again = False
+            self.start()
+            return
+        self.end_job()
+        self.timers.clear()
+        if self.restarting:
+            self.account.restarts()
+            self.tally.reload_ended(self.crew.now(), self.reloads, self.outcome)
+        self.again = self.restarting = self.cached = False
+        self.served = self.serving_hups if self.settings.needs_prepare else self.hups
+        self.state = State.RUNNING
+        self.ever_started = True
+        self.main_since = self.crew.now()
+        self.crew.start_main()
+        self.tally.main_began()
+        self.crew.told()
+        if not self.settings.plain:
+            self.account.started(
+                self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared,
+                cached=self.outcome == FROM_CACHE, degraded=self.outcome,
+            )  # fmt: skip
+        if self.settings.needs_presence:
+            self.start_presence()
+        self.start_metrics()
+
+    def leave(self, code: int, why: str) -> None:
+        """Exit without having started main; where it restarts it does, on the files that its reload has put there."""
+        if self.restarting:
+            self.outcome = "restarted on the files in place: the HUP that came meanwhile failed"
+            log.error("degraded", "reload {reload}: {error}", error=self.outcome)
+            self.again = False
+            self.start_main()
+            return
+        self.account.never_started(code, why)
+        self.code = code
+        self.timers = {"kill": self.crew.now() + self.budget}
+        self.sweep()
+
+    # presence
+
+    def start_presence(self) -> None:
+        self.crew.start_presence()
+        self.presence_pause.since = self.crew.now()
+        self.timers["presence"] = self.crew.now() + BEAT
+
+    def watch_presence(self) -> None:
+        if not self.crew.alive(Role.PRESENCE):
+            self.start_presence()
+            return
+        if self.crew.silence() > SILENCE:
+            log.warning("presence_hangs", "presence hangs: killed", reload=None)
+            self.crew.kill(Role.PRESENCE)
+        self.timers["presence"] = self.crew.now() + BEAT
+
+    def not_ready(self) -> None:
+        """What never becomes able to serve ends, as it does when what it needs before the start stays away."""
+        self.verdict = EX_UNAVAILABLE
+        self.stop("not ready in time")
+
+    def restart_presence(self, code: int) -> None:
+        pause = self.presence_pause.next(self.crew.now())
+        log.warning("presence_died", "presence died with status {code}; started again in {seconds:g} s",
+                    code=code, seconds=pause, reload=None)  # fmt: skip
+        self.tally.presence_died()
+        self.news = self.crew.has_news()  # it may have died between a change and telling of it
+        self.timers["presence"] = self.crew.now() + pause
+
+    # metrics
+
+    def start_metrics(self) -> None:
+        self.timers.pop("metrics", None)
+        if self.has_metrics and not self.crew.alive(Role.METRICS):
+            self.crew.start_metrics()
+            self.metrics_pause.since = self.crew.now()
+
+    def restart_metrics(self, code: int) -> None:
+        """A scrape must not be worth a service: what cannot be set right without a person is left alone."""
+        if code == EX_CONFIG:
+            self.has_metrics = False
+            return
+        pause = self.metrics_pause.next(self.crew.now())
+        log.warning("metrics_died", "metrics died with status {code}; started again in {seconds:g} s",
+                    code=code, seconds=pause, reload=None)  # fmt: skip
+        self.timers["metrics"] = self.crew.now() + pause
+
+    # stopping
+
+    def stop(self, why: str) -> None:
+        """Deregister first: what connects after main was told to stop is lost."""
+        if not self.restarting:
+            self.account.give_up_reload(why)
+        self.account.stopping(why)
+        if self.settings.registers:
+            self.account.phase(State.DEREGISTERING)
+        self.crew.signal(self.job, _signal.SIGTERM, group=True)
+        self.end_job()
+        drain = self.settings.drain if self.settings.registers else 0.0
+        now = self.crew.now()
+        self.timers = {"kill": now + drain + self.budget, "deregister": now + self.budget / 4}
+        self.state = State.DEREGISTERING
+        if not self.settings.needs_presence:
+            self.tell_stop()
+        elif self.crew.alive(Role.PRESENCE):
+            self.crew.signal(Role.PRESENCE, _signal.SIGTERM)
+        else:
+            self.crew.start_deregister()
+
+    def abandon_presence(self) -> None:
+        """It takes too long: what killing it leads to is decided when its death is seen."""
+        self.timers["deregister"] = self.crew.now() + self.budget / 4
+        self.crew.kill(Role.PRESENCE)
+        self.crew.kill(Role.DEREGISTER)
+
+    def drain(self) -> None:
+        self.account.deregistered()
+        if self.settings.drain and self.crew.alive(Role.MAIN):
+            self.state = State.DRAINING
+            self.account.phase(self.state)
+            self.timers["drain"] = self.crew.now() + self.settings.drain
+        else:
+            self.tell_stop()
+
+    def tell_stop(self) -> None:
+        self.timers.pop("deregister", None)
+        self.timers.pop("drain", None)
+        if not self.crew.alive(Role.MAIN):
+            self.sweep()
+            return
+        self.state = State.STOPPING
+        self.account.phase(self.state)
+        self.act(self.settings.stop)
+        if self.suspended:  # it could not hear of the stop
+            self.crew.resume()
+
+    def still_registered(self) -> None:
+        """Main is told now, since its time runs; deregistering is tried for as long as something lives."""
+        dropped = self.settings.check[0] != "none"
+        fate = "Consul drops the service itself when its check has failed for long enough"
+        log.warning("not_deregistered", "not deregistered yet: {error}",
+                    error=fate if dropped else "it has no check, so Consul never drops it itself")  # fmt: skip
+        self.tell_stop()
+        if self.crew.alive(Role.MAIN):
+            self.crew.start_deregister()
+
+    def stop_by_signal(self, code: int) -> None:
+        log.warning("action_failed", "{variable} failed with status {code}: sending TERM instead",
+                    variable="SVCINIT_STOP", code=code)  # fmt: skip
+        self.crew.signal(Role.MAIN, _signal.SIGTERM, group=self.settings.signal_group)
+
+    def hurry(self) -> None:
+        """The second stop signal skips the drain, the third kills; the first one during a restart makes it a stop."""
+        if self.restarting:
+            self.restarting = self.again = False
+            self.account.give_up_reload("a stop signal during its restart")
+            return
+        self.stops += 1
+        if self.stops >= 2:
+            self.kill_all()
+        elif self.state in (State.DEREGISTERING, State.DRAINING):
+            self.tell_stop()
+
+    def main_gone(self, code: int) -> None:
+        self.tally.main_ended(code)
+        self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
+        lived = self.crew.now() - self.main_since
+        serving = self.state in (State.RUNNING, State.RELOADING)
+        if serving and code == EX_OK and lived < BRIEFLY and self.crew.strangers():
+            log.warning("background", "{command} ended at once and left processes: has it gone into the background? "
+                        "What svcinit starts must stay in the foreground", command=self.crew.argv[0])  # fmt: skip
+        if self.settings.plain:
+            self.state = State.DONE
+            return
+        log.info("exited", "{command} exited with status {code}", command=self.crew.argv[0], code=code, seconds=lived)
+        if serving:
+            self.stop("the service ended")
+        elif self.state != State.DEREGISTERING:
+            self.sweep()
+
+    def kill_all(self) -> None:
+        if self.crew.alive(Role.MAIN):
+            log.warning("killed", "the service did not stop in time: killed")
+        self.account.killed()
+        self.crew.kill(Role.MAIN)
+        self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
+        self.timers["buried"] = self.crew.now() + AFTER_KILL
+
+    def give_up(self) -> None:
+        """Not even KILL ended it: what is not seen to exit is no success."""
+        if self.crew.alive(Role.MAIN):
+            self.code = KILLED
+        self.close()
+
+    def sweep(self) -> None:
+        """Main is gone, or never was: what is left is asked to end, and killed when the time is over. A restart leaves
+        alone who came by `docker exec`, such as a svcinitctl that waits for it."""
+        self.state = State.SWEEPING
+        self.account.phase(self.state)
+        if self.crew.alone():
+            self.close()
+        else:
+            self.crew.sweep(_signal.SIGTERM, guests=not self.restarting)
+
+    def sweep_again(self) -> None:
+        """Something ended: that may have been the last, or have left children of its own to us."""
+        if self.crew.alone():
+            self.close()
+        elif "buried" in self.timers:
+            self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
+
+    def close(self) -> None:
+        self.timers.clear()
+        if self.restarting:
+            self.start_main()
+        elif self.settings.post_stop and self.ever_started:
+            self.state = State.CLOSING
+            self.begin(Role.HOOK, AFTER_KILL)
+            self.crew.start_hook(self.settings.post_stop)
+        else:
+            self.done()
+
+    def done(self, hook: int = EX_OK) -> None:
+        if hook:
+            log.warning("hook_failed", "{variable} failed with status {code}", variable="SVCINIT_POST_STOP", code=hook)
+        self.account.ended(self.code)
+        self.state = State.DONE
+
+    # jobs
+
+    def begin(self, role: str, seconds: float) -> None:
+        self.job, self.late = role, False
+        self.timers["job"] = self.crew.now() + seconds
+
+    def expire(self) -> None:
+        """The job took too long. Should not even KILL end it, it counts as dead a second later."""
+        if self.crew.alive(self.job) and not self.late:
+            log.warning("timed_out", "{child} took too long: killed", child=self.job)
+            self.late = True
+            self.timers["job"] = self.crew.now() + AFTER_KILL
+            self.crew.kill(self.job)
+        else:
+            self.on(Exited(self.job, self.late_code()))
+
+    def late_code(self) -> int:
+        """What a prepare that was too late means: Consul or DNS is away, unless it was over with them."""
+        return EX_TEMPFAIL if self.crew.fetching() else EX_CONFIG
+
+    def on(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def pre_reload_hook(self, trouble: str = "") -> None:
+        raise NotImplementedError
+
+    def end_job(self) -> None:
+        self.job, self.late = "", False
+        self.timers.pop("job", None)
+        self.timers.pop("retry", None)
+
+    def act(self, action: Action) -> bool:
+        """Tell main something; True when a child is doing so, False when it is done."""
+        if action.kind == "signal":
+            self.crew.signal(Role.MAIN, action.signal, group=self.settings.signal_group)
+        elif action.kind in ("write", "exec"):
+            self.crew.start_action(action)
+            return True
+        return False

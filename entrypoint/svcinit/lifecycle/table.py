@@ -1,0 +1,164 @@
+"""The whole story of a container, as one `match` over (state, event): every transition is a line.
+
+    starting -> running <-> reloading
+                   |  a stop signal, main's own exit, or a restart
+                   v
+             deregistering -> draining -> stopping -> sweeping -> closing -> done
+
+What a transition does is in steps.py and reloads.py. Nothing in them blocks or touches a process: `crew` starts,
+signals and waits, so that a table of events replays without processes.
+"""
+
+from __future__ import annotations
+
+import _signal
+
+from svcinit import errors, log
+from svcinit.lifecycle.reload import Reloads
+from svcinit.lifecycle.steps import State
+from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.settings.parsers import signal_name
+
+
+class Lifecycle(Reloads):
+    """One container's life. `run` returns the exit status of svcinit."""
+
+    def run(self) -> int:
+        self.start()
+        while self.state != State.DONE:
+            try:
+                self.crew.report(self)
+                self.on(self.next_event())
+            except Exception as error:  # the service outlives a fault of ours: PID 1's end would be its own
+                log.internal("init", error)
+        return self.code
+
+    def next_event(self) -> Event:
+        name = min(self.timers, key=self.timers.__getitem__, default="")
+        match self.crew.wait(self.timers.get(name)):
+            case Deadline():
+                del self.timers[name]
+                return Deadline(name)
+            case Signalled(number, hangup):
+                self.hups += number == _signal.SIGHUP
+                return Signalled(self.settings.signals.get(number, number), hangup)
+            case Stopped(Role.MAIN, number):
+                self.suspended = True
+                return Stopped(Role.MAIN, number)
+            case Exited(Role.PREPARE, _) if self.late:
+                return Exited(Role.PREPARE, self.late_code())
+            case event:
+                return event
+
+    def on(self, event: Event) -> None:  # noqa: C901  one table: split, its order would be hidden
+        plain, stop_on = self.settings.plain, self.settings.stop_on
+        match self.state, event:
+            # signals
+            case _, Signalled(0):
+                pass  # SVCINIT_SIGNALS drops it
+            case State.STARTING, Signalled(number) if number in stop_on and not plain:
+                self.restarting = False
+                self.leave(128 + number, f"{signal_name(number)} before the start")
+            case State.RUNNING | State.RELOADING, Signalled(number) if number in stop_on and not plain:
+                self.stop(signal_name(number))
+            case _, Signalled(number) if number in stop_on and not plain:
+                self.hurry()
+            case _, Signalled(_signal.SIGCONT):
+                self.suspended = False
+                self.crew.resume()
+            case _, Signalled(_signal.SIGHUP, True):  # the terminal is gone: no wish for a reload
+                self.crew.signal(Role.MAIN, _signal.SIGHUP)
+            case State.RUNNING, Signalled(_signal.SIGHUP) if not plain:
+                self.reload()
+            case State.STARTING | State.RELOADING, Signalled(_signal.SIGHUP) if not plain:
+                self.again = True
+            case _, Signalled(_signal.SIGHUP) if not plain:
+                self.again = self.restarting
+            case _, Signalled(number):
+                self.crew.signal(Role.MAIN, number, group=self.settings.signal_group)
+            # a change that presence has prepared
+            case State.RUNNING, News():
+                self.take_news()
+            case _, News():
+                self.news = True
+            # deadlines and hangs
+            case _, Deadline("job"):
+                self.expire()
+            case _, Stopped(Role.PREPARE | Role.PRESENCE | Role.METRICS as role, _):
+                self.crew.kill(role)
+            case State.STOPPING, Stopped(Role.MAIN, _):
+                self.crew.resume()
+            case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU):
+                self.crew.suspend()
+            case State.STARTING | State.RELOADING, Deadline("retry"):
+                self.prepare()
+            case State.RUNNING | State.RELOADING, Deadline("presence"):
+                self.watch_presence()
+            case State.STARTING | State.RUNNING | State.RELOADING, Deadline("metrics"):
+                self.start_metrics()
+            case State.DEREGISTERING, Deadline("deregister"):
+                self.abandon_presence()
+            case State.DRAINING, Deadline("drain"):
+                self.tell_stop()
+            case _, Deadline("kill"):
+                self.kill_all()
+            case _, Deadline("buried"):
+                self.give_up()
+            # starting
+            case State.STARTING, Exited(Role.PREPARE, errors.EX_OK):
+                self.prepared()
+            case State.STARTING, Exited(Role.PREPARE, errors.EX_CONFIG as code):
+                self.leave(code, "the configuration is wrong; the service was not started")
+            case State.STARTING, Exited(Role.PREPARE, errors.EX_TEMPFAIL):
+                self.fall_back()
+            case State.STARTING, Exited(Role.HOOK, errors.EX_OK):
+                self.start_main()
+            case State.STARTING, Exited(Role.HOOK, code):
+                self.leave(code, f"SVCINIT_PRE_START failed with status {code}; the service was not started")
+            # reloading
+            case State.RELOADING, Exited(Role.PREPARE, errors.EX_OK):
+                self.prepared()
+            case State.RELOADING, Exited(Role.PREPARE, errors.EX_CONFIG):
+                self.end_reload("aborted: the files in place stay, the service was not told")
+            case State.RELOADING, Exited(Role.PREPARE, errors.EX_TEMPFAIL):
+                self.pre_reload_hook("no usable answer from Consul: reloading on the files in place")
+            case State.STARTING | State.RELOADING, Exited(Role.PREPARE, code):
+                self.retry(code)
+            case State.RELOADING, Exited(Role.HOOK, errors.EX_OK):
+                self.forward()
+            case State.RELOADING, Exited(Role.HOOK, code):
+                self.undo(f"aborted: SVCINIT_PRE_RELOAD failed with status {code}")
+            case State.RELOADING, Exited(Role.UNDO, code):
+                self.undone(code)
+            case State.RELOADING, Exited(Role.ACTION, code):
+                self.acted(code)
+            case State.RELOADING, Exited(Role.VERIFY, code):
+                self.verified(code)
+            case State.STARTING | State.RUNNING | State.RELOADING, Exited(Role.METRICS, code):
+                self.restart_metrics(code)
+            # the service and its presence in Consul
+            case _, Exited(Role.MAIN, code):
+                self.main_gone(code)
+            case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, errors.EX_UNAVAILABLE):
+                self.not_ready()
+            case State.RUNNING, Exited(Role.PRESENCE, code):
+                self.restart_presence(code)
+                self.take_news()
+            case State.RELOADING, Exited(Role.PRESENCE, code):
+                self.restart_presence(code)
+            case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_OK):
+                self.drain()
+            case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_UNAVAILABLE):
+                self.tell_stop()  # it never got to register: nobody to drain
+            case State.DEREGISTERING, Exited(Role.PRESENCE, _):
+                self.crew.start_deregister()
+            case State.DEREGISTERING, Exited(Role.DEREGISTER, _):
+                self.still_registered()
+            case State.STOPPING, Exited(Role.ACTION, code) if code:
+                self.stop_by_signal(code)
+            case State.SWEEPING, Exited():
+                self.sweep_again()
+            case State.CLOSING, Exited(Role.HOOK, code):
+                self.done(code)
+            case _:
+                pass  # an orphan, a child that had been given up, or just figures to report

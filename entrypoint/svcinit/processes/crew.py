@@ -1,0 +1,338 @@
+"""What runs in each child of init: main, hooks and actions are programs, the rest is the network half, forked.
+
+The network half is imported only inside those children. Init learns of them by exit status, by a memfd that holds
+the verdict of prepare, and by another in which presence leaves the time of its last sign of life.
+"""
+
+from __future__ import annotations
+
+import _signal
+import errno
+import os
+import time
+
+from svcinit import __version__, log
+from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
+from svcinit.processes.init import BEAT_BYTES, FETCHING, Init, Role, content, memfd, refill
+from svcinit.state_files import StateFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from svcinit.lifecycle.steps import Steps
+    from svcinit.settings.environment import Settings
+    from svcinit.settings.parsers import Action
+
+VERDICT_LIMIT = 64 << 20  # bytes: of arguments and environment the kernel takes 6 MiB, which JSON may make 36 of
+LIFE_BYTES = 8
+RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
+
+
+class Crew(Init):
+    """Init with the knowledge of what each role runs."""
+
+    def __init__(self, settings: Settings, command: tuple[str, ...]) -> None:
+        super().__init__(settings)
+        self.command = command
+        self.argv = command
+        self.extra_env: dict[str, str] = {}
+        self.changed: list[str] = []  # rendered files that main was not successfully told about yet
+        self._before, self._undoable = self.changed, False
+        self._presences = 0
+        self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
+        self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
+        self._state = StateFile(settings.run, "init")
+        self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
+        # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares
+        self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
+        self._inputs = self._news = self._news_memory = self._lock = -1
+        self._secrets = -1  # a memfd of the values of KV: prepare fills it, those who tell what probes said read it
+        self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
+
+    def start_main(self) -> None:
+        self._ready = self._renew("_ready")
+        self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
+
+    def start_hook(self, argv: tuple[str, ...]) -> None:
+        self.exec(Role.HOOK, argv, self._action_env())
+
+    def start_action(self, action: Action) -> None:
+        """Perform a `write:` or `exec:` action in a child, as SVCINIT_USER.
+
+        Not even a fifo that nobody reads can hold init up.
+        """
+        if action.kind == "exec":
+            self.exec(Role.ACTION, action.argv, self._action_env())
+        else:
+            self.fork_as_user(Role.ACTION, lambda: _write(action.path, action.text))
+
+    def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict.
+
+        `cached`: from SVCINIT_CACHE instead of Consul.
+        """
+        self._undoable = False
+        if self._lock < 0:
+            self._lock, self._inputs = self._renew("_lock"), self._renew("_inputs")
+            self._secrets = self._renew("_secrets") if self.settings.probes else -1
+        self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
+        os.pwrite(self._verdict, FETCHING, 0)
+        settings, command, lock = self.settings, self.command, self._lock
+        out, memory, fresh, life = self._verdict, self._memory, self._fresh, self._life
+        secrets = self._secrets
+
+        def body() -> int:
+            import gc
+
+            gc.disable()  # it ends before collecting would pay: 15 ms of its imports
+            from svcinit.agent.prepare import transaction
+
+            return transaction.main(
+                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, secrets=secrets, lock=lock,
+                cached=cached, life=life,
+            )  # fmt: skip
+
+        self.fork(Role.PREPARE, _guarded(body))
+
+    def fetching(self) -> bool:
+        """Was the last prepare still at Consul and DNS when it ended?"""
+        return os.pread(self._verdict, len(FETCHING), 0) == FETCHING
+
+    def take_verdict(self) -> bool:
+        """Take over what a successful prepare found; False when what it left cannot be read."""
+        whole = content(self._verdict, VERDICT_LIMIT)
+        if not self._take(whole):
+            log.error("prepare_died", "prepare said it was done but left nothing that can be read")
+            return False
+        self._memory, self._fresh = self._fresh, self._memory
+        if self.settings.watch:
+            refill(self._inputs, whole)
+            self.signal(Role.PRESENCE, _signal.SIGHUP)
+        return True
+
+    def has_news(self) -> bool:
+        """Did presence prepare a change, or die while it did?"""
+        return self._news >= 0 and os.fstat(self._news).st_size > 0
+
+    def take_news(self) -> bool:
+        """Take over what presence prepared; False when it died half way, so that all is to be prepared again."""
+        whole = content(self._news, VERDICT_LIMIT)
+        taken = self._take(whole)
+        if taken:
+            self._memory = self._renew("_memory")
+            refill(self._memory, content(self._news_memory))
+            refill(self._inputs, whole)
+        os.ftruncate(self._news, 0)
+        self.signal(Role.PRESENCE, _signal.SIGHUP)  # the next news may come
+        return taken
+
+    def _take(self, whole: bytes) -> bool:
+        import json
+
+        try:
+            verdict = json.loads(whole)
+            argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
+            if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed + reloads)):
+                raise ValueError
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return False
+        if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
+            if self.settings.reload.kind == "restart":
+                reloads.append("")  # that is a start
+            else:
+                log.warning(
+                    "restart_needed",
+                    "the command's arguments or environment changed: they take effect at its next start",
+                )
+        self.argv, self.extra_env = tuple(argv), env
+        self.prepared = {"files": verdict.get("files"), "keys": verdict.get("keys")}
+        self.said = verdict.get("said", [])
+        self._before, self._undoable = self.changed, bool(changed)
+        self.changed = self.changed + [path for path in changed if path not in self.changed]
+        self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
+        return True
+
+    def told(self) -> None:
+        """Main knows of every change, so there is nothing to put back either."""
+        self.changed, self.reloads, self._undoable = [], [], False
+
+    def start_undo(self) -> bool:
+        """Put back the files that the last prepare committed; False when there are none."""
+        if not self._undoable:
+            return False
+        self.changed, self._undoable, memory = self._before, False, self._memory
+        settings, life = self.settings, self._life
+
+        def body() -> int:
+            from svcinit.agent.prepare import transaction
+
+            return transaction.undo(settings, memory, life)
+
+        self.fork(Role.UNDO, _guarded(body))
+        return True
+
+    def start_verify(self) -> None:
+        """Does the service's own check succeed within SVCINIT_RELOAD_VERIFY?"""
+        settings, env, secrets = self.settings, self._action_env(), self._secrets
+
+        def body() -> int:
+            from svcinit.agent.registration import verify
+
+            return verify.main(settings, env, secrets)
+
+        self.fork(Role.VERIFY, _guarded(body))
+
+    def start_presence(self) -> None:
+        """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
+        self._beat = self._renew("_beat")
+        settings, beat, ready, life, first = self.settings, self._beat, self._ready, self._life, self._presences == 0
+        env, secrets, command = self._action_env(), self._secrets, self.command
+        slots: tuple[int, ...] = ()
+        if self.settings.watch:
+            if self._news < 0:  # kept for the next presence: a child of the former one may still write to them
+                self._news, self._news_memory = self._renew("_news"), self._renew("_news_memory")
+            slots = self._inputs, self._news, self._news_memory, self._lock, self._secrets
+        self._presences += 1
+        touch(beat)
+
+        def body() -> int:
+            from svcinit.agent.registration import presence
+
+            log.context(reload=None)  # it outlives the one that goes on
+            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env,
+                                 secrets=secrets, command=command, slots=slots)  # fmt: skip
+
+        self.fork(Role.PRESENCE, _guarded(body))
+
+    def start_deregister(self) -> None:
+        """Deregister only: for when presence is not there to do it."""
+        settings, life = self.settings, self._life
+
+        def body() -> int:
+            from svcinit.agent.registration import presence
+
+            return presence.deregister(settings, life)
+
+        self.fork(Role.DEREGISTER, _guarded(body))
+
+    def start_metrics(self) -> None:
+        """Answer scrapes at SVCINIT_METRICS, out of the state files."""
+        settings, life = self.settings, self._life
+
+        def body() -> int:
+            from svcinit.agent.metrics import exporter
+
+            log.context(reload=None)  # it outlives the one that goes on
+            return exporter.main(settings, life)
+
+        self.fork(Role.METRICS, _guarded(body))
+
+    def silence(self) -> float:
+        """Seconds since presence last gave a sign of life."""
+        beaten = int.from_bytes(os.pread(self._beat, BEAT_BYTES, 0), "little")
+        return time.monotonic() - beaten / 1000
+
+    def report(self, life: Steps) -> None:
+        """Leave the state for svcinitctl in SVCINIT_RUN, when it changed; a plain init leaves none."""
+        if self.settings.plain:
+            return
+        facts = {
+            "version": __version__,
+            "life": self._life,
+            "state": life.state,
+            "pid": os.getpid(),
+            "main": self.pid(Role.MAIN),
+            "presence": self.pid(Role.PRESENCE),
+            "metrics": self.pid(Role.METRICS),
+            "service": self.settings.service,
+            "id": self.settings.id,
+            "command": list(self.command),
+            "reloads": life.reloads,
+            "restarting": life.restarting,
+            "hups": life.hups,
+            "served": life.served,
+            "degraded": life.outcome,
+            "exit": life.code,
+            **life.tally.facts(),
+        }
+        later = self._state.tell(self.now(), facts, {"orphans": self.orphans})
+        if later is not None:
+            life.timers.setdefault("report", later)
+
+    def _action_env(self) -> Mapping[str, str]:
+        """What hooks, actions and check commands see: main's environment, what changed, and whom to tell."""
+        main = self.pid(Role.MAIN)
+        own = {"SVCINIT_CHANGED": ""} if main is None else {"SVCINIT_CHANGED": "", "SVCINIT_MAIN_PID": str(main)}
+        env = self.settings.main_environment({**self.extra_env, **own})
+        if self.changed:
+            from svcinit.processes import limits
+
+            room = limits.most() - limits.RESERVE - limits.used(self.settings, self.argv, env)
+            env.update(limits.changed(self.changed, room))
+        return env
+
+    def _renew(self, name: str) -> int:
+        """A new memfd in place of the one that the attribute holds."""
+        if getattr(self, name) >= 0:
+            os.close(getattr(self, name))
+        return memfd(name.strip("_"))
+
+
+def touch(beat: int) -> None:
+    """Leave a sign of life: the monotonic clock in milliseconds."""
+    os.pwrite(beat, int(time.monotonic() * 1000).to_bytes(BEAT_BYTES, "little"), 0)
+
+
+def _guarded(body: Callable[[], int]) -> Callable[[], int]:
+    """`body`, with its errors told to people, a line a fault, and turned into the exit status."""
+
+    def run() -> int:
+        try:
+            return body()
+        except SvcinitError as error:
+            log.faults(error)
+            return error.code
+
+    return run
+
+
+def _texts(values: object) -> bool:
+    return not isinstance(values, str) and all(isinstance(value, str) for value in values)  # type: ignore[attr-defined]
+
+
+def _write(path: str, text: str) -> int:
+    """Write `text` to a fifo or file.
+
+    A fifo that is not there, not read yet or full is waited for: init has the deadline.
+    """
+    try:
+        descriptor = _opened(path)
+        rest = text.encode("utf-8", "surrogateescape")
+        while rest:
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BlockingIOError:
+                _wait_for_room(descriptor)
+    except OSError as error:
+        log.error("action_failed", "write to {file} failed: {error}", file=path, error=error.strerror)
+        return EX_SOFTWARE
+    return EX_OK
+
+
+def _opened(path: str) -> int:
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT):
+                raise
+        time.sleep(RETRY)
+
+
+def _wait_for_room(descriptor: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()

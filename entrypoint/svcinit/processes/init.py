@@ -1,0 +1,417 @@
+"""The one place that forks, waits, signals and kills. Standard library only, one thread, no signal handlers.
+
+Every signal was blocked before anything else happened (__main__.py) and is taken here, one at a time, by
+sigtimedwait(2): none is lost and none interrupts. Whatever wakes `wait`, all that has died is reaped first; nobody
+else ever calls wait(2), so no status can be lost to another waiter, and a child is registered before its status can
+be looked at.
+"""
+
+from __future__ import annotations
+
+import _signal  # not `signal`: its enums cost every container start 5 ms
+import errno
+import os
+import time
+
+from svcinit import log
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from svcinit.settings.environment import Settings
+
+PR_SET_CHILD_SUBREAPER = 36
+NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
+FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
+SI_KERNEL = 0x80  # sigaction(2)
+BEAT_BYTES = 8
+
+
+class Role:
+    """What a child is for; at most one child has a role at a time, orphans excepted."""
+
+    MAIN = "main"
+    PREPARE = "prepare"
+    PRESENCE = "presence"
+    DEREGISTER = "deregister"
+    HOOK = "hook"
+    ACTION = "action"
+    VERIFY = "verify"
+    UNDO = "undo"
+    METRICS = "metrics"
+    ORPHAN = "orphan"
+
+
+class Event:
+    """Something that the lifecycle waits for."""
+
+
+class Signalled(Event):
+    """Signal `number` arrived; `hangup` when it is the kernel's own HUP, because the terminal is gone."""
+
+    __match_args__ = ("number", "hangup")
+
+    def __init__(self, number: int, hangup: bool = False) -> None:
+        self.number, self.hangup = number, hangup
+
+
+class Exited(Event):
+    """The child of `role` is gone: `code` is its exit status, or 128+N when signal N killed it."""
+
+    __match_args__ = ("role", "code")
+
+    def __init__(self, role: str, code: int) -> None:
+        self.role, self.code = role, code
+
+
+class Stopped(Event):
+    """The child of `role` was suspended by signal `number` (SIGSTOP, SIGTSTP, ...)."""
+
+    __match_args__ = ("role", "number")
+
+    def __init__(self, role: str, number: int = _signal.SIGSTOP) -> None:
+        self.role, self.number = role, number
+
+
+class News(Event):
+    """Presence has prepared a change."""
+
+
+class Deadline(Event):
+    """The time that `wait` was given is over; `name` is filled in by who set it."""
+
+    __match_args__ = ("name",)
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+
+class Init:
+    """The processes of one container, by role."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_pid1 = os.getpid() == 1
+        self._roles: dict[int, str] = {}
+        self._pids: dict[str, int] = {}  # until reaped: from then on the number may be another's
+        self._alive: set[str] = set()  # until the death was told by `wait`
+        self.orphans = 0  # how many were reaped
+        self._events: list[Event] = []
+        self._signals = _signal.valid_signals()
+        self._folder = _leave_folder()
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, the kernel would reap for us
+        if not self.is_pid1:
+            _become_subreaper()
+
+    def now(self) -> float:
+        """Seconds on the monotonic clock: what every deadline is measured on."""
+        return time.monotonic()
+
+    def alive(self, role: str) -> bool:
+        """Does a child have this role, as far as `wait` has told?"""
+        return role in self._alive
+
+    def pid(self, role: str) -> int | None:
+        return self._pids.get(role)
+
+    def wait(self, until: float | None) -> Event:
+        """The next event: deaths first, then the deadline `until` (monotonic seconds, None: never), then signals."""
+        while True:
+            self._reap()
+            if self._events:
+                event = self._events.pop(0)
+                if isinstance(event, Exited):
+                    self._alive.discard(event.role)
+                return event
+            if until is None:
+                info = _signal.sigwaitinfo(self._signals)
+            else:
+                left = until - self.now()
+                taken = _signal.sigtimedwait(self._signals, left) if left > 0 else None
+                if taken is None:
+                    return Deadline()
+                info = taken
+            if info.si_signo == NEWS and info.si_pid == self._pids.get(Role.PRESENCE):
+                return News()
+            if info.si_signo != _signal.SIGCHLD:
+                return Signalled(info.si_signo, info.si_signo == _signal.SIGHUP and info.si_code == SI_KERNEL)
+
+    def _reap(self) -> None:
+        orphans = self.orphans
+        while (child := _dead_or_stopped()) is not None:
+            role = self._roles.get(child.si_pid, Role.ORPHAN)
+            if child.si_code == os.CLD_STOPPED:
+                self._events.append(Stopped(role, child.si_status))
+                continue
+            self._roles.pop(child.si_pid, None)
+            if self._pids.get(role) == child.si_pid:
+                del self._pids[role]
+            if role == Role.ORPHAN:
+                self.orphans += 1
+                continue
+            code = child.si_status if child.si_code == os.CLD_EXITED else 128 + child.si_status
+            self._events.append(Exited(role, code))
+        if self.orphans > orphans:  # one event for all: a fork storm is not to be thousands of them
+            self._events.append(Exited(Role.ORPHAN, EX_OK))
+
+    def fork(self, role: str, body: Callable[[], int]) -> None:
+        """Start a child, leader of its own process group, that runs `body` and exits with what it returns.
+
+        It has default dispositions and nothing blocked, but for presence: that takes its signals as init does.
+        """
+        group = os.getpgrp()
+        try:
+            pid = os.fork()
+        except OSError as error:  # the container's limit of processes or memory: as if it had died at once
+            log.error("not_started", "{child} cannot be started: {error}", child=role, error=error.strerror)
+            self._alive.add(role)
+            self._events.append(Exited(role, EX_SOFTWARE))
+            return
+        if pid == 0:
+            code = EX_SOFTWARE
+            try:
+                log.context(role=role)
+                os.setpgid(0, 0)
+                _return_to(self._folder)
+                if role == Role.MAIN:
+                    _pass_terminal(group, os.getpid())
+                default_signals(blocked=role == Role.PRESENCE)
+                code = body()
+            except Exception as error:
+                log.internal(role, error)
+            finally:
+                os._exit(code)
+        former = self._pids.get(role)
+        if former is not None:  # given up, and even KILL did not end it yet
+            self._roles[former] = Role.ORPHAN
+        self._roles[pid], self._pids[role] = role, pid
+        self._alive.add(role)
+        try:
+            os.setpgid(pid, pid)  # here too: whoever comes first, the group exists when `kill` needs it
+        except OSError:
+            pass
+
+    def exec(self, role: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+        """Start a child that becomes the program `argv`, as SVCINIT_USER."""
+
+        self.fork_as_user(role, lambda: execute(argv, env))
+
+    def fork_as_user(self, role: str, body: Callable[[], int]) -> None:
+        """As `fork`, with `body` run as SVCINIT_USER."""
+
+        def run() -> int:
+            try:
+                become(self.settings.user)
+            except PermissionError:
+                log.error(
+                    "not_executed",
+                    "SVCINIT_USER: not permitted to become that user: the container lacks CAP_SETUID or CAP_SETGID",
+                    variable="SVCINIT_USER",
+                )
+                return EX_CONFIG
+            return body()
+
+        self.fork(role, run)
+
+    def signal(self, role: str, number: int, *, group: bool = False) -> None:
+        """Send a signal to the child of `role`, or to its whole process group; no such child: nothing happens."""
+        pid = self._pids.get(role)
+        if pid is None:
+            return
+        try:
+            os.kill(-pid if group else pid, number)
+        except OSError as error:
+            log.warning("signal_failed", "signal {signal} to {child} failed: {error} pid={child_pid}",
+                        signal=number, child=role, error=error.strerror, child_pid=pid)  # fmt: skip
+
+    def kill(self, role: str) -> None:
+        """KILL the child of `role` and all of its process group."""
+        self.signal(role, _signal.SIGKILL, group=True)
+
+    def suspend(self) -> None:
+        """Stop as a job under a shell does, with the terminal back in the shell's reach, until somebody sends CONT.
+
+        PID 1 goes on: the kernel does not let it stop, and nobody there could wake it.
+        """
+        if not self.is_pid1:
+            _pass_terminal(self._pids.get(Role.MAIN), os.getpgrp())
+            os.kill(os.getpid(), _signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """CONT to main and its group, which get the terminal back if it was given to us."""
+        main = self._pids.get(Role.MAIN)
+        if main is not None:
+            _pass_terminal(os.getpgrp(), main)
+            self.signal(Role.MAIN, _signal.SIGCONT, group=True)
+
+    def strangers(self) -> int:
+        """How many processes below us have no role: what main started and left."""
+        return len(set(descendants(os.getpid())) - set(self._roles))
+
+    def sweep(self, number: int, *, guests: bool) -> None:
+        """Send a signal to everything left: to all that descends from us, as PID 1 to `guests`, too: what is in the
+        container by `docker exec`."""
+        # anywhere but in a PID namespace of our own kill(-1) would reach far beyond us
+        for pid in [-1] if guests and self.is_pid1 else descendants(os.getpid()):
+            try:
+                os.kill(pid, number)
+            except OSError:  # gone already
+                continue
+
+    def alone(self) -> bool:
+        """Is there no child left, dead or alive?"""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+
+def _dead_or_stopped() -> os.waitid_result | None:
+    """The next child to reap, or to know suspended; None: there is none now."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children and so on, parents first (proc(5), /proc/pid/task/tid/children)."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *descendants(child)]
+    except OSError:  # it ended meanwhile
+        pass
+    return found
+
+
+def _become_subreaper() -> None:
+    """Have orphans below us reparent to us (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    if not prctl(PR_SET_CHILD_SUBREAPER, 1):
+        log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
+
+
+def prctl(option: int, value: int) -> bool:
+    """prctl(2); False where it fails. By way of the C module under `ctypes`, whose own import costs 3 ms."""
+    try:
+        import _ctypes
+
+        libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+        function = _ctypes.dlsym(libc, "prctl")
+        return bool(_ctypes.call_function(function, (option, value, 0, 0, 0)) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def _pass_terminal(owner: int | None, heir: int) -> None:
+    """Make process group `heir` the terminal's foreground one, if `owner` was: else the terminal is another's."""
+    try:
+        if os.tcgetpgrp(0) == owner:
+            os.tcsetpgrp(0, heir)
+    except OSError:  # no terminal
+        pass
+
+
+def _leave_folder() -> str | None:
+    """Move to /, so that a PID 1 pins no mount; the working directory that children return to."""
+    try:
+        folder = os.getcwd()
+    except OSError:  # it is gone: there is nothing to return to
+        folder = None
+    os.chdir("/")
+    return folder
+
+
+def _return_to(folder: str | None) -> None:
+    if folder is None:
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        log.warning("no_folder", "the working directory {file} cannot be entered any more: {error}; staying in /",
+                    file=folder, error=error.strerror)  # fmt: skip
+
+
+def default_signals(*, blocked: bool) -> None:
+    """What a program expects to find: default dispositions, and unless `blocked` an empty mask."""
+    for number in _signal.valid_signals():
+        if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
+            _signal.signal(number, _signal.SIG_DFL)
+    if not blocked:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> None:
+    """Become SVCINIT_USER. Raises PermissionError."""
+    if user is None:
+        return
+    uid, gid, groups, _ = user
+    if (os.getuid(), os.getgid()) == (uid, gid) and uid != 0:
+        return  # already: and setgroups(2) is root's alone
+    os.setgroups(groups)
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
+    """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
+    name = argv[0]
+    if not name:
+        log.error("not_executed", "the command is empty")
+        return NOT_FOUND
+    found: OSError | None = None
+    for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
+        path = os.path.join(folder or ".", name) if "/" not in name else name
+        try:
+            try:
+                _execve(path, argv, env)
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:  # a script without #!, which execvp(3) hands to the shell
+                    raise
+                _execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.exists(path):
+                found = error  # it is there: what is missing is its interpreter
+        except OSError as error:
+            found = error
+    if found is None:
+        log.error("not_executed", "{command}: command not found", command=name)
+        return NOT_FOUND
+    log.error("not_executed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
+    return NOT_EXECUTABLE
+
+
+def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+    """execve(2); `odd` entries of `env`, which os.execve refuses, go along. Raises OSError."""
+    odd = getattr(env, "odd", ())
+    if odd:
+        try:
+            from svcinit.processes.raw_exec import execve
+
+            execve(path, argv, [*(f"{name}={value}" for name, value in env.items()), *odd])
+        except (ImportError, AttributeError, TypeError):
+            pass  # this Python cannot: no service would be worse than these entries missing
+    os.execve(path, argv, env)
+
+
+def refill(descriptor: int, data: bytes) -> None:
+    """Give a memfd another content."""
+    os.ftruncate(descriptor, 0)
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], done)
+
+
+def content(descriptor: int, limit: int = 1 << 40) -> bytes:
+    """All that a memfd holds, `limit` bytes at most."""
+    return os.pread(descriptor, min(os.fstat(descriptor).st_size, limit), 0)
+
+
+def memfd(name: str) -> int:
+    """An anonymous file that forked children share and programs do not (memfd_create(2))."""
+    return os.memfd_create(f"svcinit-{name}", os.MFD_CLOEXEC)

@@ -1,0 +1,58 @@
+"""What execve(2) takes of arguments and environment, known beforehand (fs/exec.c: bprm_stack_limits).
+
+One string may have 32 pages. All of them, with a pointer for each, may have a quarter of the stack limit, at least
+128 KiB and at most 6 MiB. The path of the program and the interpreter of a script count, too: they are in RESERVE.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from svcinit.settings.environment import Settings
+
+LONGEST = 32 * os.sysconf("SC_PAGE_SIZE") - 1  # bytes of one string, without its NUL (MAX_ARG_STRLEN)
+LEAST, MOST = 128 << 10, 6 << 20
+POINTER = 8
+RESERVE = 16 << 10
+CHANGED = 64 << 10  # bytes of SVCINIT_CHANGED
+
+
+def most() -> int:
+    """Bytes of all strings together."""
+    import resource
+
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    return max(LEAST, MOST if stack == resource.RLIM_INFINITY else min(MOST, stack // 4))
+
+
+def length(text: str) -> int:
+    """Bytes of what a program is given."""
+    return len(text) if text.isascii() else len(os.fsencode(text))
+
+
+def size(strings: Iterable[str]) -> int:
+    return sum(length(each) + 1 + POINTER for each in strings)
+
+
+def used(settings: Settings, argv: Iterable[str], env: Mapping[str, str]) -> int:
+    """Bytes of the environment and of the longest command: `argv`, a hook or an action, each of which gets it."""
+    hooks = settings.pre_start, settings.pre_reload, settings.post_stop, settings.stop.argv, settings.reload.argv
+    commands = max(size(argv), *(size(hook or ()) for hook in hooks))
+    return commands + size(f"{name}={value}" for name, value in env.items()) + size(getattr(env, "odd", ()))
+
+
+def changed(paths: Iterable[str], room: int) -> dict[str, str]:
+    """SVCINIT_CHANGED with the paths, a line each, that `room` bytes have place for; how many more there are."""
+    left, named, omitted = min(room, CHANGED), list[str](), 0
+    for path in paths:
+        left -= length(path) + 1
+        if left >= 0:
+            named.append(path)
+        else:
+            omitted += 1
+    found = {"SVCINIT_CHANGED": "\n".join(named)}
+    return {**found, "SVCINIT_CHANGED_OMITTED": str(omitted)} if omitted else found

@@ -1,0 +1,244 @@
+"""A real Consul agent of a test's own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from testing.process import stat_fields
+from testing.waiting import eventually
+
+LOOPBACK = "127.0.0.1"
+ESTABLISHED = "01"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports free for TCP and UDP now, on all addresses."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            tcp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            tcp.bind(("", 0))
+            port = tcp.getsockname()[1]
+            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            with contextlib.suppress(OSError):
+                udp.bind(("", port))
+                ports.append(port)
+        return ports
+
+
+def thread_states(pid: int) -> list[str]:
+    """The state of each thread of a process, as proc(5) letters."""
+    states = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):  # a thread may end between two looks
+            states.append(stat_fields(f"/proc/{pid}/task/{thread}/stat")[0])
+    return states
+
+
+def connections(port: int) -> int:
+    """How many TCP connections to a local port are open (proc(5), /proc/net/tcp)."""
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == ESTABLISHED for row in rows)
+
+
+class ConsulAgent:
+    """`consul agent -dev`, on free ports of `address`; use as a context manager."""
+
+    secrets: Mapping[str, str] = {}  # what svcinit is told besides, for it to keep to itself
+    flags: tuple[str, ...] = ("-dev",)
+
+    def __init__(
+        self, folder: pathlib.Path, *, config: Mapping[str, Any] | None = None, address: str = LOOPBACK
+    ) -> None:
+        self.folder, self.config, self.address = folder, dict(config or {}), address
+        self.http_port, self.dns_port, *self._others = free_ports(6)
+        self.token = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:{self.http_port}"
+
+    @property
+    def dns(self) -> str:
+        return f"{self.address}:{self.dns_port}"
+
+    def join_wan(self, other: ConsulAgent) -> None:
+        """Join the datacenter of another server, and wait until each can ask the other's catalog."""
+        self.call("PUT", f"/v1/agent/join/{other.address}:{other.wan_port}?wan=1")
+        for agent in (self, other):
+            eventually(lambda agent=agent: len(agent.get("/v1/catalog/datacenters")) == 2, "both know both", 20)  # type: ignore[misc]
+            eventually(lambda agent=agent: agent.reaches_all(), "each can ask the other", 20)  # type: ignore[misc]
+
+    @property
+    def wan_port(self) -> int:
+        return self._others[1]
+
+    def reaches_all(self) -> bool:
+        """Does every datacenter that it knows answer through it?"""
+        try:
+            known = self.get("/v1/catalog/datacenters")
+            return all(self.get(f"/v1/catalog/nodes?dc={datacenter}") for datacenter in known)
+        except OSError:
+            return False
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What svcinit must be told to use this agent."""
+        return {"CONSUL_HTTP_ADDR": self.url, "SVCINIT_DNS_ADDR": self.dns, **self.secrets}
+
+    def start(self) -> None:
+        serf_lan, serf_wan, server, _ = self._others
+        settings = {
+            "bind_addr": self.address,
+            "client_addr": self.address,
+            "disable_update_check": True,
+            **self.config,
+            "ports": {
+                "http": self.http_port, "dns": self.dns_port, "grpc": -1,
+                "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server, **self.config.get("ports", {}),
+            },
+        }  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "agent.json"
+        path.write_text(json.dumps(settings))
+        binary = os.environ.get("CONSUL_BINARY")
+        assert binary, "CONSUL_BINARY names no consul: run the tests by `make test`"
+        with (self.folder / "consul.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, "agent", *self.flags, "-config-file", str(path)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        eventually(self.is_up, f"Consul is up; its log: {self.folder}/consul.log", 20)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self._process
+        return psutil.Process(self._process.pid)
+
+    def restart(self) -> None:
+        """Start again on the same ports: -dev keeps nothing, so all its data are lost."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        assert self._process
+        pid = self._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: all(state == "T" for state in thread_states(pid)), "Consul is suspended")
+
+    def resume(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def is_up(self) -> bool:
+        """Does it answer, and has it a leader?"""
+        assert self._process
+        assert self._process.poll() is None, (self.folder / "consul.log").read_text()[-2000:]
+        try:
+            return bool(self.get("/v1/status/leader")) and bool(self.get("/v1/catalog/nodes"))
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.url + path, data=body, method=method)
+        if self.token:
+            request.add_header("X-Consul-Token", self.token)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.call("GET", path))
+
+    def kv_put(self, key: str, value: str | bytes) -> None:
+        self.call("PUT", f"/v1/kv/{key}", value.encode() if isinstance(value, str) else value)
+
+    def kv_get(self, key: str) -> bytes:
+        return base64.b64decode(self.get(f"/v1/kv/{key}")[0]["Value"] or "")
+
+    def kv_delete(self, prefix: str) -> None:
+        self.call("DELETE", f"/v1/kv/{prefix}?recurse")
+
+    def register(self, name: str, port: int, *, address: str = "", tags: Sequence[str] = (), id: str = "") -> None:
+        definition = {"Name": name, "Port": port, "Address": address, "Tags": list(tags), "ID": id or name}
+        self.call("PUT", "/v1/agent/service/register", json.dumps(definition).encode())
+
+    def deregister(self, service_id: str) -> None:
+        self.call("PUT", f"/v1/agent/service/deregister/{service_id}")
+
+    def instances(self, name: str) -> list[dict[str, Any]]:
+        """All instances in the catalog, whatever their health."""
+        found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}")
+        return found
+
+    def passing(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}?passing")
+        return found
+
+
+class LoneServer(ConsulAgent):
+    """One of two servers, without the other: it answers, and there is no leader."""
+
+    flags = ()
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__(folder, config={"server": True, "bootstrap_expect": 2, "data_dir": str(folder / "data")})
+
+    def is_up(self) -> bool:
+        try:
+            return bool(self.get("/v1/status/leader") == "")
+        except OSError:
+            return False
+
+
+class ExistingConsul(ConsulAgent):
+    """An agent that somebody else runs, at `address` as CONSUL_HTTP_ADDR gives it."""
+
+    def __init__(self, address: str, token: str = "", dns: str | None = None) -> None:
+        self._url = (address if "://" in address else f"http://{address}").rstrip("/")
+        self._dns = dns or f"{self._url.split('://')[1].rsplit(':', 1)[0]}:8600"
+        self.token = token
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def dns(self) -> str:
+        return self._dns
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**super().env, **({"CONSUL_HTTP_TOKEN": self.token} if self.token else {})}
