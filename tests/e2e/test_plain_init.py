@@ -132,7 +132,7 @@ def test_it_costs_no_third_party_import() -> None:
 
 
 def test_every_signal_that_can_be_forwarded_is(tmp_path: pathlib.Path) -> None:
-    script = ROOT / "tests" / "support" / "print_signals.py"
+    script = ROOT / "testing" / "print_signals.py"
     own = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
     forwarded = sorted(set(signal.valid_signals()) - own)
     with running(tmp_path, sys.executable, str(script)) as svcinit:

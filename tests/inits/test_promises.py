@@ -19,7 +19,7 @@ from testing.waiting import eventually
 from tests.inits.conftest import Init
 
 pytestmark = pytest.mark.consul  # runs where Debian's tini and dumb-init are installed, with the real parts
-PRINTER = str(ROOT / "tests" / "support" / "print_signals.py")
+PRINTER = str(ROOT / "testing" / "print_signals.py")
 FORWARDABLE = sorted(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
 ORDINARY = [n for n in FORWARDABLE if n < signal.SIGRTMIN and n not in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)]
 CHILD = "trap 'echo child' USR1; echo up; while :; do sleep 0.05; done"

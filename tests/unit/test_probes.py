@@ -17,7 +17,6 @@ from svcinit.agent.redact import Remembered, remember
 from svcinit.agent.registration.probes import CRITICAL, OUTPUT_LIMIT, PASSING, Probe, runner
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.worker import Worker
-from svcinit.processes import child
 from svcinit.processes.init import memfd
 from svcinit.settings.environment import read
 
@@ -168,17 +167,3 @@ def failing(number: int, error: str) -> object:
         raise OSError(number, error)
 
     return fail
-
-
-def test_one_recipe_for_all_children() -> None:
-    """What forks by itself would have to learn all of it again."""
-    root = os.path.dirname(os.path.dirname(child.__file__))
-    forking = set()
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.endswith(".py"):
-                with open(path) as file:
-                    if re.search(r"os\.(fork|posix_spawn)\(|subprocess", file.read()):
-                        forking.add(os.path.relpath(path, root))
-    assert forking == {"agent/child.py", "init.py"}

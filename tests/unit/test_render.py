@@ -372,8 +372,8 @@ def test_ten_thousand_keys_render_in_under_a_second() -> None:
 def test_files_without_a_template_do_not_cost_the_import_of_jinja2(tmp_path: Path) -> None:
     folder = tree(tmp_path, {"a": "x"})
     code = (
-        "import sys; from svcinit.agent import files, render;"
-        f"files.commit(render.render(render.find([{folder!r}], {folder + '.out'!r}), None));"
+        "import sys; from svcinit.agent.files import commit; from svcinit.agent.templates import render;"
+        f"commit.commit(render.render(render.find([{folder!r}], {folder + '.out'!r}), None));"
         "print([m for m in ('jinja2', 'typing', 'dataclasses', 'yaml', 'json') if m in sys.modules])"
     )
     done = subprocess.run(
