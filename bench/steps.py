@@ -55,10 +55,11 @@ def watched(name, globals=None, locals=None, fromlist=(), level=0):
     finally:
         importing.pop()
         spent.setdefault(within[-1], [0.0, 0.0])[1] += (_now() - began) * 1000
-    if name == "svcinit.agent" and "prepare" in (fromlist or ()):
+    if name == "svcinit.agent.prepare" and "transaction" in (fromlist or ()):
+        transaction = found.transaction
         for step in {steps!r}:
-            setattr(found.prepare.Preparation, step, timed(step, getattr(found.prepare.Preparation, step)))
-        found.prepare.main = told(found.prepare.main)
+            setattr(transaction.Preparation, step, timed(step, getattr(transaction.Preparation, step)))
+        transaction.main = told(transaction.main)
     return found
 
 def fork():
