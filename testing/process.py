@@ -33,12 +33,12 @@ def svcinit_command(*command: str) -> list[str]:
 class Running:
     """A started svcinit; its standard output and error go to files that can be read at any time.
 
-    `launch` makes the argv of it.
+    `launch` makes the argv of it; with `stderr` its standard error goes to that descriptor.
     """
 
     def __init__(
         self, folder: pathlib.Path, command: Sequence[str], env: Mapping[str, str],
-        launch: Callable[..., list[str]] = svcinit_command,
+        launch: Callable[..., list[str]] = svcinit_command, stderr: int | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Running:
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 launch(*command), env={**PATH, **own, **env},
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err if stderr is None else stderr, start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -105,10 +105,10 @@ class Running:
 @contextlib.contextmanager
 def running(
     folder: pathlib.Path, *command: str, env: Mapping[str, str] | None = None,
-    launch: Callable[..., list[str]] = svcinit_command,
+    launch: Callable[..., list[str]] = svcinit_command, stderr: int | None = None,
 ) -> Iterator[Running]:  # fmt: skip
     """svcinit on `command`, killed with all of its children at the end if it still runs."""
-    started = Running(folder, command, env or {}, launch)
+    started = Running(folder, command, env or {}, launch, stderr)
     try:
         yield started
     finally:

@@ -17,14 +17,16 @@ def main() -> NoReturn:
     # First of all, before any other import: until then the kernel discards what is sent to PID 1. From here on
     # every signal waits in the kernel until the lifecycle takes it.
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
-    code = run(tuple(sys.argv[1:]))
-    try:
-        sys.stdout.flush()
-    except OSError:
-        pass
     import os
 
-    os._exit(code)  # nothing of Python's own shutdown is worth waiting for
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Closed: a file that is opened later must not become what the log goes to, or the command's output. This
+            # one can be neither read nor written, and is closed again for programs.
+            os.open("/", os.O_PATH)
+    os._exit(run(tuple(sys.argv[1:])))  # nothing of Python's own shutdown is worth waiting for
 
 
 def run(arguments: tuple[str, ...]) -> int:
@@ -33,12 +35,12 @@ def run(arguments: tuple[str, ...]) -> int:
     if arguments[:1] in (("--help",), ("-h",)):
         from svcinit.settings.environment import help_text
 
-        print(USAGE, "\n\nX_FILE names a file to read any variable X from.\n", help_text(), sep="\n")
+        _print(USAGE, "\n\nX_FILE names a file to read any variable X from.\n", help_text())
         return 0
     if arguments[:1] == ("--version",):
         from svcinit import __version__
 
-        print(f"svcinit {__version__}")
+        _print(f"svcinit {__version__}")
         return 0
     command = arguments[1:] if arguments[:1] == ("--",) else arguments
     if not command or (command is arguments and command[0].startswith("-")):
@@ -49,6 +51,14 @@ def run(arguments: tuple[str, ...]) -> int:
                   error=f"unknown option {command[0]}" if command else "no command given")  # fmt: skip
         return EX_USAGE
     return live(command)
+
+
+def _print(*texts: str) -> None:
+    """To stdout, if that is open and read."""
+    try:
+        print(*texts, sep="\n", flush=True)
+    except OSError:
+        pass
 
 
 def live(command: tuple[str, ...]) -> int:

@@ -5,14 +5,16 @@
 An event has a name of events.py, fields, and a sentence made of them; docs/logs.md describes both forms of a line. As
 text, what the sentence does not tell follows it. What others say is escaped where it is not printable.
 
-A log driver that stops reading fills the pipe; a PID 1 blocked on write(2) would then be deaf to signals. So
-a line goes out only when poll(2) says that the pipe takes it, and is at most PIPE_BUF long, which pipe(7)
-promises to write whole and at once. What does not fit is counted and reported with the next line that does.
+A log driver that stops reading fills the pipe; a PID 1 blocked on write(2) would then be deaf to signals. poll(2)
+is no help: main writes to the same pipe, and a terminal takes less than it promises. So each write is one that does
+not wait, and a line is at most PIPE_BUF long, which pipe(7) promises to write whole or not at all. What does not fit is
+counted and reported with the next line that does.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 TYPE_CHECKING = False
@@ -36,6 +38,7 @@ IN_SENTENCES = "error", "file", "line", "key", "variable", "outcome"  # what sen
 _threshold = 1
 _json = False
 _dropped = 0
+_torn = False  # the end of the last line was cut off
 _context: dict[str, Field] = {"role": "init"}
 _held: list[Entry] | None = None
 
@@ -82,10 +85,12 @@ def internal(where: str, found: Exception) -> None:
 
 def origin(found: BaseException) -> dict[str, object]:
     """What happened and where, never a value: the fields of INTERNAL."""
-    import traceback
-
-    last = traceback.extract_tb(found.__traceback__)[-1]
-    place = {"file": os.path.basename(last.filename), "line": last.lineno, "function": last.name}
+    last = found.__traceback__
+    assert last
+    while last.tb_next:  # not `traceback`: without a free descriptor nothing can be imported
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    place = {"file": os.path.basename(code.co_filename), "line": last.tb_lineno, "function": code.co_name}
     return {"error": type(found).__name__, **place}
 
 
@@ -124,10 +129,11 @@ def _event(level: int, event: EventName, sentence: str, fields: Mapping[str, obj
 
 def _put(entry: Entry) -> None:
     global _dropped
-    if _write(_line(entry)):
-        _dropped = 0
-    else:
-        _dropped += 1
+    try:
+        written = _write(_line(entry))
+    except (ImportError, OSError):  # no descriptor is left to import what writes the line
+        written = False
+    _dropped = 0 if written else _dropped + 1
 
 
 def _line(entry: Entry) -> bytes:
@@ -186,15 +192,72 @@ def _word(value: Field) -> str:
 
 
 def _write(line: bytes) -> bool:
+    """True when all of its text is out. If its end was cut off, the next line begins with a line end."""
+    global _torn
+    whole = b"\n" + line if _torn else line
     try:
-        import select  # a plain init has nothing to say, as a rule
-
-        poll = select.poll()
-        poll.register(STDERR, select.POLLOUT)
-        ready = poll.poll(0)
-        if not ready or not ready[0][1] & select.POLLOUT:
-            return False
-        os.write(STDERR, line)
-    except (ImportError, OSError):  # stderr is closed, or its reader is gone: nobody is there to be told
+        sent = _send(whole)
+    except OSError:  # no room, closed, or its reader is gone
         return False
-    return True
+    if sent:
+        _torn = sent < len(whole)
+    return sent >= len(whole) - 1
+
+
+def _send(data: bytes) -> int:
+    """Write what fits now; return how much that was.
+
+    O_NONBLOCK is never set on fd 2: main shares that open file description (open(2)) and would see EAGAIN.
+    """
+    kind = stat.S_IFMT(os.fstat(STDERR).st_mode)
+    if kind == stat.S_IFREG:
+        return os.write(STDERR, data)
+    if kind == stat.S_IFSOCK:
+        return _send_to_socket(data)
+    try:
+        return os.pwritev(STDERR, (data,), -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        raise
+    except (OSError, AttributeError, NotImplementedError):
+        pass  # a terminal, a named pipe, any pipe before Linux 6.4, a libc without pwritev2(2)
+    try:
+        own = _reopen()
+    except OSError:
+        if kind == stat.S_IFIFO:
+            return _splice(data)
+        raise
+    try:
+        return os.write(own, data)
+    finally:
+        os.close(own)
+
+
+def _reopen() -> int:
+    """Open what stderr is once more, without waiting."""
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(f"/proc/self/fd/{STDERR}", flags)
+    except OSError:
+        os.tcgetpgrp(STDERR)  # fails unless stderr is our controlling terminal, which is what /dev/tty is
+        return os.open("/dev/tty", flags)  # and everybody may open that
+
+
+def _splice(data: bytes) -> int:
+    """Write to a pipe that we may not open. Each call fills a page of it: no choice for what comes in bursts."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, data)
+        return os.splice(reading, STDERR, len(data), flags=os.SPLICE_F_NONBLOCK)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _send_to_socket(data: bytes) -> int:
+    import _socket  # the C module under `socket`
+
+    channel = _socket.socket(fileno=STDERR)
+    try:
+        return channel.send(data, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+    finally:
+        channel.detach()  # so that it is not closed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -124,6 +127,57 @@ def test_who_leaves_at_once_does_no_harm() -> None:
         assert get(address)[0] == 200
 
 
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:  # all below it are taken
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def still() -> Iterator[tuple[Server, Address]]:
+    """A server whose turns the test takes, and its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(listener, lambda _: ("text/plain", b"figures\n"))
+    yield server, listener.getsockname()
+    server.close()
+
+
+def test_a_client_that_there_is_no_descriptor_for_is_waited_with_and_answered_later(
+    still: tuple[Server, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "LOOK", 0.02)
+    server, address = still
+    with socket.create_connection(address, 10) as channel:
+        channel.sendall(GET)
+        with no_descriptor_left():
+            began, turns = time.monotonic(), 10
+            for _ in range(turns):
+                server.turn(5)
+            assert time.monotonic() - began >= turns * exporter.LOOK, "it does not spin"
+        for _ in range(3):
+            server.turn(0.02)
+        assert channel.recv(12) == b"HTTP/1.1 200"
+
+
+def test_where_there_is_no_descriptor_left_the_oldest_connection_makes_room(
+    still: tuple[Server, Address],
+) -> None:
+    server, address = still
+    with socket.create_connection(address, 10) as idle, socket.create_connection(address, 10) as channel:
+        channel.sendall(GET)
+        server.turn(5)  # one of them a turn
+        with no_descriptor_left():
+            for _ in range(4):
+                server.turn(0.02)
+        assert idle.recv(1) == b""
+        assert channel.recv(12) == b"HTTP/1.1 200"
+
+
 def test_a_connection_is_cut_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "LONGEST", 0.1)
     with serving() as address, socket.create_connection(address, 10) as channel:
@@ -181,6 +235,7 @@ def test_nobody_waits_for_an_address_that_is_not_wanted_any_more() -> None:
 def test_where_the_library_is_missing_it_is_said_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "svcinit.agent.metrics.families", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setattr(exporter, "close_inherited", lambda: None)  # what pytest holds open
     with pytest.raises(ConfigError) as caught:
         exporter.main(environment.read({"SVCINIT_METRICS": "127.0.0.1:1"}), "")
     assert "needs prometheus_client, which is not here: pip install 'svcinit[metrics]'" in str(caught.value)

@@ -18,7 +18,8 @@ import time
 
 from svcinit import log
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
-from svcinit.processes.init import PR_SET_CHILD_SUBREAPER, become, default_signals, descendants, execute, prctl
+from svcinit.processes.execution import become, execute, own_signals
+from svcinit.processes.init import PR_SET_CHILD_SUBREAPER, descendants, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fork(body: Callable[[], int], name: str = "child") -> int:
         code = EX_SOFTWARE
         try:
             os.setpgid(0, 0)
-            default_signals(blocked=False)
+            own_signals(blocked=False)
             code = body()
         except SvcinitError as error:
             log.faults(error)

@@ -9,12 +9,13 @@ be looked at.
 from __future__ import annotations
 
 import _signal  # not `signal`: its enums cost every container start 5 ms
-import errno
 import os
+import sys
 import time
 
 from svcinit import log
-from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, NOT_EXECUTABLE, NOT_FOUND
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
+from svcinit.processes.execution import OF_WRITES, become, execute, own_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Init:
                 if taken is None:
                     return Deadline()
                 info = taken
+            if info.si_signo in OF_WRITES and info.si_pid == os.getpid():
+                continue  # a write of ours failed: the kernel names the writer as the sender
             if info.si_signo == NEWS and info.si_pid == self._pids.get(Role.PRESENCE):
                 return News()
             if info.si_signo != _signal.SIGCHLD:
@@ -159,7 +162,7 @@ class Init:
     def fork(self, role: str, body: Callable[[], int]) -> None:
         """Start a child, leader of its own process group, that runs `body` and exits with what it returns.
 
-        It has default dispositions and nothing blocked, but for presence: that takes its signals as init does.
+        It has the signals of `own_signals`. Nothing is blocked, but for presence: that takes its signals as init does.
         """
         group = os.getpgrp()
         try:
@@ -177,7 +180,8 @@ class Init:
                 _return_to(self._folder)
                 if role == Role.MAIN:
                     _pass_terminal(group, os.getpid())
-                default_signals(blocked=role == Role.PRESENCE)
+                own_signals(blocked=role == Role.PRESENCE)
+                sys.stderr = None  # what a library says there would wait for its reader; log.py does not use it
                 code = body()
             except Exception as error:
                 log.internal(role, error)
@@ -335,68 +339,6 @@ def _return_to(folder: str | None) -> None:
     except OSError as error:
         log.warning("no_folder", "the working directory {file} cannot be entered any more: {error}; staying in /",
                     file=folder, error=error.strerror)  # fmt: skip
-
-
-def default_signals(*, blocked: bool) -> None:
-    """What a program expects to find: default dispositions, and unless `blocked` an empty mask."""
-    for number in _signal.valid_signals():
-        if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
-            _signal.signal(number, _signal.SIG_DFL)
-    if not blocked:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-
-
-def become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> None:
-    """Become SVCINIT_USER. Raises PermissionError."""
-    if user is None:
-        return
-    uid, gid, groups, _ = user
-    if (os.getuid(), os.getgid()) == (uid, gid) and uid != 0:
-        return  # already: and setgroups(2) is root's alone
-    os.setgroups(groups)
-    os.setgid(gid)
-    os.setuid(uid)
-
-
-def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
-    """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
-    name = argv[0]
-    if not name:
-        log.error("not_executed", "the command is empty")
-        return NOT_FOUND
-    found: OSError | None = None
-    for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
-        path = os.path.join(folder or ".", name) if "/" not in name else name
-        try:
-            try:
-                _execve(path, argv, env)
-            except OSError as error:
-                if error.errno != errno.ENOEXEC:  # a script without #!, which execvp(3) hands to the shell
-                    raise
-                _execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.exists(path):
-                found = error  # it is there: what is missing is its interpreter
-        except OSError as error:
-            found = error
-    if found is None:
-        log.error("not_executed", "{command}: command not found", command=name)
-        return NOT_FOUND
-    log.error("not_executed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
-    return NOT_EXECUTABLE
-
-
-def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-    """execve(2); `odd` entries of `env`, which os.execve refuses, go along. Raises OSError."""
-    odd = getattr(env, "odd", ())
-    if odd:
-        try:
-            from svcinit.processes.raw_exec import execve
-
-            execve(path, argv, [*(f"{name}={value}" for name, value in env.items()), *odd])
-        except (ImportError, AttributeError, TypeError):
-            pass  # this Python cannot: no service would be worse than these entries missing
-    os.execve(path, argv, env)
 
 
 def refill(descriptor: int, data: bytes) -> None:

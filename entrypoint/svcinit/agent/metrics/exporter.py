@@ -8,6 +8,7 @@ that came first makes room; the process ends itself, by SIGALRM, if a turn shoul
 from __future__ import annotations
 
 import _signal
+import errno
 import os
 import selectors
 import socket
@@ -30,6 +31,7 @@ LONGEST = 10.0  # seconds for a connection, from its first byte to its last
 REQUEST_LIMIT = 8192  # bytes
 CHUNK = 1 << 16
 LOOK = 1.0  # seconds between two looks at whether init is still there
+LACKING = errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM  # of accept(2): it would fail again at once
 STDERR = 2
 WATCHDOG = 60  # seconds for one turn
 BACKOFF = 0.5, 10.0  # seconds between two tries to have the address
@@ -41,6 +43,7 @@ END = b"\r\n\r\n"
 def main(settings: Settings, life: str) -> int:
     """Serve until init is gone. Raises ConfigError where the library for it is not there."""
     assert settings.metrics
+    close_inherited()
     try:
         from svcinit.agent.metrics.families import Exposition
     except ImportError as error:
@@ -48,7 +51,6 @@ def main(settings: Settings, life: str) -> int:
             f"SVCINIT_METRICS needs {error.name}, which is not here: pip install 'svcinit[metrics]'; "
             "the service runs on without metrics"
         ) from None
-    close_inherited()
     parent = os.getppid()
     listener = bound(settings.metrics, lambda: os.getppid() == parent)
     if listener is None:
@@ -127,14 +129,23 @@ class Server:
     def _accept(self) -> None:
         try:
             channel, _ = self._listener.accept()
-        except OSError:  # the client is gone again
-            return
+        except OSError as error:
+            if error.errno in LACKING:
+                self._make_room()
+            return  # else the client is gone again
         if len(self._open) >= MOST:
             self._close(self._open[0])
         channel.setblocking(False)
         connection = Connection(channel)
-        self._open.append(connection)
         self._selector.register(channel, selectors.EVENT_READ, connection)
+        self._open.append(connection)
+
+    def _make_room(self) -> None:
+        """The client that cannot be accepted stays in the queue: without this, each turn would end at once."""
+        if self._open:
+            self._close(self._open[0])
+        else:
+            time.sleep(LOOK)
 
     def _go_on(self, connection: Connection) -> None:
         try:

@@ -12,7 +12,7 @@ from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
 from svcinit.lifecycle.steps import AFTER_KILL, STOP_TIMEOUT
-from svcinit.processes.init import become
+from svcinit.processes.execution import become
 from svcinit.settings.environment import UNKNOWN, attempt
 from svcinit.settings.parsers import has_capability, signal_name, words
 
