@@ -9,6 +9,7 @@ import fcntl
 import os
 import pathlib
 import re
+import select
 import socket
 import sys
 import tempfile
@@ -141,6 +142,26 @@ def test_what_nobody_reads_is_dropped_counted_and_told_with_the_next_line(kind: 
     assert told.strip() == "svcinit: warning: again lines_dropped=3"
     say()
     assert eventually(reader.read, "it is written") == line()
+
+
+class SaysReady:
+    """What poll(2) said of a pipe that another writer filled before anything else could be written to it."""
+
+    def register(self, descriptor: int, _: int) -> None:
+        self.ready = [(descriptor, select.POLLOUT)]
+
+    def poll(self, _: float) -> list[tuple[int, int]]:
+        return self.ready
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_that_fills_what_was_said_to_be_ready_holds_nobody_up(
+    kind: str, stderr_is: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "poll", SaysReady)
+    stderr_is(kind).fill()
+    for _ in range(1000):
+        say()
 
 
 @pytest.mark.parametrize("size", [30, 100, 1000, 3000])
