@@ -83,7 +83,14 @@ ELSE = (
     ("a check command or probe prints endlessly", "its end is kept, the rest takes no memory; killed at its deadline"),
     ("Consul asks to be left alone for hours (`Retry-After`)",
      "asked again within 30 s, at a start within 5 s, until `SVCINIT_START_TIMEOUT`"),
-    ("nobody reads the log", "lines are dropped, counted and reported; nothing waits for a log"),
+    ("the log's pipe is full: its reader is slow or hangs", "lines are dropped, and the next line that gets through "
+     "has their number (`lines_dropped`); nothing waits for a log, a stop is as fast as ever"),
+    ("nobody reads the terminal (`docker run -t`)", "the same"),
+    ("the log's reader is gone, or its file is at its limit of size", "the lines are lost; no signal is sent to the "
+     "command, start, reload and exit status are as ever"),
+    ("stdout or stderr is closed", "it stays closed for the command; no exit status changes"),
+    ("the metrics have no file descriptor left",
+     "the oldest connection is closed, or the scrape waits; no CPU time is used meanwhile"),
     ("the state directory cannot be written", "svcinit runs on; `svcinitctl` finds nothing"),
     ("the command goes into the background", "its end ends the container, and the log says why"),
     ("command not found, not executable", "127, 126"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pathlib
+import resource
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +15,11 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
+from svcinit.agent.metrics.exporter import LOOK
 from svcinit.agent.metrics.families import TABLE
 from svcinit.state_files import PERIOD
 from testing.consul import free_ports, thread_states
-from testing.process import is_alive, running
+from testing.process import is_alive, running, stat_fields
 from testing.scrape import Scrape, comes_to, scrape, scraped, scraped_as
 from testing.waiting import eventually
 from tests.e2e.failing import ctl
@@ -172,6 +175,40 @@ def test_hung_clients_keep_no_scrape_out(tmp_path: pathlib.Path, port: int) -> N
         assert scrape(port).value("state", state="running") == 1
         for channel in hung:
             channel.close()
+
+
+def test_clients_that_ask_and_hang_up_do_not_end_the_process(tmp_path: pathlib.Path, port: int) -> None:
+    with running(tmp_path, "sh", "-c", SLEEP, env=at(port)) as svcinit:
+        scraped(port)
+        metrics = svcinit.child("metrics")
+        for _ in range(40):
+            with socket.create_connection(("127.0.0.1", port), 10) as channel:
+                channel.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                channel.shutdown(socket.SHUT_WR)
+                channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            assert scrape(port).value("state", state="running") == 1
+        assert svcinit.child("metrics") == metrics
+
+
+def test_the_process_outlives_its_limit_of_files_and_is_idle_meanwhile(tmp_path: pathlib.Path, port: int) -> None:
+    with running(tmp_path, "sh", "-c", SLEEP, env=at(port)) as svcinit:
+        scraped(port)
+        metrics = svcinit.child("metrics")
+        limits = resource.prlimit(metrics, resource.RLIMIT_NOFILE)
+        resource.prlimit(metrics, resource.RLIMIT_NOFILE, (3, limits[1]))
+        with socket.create_connection(("127.0.0.1", port), 10) as channel:
+            channel.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            before, until = cpu_seconds(metrics), time.monotonic() + 2 * LOOK
+            eventually(lambda: time.monotonic() > until, "some turns are over")
+            assert cpu_seconds(metrics) - before < LOOK / 2
+            resource.prlimit(metrics, resource.RLIMIT_NOFILE, limits)
+            assert channel.recv(12) == b"HTTP/1.1 200"
+        assert svcinit.child("metrics") == metrics
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = stat_fields(f"/proc/{pid}/stat")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_scrape_is_answered_while_init_is_suspended(tmp_path: pathlib.Path, port: int) -> None:
