@@ -83,6 +83,29 @@ def changed(folder: pathlib.Path, now: int) -> None:
     (folder / "kv.json").write_text(f'{{"kv": {{"config": {{"now": {now}}}}}}}')
 
 
+@contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    try:
+        yield writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_full_log_pipe_holds_nobody_up(start: Start, tmp_path: pathlib.Path) -> None:
+    with full_pipe() as stderr:
+        svcinit = start("sh", "-c", SLEEP, stderr=stderr, **templates(tmp_path))
+        runs(svcinit)
+        hup(svcinit, 1)
+        stops(svcinit)
+
+
 def test_a_terminal_that_nobody_reads_holds_nobody_up(start: Start, tmp_path: pathlib.Path) -> None:
     reader, terminal = os.openpty()
     try:
@@ -267,14 +290,6 @@ _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
 sys.path += {sys.path!r}
 from svcinit.settings import environment
 from svcinit.processes.init import Init, Role
-full, writing = os.pipe()
-os.set_blocking(writing, False)
-try:
-    while True:
-        os.write(writing, b"x" * 4096)
-except BlockingIOError:
-    os.set_blocking(writing, True)
-os.dup2(writing, 2)
 init = Init(environment.read({{}}))
 init.fork(Role.PREPARE, lambda: logging.warning("a library's") or 5)
 print(getattr(init.wait(time.monotonic() + 5), "code", "it hangs"))
@@ -283,5 +298,7 @@ init.kill(Role.PREPARE)
 
 
 def test_what_a_library_says_on_stderr_holds_nobody_up() -> None:
-    done = subprocess.run([sys.executable, "-c", LIBRARY], env=PATH, capture_output=True, timeout=15, check=False)
-    assert done.stdout == b"5\n", done.stderr
+    with full_pipe() as stderr:
+        argv = [sys.executable, "-c", LIBRARY]
+        done = subprocess.run(argv, env=PATH, stdout=subprocess.PIPE, stderr=stderr, timeout=15, check=False)
+    assert done.stdout == b"5\n"

@@ -176,25 +176,3 @@ def test_a_stop_with_a_timeout_kills_what_ignores_it_and_all_it_left(tmp_path: p
         below = descendants(svcinit.pid)
         assert svcinit.stop() == 137
         eventually(lambda: not any(map(is_alive, below)), "no process is left")
-
-
-def test_a_full_log_pipe_does_not_make_it_deaf(tmp_path: pathlib.Path) -> None:
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    try:
-        while True:
-            os.write(write, b"x" * 4096)
-    except BlockingIOError:
-        os.set_blocking(write, True)
-    env = {**PATH, "SVCINIT_STOP_TIMEOUT": "5s", "SVCINIT_RUN": str(tmp_path)}
-    process = subprocess.Popen(svcinit_command("sleep", "60"), env=env, stderr=write, pass_fds=())
-    try:
-        state = tmp_path / "init.json"
-        eventually(lambda: state.exists() and "running" in state.read_text(), "it runs")
-        process.terminate()
-        assert process.wait(5) == 143
-    finally:
-        process.kill()
-        process.wait()
-        os.close(read)
-        os.close(write)

@@ -21,6 +21,7 @@ import pytest
 
 from places import NOBODY, needs_root
 from svcinit import log
+from svcinit.processes.execution import become
 from testing.waiting import eventually
 
 PAGE = 4096
@@ -227,9 +228,7 @@ def as_nobody(act: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            become((NOBODY, NOBODY, (), {}))
             act()
         except BaseException:
             os._exit(1)
