@@ -54,9 +54,7 @@ def shared_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAg
 def consul(shared_consul: ConsulAgent) -> Iterator[ConsulAgent]:
     """A Consul with nothing in it, shared by tests that do not break it."""
     yield shared_consul
-    shared_consul.kv_delete("")
-    for service_id in shared_consul.get("/v1/agent/services"):
-        shared_consul.deregister(service_id)
+    shared_consul.clear()
 
 
 @pytest.fixture

@@ -44,21 +44,21 @@ def test_a_service_is_rendered_started_registered_and_found_then_gone_after_a_st
     assert instance["Service"]["Meta"]["team"] == "a"
     below = descendants(svcinit.pid)
     assert svcinit.stop() == 0
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
     assert service.notes == ["up", "SIGTERM"]
     assert not any(map(is_alive, below))
 
 
 def test_it_is_deregistered_before_it_is_told_to_stop(service: Service) -> None:
     service.env["SVCINIT_DRAIN"] = "500ms"
-    service.env["SVCINIT_STOP"] = f"exec:curl -s {service.consul.url}/v1/catalog/service/web -o {service.folder}/seen"
+    service.env["SVCINIT_STOP"] = f"exec:curl -s {service.consul.url}/v1/agent/services -o {service.folder}/seen"
     service.env["SVCINIT_STOP_TIMEOUT"] = "2s"
     svcinit = service.start()
     is_passing(service)
     svcinit.signal(signal.SIGTERM)
     seen = service.folder / "seen"
     eventually(lambda: seen.exists() and seen.read_text(), "the stop action ran")
-    assert json.loads(seen.read_text()) == []
+    assert json.loads(seen.read_text()) == {}
     assert "SIGTERM" not in service.notes
     assert svcinit.wait() == 137
 
@@ -92,7 +92,7 @@ def test_a_service_that_is_killed_is_deregistered_and_its_status_kept(service: S
     is_passing(service)
     os.kill(svcinit.child("main"), signal.SIGKILL)
     assert svcinit.wait() == 137
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
@@ -110,7 +110,7 @@ def test_a_presence_that_is_killed_or_stopped_comes_back_and_the_service_notices
     assert after["Service"]["ModifyIndex"] == before["Service"]["ModifyIndex"], "registered again without need"
     assert (svcinit.child("main"), is_alive(main), service.notes) == (main, True, ["up"])
     assert svcinit.stop() == 0
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 def test_a_presence_stopped_at_the_very_end_does_not_leave_the_service_registered(service: Service) -> None:
@@ -122,7 +122,7 @@ def test_a_presence_stopped_at_the_very_end_does_not_leave_the_service_registere
     os.kill(svcinit.pid, signal.SIGTERM)
     os.kill(svcinit.pid, signal.SIGCONT)
     assert svcinit.wait() == 0
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_goes_out(
@@ -149,7 +149,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
         assert target.read_text() == "2"
         assert (svcinit.child("main"), len(consul.instances("web"))) == (main, 1)
         assert svcinit.stop() == 0
-    assert consul.instances("web") == []
+    consul.has_no("web")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
