@@ -14,7 +14,7 @@ from testing.consul import ConsulAgent
 from testing.faults import between
 from testing.process import descendants, is_alive
 from testing.waiting import eventually
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import SHORT, Service
 from tests.e2e.failing import ctl
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -131,7 +131,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
     service = make_service(consul)
     consul.kv_put("config/web/n", "1")
     with between((consul.address, consul.http_port)) as proxy:
-        service.env["CONSUL_HTTP_ADDR"] = f"http://127.0.0.1:{proxy.port}"
+        service.env |= {"CONSUL_HTTP_ADDR": f"http://127.0.0.1:{proxy.port}", **SHORT}
         target = service.template("app.ini", '{{ key("n") }}')
         svcinit = service.start()
         is_passing(service)
