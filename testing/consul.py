@@ -212,7 +212,7 @@ class ConsulAgent:
     def has_no(self, *names: str) -> None:
         """Assert that no instance of these services is left: none in the agent now, and soon none in the catalog.
 
-        The agent tells its servers only after it answered whoever deregistered.
+        The agent tells its servers at once, and again later where that failed.
         """
         known = [found["ID"] for found in self.get("/v1/agent/services").values() if found["Service"] in names]
         assert known == [], f"the agent still has {known}"

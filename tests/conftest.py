@@ -66,7 +66,15 @@ def own_consul(tmp_path: pathlib.Path) -> Iterator[ConsulAgent]:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def consul_outlives(request: pytest.FixtureRequest) -> None:
+    """For fixtures that end services: Consul, if the test has it, is cleared after that. A service that still runs
+    would register again, in the next test's Consul."""
+    if "consul" in request.fixturenames:
+        request.getfixturevalue("consul")
+
+
+@pytest.fixture
+def engine(consul_outlives: None) -> Iterator[Engine]:
     made = Engine()
     yield made
     made.clean()

@@ -62,7 +62,7 @@ class Service:
 
 
 @pytest.fixture
-def make_service(tmp_path: pathlib.Path) -> Iterator[Callable[[ConsulAgent], Service]]:
+def make_service(tmp_path: pathlib.Path, consul_outlives: None) -> Iterator[Callable[[ConsulAgent], Service]]:
     with ExitStack() as stack:
         yield lambda agent: Service(tmp_path, agent, stack)
 

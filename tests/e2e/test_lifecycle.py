@@ -51,14 +51,14 @@ def test_a_service_is_rendered_started_registered_and_found_then_gone_after_a_st
 
 def test_it_is_deregistered_before_it_is_told_to_stop(service: Service) -> None:
     service.env["SVCINIT_DRAIN"] = "500ms"
-    service.env["SVCINIT_STOP"] = f"exec:curl -s {service.consul.url}/v1/agent/services -o {service.folder}/seen"
+    service.env["SVCINIT_STOP"] = f"exec:curl -s {service.consul.url}/v1/catalog/service/web -o {service.folder}/seen"
     service.env["SVCINIT_STOP_TIMEOUT"] = "2s"
     svcinit = service.start()
     is_passing(service)
     svcinit.signal(signal.SIGTERM)
     seen = service.folder / "seen"
     eventually(lambda: seen.exists() and seen.read_text(), "the stop action ran")
-    assert json.loads(seen.read_text()) == {}
+    assert json.loads(seen.read_text()) == []
     assert "SIGTERM" not in service.notes
     assert svcinit.wait() == 137
 
