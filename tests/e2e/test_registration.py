@@ -55,7 +55,8 @@ def start(tmp_path: pathlib.Path, consul_outlives: None) -> Iterator[Callable[..
 
         def begin(service: Service, name: str, **env: str) -> Running:
             command = (sys.executable, str(APP), str(tmp_path / f"{name}.log"), env.get("SVCINIT_PORT", "0"))
-            return stack.enter_context(running(tmp_path / name, *command, env={**service.env, **env}))
+            own = {"SVCINIT_CACHE": str(tmp_path / name / "cache.json")}
+            return stack.enter_context(running(tmp_path / name, *command, env={**service.env, **own, **env}))
 
         yield begin
 
