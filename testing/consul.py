@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -23,19 +24,24 @@ from testing.waiting import eventually
 
 LOOPBACK = "127.0.0.1"
 ESTABLISHED = "01"
+LOWEST_PORT = 10_000
+OUTGOING = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports free for TCP and UDP now, on all addresses."""
+    """Ports free for TCP and UDP now, on all addresses.
+
+    None is of those that the kernel gives to outgoing connections (ip(7), ip_local_port_range): one of these may be
+    taken again before its server listens, or be connected to itself.
+    """
+    first_outgoing = int(OUTGOING.read_text().split()[0])
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
-            tcp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            tcp.bind(("", 0))
-            port = tcp.getsockname()[1]
-            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            port = random.randrange(LOWEST_PORT, first_outgoing)
             with contextlib.suppress(OSError):
-                udp.bind(("", port))
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))
                 ports.append(port)
         return ports
 
@@ -202,6 +208,23 @@ class ConsulAgent:
         """All instances in the catalog, whatever their health."""
         found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}")
         return found
+
+    def has_no(self, *names: str) -> None:
+        """Assert that no instance of these services is left: none in the agent now, and soon none in the catalog.
+
+        The agent tells its servers at once, and again later where that failed.
+        """
+        known = [found["ID"] for found in self.get("/v1/agent/services").values() if found["Service"] in names]
+        assert known == [], f"the agent still has {known}"
+        eventually(lambda: not any(map(self.instances, names)), f"the catalog has none of {names}")
+
+    def clear(self) -> None:
+        """Remove all keys and all services of this agent, and wait until the catalog shows that."""
+        self.kv_delete("")
+        services = self.get("/v1/agent/services").values()
+        for found in services:
+            self.deregister(found["ID"])
+        self.has_no(*{found["Service"] for found in services})
 
     def passing(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get(f"/v1/health/service/{name}?passing")

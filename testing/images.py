@@ -22,25 +22,32 @@ class BuildArgs(TypedDict):
     SVCINIT_IMAGE: str
 
 
-def base() -> str:
-    """Debian with python3, and nothing of svcinit's."""
+def base(suite: str = "") -> str:
+    """Debian with python3, and nothing of svcinit's: of this machine's own suite, or of one that is named."""
+    if suite:
+        return _made(suite)
     name = os.environ.get("TEST_BASE_IMAGE", "")
     assert name, "TEST_BASE_IMAGE names no image: run the tests by `make test`"
     return name
 
 
-@functools.cache
 def pythonless_base() -> str:
     """Debian with no Python."""
-    command = [str(ROOT / "tools" / "base-image"), "--without-python"]
+    return _made("--without-python")
+
+
+@functools.cache
+def _made(argument: str) -> str:
+    command = [str(ROOT / "tools" / "base-image"), argument]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()[-1]
 
 
 @functools.cache
-def svcinit() -> str:
+def svcinit(suite: str = "") -> str:
     """Dockerfile.base, built."""
-    return build(ROOT, "svcinit-base", file=ROOT / "Dockerfile.base", BASE_IMAGE=base())
+    name = f"svcinit-base-{suite}" if suite else "svcinit-base"
+    return build(ROOT, name, file=ROOT / "Dockerfile.base", BASE_IMAGE=base(suite))
 
 
 def build_args(name: str) -> BuildArgs:

@@ -131,14 +131,31 @@ def descendants(pid: int) -> list[int]:
 def end_session(leader: subprocess.Popen[bytes]) -> None:
     """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans; and what
     descends from it, be it in a session of its own; all of it is gone then."""
-    below, killed = descendants(leader.pid), list[int]()
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        with contextlib.suppress(OSError):  # any process may end between two looks
-            if pid in below or int(stat_fields(f"/proc/{pid}/stat")[3]) == leader.pid:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+    below = set(descendants(leader.pid))
+    leader.kill()  # first: it would start another presence for one that is killed before it
     leader.wait(10)
-    eventually(lambda: not any(map(is_alive, killed)), "all that was killed is gone")
+
+    def killed() -> list[int]:
+        """What was still there: one may have forked since the last look."""
+        left = [pid for pid in _pids() if is_alive(pid) and (pid in below or _session(pid) == leader.pid)]
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        return left
+
+    eventually(lambda: not killed(), "all of the session is gone")
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _session(pid: int) -> int:
+    """Its session; 0 once it is gone."""
+    try:
+        return int(stat_fields(f"/proc/{pid}/stat")[3])
+    except OSError:
+        return 0
 
 
 def stat_fields(path: str) -> list[str]:

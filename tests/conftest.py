@@ -54,9 +54,7 @@ def shared_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAg
 def consul(shared_consul: ConsulAgent) -> Iterator[ConsulAgent]:
     """A Consul with nothing in it, shared by tests that do not break it."""
     yield shared_consul
-    shared_consul.kv_delete("")
-    for service_id in shared_consul.get("/v1/agent/services"):
-        shared_consul.deregister(service_id)
+    shared_consul.clear()
 
 
 @pytest.fixture
@@ -68,7 +66,15 @@ def own_consul(tmp_path: pathlib.Path) -> Iterator[ConsulAgent]:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def consul_outlives(request: pytest.FixtureRequest) -> None:
+    """For fixtures that end services: Consul, if the test has it, is cleared after that. A service that still runs
+    would register again, in the next test's Consul."""
+    if "consul" in request.fixturenames:
+        request.getfixturevalue("consul")
+
+
+@pytest.fixture
+def engine(consul_outlives: None) -> Iterator[Engine]:
     made = Engine()
     yield made
     made.clean()

@@ -80,7 +80,9 @@ def relocate(destination: pathlib.Path, third_party: pathlib.Path) -> None:
         *(path for name in GLIBC for path in libraries.glob(name)),
     }:
         run("patchelf", "--force-rpath", "--set-rpath", libraries, file)
-    run("patchelf", "--set-interpreter", loader, "--force-rpath", "--set-rpath", libraries, binary)
+    # two calls, in this order: in one, patchelf 0.18 breaks a program of a fixed address (Debian 13's own python3)
+    run("patchelf", "--force-rpath", "--set-rpath", libraries, binary)
+    run("patchelf", "--set-interpreter", loader, binary)
 
 
 def linked(file: pathlib.Path) -> set[pathlib.Path]:

@@ -10,8 +10,9 @@ import subprocess
 
 import pytest
 
+from testing import images
 from testing.consul import ConsulAgent, free_ports
-from testing.docker import Engine, build
+from testing.docker import Engine, Failed, build
 from testing.scrape import scraped
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
@@ -19,6 +20,7 @@ from tests.docker.conftest import ROOT
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 FOREIGN = ROOT / "tests" / "docker" / "foreign"
 TERMINATED = 143
+CONTEXT = "Dockerfile.base", "entrypoint", "images/shared", "requirements", "templates"  # what Dockerfile.base reads
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +35,15 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("libc", ["static", "musl", "debian11"])
-def test_the_whole_life_in_an_image_without_python_whatever_its_libc(
-    engine: Engine, consul: ConsulAgent, foreign: pathlib.Path, base_image: str, svcinit_image: str, libc: str,
+@pytest.mark.parametrize(
+    ("suite", "libc"), [("bookworm", "static"), ("bookworm", "musl"), ("bookworm", "debian11"), ("trixie", "static")]
+)
+def test_the_whole_life_in_an_image_without_python_whatever_its_libc_and_where_svcinit_was_built(
+    engine: Engine, consul: ConsulAgent, foreign: pathlib.Path, base_image: str, suite: str, libc: str,
     tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
-    image = build(foreign, f"svcinit-foreign-{libc}", target=libc, BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+    bundle = images.svcinit(suite)
+    image = build(foreign, f"svcinit-foreign-{suite}-{libc}", target=libc, BASE_IMAGE=base_image, SVCINIT_IMAGE=bundle)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "app.conf.j2").write_text('{{ key("greeting") }} {{ service("db")|hostports|join(",") }}\n')
     for path in (tmp_path, tmp_path / "etc"):
@@ -62,7 +67,31 @@ def test_the_whole_life_in_an_image_without_python_whatever_its_libc(
     container.says("reload 1: done")
     assert container.copy("/etc/app.conf") == b"hello again 10.1.1.1:3306\n"
     assert container.stop() == TERMINATED
-    assert consul.instances("web") == []
+    consul.has_no("web")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("for file in home.glob('python/lib/libffi.so*'): file.unlink()", "libffi.so.* cannot open"),
+        (
+            "for file in home.glob('lib/yaml/_yaml*.so'): os.truncate(file, 4096)",
+            "yaml The command .* returned a non-zero code",
+        ),
+    ],
+    ids=["missing", "broken"],
+)
+def test_the_build_fails_when_a_library_is_missing_or_broken(
+    base_image: str, tmp_path: pathlib.Path, fault: str, said: str
+) -> None:
+    for name in CONTEXT:
+        source = ROOT / name
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    with (tmp_path / "entrypoint" / "bundle" / "bundle.py").open("a") as script:
+        script.write(f"\nimport os\nhome = pathlib.Path(sys.argv[1])\n{fault}\n")
+    with pytest.raises(Failed, match=said):
+        build(tmp_path, "svcinit-base-of-a-fault", file=tmp_path / "Dockerfile.base", BASE_IMAGE=base_image)
 
 
 def test_the_apps_loader_and_interpreter_settings_reach_the_app_and_nobody_else(

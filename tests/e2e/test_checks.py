@@ -142,7 +142,7 @@ def test_what_is_probed_from_inside_fails_warns_and_passes_as_the_service_does(w
     web.answers(204)
     assert becomes(web, "passing") == "HTTP GET /health: 204 No Content"
     assert svcinit.stop() == 143
-    assert web.consul.instances("web") == []
+    web.consul.has_no("web")
 
 
 def test_a_port_that_is_closed_is_critical(service: Service) -> None:
@@ -201,7 +201,7 @@ def test_a_check_that_hangs_is_critical_and_holds_up_neither_the_others_nor_the_
     children = eventually(lambda: descendants(presence), "a probe runs")
     assert svcinit.stop() == 0
     assert not any(is_alive(pid) for pid in children)
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 @pytest.fixture

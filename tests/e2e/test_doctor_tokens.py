@@ -150,7 +150,7 @@ def test_a_token_of_exactly_that_policy_is_enough_for_a_whole_life(guarded: Guar
     is_passing(demanding)
     eventually(lambda: guarded.passing("admin"), "admin is registered again, too")
     assert svcinit.stop() == 0
-    assert guarded.instances("web") + guarded.instances("admin") == []
+    guarded.has_no("web", "admin")
     assert "denied" not in svcinit.err
 
 
@@ -199,4 +199,4 @@ def test_without_a_rule_for_a_service_the_log_says_which(guarded: GuardedConsul,
     other = "admin" if '"web"' in rule else "web"
     eventually(lambda: guarded.passing(other), "the other is registered")
     assert svcinit.stop() == 0
-    assert guarded.instances("web") + guarded.instances("admin") == []
+    guarded.has_no("web", "admin")

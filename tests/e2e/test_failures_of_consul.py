@@ -13,7 +13,7 @@ from testing import planted
 from testing.consul import LOOPBACK, ConsulAgent, free_ports
 from testing.process import is_alive
 from testing.waiting import eventually
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import SHORT, Service
 from tests.e2e.failing import AT_ONCE, ctl, files_in, has_state, is_passing, refuses_to_start
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -94,6 +94,7 @@ def test_a_reload_without_consul_goes_out_on_the_files_in_place_and_the_next_one
 ) -> None:
     own_consul.kv_put("config/web/n", "1")
     service = make_service(own_consul)
+    service.env |= SHORT
     target = service.template("app.ini", '{{ key("n") }}')
     svcinit = service.start()
     is_passing(service)
@@ -139,6 +140,7 @@ def test_a_stop_without_consul_ends_within_its_time(
 
 
 def test_a_prefix_that_comes_back_empty_is_a_failed_fetch(service: Service) -> None:
+    service.env |= SHORT
     service.consul.kv_put("config/web/n", "1")
     target = service.template("app.ini", '{{ key_or_default("n", "none") }}')
     svcinit = service.start()
@@ -153,6 +155,7 @@ def test_a_prefix_that_comes_back_empty_is_a_failed_fetch(service: Service) -> N
 
 
 def test_a_peer_set_that_comes_back_empty_is_a_failed_fetch(service: Service) -> None:
+    service.env |= SHORT
     service.consul.register("mysql", 3306, address="10.1.1.1")
     target = service.template("app.ini", '{{ service("mysql")|hostports|join(",") }}')
     svcinit = service.start()

@@ -14,7 +14,7 @@ from testing.consul import ConsulAgent
 from testing.faults import between
 from testing.process import descendants, is_alive
 from testing.waiting import eventually
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import SHORT, Service
 from tests.e2e.failing import ctl
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -44,7 +44,7 @@ def test_a_service_is_rendered_started_registered_and_found_then_gone_after_a_st
     assert instance["Service"]["Meta"]["team"] == "a"
     below = descendants(svcinit.pid)
     assert svcinit.stop() == 0
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
     assert service.notes == ["up", "SIGTERM"]
     assert not any(map(is_alive, below))
 
@@ -92,7 +92,7 @@ def test_a_service_that_is_killed_is_deregistered_and_its_status_kept(service: S
     is_passing(service)
     os.kill(svcinit.child("main"), signal.SIGKILL)
     assert svcinit.wait() == 137
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
@@ -110,7 +110,7 @@ def test_a_presence_that_is_killed_or_stopped_comes_back_and_the_service_notices
     assert after["Service"]["ModifyIndex"] == before["Service"]["ModifyIndex"], "registered again without need"
     assert (svcinit.child("main"), is_alive(main), service.notes) == (main, True, ["up"])
     assert svcinit.stop() == 0
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 def test_a_presence_stopped_at_the_very_end_does_not_leave_the_service_registered(service: Service) -> None:
@@ -122,7 +122,7 @@ def test_a_presence_stopped_at_the_very_end_does_not_leave_the_service_registere
     os.kill(svcinit.pid, signal.SIGTERM)
     os.kill(svcinit.pid, signal.SIGCONT)
     assert svcinit.wait() == 0
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_goes_out(
@@ -131,7 +131,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
     service = make_service(consul)
     consul.kv_put("config/web/n", "1")
     with between((consul.address, consul.http_port)) as proxy:
-        service.env["CONSUL_HTTP_ADDR"] = f"http://127.0.0.1:{proxy.port}"
+        service.env |= {"CONSUL_HTTP_ADDR": f"http://127.0.0.1:{proxy.port}", **SHORT}
         target = service.template("app.ini", '{{ key("n") }}')
         svcinit = service.start()
         is_passing(service)
@@ -149,7 +149,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
         assert target.read_text() == "2"
         assert (svcinit.child("main"), len(consul.instances("web"))) == (main, 1)
         assert svcinit.stop() == 0
-    assert consul.instances("web") == []
+    consul.has_no("web")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])

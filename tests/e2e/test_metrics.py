@@ -13,7 +13,7 @@ from testing.consul import ConsulAgent, thread_states
 from testing.process import Running
 from testing.scrape import comes_to, scrape, scraped
 from testing.waiting import eventually
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import SHORT, Service
 from tests.e2e.failing import is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -79,6 +79,7 @@ def test_a_consul_that_is_down_shows_and_that_it_is_back(
     make_service: Callable[[ConsulAgent], Service], own_consul: ConsulAgent
 ) -> None:
     service = make_service(own_consul)
+    service.env |= SHORT
     port = measured(service)
     svcinit = up(service)
     assert scraped(port).value(REQUESTS, kind=LOOK, outcome="unreachable") is None

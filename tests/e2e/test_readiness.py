@@ -35,7 +35,7 @@ def test_a_service_is_not_in_the_catalog_before_it_serves_and_passes_at_once_the
     is_passing(service)
     assert "svcinit: ready service=web\n" in svcinit.err
     assert svcinit.stop() == 143
-    assert service.consul.instances("web") == []
+    service.consul.has_no("web")
 
 
 def test_a_service_that_is_not_ready_in_time_is_stopped_and_never_was_in_the_catalog(service: Service) -> None:

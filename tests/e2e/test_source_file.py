@@ -13,7 +13,7 @@ import pytest
 from svcinit import ctl
 from testing.process import Running, descendants, running
 from testing.waiting import eventually
-from tests.e2e.conftest import APP
+from tests.e2e.conftest import APP, LONG
 from tests.e2e.failing import has_state
 
 TEMPLATE = '{{ key("workers") }} {{ service("mysql")|hostports|join(",") }} {{ this.name }}'
@@ -37,7 +37,7 @@ class Laptop:
         self.env = {
             "SVCINIT_SOURCE": f"file:{self.source}", "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000",
             "SVCINIT_TEMPLATES": str(folder / "templates"), "CONSUL_HTTP_ADDR": "127.0.0.1:1",
-            "SVCINIT_START_TIMEOUT": "2s", "SVCINIT_SETTLE": "0s",
+            "SVCINIT_START_TIMEOUT": LONG, "SVCINIT_SETTLE": "0s",
         }  # fmt: skip
 
     def template(self, text: str) -> None:

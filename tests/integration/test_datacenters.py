@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +18,7 @@ from svcinit.agent.consul import discovery
 from svcinit.agent.consul.api import Consul
 from svcinit.agent.consul.discovery import Resolver
 from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.hurry import hurried
 from testing.process import running
 from testing.waiting import eventually
 from tests.e2e.conftest import Service
@@ -47,9 +47,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def pair(joined: Pair) -> Iterator[Pair]:
     yield joined
     for agent in joined:
-        agent.kv_delete("")
-        for service_id in agent.get("/v1/agent/services"):
-            agent.deregister(service_id)
+        agent.clear()
 
 
 def resolver(agent: ConsulAgent, domain: str = "consul") -> Resolver:
@@ -222,20 +220,21 @@ def test_an_answer_with_a_time_to_live_is_not_kept_beyond_the_call(tmp_path: pat
         eventually(lambda: addresses(ask, "web") == ["10.0.0.2"], "the new address is found")
 
 
-def test_a_dead_and_a_silent_dns_server_before_the_living_one_cost_little(consul: ConsulAgent) -> None:
+def test_a_dead_and_a_silent_dns_server_before_the_living_one_cost_little(
+    consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     consul.register("web", 8000, address="10.0.0.1")
     eventually(lambda: consul.instances("web"), "the catalog has it")
     (dead,) = free_ports(1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind((LOOPBACK, 0))
-        ask = Resolver([(LOOPBACK, dead), silent.getsockname(), (consul.address, consul.dns_port)], timeout=2.0)
-        began = time.monotonic()
-        assert addresses(ask, "web") == ["10.0.0.1"]
-        first = time.monotonic() - began
+        where = silent.getsockname()
+        allowed = hurried(monkeypatch, "_over_udp", where)
+        ask = Resolver([(LOOPBACK, dead), where, (consul.address, consul.dns_port)], timeout=30)
         for _ in range(10):
             assert addresses(ask, "web") == ["10.0.0.1"]
-    assert first < 2
-    assert time.monotonic() - began - first < 1, "a server that does not answer is asked first again and again"
+    (seconds,) = allowed
+    assert seconds <= 30 / (3 * discovery.TRIES), "it may take its share only"
 
 
 def test_peers_and_a_dns_server_with_ipv6_addresses_in_a_whole_start(tmp_path: pathlib.Path) -> None:

@@ -12,6 +12,8 @@ import dns.rdatatype
 import dns.rrset
 from dns.message import Message
 
+from testing.consul import LOOPBACK, free_ports
+
 Reply = Callable[[Message], Sequence[bytes]]
 
 
@@ -45,7 +47,7 @@ class Server:
     def __init__(self, reply: Reply) -> None:
         self.reply, self.asked = reply, list[str]()
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind((LOOPBACK, *free_ports(1)))  # its number has to be free for TCP, too
         self.at: tuple[str, int] = self.socket.getsockname()
 
     def serve(self) -> None:
