@@ -12,7 +12,7 @@ from svcinit.lifecycle.steps import BEAT, SILENCE
 from svcinit.processes import init
 from svcinit.processes.crew import Crew, touch
 from svcinit.processes.init import Deadline, memfd
-from svcinit.settings import environment as settings
+from svcinit.settings import environment
 
 PAUSE = 46.0
 
@@ -47,7 +47,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 @pytest.fixture
 def crew(kernel: Kernel) -> Crew:
-    made = Crew(settings.read({}), ("true",))
+    made = Crew(environment.read({}), ("true",))
     made._beat = memfd("beat")
     touch(made._beat)
     return made

@@ -14,7 +14,7 @@ import pytest
 from svcinit import state_files as state
 from svcinit.agent.metrics import overview
 from svcinit.agent.registration import presence
-from svcinit.settings import environment as settings
+from svcinit.settings import environment
 from svcinit.state_files import clear, home, places, read_of_life, write_state
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
@@ -160,7 +160,7 @@ def test_a_presence_whose_file_was_replaced_begins_all_the_same(
         "CONSUL_HTTP_ADDR": "127.0.0.1:1",
     }
     (tmp_path / "presence.json").write_text(json.dumps({"life": "ours", **planted}))
-    made = presence.Presence(settings.read(env), lambda: None, "ours", False, -1, {}, -1)
+    made = presence.Presence(environment.read(env), lambda: None, "ours", False, -1, {}, -1)
     made.tell()
     assert json.loads((tmp_path / "presence.json").read_text())["pid"] == os.getpid()
 
