@@ -131,7 +131,7 @@ def test_it_says_when_it_is_not_the_user_that_svcinit_is(case: Case) -> None:
     container = case.start("--user", UID, SVCINIT_TEMPLATES="", SVCINIT_CHECK="none")
     eventually(lambda: case.consul.instances("web"), "it is registered")
     found = beside(container)
-    assert (found.bad, found.code) == ({"cache-unwritable"}, 0), found.text
+    assert (found.bad, found.code) == ({"cache-unwritable", "reload-unhandled"}, 0), found.text
     assert found.well("init") == ["svcinit runs as PID 1: running"]
     assert "the command: sleep can be started" in found.well("command")
     assert f"docker exec --user {UID}" in beside(container, "--user", "root").one("other-user")

@@ -146,7 +146,7 @@ def test_a_hup_before_the_service_is_ready_reaches_it_once_it_is(service: Servic
     service.consul.kv_put("config/web/n", "1")
     target = service.template("app.ini", '{{ key("n") }}')
     svcinit = service.start(sys.executable, "-c", SLOW, str(go), str(started))
-    svcinit.says("up")
+    svcinit.says("up\n")
     service.consul.kv_put("config/web/n", "2")
     for _ in range(3):
         svcinit.signal(HUP)
