@@ -71,6 +71,12 @@ ELSE = (
      "former files put back, told again; `degraded`"),
     ("a hook fails", "at the start exit with its status; at a reload the files are put back"),
     ("what tells the command (`SVCINIT_RELOAD`) fails", "`degraded`; the next HUP tells it again"),
+    ("the command does not handle the reload signal",
+     "it is not sent, for it would end the command; `degraded`, with what to set; the service serves on"),
+    ("a HUP or a change comes before the service is ready (`SVCINIT_READY`)", "it is told when it is"),
+    ("the container is paused (`docker pause`)", "nothing is killed for being late"),
+    ("somebody sends TERM to the registering process", "it is not obeyed: only PID 1's is"),
+    ("others put files into the state directory", "they are not read and hold nobody up; svcinit replaces them"),
     ("the command ends by itself", "deregistered; exit with its status (128+N for signal N)"),
     ("it ignores the stop", "KILL after `SVCINIT_STOP_TIMEOUT`, to all that is left"),
     ("Consul is away at the stop", "the command is told after half of `SVCINIT_STOP_TIMEOUT`; deregistering is tried "

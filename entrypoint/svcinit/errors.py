@@ -19,6 +19,15 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 
+class Outcome:
+    """Exit statuses that svcinit's own children tell init, besides those above. Each means one thing; no program that
+    init starts has a role in which it could be taken for one."""
+
+    NOT_READY = 81  # presence: SVCINIT_READY did not succeed within SVCINIT_START_TIMEOUT
+    NOT_REGISTERED = 82  # presence, deregister: Consul had nothing of ours
+    NOT_PASSING = 83  # verify: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping

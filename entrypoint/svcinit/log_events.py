@@ -35,6 +35,7 @@ EventName = Literal[
     "not_deregistered",
     # reloads
     "reload_begins",
+    "reload_waits",
     "restart_needed",
     "check_failed",
     "taken_back",

@@ -1,11 +1,14 @@
 """Files in SVCINIT_RUN: what each part of svcinit leaves for svcinitctl and the metrics, 0600, replaced as a whole.
 
 init.json is init's, prepare.json that of whoever prepared last, presence.json that of presence. `life` in each tells
-which start of svcinit it is of: in a container that was stopped and started the pids are often the same ones.
+which start of svcinit it is of: in a container that was stopped and started the pids are often the same ones. `home`
+tells which container it is of. They lie in a directory that is svcinit's own: what anybody else put there, or can put
+there, is neither read nor written over.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -13,10 +16,16 @@ from svcinit import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any
 
-FOLDERS = "/run/svcinit", "/dev/shm/svcinit"
+RUN = "/run/svcinit"
+SHARED = "/dev/shm"  # of several containers, with --ipc=host
+NAMES = "init", "prepare", "presence"
+LIMIT = 16 << 20  # bytes of a state file
+OTHERS = 0o022  # modes by which somebody else can put files into a directory
+# what reading a state file raises that is not as svcinit writes it
+MISSHAPEN = ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
 PERIOD = 5.0  # seconds, at least, between two writes for the sake of figures alone
 FAILED = "failed"
 OUTCOMES = {  # how a reload can end: how that which is told of it begins
@@ -106,48 +115,141 @@ def outcome_of(trouble: str) -> str:
     return next((name for name, start in OUTCOMES.items() if start and trouble.startswith(start)), FAILED)
 
 
+def home() -> str:
+    """Which container this is: the one that has these PIDs and sees these files; empty where /proc does not tell."""
+    try:
+        return "-".join(str(os.stat(f"/proc/self/ns/{name}").st_ino) for name in ("pid", "mnt"))
+    except OSError:
+        return ""
+
+
+def places(folder: str | None) -> Iterator[str]:
+    """Where the files of this container may lie, the best place first. `folder`: SVCINIT_RUN.
+
+    Where that is somebody else's, or others can write to it, they lie in a directory of their own there.
+    """
+    yield folder or RUN
+    own = home()
+    if own:
+        yield os.path.join(folder or RUN, f"svcinit-{own}")
+        if not folder:
+            yield os.path.join(SHARED, f"svcinit-{own}")
+
+
+def believed() -> Collection[int]:
+    """Whose state files are read: our own, and those of the user whom the container was started as (`docker exec` may
+    come as another one)."""
+    try:
+        return {os.geteuid(), os.stat("/proc/1").st_uid}
+    except OSError:
+        return {os.geteuid()}
+
+
+def enter(place: str, owners: Collection[int]) -> int:
+    """A descriptor of that directory, if it is no link, is one of the `owners`', and nobody else can write to it.
+    Raises OSError."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _check(os.fstat(descriptor), owners)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(found: os.stat_result, owners: Collection[int]) -> None:
+    if found.st_uid not in owners:
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+    if found.st_mode & OTHERS:
+        raise PermissionError(errno.EPERM, "other users can write to it")
+
+
 def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> None:
     """Replace FOLDER/NAME.json; where there is no place for it svcinit runs on without."""
     import json
 
-    for place in (folder,) if folder else FOLDERS:
+    content = json.dumps({"home": home(), **state}).encode()
+    for place in places(folder):
         try:
             os.makedirs(place, 0o700, exist_ok=True)
-            new = os.path.join(place, f".{name}.new")
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                rest = json.dumps(state).encode()
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-            finally:
-                os.close(descriptor)
-            os.rename(new, os.path.join(place, f"{name}.json"))
+            inside = enter(place, {os.geteuid()})
+        except OSError as error:
+            log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
+            continue
+        try:
+            _replace(inside, name, content)
             return
         except OSError as error:
             log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
-            _remove(os.path.join(place, f"{name}.json"))  # none is better than one that is true no more
+            _remove(f"{name}.json", inside)  # none is better than one that is true no more
+        finally:
+            os.close(inside)
 
 
-def _remove(path: str) -> None:
+def _replace(folder: int, name: str, content: bytes) -> None:
+    """The new file is ours from the start, whatever was put at its name: a fifo there would be waited for."""
+    new = f".{name}.new"
+    _remove(new, folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(new, flags, 0o600, dir_fd=folder)
     try:
-        os.unlink(path)
+        while content:
+            content = content[os.write(descriptor, content) :]
+    finally:
+        os.close(descriptor)
+    os.rename(new, f"{name}.json", src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _remove(path: str, folder: int) -> None:
+    try:
+        os.unlink(path, dir_fd=folder)
     except OSError:
         pass
 
 
+def clear(folder: str | None) -> None:
+    """The container ends: nothing of it is left in a directory that it may share with others."""
+    own = f"svcinit-{home()}"
+    for place in places(folder):
+        try:
+            if os.path.basename(place) == own:
+                inside = enter(place, {os.geteuid()})
+                for name in NAMES:
+                    _remove(f"{name}.json", inside)
+                os.close(inside)
+                os.rmdir(place)
+        except OSError:
+            continue
+
+
 def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """The first NAME.json that `fits`; None where there is none."""
+    """The first NAME.json of this container that `fits`; None where there is none."""
     import json
 
-    for place in (folder,) if folder else FOLDERS:
+    owners = believed()
+    for place in places(folder):
         try:
-            with open(os.path.join(place, f"{name}.json"), encoding="utf-8") as file:
-                found = json.load(file)
-            if fits(found):
-                return dict(found)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+            inside = enter(place, owners)
+            try:
+                found = dict(json.loads(_read(f"{name}.json", inside, owners)))
+            finally:
+                os.close(inside)
+            if found.pop("home", home()) == home() and fits(found):
+                return found
+        except (OSError, *MISSHAPEN):
             continue  # not there, or not ours: whatever stands in it
     return None
+
+
+def _read(name: str, folder: int, owners: Collection[int]) -> bytes:
+    from svcinit import regular_file
+
+    descriptor = regular_file.opened(name, os.O_NOFOLLOW, folder)
+    try:
+        _check(os.fstat(descriptor), owners)
+        return regular_file.content(descriptor, LIMIT)
+    finally:
+        os.close(descriptor)
 
 
 def read_of_life(folder: str | None, name: str, life: str) -> dict[str, Any] | None:

@@ -43,7 +43,8 @@ def test_a_check_that_fails_in_consul_is_told_with_what_it_says(service: Service
     svcinit = service.start("sleep", "60")
     eventually(lambda: "refused" in json.dumps(service.consul.get("/v1/agent/checks")), "the check failed")
     found = beside(svcinit, service)
-    assert found.bad == {"check-critical"}, found.text
+    assert found.bad == {"check-critical", "reload-unhandled"}, found.text
+    assert "sleep (pid " in found.one("reload-unhandled")
     assert "connection refused | is the service up, at that address and port" in found.one("check-critical")
 
 

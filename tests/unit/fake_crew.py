@@ -22,6 +22,7 @@ class FakeCrew:
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
         self.news = False
+        self.ready, self.deaf = True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
         self.said: list[log.Entry] = []
 
@@ -74,6 +75,15 @@ class FakeCrew:
 
     def take_verdict(self) -> bool:
         return self.verdict
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def unhandled(self, number: int) -> str:
+        return self.deaf
+
+    def forget(self) -> None:
+        pass
 
     def has_news(self) -> bool:
         return self.news

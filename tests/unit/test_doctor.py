@@ -295,3 +295,11 @@ def test_a_plain_init_is_told_so_and_asks_nobody() -> None:
     assert (found.code, found.bad, found.policy) == (0, set(), "")
     assert found.well("settings") == ["nothing is registered"]
     assert {entry["check"] for entry in found.entries} == {"settings", "init", "user", "command", "stop"}
+
+
+def test_a_plain_init_has_no_reload_and_a_command_that_does_not_run_yet_cannot_be_asked(env: dict[str, str]) -> None:
+    assert examined(env).well("reload") == [
+        "by HUP: whether the command handles it can be seen only while it runs under svcinit"
+    ]
+    assert examined({**env, "SVCINIT_RELOAD": "restart"}).well("reload") == ["by restart"]
+    assert examined({}).well("reload") == []

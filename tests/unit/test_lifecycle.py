@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
+from svcinit.errors import Outcome
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.settings import environment
@@ -191,7 +192,11 @@ def test_a_consul_that_is_away_does_not_hold_the_stop_up_and_is_tried_again_unti
 
 
 def test_a_service_that_does_not_become_ready_is_stopped_with_the_status_that_says_so() -> None:
-    events: list[Event] = [Exited(Role.PRESENCE, 69), Exited(Role.DEREGISTER, 69), Exited(Role.MAIN, 0)]
+    events: list[Event] = [
+        Exited(Role.PRESENCE, Outcome.NOT_READY),
+        Exited(Role.DEREGISTER, Outcome.NOT_REGISTERED),
+        Exited(Role.MAIN, 0),
+    ]
     code, log = live(FULL, *UP, *events)
     assert (code, log[4:]) == (69, ["+deregister", "main<-SIGTERM"])
 
@@ -375,6 +380,6 @@ def test_a_reload_that_the_check_confirms_is_done() -> None:
 
 
 def test_a_reload_that_the_check_does_not_confirm_is_taken_back_and_told_again() -> None:
-    events = [News(), Exited(Role.VERIFY, 69), Exited(Role.UNDO, 0), Signalled(TERM), *STOPPED]
+    events = [News(), Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.UNDO, 0), Signalled(TERM), *STOPPED]
     log = watched(*events, reloads=("",), **CHECKED)
     assert log == ["main<-SIGHUP", "+verify", "+undo", "main<-SIGHUP", "told", *STOP_LOG]

@@ -31,11 +31,18 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
         "SVCINIT_RELOAD_VERIFY": "5s",
         "SVCINIT_CACHE": __file__,
     },
+    {
+        "SVCINIT_SERVICE": "web",
+        "SVCINIT_PORT": "80",
+        "SVCINIT_READY": "tcp",
+        "SVCINIT_KV_PREFIX": "",
+        "SVCINIT_RELOAD": "signal:USR2",
+    },
     {"SVCINIT_METRICS": "127.0.0.1:9102"},
     {"SVCINIT_SERVICE": "web", "SVCINIT_METRICS": "127.0.0.1:9102", "SVCINIT_RELOAD": "restart"},
 )
 JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.VERIFY, Role.DEREGISTER, Role.PRESENCE, Role.METRICS)
-STATUSES = (0, 1, 69, 75, 78, 137, 143)
+STATUSES = (0, 1, 69, 75, 78, 81, 82, 83, 137, 143)
 PATIENCE = 400  # deadlines after which a stop must long have ended
 
 
@@ -64,6 +71,8 @@ class StrictCrew(FakeCrew):
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
         if role == Role.MAIN and role not in self.running and self.mains == 0 and number not in (signal.SIGKILL,):
             return  # a signal before the start goes nowhere, which is as it should be
+        if role == Role.MAIN and number == signal.SIGUSR2 and (self.deaf or not self.ready):
+            self.broken.append("a reload signal to a main that does not handle it yet")
         super().signal(role, number, group=group)
 
 
@@ -124,6 +133,10 @@ class Container(RuleBasedStateMachine):
         if Role.PRESENCE in self.crew.running and self.settings.watch:
             self.crew.news, self.crew.reloads = True, reloads
             self.happen(News())
+
+    @rule(ready=st.booleans(), deaf=st.sampled_from(["", "sh (pid 7)"]))
+    def main_changes(self, ready: bool, deaf: str) -> None:
+        self.crew.ready, self.crew.deaf = ready, deaf
 
     @rule()
     def time_passes(self) -> None:

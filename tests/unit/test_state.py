@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
+from svcinit.errors import Outcome
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
@@ -24,6 +25,7 @@ PREPARED = Exited(Role.PREPARE, 0)
 
 def read(folder: pathlib.Path) -> dict[str, object]:
     found: dict[str, object] = json.loads((folder / "x.json").read_text())
+    assert found.pop("home")
     return found
 
 
@@ -88,10 +90,11 @@ VERIFY = {"SVCINIT_RELOAD_VERIFY": "5s"}
         ("aborted", {}, [Exited(Role.PREPARE, 78)]),
         ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, 0)]),
         ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, 1)]),
-        ("taken_back", VERIFY, [PREPARED, Exited(Role.VERIFY, 69), Exited(Role.UNDO, 0)]),
+        ("taken_back", VERIFY, [PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.UNDO, 0)]),
         ("failed", EXEC, [PREPARED, Exited(Role.ACTION, 4)]),
-        ("failed", VERIFY | EXEC, [PREPARED, Exited(Role.ACTION, 0), Exited(Role.VERIFY, 69), Exited(Role.UNDO, 0),
-                                   Exited(Role.ACTION, 1)]),
+        ("failed", VERIFY | EXEC, [PREPARED, Exited(Role.ACTION, 0), Exited(Role.VERIFY, Outcome.NOT_PASSING),
+                                   Exited(Role.UNDO, 0), Exited(Role.ACTION, 1)]),
+        ("failed", VERIFY, [PREPARED, Exited(Role.VERIFY, 143)]),
     ],
 )  # fmt: skip
 def test_each_way_a_reload_ends_is_counted(outcome: str, env: dict[str, str], events: list[Event]) -> None:

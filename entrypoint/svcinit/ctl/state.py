@@ -6,7 +6,7 @@ import os
 import sys
 
 from svcinit.settings.environment import alone
-from svcinit.state_files import FOLDERS, read_state
+from svcinit.state_files import places, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ NOT_RUNNING = (
 
 
 def folder() -> str | None:
-    """Where the state files are; None: in one of FOLDERS."""
+    """SVCINIT_RUN; None: it is not given."""
     found = alone("SVCINIT_RUN", os.environ)
     return str(found) if found else None
 
@@ -46,5 +46,5 @@ def needed() -> dict[str, Any] | None:
     """As `read`, and tells people when there is none."""
     state = read()
     if state is None:
-        print(NOT_RUNNING.format(folder() or " and ".join(FOLDERS)), file=sys.stderr)
+        print(NOT_RUNNING.format(", ".join(places(folder()))), file=sys.stderr)
     return state

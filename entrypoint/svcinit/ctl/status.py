@@ -10,7 +10,7 @@ import time
 
 from svcinit.ctl import put
 from svcinit.ctl import state as states
-from svcinit.state_files import FOLDERS
+from svcinit.state_files import NAMES, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PERIOD = 1.0  # seconds, at most, between two looks of --watch
 POLL = 0.1  # seconds between two looks at whether a file changed
 TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
-FILES = "init", "prepare", "presence"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +92,10 @@ def _await_change(stamp: list[tuple[int, int]]) -> None:
 def _stamp() -> list[tuple[int, int]]:
     """What changes when one of the state files does."""
     found = []
-    for place in [states.folder()] if states.folder() else FOLDERS:
-        for name in FILES:
+    for place in places(states.folder()):
+        for name in NAMES:
             try:
-                status = os.stat(os.path.join(str(place), f"{name}.json"))
+                status = os.stat(os.path.join(place, f"{name}.json"))
             except OSError:
                 continue
             found.append((status.st_ino, status.st_mtime_ns))

@@ -6,15 +6,17 @@ A reload begins with a HUP, or with news: files that presence has changed alread
 from __future__ import annotations
 
 from svcinit import log
-from svcinit.errors import EX_OK
-from svcinit.lifecycle.steps import SLACK, State, Steps
+from svcinit.errors import Outcome
+from svcinit.lifecycle.steps import BEAT, SLACK, State, Steps
 from svcinit.processes.init import Role
-from svcinit.settings.parsers import reload_option
+from svcinit.settings.parsers import reload_option, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from svcinit.settings.parsers import Action
 
+LOOK = 0.1  # seconds between two looks at whether main can be told now
+HANDLES_WITHIN = 5.0  # seconds that a command which was never told gets to install its handler
 DISRUPTION = {"none": 0, "signal": 1, "write": 2, "exec": 2, "restart": 3}
 
 
@@ -77,21 +79,63 @@ class Reloads(Steps):
 
     def forward(self) -> None:
         self.end_job()
-        self.pending = self.ways()
-        self.tell_reload()
+        self.tell(self.ways())
+
+    def tell(self, ways: list[Action]) -> None:
+        now, limit = self.crew.now(), self.settings.reload_timeout
+        self.pending = ways
+        self.tell_until = max(now + limit, self.main_since + self.settings.start_timeout + BEAT)
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Main still starts and may have no handler yet: it is told when SVCINIT_READY has succeeded."""
+        now, limit = self.crew.now(), self.settings.reload_timeout
+        if not self.pending or self.pending[0].kind == "restart" or self.crew.is_ready():
+            self.tell_until = now + (limit if self.handled else min(limit, HANDLES_WITHIN))
+            self.tell_reload()
+        elif now < self.tell_until:
+            self.hold("ready", "SVCINIT_READY has not succeeded yet")
+        else:
+            self.not_told("SVCINIT_READY has not succeeded yet; the next HUP tries again")
 
     def tell_reload(self) -> None:
         """Tell main in each of the ways that are left, one after the other."""
         while self.pending:
-            action = self.pending.pop(0)
+            action = self.pending[0]
             if action.kind == "restart":
                 self.restarting = True
                 self.stop("restart")
                 return
+            if action.kind == "signal":
+                if who := self.crew.unhandled(action.signal):
+                    self.keep_from(who, signal_name(action.signal))
+                    return
+                self.handled = True
+            self.pending.pop(0)
             if self.act(action):
                 self.begin(Role.ACTION, self.settings.reload_timeout)
                 return
         self.told()
+
+    def keep_from(self, who: str, name: str) -> None:
+        """The signal would end that process, which gets some time: it may be about to install its handler."""
+        lacks = f"{who} does not handle {name}, and would end by it"
+        if self.crew.now() < self.tell_until:
+            self.hold("tell", lacks)
+            return
+        todo = "set SVCINIT_RELOAD, or reload= of the template, to restart, none or exec:COMMAND"
+        self.not_told(f"{lacks}: not sent; {todo}")
+
+    def hold(self, timer: str, why: str) -> None:
+        """Look again in a moment."""
+        if not self.held:
+            log.info("reload_waits", "reload {reload}: waits before it tells the service: {error}", error=why)
+        self.held = True
+        self.timers[timer] = self.crew.now() + LOOK
+
+    def not_told(self, why: str) -> None:
+        """Main goes on as it was; what changed stays due."""
+        self.end_reload(f"{self.taken_back}; {why}" if self.taken_back else f"SVCINIT_RELOAD failed: {why}")
 
     def acted(self, code: int) -> None:
         """Main was told to reload, or could not be: then the changes stay due, and the next HUP tells it again."""
@@ -106,15 +150,13 @@ class Reloads(Steps):
             self.crew.start_verify()
             return
         self.crew.told()
-        trouble = self.taken_back or self.outcome
-        self.taken_back = ""
-        self.end_reload(trouble)
+        self.end_reload(self.taken_back or self.outcome)
 
     def verified(self, code: int) -> None:
         """Where the service's check does not succeed with the new files it is told again, of the former ones."""
-        if code == EX_OK:
+        if code != Outcome.NOT_PASSING and not self.late:
             self.crew.told()
-            self.end_reload("")
+            self.end_reload(f"SVCINIT_RELOAD_VERIFY could not look: it died with status {code}" if code else "")
             return
         self.taken_back = "taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY"
         log.error("taken_back", "reload {reload}: {error}", error=self.taken_back)
@@ -132,15 +174,14 @@ class Reloads(Steps):
         fate = f"putting the files back failed with status {code}" if code else "the files were put back"
         if self.taken_back:
             self.taken_back += f"; {fate}"
-            self.pending = [self.settings.reload]
-            self.tell_reload()
+            self.tell([self.settings.reload])
             return
         self.end_reload(f"{self.outcome}; {fate}")
 
     def end_reload(self, trouble: str) -> None:
         """The reload is over: well if there was no `trouble`, else svcinit is degraded until one ends well."""
         self.end_job()
-        self.outcome = trouble
+        self.outcome, self.taken_back, self.held = trouble, "", False
         self.served = self.serving_hups
         self.state = State.RUNNING
         self.tally.reload_ended(self.crew.now(), self.reloads, trouble)

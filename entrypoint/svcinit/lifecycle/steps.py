@@ -83,6 +83,9 @@ class Steps:
         self.news = False  # presence has prepared a change that is not taken yet
         self.by_hup = True  # it was a HUP that the reload began with, not news
         self.pending: list[Action] = []  # ways in which main still has to be told
+        self.tell_until = 0.0  # when main counts as one that cannot be told
+        self.held = False  # the telling waits, and the log says so
+        self.handled = False  # main was told by a signal already: it has a handler, or is about to have it again
         self.taken_back = ""  # why the reload's files were put back after main had heard of them
         self.suspended = False
         self.stops = 0  # stop signals seen
@@ -162,7 +165,7 @@ class Steps:
         if self.restarting:
             self.account.restarts()
             self.tally.reload_ended(self.crew.now(), self.reloads, self.outcome)
-        self.again = self.restarting = self.cached = False
+        self.again = self.restarting = self.cached = self.handled = False
         self.served = self.serving_hups if self.settings.needs_prepare else self.hups
         self.state = State.RUNNING
         self.ever_started = True
@@ -408,8 +411,8 @@ class Steps:
 
     def end_job(self) -> None:
         self.job, self.late = "", False
-        self.timers.pop("job", None)
-        self.timers.pop("retry", None)
+        for name in ("job", "retry", "ready", "tell"):
+            self.timers.pop(name, None)
 
     def act(self, action: Action) -> bool:
         """Tell main something; True when a child is doing so, False when it is done."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import _signal
 
 from svcinit import errors, log
+from svcinit.errors import Outcome
 from svcinit.lifecycle.reload import Reloads
 from svcinit.lifecycle.steps import State
 from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
@@ -31,6 +32,7 @@ class Lifecycle(Reloads):
                 self.on(self.next_event())
             except Exception as error:  # the service outlives a fault of ours: PID 1's end would be its own
                 log.internal("init", error)
+        self.crew.forget()
         return self.code
 
     def next_event(self) -> Event:
@@ -126,6 +128,10 @@ class Lifecycle(Reloads):
                 self.retry(code)
             case State.RELOADING, Exited(Role.HOOK, errors.EX_OK):
                 self.forward()
+            case State.RELOADING, Deadline("ready"):
+                self.await_ready()
+            case State.RELOADING, Deadline("tell"):
+                self.tell_reload()
             case State.RELOADING, Exited(Role.HOOK, code):
                 self.undo(f"aborted: SVCINIT_PRE_RELOAD failed with status {code}")
             case State.RELOADING, Exited(Role.UNDO, code):
@@ -139,7 +145,7 @@ class Lifecycle(Reloads):
             # the service and its presence in Consul
             case _, Exited(Role.MAIN, code):
                 self.main_gone(code)
-            case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, errors.EX_UNAVAILABLE):
+            case State.RUNNING | State.RELOADING, Exited(Role.PRESENCE, Outcome.NOT_READY):
                 self.not_ready()
             case State.RUNNING, Exited(Role.PRESENCE, code):
                 self.restart_presence(code)
@@ -148,8 +154,8 @@ class Lifecycle(Reloads):
                 self.restart_presence(code)
             case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_OK):
                 self.drain()
-            case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, errors.EX_UNAVAILABLE):
-                self.tell_stop()  # it never got to register: nobody to drain
+            case State.DEREGISTERING, Exited(Role.PRESENCE | Role.DEREGISTER, Outcome.NOT_REGISTERED):
+                self.tell_stop()  # nobody to drain
             case State.DEREGISTERING, Exited(Role.PRESENCE, _):
                 self.crew.start_deregister()
             case State.DEREGISTERING, Exited(Role.DEREGISTER, _):

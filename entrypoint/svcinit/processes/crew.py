@@ -13,8 +13,8 @@ import time
 
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.processes.init import BEAT_BYTES, FETCHING, Init, Role, content, memfd, refill
-from svcinit.state_files import StateFile
+from svcinit.processes.init import FETCHING, Init, Role, content, memfd, refill
+from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from svcinit.settings.parsers import Action
 
 VERDICT_LIMIT = 64 << 20  # bytes: of arguments and environment the kernel takes 6 MiB, which JSON may make 36 of
-LIFE_BYTES = 8
+LIFE_BYTES = BEAT_BYTES = 8
+READY = b"ready"  # what presence leaves for init, and for the next presence, when SVCINIT_READY has succeeded
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
 
 
@@ -40,6 +41,7 @@ class Crew(Init):
         self.changed: list[str] = []  # rendered files that main was not successfully told about yet
         self._before, self._undoable = self.changed, False
         self._presences = 0
+        self._beaten, self._heard = b"", 0.0  # the last sign of life of presence, and when init saw it
         self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
         self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
         self._state = StateFile(settings.run, "init")
@@ -195,6 +197,7 @@ class Crew(Init):
             slots = self._inputs, self._news, self._news_memory, self._lock, self._secrets
         self._presences += 1
         touch(beat)
+        self._beaten, self._heard = b"", self.now()
 
         def body() -> int:
             from svcinit.agent.registration import presence
@@ -229,9 +232,27 @@ class Crew(Init):
         self.fork(Role.METRICS, _guarded(body))
 
     def silence(self) -> float:
-        """Seconds since presence last gave a sign of life."""
-        beaten = int.from_bytes(os.pread(self._beat, BEAT_BYTES, 0), "little")
-        return time.monotonic() - beaten / 1000
+        """Seconds since presence was last seen to have given a sign of life."""
+        beaten = os.pread(self._beat, BEAT_BYTES, 0)
+        if beaten != self._beaten:
+            self._beaten, self._heard = beaten, self.now()
+        return self.now() - self._heard
+
+    def is_ready(self) -> bool:
+        """Has SVCINIT_READY succeeded since main was started, where it is asked for?"""
+        if self.settings.ready[0] == "none" or not self.settings.registers:
+            return True
+        return os.pread(self._ready, len(READY), 0) == READY
+
+    def unhandled(self, number: int) -> str:
+        """Who would end by a signal to main, or not hear it; empty: nobody, or /proc does not tell."""
+        main = self.pid(Role.MAIN)
+        try:
+            from svcinit.processes import dispositions
+
+            return dispositions.unhandled(main, number, group=self.settings.signal_group) if main else ""
+        except (OSError, ImportError):  # no descriptor is left: that does not tell either
+            return ""
 
     def report(self, life: Steps) -> None:
         """Leave the state for svcinitctl in SVCINIT_RUN, when it changed; a plain init leaves none."""
@@ -259,6 +280,11 @@ class Crew(Init):
         later = self._state.tell(self.now(), facts, {"orphans": self.orphans})
         if later is not None:
             life.timers.setdefault("report", later)
+
+    def forget(self) -> None:
+        """The container ends, and so does its state where that would outlive it."""
+        if not self.settings.plain:
+            clear(self.settings.run)
 
     def _action_env(self) -> Mapping[str, str]:
         """What hooks, actions and check commands see: main's environment, what changed, and whom to tell."""

@@ -19,7 +19,7 @@ from svcinit.processes.execution import OF_WRITES, become, execute, own_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from svcinit.settings.environment import Settings
 
@@ -27,7 +27,8 @@ PR_SET_CHILD_SUBREAPER = 36
 NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
 FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 SI_KERNEL = 0x80  # sigaction(2)
-BEAT_BYTES = 8
+TICK = 5.0  # seconds: a wait with a deadline is made of shorter ones, so that a pause of the container is noticed
+LATE = 1.0  # a wait that lasts so much longer than it should was one: nothing ran
 
 
 class Role:
@@ -99,6 +100,7 @@ class Init:
         self._pids: dict[str, int] = {}  # until reaped: from then on the number may be another's
         self._alive: set[str] = set()  # until the death was told by `wait`
         self.orphans = 0  # how many were reaped
+        self._paused = 0.0  # for how many seconds nothing ran
         self._events: list[Event] = []
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
@@ -107,8 +109,9 @@ class Init:
             _become_subreaper()
 
     def now(self) -> float:
-        """Seconds on the monotonic clock: what every deadline is measured on."""
-        return time.monotonic()
+        """Seconds on the monotonic clock, less those in which the whole container was paused (docker pause, SIGSTOP):
+        what every deadline is measured on. Who could not run is not late."""
+        return time.monotonic() - self._paused
 
     def alive(self, role: str) -> bool:
         """Does a child have this role, as far as `wait` has told?"""
@@ -126,14 +129,16 @@ class Init:
                 if isinstance(event, Exited):
                     self._alive.discard(event.role)
                 return event
+            left = 0.0 if until is None else until - self.now()
             if until is None:
-                info = _signal.sigwaitinfo(self._signals)
+                info: _signal.struct_siginfo | None = _signal.sigwaitinfo(self._signals)
             else:
-                left = until - self.now()
-                taken = _signal.sigtimedwait(self._signals, left) if left > 0 else None
-                if taken is None:
-                    return Deadline()
-                info = taken
+                info, paused = take_signal(self._signals, min(left, TICK)) if left > 0 else (None, 0.0)
+                self._paused += paused
+            if info is None:
+                if left > TICK:
+                    continue
+                return Deadline()
             if info.si_signo in OF_WRITES and info.si_pid == os.getpid():
                 continue  # a write of ours failed: the kernel names the writer as the sender
             if info.si_signo == NEWS and info.si_pid == self._pids.get(Role.PRESENCE):
@@ -271,6 +276,14 @@ class Init:
         except ChildProcessError:
             return True
         return False
+
+
+def take_signal(signals: Collection[int], seconds: float) -> tuple[_signal.struct_siginfo | None, float]:
+    """sigtimedwait(2), and for how many seconds the process was paused meanwhile: it woke up so much too late."""
+    until = time.monotonic() + seconds
+    taken = _signal.sigtimedwait(signals, seconds)
+    late = time.monotonic() - until
+    return taken, late if late > LATE else 0.0
 
 
 def _dead_or_stopped() -> os.waitid_result | None:

@@ -155,7 +155,7 @@ TABLE = (
     V("SVCINIT_USER", None, user, "USER[:GROUP], names or numbers, that the command and the hooks run as"),
     V("SVCINIT_EXIT_MAP", "", exit_map, "exit statuses of the command to exit with others: 143:0 makes TERM a success"),
     V("SVCINIT_PASS_TOKEN", "0", boolean, "1: the command sees CONSUL_HTTP_TOKEN and the like too"),
-    V("SVCINIT_RUN", None, path, "directory for state files; by default /run/svcinit, else /dev/shm/svcinit"),
+    V("SVCINIT_RUN", None, path, "directory for state files; by default /run/svcinit, else one of its own in /dev/shm"),
     V("SVCINIT_METRICS", None, listener,
       "HOST:PORT at which Prometheus metrics are served, at /metrics; needs svcinit[metrics] where pip installed it"),
     V("SVCINIT_LOG_LEVEL", "info", choice(*LOG_LEVELS), "debug, info, warning or error"),

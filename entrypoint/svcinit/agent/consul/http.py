@@ -13,7 +13,7 @@ import select
 import socket
 import ssl as tls
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
@@ -87,6 +87,7 @@ class Http:
         self.reached = False  # has the agent ever answered?
         self.index = 0  # X-Consul-Index of the last answer of `call`, 0 where it had none
         self.made = Requests()
+        self.beat: Callable[[], None] = lambda: None  # called before whatever may take a timeout's time
         self.rotations = 0  # how often the token was replaced by another from its file
         self._token, self._token_file = token, token_file
         self._secrets = [secret for secret in (token, auth and auth.partition(":")[2]) if secret]
@@ -174,6 +175,7 @@ class Http:
 
     def send(self, channel: HTTPConnection, path: str, query: dict[str, str]) -> None:
         """Send a GET; `channel.sock` becomes readable when its answer comes. Raises ConfigError, Unavailable."""
+        self.beat()
         try:
             prepared = self._session.prepare_request(requests.Request("GET", self._base + path, params=query))
             if channel.sock is None:
@@ -188,6 +190,7 @@ class Http:
     def receive(self, channel: HTTPConnection, path: str, rule: str, limit: int) -> tuple[Any, int]:
         """The answer to what was sent, as `call` has it, and its X-Consul-Index (0 where there is none)."""
         told = self.told("GET", path)
+        self.beat()
         with self.made.one(blocking(path), timed=False) as request:
             try:
                 answer = channel.getresponse()
@@ -213,6 +216,7 @@ class Http:
     ) -> tuple[requests.Response, bytes]:
         if self._fault:
             raise ConfigError(self._fault)
+        self.beat()
         try:
             with self._send(method, path, query, body) as response:
                 return response, _read(response, told, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.agent.consul.stats import Requests
-from svcinit.state_files import read_of_life
+from svcinit.state_files import MISSHAPEN, read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ def overview(init: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
     """`init`: what init.json says; the others count if they are of the same life."""
     presence = read_of_life(folder, "presence", init["life"]) or {}
     prepared = read_of_life(folder, "prepare", init["life"]) or {}
+    try:
+        return _document(init, presence, prepared)
+    except MISSHAPEN:  # somebody else wrote them
+        return _document(init, {}, {})
+
+
+def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str, Any]:
     requests = Requests(prepared.get("requests"))
     requests.add(presence.get("requests", {}))
     document = dict(init)

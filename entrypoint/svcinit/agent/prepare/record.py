@@ -14,7 +14,7 @@ from svcinit.agent.consul.stats import Requests
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
 from svcinit.errors import ConfigError
-from svcinit.state_files import read_of_life, write_state
+from svcinit.state_files import MISSHAPEN, read_of_life, write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +31,19 @@ ENDS = ", :"  # what may follow a path in the fault that is about it
 
 def keep(done: Preparation, life: str, faults: Sequence[str]) -> None:
     """`faults`: why it failed, none if it did not; then what it did not get to is as it was before."""
+    try:
+        state = _record(done, life, faults, _earlier(done.settings, life))
+    except MISSHAPEN:  # somebody else wrote the earlier one
+        state = _record(done, life, faults, {})
+    write_state(done.settings.run, NAME, state)
+
+
+def _record(done: Preparation, life: str, faults: Sequence[str], earlier: Mapping[str, Any]) -> dict[str, object]:
     from svcinit.agent.prepare.transaction import PEERS, PREFIX
 
-    earlier = _earlier(done.settings, life)
     requests = Requests(earlier.get("requests"))
     requests.add(done.made.state())
-    state = {
+    return {
         "life": life,
         "ended": time.time(),
         "trouble": list(faults),
@@ -46,22 +53,28 @@ def keep(done: Preparation, life: str, faults: Sequence[str]) -> None:
         **{f"{phase}_seconds": _added(earlier, f"{phase}_seconds", done.took.get(phase)) for phase in PHASES},
         "requests": requests.state(),
     }
-    write_state(done.settings.run, NAME, state)
 
 
 def look_again(settings: Settings, life: str) -> None:
     """The files were put back: they are what they are."""
     state = _earlier(settings, life)
-    for entry in state.get("templates", ()):
-        try:
-            with reach(entry["target"]) as place:
-                now = look_in(place)
-        except (OSError, ConfigError):
-            now = None
-        entry["sha256"] = hashlib.sha256(now.content).hexdigest() if now else None
-        entry["changed"] = _changed(entry["target"])
+    try:
+        for entry in state.get("templates", ()):
+            entry["sha256"] = _digest(entry["target"])
+            entry["changed"] = _changed(entry["target"])
+    except MISSHAPEN:  # somebody else wrote it
+        return
     if state:
         write_state(settings.run, NAME, state)
+
+
+def _digest(target: str) -> str | None:
+    try:
+        with reach(target) as place:
+            now = look_in(place)
+    except (OSError, ConfigError):
+        return None
+    return hashlib.sha256(now.content).hexdigest() if now else None
 
 
 def _earlier(settings: Settings, life: str) -> dict[str, Any]:

@@ -14,10 +14,13 @@ import time
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.stats import Requests
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
-from svcinit.errors import EX_OK, EX_UNAVAILABLE, ConfigError, Unavailable
-from svcinit.state_files import StateFile, read_of_life
+from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
+from svcinit.processes.crew import READY
+from svcinit.processes.init import take_signal
+from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +36,6 @@ FAREWELL = 0.05, 0.5  # first and longest pause between two tries to deregister,
 BEAT = 5.0  # seconds, at most, between two signs of life
 PROBING = 0.05  # the same while a probe runs: its output is read meanwhile
 READY_INTERVAL = 0.25  # seconds between two probes for readiness
-READY = b"ready"
 NAME = "presence"
 WAKING = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP, _signal.SIGIO}  # end, a probe, init prepared, an answer
 
@@ -48,7 +50,7 @@ def main(
     one presence tells the next that the service was ready; `env`: of commands that probe; `secrets`: a memfd with
     all values of KV, or -1; `command` and `slots`: where changes are followed, what is prepared and the memfds shared
     with init.
-    Returns EX_OK, or EX_UNAVAILABLE where nothing was registered or the service did not become ready in time.
+    Returns EX_OK, or the Outcome NOT_READY or NOT_REGISTERED.
     """
     presence = Presence(settings, beat, life, first, ready, env, secrets)
     if slots:
@@ -71,6 +73,7 @@ class Presence:
         self.settings, self.beat, self._first, self._memory = settings, beat, first, ready
         self._env, self._secrets = env, secrets
         self.consul = connect(settings)
+        self.consul.beat = beat  # each call has a deadline, and there may be many in one turn
         found = services(settings)
         self._can_probe = ready >= 0
         self.ready_probe = self._readiness(found[0]) if found else None
@@ -83,6 +86,7 @@ class Presence:
         ]  # fmt: skip
         self.follower: Follower | None = None
         self._parent = os.getppid()
+        self._paused = 0.0  # for how many seconds nothing ran
         self._life, self._state = life, StateFile(settings.run, NAME)
         self._count_on(read_of_life(settings.run, NAME, life))
 
@@ -90,20 +94,20 @@ class Presence:
         give_up = time.monotonic() + self.settings.start_timeout
         while not self._asked_to_end():
             self.turn(time.monotonic())
-            if self.ready_probe is not None and time.monotonic() > give_up:
+            if self.ready_probe is not None and time.monotonic() - self._paused > give_up:
                 limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
                 said = self.ready_probe.output or "no result"
                 log.error("not_ready", "not ready within {limit}: {variable} found: {error}",
                           limit=limit, variable="SVCINIT_READY", error=said)  # fmt: skip
                 self.ready_probe.end()
-                return EX_UNAVAILABLE
+                return Outcome.NOT_READY
             self.tell()
         for probe in self.probes():
             probe.end()
         if self.follower is not None:
             self.follower.end()
         if self._first and not self.consul.reached:
-            return EX_UNAVAILABLE  # nothing of ours ever reached the agent
+            return Outcome.NOT_REGISTERED  # nothing of ours ever reached the agent
         return self.farewell()
 
     def turn(self, now: float) -> None:
@@ -125,7 +129,7 @@ class Presence:
         existed = [self._leave(keeper) for keeper in self.keepers]
         self.consul.close()
         self.tell()
-        return EX_OK if any(existed) else EX_UNAVAILABLE
+        return EX_OK if any(existed) else Outcome.NOT_REGISTERED
 
     def probes(self) -> list[Probe]:
         found = [self.ready_probe, *(keeper.probe for keeper in self.keepers)]
@@ -135,9 +139,12 @@ class Presence:
         """From where the presence before this one got to."""
         if earlier is None:
             return
-        self.consul.made.add(earlier["requests"])
-        for keeper in self.keepers:
-            keeper.registrations = earlier["services"].get(keeper.service.id, {}).get("registrations", 0)
+        try:
+            self.consul.made.add(Requests(earlier["requests"]).state())
+            for keeper in self.keepers:
+                keeper.registrations = int(earlier["services"].get(keeper.service.id, {}).get("registrations", 0))
+        except MISSHAPEN:  # somebody else wrote it: counting begins anew
+            return
 
     def tell(self) -> None:
         """Leave the state for svcinitctl and the metrics, when it changed; each turn comes by here."""
@@ -171,20 +178,23 @@ class Presence:
                 raise
 
     def _asked_to_end(self) -> bool:
-        """Wait until something is due; True when TERM came, or init is gone."""
+        """Wait until something is due; True when init sent TERM, or is gone. A TERM of anybody else is not obeyed: it
+        would take a service that runs out of Consul."""
         self.beat()
         probes = self.probes()
         followed = [] if self.follower is None else [self.follower.due]
         due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes), *followed])
         longest = PROBING if any(probe.is_running for probe in probes) else BEAT
-        taken = _signal.sigtimedwait(WAKING, max(0.0, min(due - time.monotonic(), longest)))
+        taken, paused = take_signal(WAKING, max(0.0, min(due - time.monotonic(), longest)))
+        self._paused += paused
         if taken is not None and taken.si_signo == _signal.SIGHUP and self.follower is not None:
             self.follower.refresh()
         if self.consul.is_hung_up():  # the agent ended, and may have lost us
             self.consul.close()
             for keeper in self.keepers:
                 keeper.due = 0.0
-        return (taken is not None and taken.si_signo == _signal.SIGTERM) or os.getppid() != self._parent
+        told = taken is not None and taken.si_signo == _signal.SIGTERM and taken.si_pid == self._parent
+        return told or os.getppid() != self._parent
 
     def _readiness(self, service: Service) -> Probe | None:
         if not self._can_probe or self.settings.ready[0] == "none" or os.pread(self._memory, len(READY), 0) == READY:

@@ -9,7 +9,7 @@ from svcinit import log
 from svcinit.agent.redact import Remembered
 from svcinit.agent.registration.probes import PASSING, Probe, runner
 from svcinit.agent.registration.services import services
-from svcinit.errors import EX_OK, EX_UNAVAILABLE
+from svcinit.errors import EX_OK, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ POLL = 0.02
 
 
 def main(settings: Settings, env: Mapping[str, str], secrets: int) -> int:
-    """EX_OK as soon as SVCINIT_CHECK succeeds, EX_UNAVAILABLE when it did not within SVCINIT_RELOAD_VERIFY."""
+    """EX_OK as soon as SVCINIT_CHECK succeeds, NOT_PASSING when it did not within SVCINIT_RELOAD_VERIFY."""
     service = services(settings)[0]
     probe = Probe(
         settings.check, service, Remembered(settings, secrets), runner(settings, env), interval=INTERVAL,
@@ -36,4 +36,4 @@ def main(settings: Settings, env: Mapping[str, str], secrets: int) -> int:
     probe.end()
     log.error("check_failed", "{variable}: SVCINIT_CHECK found: {error}", variable="SVCINIT_RELOAD_VERIFY",
               error=probe.output or "no result")  # fmt: skip
-    return EX_UNAVAILABLE
+    return Outcome.NOT_PASSING

@@ -97,6 +97,7 @@ class Examination:
             ("stop", lambda: process.stop(settings)),
         ]
         if not settings.plain:
+            attempts.append(("reload", lambda: process.reload(settings, running)))
             attempts.append(("run", lambda: files.run_folder(settings)))
         if settings.needs_prepare and settings.cache:
             attempts.append(("cache", lambda: files.cache(settings)))

@@ -21,6 +21,7 @@ CHECKS = {  # what each tries
     "user": "As which user run svcinit and the command, and may svcinit become that user?",
     "command": "Can the command, the hooks and every `exec:` be started by the user who does? None is.",
     "stop": "Does a stop fit into the 10 s that `docker stop` gives, and does Docker's signal start it?",
+    "reload": "Does the command that runs handle its reload signal (SVCINIT_RELOAD)?",
     "run": "Can svcinit leave its state in SVCINIT_RUN?",
     "cache": "Can SVCINIT_CACHE be written, and be read if it is there?",
     "templates": "Is the syntax of every template right? Can each be rendered with what Consul has now?",
@@ -82,6 +83,11 @@ FINDINGS = {
     "stop-signal": W(WARNING, "TERM, which `docker stop` sends unless the image has another STOPSIGNAL, does not "
       "start the stop. The image's STOPSIGNAL cannot be seen from inside.",
       "let SVCINIT_STOP_ON have TERM, or the image have STOPSIGNAL {signals}"),
+    # the reload
+    "reload-unhandled": W(WARNING, "The command neither catches nor ignores nor blocks its reload signal, which would "
+      "end it. svcinit does not send it: each reload fails, and the command keeps what it read at its start.",
+      "set SVCINIT_RELOAD to what makes the command read its files again: another signal, exec:COMMAND, restart; or "
+      "none"),
     # svcinit's own files
     "run-unwritable": W(WARNING, "svcinit cannot leave its state: svcinitctl status, reload and health find no "
       "svcinit, so that a HEALTHCHECK by svcinitctl fails.",

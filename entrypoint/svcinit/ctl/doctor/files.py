@@ -11,7 +11,7 @@ from svcinit.agent.prepare.transaction import SHARED, Preparation, called, kind_
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
-from svcinit.state_files import FOLDERS
+from svcinit.state_files import enter, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -240,14 +240,25 @@ def wait(settings: Settings) -> Iterator[Entry]:
 
 def run_folder(settings: Settings) -> Iterator[Entry]:
     """Where svcinit leaves its state."""
-    folders = (settings.run,) if settings.run else FOLDERS
-    troubles = {folder: _trouble(folder) for folder in folders}
+    folders = list(places(settings.run))
+    troubles = {folder: _trouble(folder) or _not_own(folder) for folder in folders}
     usable = next((folder for folder, trouble in troubles.items() if not trouble), "")
     if usable:
         yield well(f"{usable} takes svcinit's state")
         return
     said = "; ".join(f"{folder} cannot be written: {trouble}" for folder, trouble in troubles.items())
     yield found("run-unwritable", said, folder=folders[0], uid=os.geteuid())
+
+
+def _not_own(folder: str) -> str:
+    """Why svcinit leaves no state in a directory that it can write to; empty if it does, or would make it."""
+    try:
+        os.close(enter(folder, {os.geteuid()}))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
 
 
 def cache(settings: Settings) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
 from svcinit.lifecycle.steps import AFTER_KILL, STOP_TIMEOUT
+from svcinit.processes.dispositions import unhandled
 from svcinit.processes.execution import become
 from svcinit.settings.environment import UNKNOWN, attempt
 from svcinit.settings.parsers import has_capability, signal_name, words
@@ -152,6 +153,24 @@ def stop(settings: Settings) -> Iterator[Entry]:
     else:
         names = " or ".join(signal_name(number) for number in sorted(starting))
         yield found("stop-signal", f"it is started by {names or 'no signal'}, not by TERM", signals=names or "TERM")
+
+
+def reload(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
+    """Does what runs handle the signal of a reload? How it understands the signal cannot be seen."""
+    action = settings.reload
+    if action.kind != "signal":
+        yield well(f"by {action.kind}")
+        return
+    name = signal_name(action.signal)
+    main = running["main"] if running else None
+    if main is None:
+        yield well(f"by {name}: whether the command handles it can be seen only while it runs under svcinit")
+        return
+    who = unhandled(main, action.signal, group=settings.signal_group)
+    if who:
+        yield found("reload-unhandled", f"{who} does not handle {name}")
+    else:
+        yield well(f"{name}: nothing that gets it would end by it, as far as /proc tells")
 
 
 def modules(settings: Settings, used: set[str]) -> Iterator[Entry]:

@@ -1,0 +1,136 @@
+"""Who handles a signal, as the kernel tells it of real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from svcinit.processes import dispositions
+from svcinit.processes.dispositions import unhandled
+from testing.waiting import eventually
+
+HUP = signal.SIGHUP
+BIG = signal.SIGRTMAX
+
+
+@contextlib.contextmanager
+def process(set_up: Callable[[], object], group: int = 0) -> Iterator[int]:
+    """A child that has done `set_up`, in the process group of `group`, by default one of its own."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, group)
+            for number in (HUP, BIG):
+                signal.signal(number, signal.SIG_DFL)
+            set_up()
+            os.write(writing, b"1")
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(writing)
+        assert os.read(reading, 1) == b"1"
+        os.close(reading)
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def nothing() -> None:
+    pass
+
+
+def block() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {HUP})
+
+
+def wait_in_a_thread() -> None:
+    """As mysqld does."""
+    block()
+    threading.Thread(target=signal.sigwait, args=({HUP},), daemon=True).start()
+
+
+@pytest.mark.parametrize(
+    ("set_up", "handles"),
+    [
+        (nothing, False),
+        (lambda: signal.signal(HUP, lambda *_: None), True),
+        (lambda: signal.signal(HUP, signal.SIG_IGN), True),
+        (block, True),  # as who takes it by signalfd(2)
+        (lambda: signal.signal(signal.SIGUSR1, lambda *_: None), False),
+        (wait_in_a_thread, True),
+    ],
+)
+def test_who_catches_ignores_or_blocks_a_signal_handles_it(set_up: Callable[[], object], handles: bool) -> None:
+    with process(set_up) as pid:
+        found = unhandled(pid, HUP, group=False)
+        assert (found == "") is handles
+        assert handles or found.endswith(f"(pid {pid})")
+
+
+def test_who_waits_in_sigwait_handles_the_signal_though_it_is_not_blocked_then() -> None:
+    """As tini, dumb-init and svcinit do."""
+
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        block()
+        os.write(writing, b"1")
+        signal.sigwait({HUP})
+        os._exit(0)
+    try:
+        os.close(writing)
+        assert os.read(reading, 1) == b"1"
+        os.close(reading)
+        eventually(lambda: "sigtimedwait" in pathlib.Path(f"/proc/{pid}/wchan").read_text(), "it waits")
+        assert unhandled(pid, HUP, group=False) == ""
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_the_highest_signal_is_told_apart_and_what_the_kernel_ignores_ends_nobody() -> None:
+    with process(lambda: signal.signal(BIG, lambda *_: None)) as pid:
+        assert unhandled(pid, BIG, group=False) == ""
+        assert unhandled(pid, BIG - 1, group=False) != ""
+        assert [unhandled(pid, number, group=False) for number in dispositions.HARMLESS] == [""] * 4
+        assert unhandled(pid, signal.SIGKILL, group=False) != ""
+
+
+def test_with_the_group_each_process_in_it_is_asked() -> None:
+    with process(lambda: signal.signal(HUP, signal.SIG_IGN)) as main, process(nothing, group=main) as other:
+        assert unhandled(main, HUP, group=False) == ""
+        assert unhandled(main, HUP, group=True).endswith(f"(pid {other})")
+
+
+def test_who_is_dead_or_gone_is_not_asked() -> None:
+    with process(nothing) as pid:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert unhandled(pid, HUP, group=True) == "", "a zombie"
+    assert unhandled(pid, HUP, group=True) == ""
+
+
+def test_a_name_cannot_say_what_the_masks_are() -> None:
+    def rename() -> None:
+        with open("/proc/self/comm", "wb") as file:
+            file.write(b"a\nSigCgt:\tf\xff")
+
+    with process(rename) as pid:
+        assert unhandled(pid, HUP, group=False).startswith("a\\nSigCgt:")
+
+
+def test_where_proc_is_of_another_pid_namespace_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(nothing) as pid:
+        monkeypatch.setattr(os, "readlink", lambda _: "1")
+        assert unhandled(pid, HUP, group=True) == ""

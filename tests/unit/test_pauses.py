@@ -1,0 +1,97 @@
+"""A container that is paused (docker pause, a host that is suspended) is late for nothing. A kernel of its own."""
+
+from __future__ import annotations
+
+import _signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from svcinit.lifecycle.steps import BEAT, SILENCE
+from svcinit.processes import init
+from svcinit.processes.crew import Crew, touch
+from svcinit.processes.init import Deadline, memfd
+from svcinit.settings import environment
+
+PAUSE = 46.0
+
+
+class Kernel:
+    """Nothing ever happens but that time passes, and that all is paused at `pauses_at` for PAUSE seconds."""
+
+    def __init__(self) -> None:
+        self.clock, self.pauses_at = 1000.0, 0.0
+
+    def monotonic(self) -> float:
+        return self.clock
+
+    def sigtimedwait(self, signals: object, seconds: float) -> None:
+        until = self.clock + seconds
+        if self.clock <= self.pauses_at < until:
+            until = max(until, self.pauses_at + PAUSE)
+        self.clock = until
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    made = Kernel()
+    monkeypatch.setattr(time, "monotonic", made.monotonic)
+    monkeypatch.setattr(_signal, "sigtimedwait", made.sigtimedwait)
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    monkeypatch.setattr(init, "_dead_or_stopped", lambda: None)
+    yield made
+    monkeypatch.undo()
+
+
+@pytest.fixture
+def crew(kernel: Kernel) -> Crew:
+    made = Crew(environment.read({}), ("true",))
+    made._beat = memfd("beat")
+    touch(made._beat)
+    return made
+
+
+def silences(crew: Crew, kernel: Kernel, seconds: float, *, hangs: bool) -> list[float]:
+    """What init finds at each look at presence."""
+    found, until = [], kernel.clock + seconds
+    while kernel.clock < until:
+        found.append(crew.silence())
+        assert isinstance(crew.wait(crew.now() + BEAT), Deadline)
+        if not hangs and not kernel.pauses_at <= kernel.clock < kernel.pauses_at + PAUSE + BEAT:
+            touch(crew._beat)  # in a pause it could not, and just after it is not its turn yet
+    return found
+
+
+@pytest.mark.parametrize("after", [0.0, 2.0, BEAT - 0.1])
+def test_a_pause_of_46_s_is_no_presence_that_hangs(crew: Crew, kernel: Kernel, after: float) -> None:
+    kernel.pauses_at = kernel.clock + 3 * BEAT + after
+    assert max(silences(crew, kernel, 120, hangs=False)) < SILENCE / 2
+
+
+def test_one_that_hangs_is_found_in_time_with_a_pause_or_without(crew: Crew, kernel: Kernel) -> None:
+    assert silences(crew, kernel, SILENCE + 2 * BEAT, hangs=True)[-1] > SILENCE
+    kernel.pauses_at = kernel.clock + 7
+    assert silences(crew, kernel, PAUSE + 2 * BEAT, hangs=True)[-1] > SILENCE
+
+
+@pytest.mark.parametrize(("seconds", "at"), [(8.0, 2.0), (8.0, 7.5), (60.0, 58.0), (0.5, 0.1), (30.0, 11.0)])
+def test_a_deadline_comes_as_much_later_as_nothing_ran(crew: Crew, kernel: Kernel, seconds: float, at: float) -> None:
+    began, since = kernel.clock, crew.now()
+    kernel.pauses_at = began + at
+    crew.wait(since + seconds)
+    assert crew.now() - since == pytest.approx(seconds)
+    assert kernel.clock - began == pytest.approx(seconds + PAUSE, abs=init.TICK)
+
+
+def test_a_machine_that_is_merely_slow_is_not_paused(
+    crew: Crew, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(signals: object, seconds: float) -> None:
+        kernel.clock += seconds + init.LATE / 2
+
+    monkeypatch.setattr(_signal, "sigtimedwait", late)
+    began, since = kernel.clock, crew.now()
+    crew.wait(since + 60)
+    assert crew.now() - since == kernel.clock - began
