@@ -60,6 +60,11 @@ class Service:
         return self.check_via == "ttl" and self.check[0] != "none"
 
 
+def own(settings: Settings) -> Service:
+    """SVCINIT_SERVICE as the variables describe it, whether it is registered or not."""
+    return Service(settings.service or "", {name: getattr(settings, name) for name in SHARED + OWN})
+
+
 def services(settings: Settings) -> list[Service]:
     """All services of this container, SVCINIT_SERVICE first; none where nothing is registered.
 
@@ -68,7 +73,7 @@ def services(settings: Settings) -> list[Service]:
     if not settings.service or not settings.registers:
         return []
     shared = {name: getattr(settings, name) for name in SHARED}
-    found = [Service(settings.service, {**shared, **{name: getattr(settings, name) for name in OWN}})]
+    found = [own(settings)]
     faults: list[str] = []
     for index, entry in enumerate(_entries(settings.services) if settings.services else ()):
         where = f"SVCINIT_SERVICES[{index}]"

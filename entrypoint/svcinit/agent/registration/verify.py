@@ -8,7 +8,7 @@ import time
 from svcinit import log
 from svcinit.agent.redact import Remembered
 from svcinit.agent.registration.probes import PASSING, Probe, runner
-from svcinit.agent.registration.services import services
+from svcinit.agent.registration.services import own
 from svcinit.errors import EX_OK, Outcome
 
 TYPE_CHECKING = False
@@ -23,9 +23,8 @@ POLL = 0.02
 
 def main(settings: Settings, env: Mapping[str, str], secrets: int) -> int:
     """EX_OK as soon as SVCINIT_CHECK succeeds, NOT_PASSING when it did not within SVCINIT_RELOAD_VERIFY."""
-    service = services(settings)[0]
     probe = Probe(
-        settings.check, service, Remembered(settings, secrets), runner(settings, env), interval=INTERVAL,
+        settings.check, own(settings), Remembered(settings, secrets), runner(settings, env), interval=INTERVAL,
         successes=settings.check_successes,
     )  # fmt: skip
     deadline = time.monotonic() + (settings.reload_verify or 0.0)
