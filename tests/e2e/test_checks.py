@@ -249,7 +249,6 @@ def test_a_check_runs_as_the_services_user_with_its_environment(service: Service
         for folder in (tmp_path, *tmp_path.parents):
             if folder.stat().st_uid == 0 and folder != pathlib.Path("/"):
                 folder.chmod(folder.stat().st_mode | 0o005)
-        tmp_path.chmod(0o777)
     service.start("sleep", "60")
     user = "nobody" if not os.geteuid() else subprocess.check_output(["id", "-un"], text=True).strip()
     assert becomes(service, "passing") == f"{user}\ntoken="
