@@ -1,0 +1,187 @@
+"""Guards of the init half and of presence that only show when something goes wrong. No Consul, no waiting."""
+
+from __future__ import annotations
+
+import _signal
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fake_crew import FakeCrew
+from svcinit.agent.files import commit
+from svcinit.agent.registration import keeper as keepers
+from svcinit.agent.registration import presence
+from svcinit.agent.registration.keeper import Keeper
+from svcinit.agent.registration.presence import Presence
+from svcinit.agent.registration.services import services
+from svcinit.errors import EX_OK, Unavailable
+from svcinit.lifecycle.steps import SLACK
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes import execution, init
+from svcinit.processes.init import Event, Exited, Init, Role, Signalled
+from svcinit.settings.environment import read
+from testing.process import PATH, svcinit_command
+
+ENV = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "80", "SVCINIT_RELOAD_TIMEOUT": "30s"}
+
+
+# PID 1
+
+
+def test_a_start_with_sigchld_ignored_still_sees_how_the_service_ended() -> None:
+    """Some parents leave it so (nohup wrappers, old supervisors); the kernel would then reap in init's place."""
+    done = subprocess.run(
+        svcinit_command("sh", "-c", "exit 7"), env=PATH, timeout=10, check=False, capture_output=True,
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+    )  # fmt: skip
+    assert done.returncode == 7
+
+
+def test_at_a_reload_prepare_may_wait_for_consul_for_half_of_the_time_only() -> None:
+    """New code has to go out in the other half."""
+    given: list[float] = []
+
+    class Crew(FakeCrew):
+        def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+            given.append(seconds)
+            super().start_prepare(seconds=seconds, cached=cached)
+
+    stop: list[Event] = [Exited(Role.PRESENCE, 0), Exited(Role.MAIN, 0)]
+    events: list[Event] = [Exited(Role.PREPARE, 0), Signalled(signal.SIGHUP), Exited(Role.PREPARE, 0)]
+    settings = read({**ENV, "SVCINIT_START_TIMEOUT": "60s", "SVCINIT_DRAIN": "0s"}, "/nosuch")
+    life = Lifecycle(settings, Crew([*events, Signalled(signal.SIGTERM), *stop]))  # type: ignore[arg-type]
+    assert life.run() == EX_OK
+    assert given == [60.0 + SLACK - SLACK, 15.0]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> tuple[Init, Callable[[int], None]]:
+    """An Init whose children are numbers; the function lets one die."""
+    dead: list[int] = []
+    pids = iter(range(101, 200))
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    monkeypatch.setattr(os, "fork", lambda: next(pids))
+    monkeypatch.setattr(os, "setpgid", lambda *_: None)
+    monkeypatch.setattr(
+        init, "_dead_or_stopped",
+        lambda: SimpleNamespace(si_pid=dead.pop(0), si_code=os.CLD_EXITED, si_status=3) if dead else None,
+    )  # fmt: skip
+    return Init(read({}, "/nosuch")), dead.append
+
+
+def test_a_late_death_is_not_taken_for_that_of_the_new_child(processes: tuple[Init, Callable[[int], None]]) -> None:
+    """A prepare that not even KILL ended at once dies while the next one works."""
+    alive, die = processes
+    alive.fork(Role.PREPARE, lambda: 0)
+    alive.fork(Role.PREPARE, lambda: 0)
+    die(101)
+    assert vars(alive.wait(None)) == vars(Exited(Role.ORPHAN, EX_OK))
+    assert alive.alive(Role.PREPARE)
+    assert alive.pid(Role.PREPARE) == 102
+    die(102)
+    assert vars(alive.wait(None)) == vars(Exited(Role.PREPARE, 3))
+    assert not alive.alive(Role.PREPARE)
+
+
+@pytest.mark.parametrize(("guests", "targets"), [(True, [-1]), (False, [7, 8])])
+def test_a_restart_spares_what_came_by_docker_exec(
+    processes: tuple[Init, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch, guests: bool, targets: list[int]
+) -> None:
+    """As PID 1 only the end of the container signals all processes; a restart signals what descends from init."""
+    alive, _ = processes
+    alive.is_pid1 = True
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _number: sent.append(pid))
+    monkeypatch.setattr(init, "descendants", lambda _pid: [7, 8])
+    alive.sweep(_signal.SIGTERM, guests=guests)
+    assert sent == targets
+
+
+def test_groups_go_first_then_the_group_then_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any other order the later calls are not permitted any more, or the groups of root stay (setgroups(2))."""
+    calls: list[tuple[str, object]] = []
+    for name in ("setgroups", "setgid", "setuid"):
+        monkeypatch.setattr(os, name, lambda value, name=name: calls.append((name, value)))
+    execution.become((1234, 5678, (5678, 9), {}))
+    assert calls == [("setgroups", (5678, 9)), ("setgid", 5678), ("setuid", 1234)]
+
+
+# presence
+
+
+def bare_presence() -> Presence:
+    made = Presence.__new__(Presence)
+    made.keepers, made.ready_probe, made.follower = [], None, None
+    made.beat, made._parent, made._paused = (lambda: None), os.getppid(), 0.0
+    made.consul = SimpleNamespace(is_hung_up=lambda: False, close=lambda: None)  # type: ignore[assignment]
+    return made
+
+
+def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A presence without its init would keep a service registered that nobody looks after."""
+    made = bare_presence()
+    made.keepers = [SimpleNamespace(due=0.0, probe=None)]  # type: ignore[list-item]
+    monkeypatch.setattr(presence, "take_signal", lambda *_: (None, 0.0))
+    assert not made._asked_to_end()
+    monkeypatch.setattr(os, "getppid", lambda: made._parent + 1)
+    assert made._asked_to_end()
+
+
+def test_an_agent_that_answered_again_is_asked_quickly_when_it_is_unavailable_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause doubles while the agent is unavailable, and begins with the first one after each success."""
+    pauses: list[int] = []
+
+    def pause(attempt: int, *_: object) -> float:
+        pauses.append(attempt)
+        return 1.0
+
+    monkeypatch.setattr(keepers, "pause_before", pause)
+    results = iter([False, False, False, True, False, False])
+
+    def look(*, ready: bool) -> None:
+        if not next(results):
+            raise Unavailable("no answer")
+
+    settings = read(ENV, "/nosuch")
+    consul: Any = SimpleNamespace()
+    made = Keeper(services(settings)[0], consul, "life", 30.0, advertise=None, first=False, vouched=False, probe=None)
+    monkeypatch.setattr(made, "_look", look)
+    for _ in range(6):
+        made.look(ready=True)
+    assert pauses == [0, 1, 2, 0, 1]
+
+
+# files
+
+
+def test_a_file_is_durable_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power failure leaves an empty file under the target's name (fsync(2), rename(2))."""
+    calls: list[str] = []
+
+    def recorded(name: str) -> Callable[..., Any]:
+        true = getattr(os, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            calls.append(name)
+            return true(*given, **named)
+
+        return call
+
+    for name in ("fsync", "rename"):
+        monkeypatch.setattr(os, name, recorded(name))
+    (tmp_path / "a").write_text("old")
+    file = SimpleNamespace(target=str(tmp_path / "a"), content=b"new", mode=None, owner=None, check=None)
+    commit.commit([file])
+    assert calls[0] == "fsync"
+    assert "rename" in calls
+    assert calls.index("fsync") < calls.index("rename")
+    assert calls[-1] == "fsync", "the directory, too"

@@ -1,0 +1,143 @@
+"""Blocking queries, against a Consul that answers as no healthy one would. The clock is the test's."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from svcinit.agent.watch import queries
+from svcinit.agent.watch.queries import BURST, RATE, Keys, Peers
+
+PREFIX = "config/web"
+
+
+class FakeConsul:
+    """Answers each query at once: `answers` gives an answer with its index for each, the last one again and again."""
+
+    def __init__(self, *answers: tuple[Any, int]) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, str]] = []
+        self.near, self.far = socket.socketpair()
+        self.sock = self.near
+
+    def open(self) -> FakeConsul:
+        return self
+
+    def close(self) -> None: ...
+
+    def send(self, channel: object, path: str, query: dict[str, str]) -> None:
+        self.asked.append(query)
+        self.far.send(b"1")
+
+    def receive(self, channel: object, path: str, rule: str, limit: int) -> tuple[Any, int]:
+        self.near.recv(1)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def kv_query(self, dc: str | None) -> dict[str, str]:
+        return {"recurse": "true"}
+
+    def pairs(self, path: str, answer: dict[str, bytes]) -> dict[str, bytes]:
+        return answer
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(queries, "time", made)
+    monkeypatch.setattr(queries, "_raise_sigio", lambda _: None)  # signals are for presence to take
+    return made
+
+
+Answers = Callable[..., FakeConsul]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answers]:
+    made: list[FakeConsul] = []
+
+    def answer(*answers: tuple[Any, int]) -> FakeConsul:
+        made.append(FakeConsul(*answers))
+        return made[-1]
+
+    yield answer
+    for each in made:
+        each.near.close()
+        each.far.close()
+
+
+def indexes(consul: FakeConsul) -> list[str | None]:
+    return [query.get("index") for query in consul.asked]
+
+
+def follow(consul: FakeConsul, clock: Clock, queries_wanted: int) -> Keys:
+    watch = Keys(consul, PREFIX, None)  # type: ignore[arg-type]
+    while len(consul.asked) < queries_wanted:
+        watch.turn(clock.now)
+        clock.now = max(clock.now + 0.0001, watch.due)
+    return watch
+
+
+def test_an_index_that_goes_back_begins_anew(clock: Clock, answering: Answers) -> None:
+    consul = answering(({}, 50), ({}, 7), ({}, 7), ({}, 7))
+    follow(consul, clock, 4)
+    assert indexes(consul) == [None, "50", None, "7"]
+
+
+@pytest.mark.parametrize("index", [0, -3])
+def test_an_index_of_0_or_less_is_never_sent_back(clock: Clock, answering: Answers, index: int) -> None:
+    consul = answering(({}, index))
+    follow(consul, clock, 6)
+    assert not {"0", str(index)} & set(indexes(consul))
+
+
+def test_whatever_consul_answers_there_is_no_hot_loop(clock: Clock, answering: Answers) -> None:
+    """A server that answers at once, with a new content each time."""
+    consul = answering(*(({f"{PREFIX}/a": b"%d" % number}, number + 1) for number in range(10_000)))
+    began = clock.now
+    follow(consul, clock, BURST + 10 * round(RATE))
+    assert clock.now - began == pytest.approx(10, abs=0.5)
+
+
+def test_the_same_content_under_another_index_is_no_news(clock: Clock, answering: Answers) -> None:
+    consul = answering(({"a": b"1"}, 5), ({"a": b"1"}, 6), ({"a": b"2"}, 7), ({"a": b"2"}, 8))
+    watch = Keys(consul, PREFIX, None)  # type: ignore[arg-type]
+    news = []
+    for _ in range(4):
+        assert not watch.turn(clock.now), "a question is no news"
+        news.append(watch.turn(clock.now))
+    assert news == [True, False, True, False]
+
+
+def instance(address: str, *statuses: str) -> dict[str, Any]:
+    return {
+        "Node": {"Node": "n1", "Address": "10.0.0.9", "Datacenter": "dc1"},
+        "Service": {"Address": address, "Port": 80},
+        "Checks": [{"Status": status} for status in statuses],
+    }
+
+
+def test_critical_instances_are_no_peers(answering: Answers) -> None:
+    answer = [
+        instance("10.0.0.1", "passing", "passing"),
+        instance("10.0.0.2", "passing", "critical"),
+        instance("10.0.0.3", "warning"),
+        instance("10.0.0.4", "critical"),
+        instance("10.0.0.5"),
+    ]
+    peers = Peers(answering(), ("web", None, None), "consul")  # type: ignore[arg-type]
+    assert [peer.address for peer in peers.read(answer)] == ["10.0.0.1", "10.0.0.3", "10.0.0.5"]
