@@ -105,6 +105,12 @@ def test_an_index_of_0_or_less_is_never_sent_back(clock: Clock, answering: Answe
     assert not {"0", str(index)} & set(indexes(consul))
 
 
+def test_without_an_index_the_next_query_still_blocks(clock: Clock, answering: Answers) -> None:
+    consul = answering(({}, 0))
+    follow(consul, clock, 2)
+    assert indexes(consul) == [None, "1"]
+
+
 def test_whatever_consul_answers_there_is_no_hot_loop(clock: Clock, answering: Answers) -> None:
     """A server that answers at once, with a new content each time."""
     consul = answering(*(({f"{PREFIX}/a": b"%d" % number}, number + 1) for number in range(10_000)))
