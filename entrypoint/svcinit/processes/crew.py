@@ -344,8 +344,10 @@ class Crew(Init):
             os.ftruncate(former, 0)
             return
         setattr(self, name, new)
-        if former >= 0:
+        try:
             os.close(former)
+        except OSError:  # there was none
+            pass
 
 
 def touch(beat: int) -> None:

@@ -242,6 +242,8 @@ class Init:
         try:
             os.kill(-pid if group else pid, number)
         except OSError as error:
+            if error.errno == errno.EAGAIN:  # the queue of real-time signals is full: all is tried again
+                raise
             log.warning("signal_failed", "signal {signal} to {child} failed: {error} pid={child_pid}",
                         signal=number, child=role, error=error.strerror, child_pid=pid)  # fmt: skip
 
