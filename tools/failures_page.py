@@ -85,7 +85,7 @@ ELSE = (
     ("the container is at its limit of processes", "the reload is tried for `SVCINIT_RELOAD_TIMEOUT`, then aborted; a "
      "dead presence is started again with backoff; the service serves on. At the stop deregistering is tried again, at "
      "the latest when the service's end makes room"),
-    ("svcinit has no descriptors left", "as at the limit of processes; the stop and the service's end are obeyed in time"),
+    ("svcinit has no descriptors left", "as at the limit of processes; a stop and the service's end are seen in time"),
     ("svcinit's own init fails at something else", "the log has `internal error`; what failed is tried again, for a "
      "stop until 0.9 s after `SVCINIT_STOP_TIMEOUT`; then everything is killed, and svcinit exits"),
     ("`SVCINIT_POST_STOP` hangs", "killed 0.8 s after `SVCINIT_STOP_TIMEOUT`, so that all of a stop fits into 10 s"),

@@ -9,6 +9,7 @@ be looked at.
 from __future__ import annotations
 
 import _signal  # not `signal`: its enums cost every container start 5 ms
+import errno
 import os
 import sys
 import time
