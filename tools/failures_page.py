@@ -82,7 +82,13 @@ ELSE = (
     ("Consul is away at the stop", "the command is told after half of `SVCINIT_STOP_TIMEOUT`; deregistering is tried "
      "on; else Consul drops the service after `SVCINIT_DEREGISTER_AFTER`"),
     ("a second stop signal", "skips the drain; a third one kills"),
-    ("the container is at its limit of processes", "the reload is aborted, or the change waits; the service serves on"),
+    ("the container is at its limit of processes", "the reload is tried for `SVCINIT_RELOAD_TIMEOUT`, then aborted; a "
+     "dead presence is started again with backoff; the service serves on. At the stop deregistering is tried again, at "
+     "the latest when the service's end makes room"),
+    ("svcinit has no descriptors left", "as at the limit of processes; a stop and the service's end are seen in time"),
+    ("svcinit's own init fails at something else", "the log has `internal error`; what failed is tried again, for a "
+     "stop until 0.9 s after `SVCINIT_STOP_TIMEOUT`; then everything is killed, and svcinit exits"),
+    ("`SVCINIT_POST_STOP` hangs", "killed 0.8 s after `SVCINIT_STOP_TIMEOUT`, so that all of a stop fits into 10 s"),
     ("there is no process left for a probe of svcinit's own",
      "the check is critical with `not probed` until the next probe works; svcinit stays, and deregisters at the stop"),
     ("a check command or probe hangs", "killed at its deadline, with all processes that it started"),

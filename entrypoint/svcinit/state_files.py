@@ -44,19 +44,21 @@ class StateFile:
     def __init__(self, folder: str | None, name: str) -> None:
         self._folder, self._name = folder, name
         self._facts: Mapping[str, object] = {}
-        self._figures: Mapping[str, object] = {}
+        self._figures: Mapping[str, object] | None = {}  # None: what was to be written could not be
         self._next = 0.0
 
     def tell(self, now: float, facts: Mapping[str, object], figures: Mapping[str, object]) -> float | None:
-        """When to call again because of figures that are not written yet; None: all is."""
+        """When to call again because of what is not written yet; None: all is."""
         if facts == self._facts:
             if figures == self._figures:
                 return None
             if now < self._next:
                 return self._next
-        self._facts, self._figures, self._next = facts, figures, now + PERIOD
-        write_state(self._folder, self._name, {**facts, **figures})
-        return None
+        self._facts, self._figures, self._next = facts, None, now + PERIOD
+        if write_state(self._folder, self._name, {**facts, **figures}):
+            self._figures = figures
+            return None
+        return self._next
 
 
 class Tally:
@@ -164,8 +166,8 @@ def _check(found: os.stat_result, owners: Collection[int]) -> None:
         raise PermissionError(errno.EPERM, "other users can write to it")
 
 
-def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> None:
-    """Replace FOLDER/NAME.json; where there is no place for it svcinit runs on without."""
+def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> bool:
+    """Replace FOLDER/NAME.json; False where there is no place for it: svcinit runs on without."""
     import json
 
     content = json.dumps({"home": home(), **state}).encode()
@@ -178,12 +180,13 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> N
             continue
         try:
             _replace(inside, name, content)
-            return
+            return True
         except OSError as error:
             log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
             _remove(f"{name}.json", inside)  # none is better than one that is true no more
         finally:
             os.close(inside)
+    return False
 
 
 def _replace(folder: int, name: str, content: bytes) -> None:

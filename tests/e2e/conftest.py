@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from svcinit.agent.consul.api import Consul
 from testing.consul import ConsulAgent, free_ports
 from testing.process import Running, running
+from testing.waiting import eventually
 
 Connect = Callable[..., Consul]
 LONG = "30s"  # a time-out that no test may see pass, however busy the machine is
@@ -77,3 +79,18 @@ def connect() -> Iterator[Connect]:
     """connect(address, ...): a client, closed at the end."""
     with ExitStack() as stack:
         yield lambda *where, **options: stack.enter_context(closing(Consul(*where, **options)))
+
+
+@pytest.fixture
+def pids() -> Iterator[pathlib.Path]:
+    """A group of processes that the kernel limits (cgroups, version 1)."""
+    group = pathlib.Path(f"/sys/fs/cgroup/pids/svcinit-test-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("needs a pids cgroup of version 1 that may be written")
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        (group.parent / "cgroup.procs").write_text(pid)
+    eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+    group.rmdir()

@@ -9,7 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -202,21 +202,6 @@ def test_a_check_that_hangs_is_critical_and_holds_up_neither_the_others_nor_the_
     assert svcinit.stop() == 0
     assert not any(is_alive(pid) for pid in children)
     service.consul.has_no("web")
-
-
-@pytest.fixture
-def pids() -> Iterator[pathlib.Path]:
-    """A group of processes that the kernel limits (cgroups, version 1)."""
-    group = pathlib.Path(f"/sys/fs/cgroup/pids/svcinit-test-{os.getpid()}")
-    try:
-        group.mkdir()
-    except OSError:
-        pytest.skip("needs a pids cgroup of version 1 that may be written")
-    yield group
-    for pid in (group / "cgroup.procs").read_text().split():
-        (group.parent / "cgroup.procs").write_text(pid)
-    eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
-    group.rmdir()
 
 
 def test_at_the_limit_of_processes_the_check_is_critical_and_presence_stays(

@@ -6,8 +6,9 @@ A reload begins with a HUP, or with news: files that presence has changed alread
 from __future__ import annotations
 
 from svcinit import log
-from svcinit.errors import Outcome
-from svcinit.lifecycle.steps import BEAT, SLACK, State, Steps
+from svcinit.errors import EX_SOFTWARE, Outcome
+from svcinit.lifecycle.steps import BEAT, RETRY, SLACK, State
+from svcinit.lifecycle.stop import Stops
 from svcinit.processes.init import Role
 from svcinit.settings.parsers import reload_option, signal_name
 
@@ -20,8 +21,8 @@ HANDLES_WITHIN = 5.0  # seconds that a command which was never told gets to inst
 DISRUPTION = {"none": 0, "signal": 1, "write": 2, "exec": 2, "restart": 3}
 
 
-class Reloads(Steps):
-    """The steps of a container's life, those of its reloads included."""
+class Reloads(Stops):
+    """The steps of a container's life, those of its stop and its reloads included."""
 
     def reload(self) -> None:
         self.state, self.by_hup = State.RELOADING, True
@@ -171,6 +172,9 @@ class Reloads(Steps):
             self.end_reload(why)
 
     def undone(self, code: int) -> None:
+        if code == EX_SOFTWARE and "job" in self.timers:  # it could not be started, or died: until its time is over
+            self.timers["retry"] = self.crew.now() + RETRY
+            return
         fate = f"putting the files back failed with status {code}" if code else "the files were put back"
         if self.taken_back:
             self.taken_back += f"; {fate}"

@@ -11,6 +11,7 @@ import os
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE
+from svcinit.lifecycle.pause import Pause
 from svcinit.processes.init import Event, Exited, Role
 from svcinit.state_files import Tally
 
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT = 8.0  # with the drain of 1 s it fits into the 10 s that `docker stop` gives
 SLACK = 0.5  # what prepare gets to give up by itself before it is killed
-RETRY = 0.5  # before a crashed prepare is started again
+RETRY = 0.5  # before a crashed prepare or deregistration is started again
+AGAIN = 0.1, 1.0  # first and longest pause before a transition that failed is tried again
 BEAT = 5.0  # between two looks at presence
 SILENCE = 40.0  # without a sign of life for so long presence counts as hung: longer than its longest call
-BACKOFF = 0.5, 30.0  # first and longest pause before a dead resident child is started again
-HEALTHY = 60.0  # having lived for so long, it starts again with the first pause
 LONG = 1.0  # a start that takes longer than this has something to show: metrics are up from then on
 BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes, has gone into the background
 FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
@@ -45,19 +45,6 @@ class State:
     SWEEPING = "sweeping"
     CLOSING = "closing"
     DONE = "done"
-
-
-class Pause:
-    """How long a resident child that died stays dead: for twice as long each time, unless it had lived for long."""
-
-    def __init__(self) -> None:
-        self.since = 0.0  # when it was started
-        self._next = BACKOFF[0]
-
-    def next(self, now: float) -> float:
-        pause = BACKOFF[0] if now - self.since > HEALTHY else self._next
-        self._next = min(pause * 2, BACKOFF[1])
-        return pause
 
 
 class Steps:
@@ -89,6 +76,12 @@ class Steps:
         self.taken_back = ""  # why the reload's files were put back after main had heard of them
         self.suspended = False
         self.stops = 0  # stop signals seen
+        self.stop_by = 0.0  # when main is killed
+        self.owed = False  # no process could be had to deregister
+        self.main_code: int | None = None  # how main ended
+        self.failed: list[Event] = []  # events whose transitions are to be tried again
+        self.pause = AGAIN[0]  # before that
+        self.limit: float | None = None  # when svcinit exits whatever fails
         self.ever_started = False
         self.presence_pause, self.metrics_pause = Pause(), Pause()
         self.main_since = 0.0
@@ -168,9 +161,10 @@ class Steps:
         self.again = self.restarting = self.cached = self.handled = False
         self.served = self.serving_hups if self.settings.needs_prepare else self.hups
         self.state = State.RUNNING
-        self.ever_started = True
+        self.ever_started, self.limit = True, None
         self.main_since = self.crew.now()
-        self.crew.start_main()
+        if not self.crew.alive(Role.MAIN):  # it does where what follows failed
+            self.crew.start_main()
         self.tally.main_began()
         self.crew.told()
         if not self.settings.plain:
@@ -242,147 +236,6 @@ class Steps:
                     code=code, seconds=pause, reload=None)  # fmt: skip
         self.timers["metrics"] = self.crew.now() + pause
 
-    # stopping
-
-    def stop(self, why: str) -> None:
-        """Deregister first: what connects after main was told to stop is lost."""
-        if not self.restarting:
-            self.account.give_up_reload(why)
-        self.account.stopping(why)
-        if self.settings.registers:
-            self.account.phase(State.DEREGISTERING)
-        self.crew.signal(self.job, _signal.SIGTERM, group=True)
-        self.end_job()
-        drain = self.settings.drain if self.settings.registers else 0.0
-        now = self.crew.now()
-        self.timers = {"kill": now + drain + self.budget, "deregister": now + self.budget / 4}
-        self.state = State.DEREGISTERING
-        if not self.settings.needs_presence:
-            self.tell_stop()
-        elif self.crew.alive(Role.PRESENCE):
-            self.crew.signal(Role.PRESENCE, _signal.SIGTERM)
-        else:
-            self.crew.start_deregister()
-
-    def abandon_presence(self) -> None:
-        """It takes too long: what killing it leads to is decided when its death is seen."""
-        self.timers["deregister"] = self.crew.now() + self.budget / 4
-        self.crew.kill(Role.PRESENCE)
-        self.crew.kill(Role.DEREGISTER)
-
-    def drain(self) -> None:
-        self.account.deregistered()
-        if self.settings.drain and self.crew.alive(Role.MAIN):
-            self.state = State.DRAINING
-            self.account.phase(self.state)
-            self.timers["drain"] = self.crew.now() + self.settings.drain
-        else:
-            self.tell_stop()
-
-    def tell_stop(self) -> None:
-        self.timers.pop("deregister", None)
-        self.timers.pop("drain", None)
-        if not self.crew.alive(Role.MAIN):
-            self.sweep()
-            return
-        self.state = State.STOPPING
-        self.account.phase(self.state)
-        self.act(self.settings.stop)
-        if self.suspended:  # it could not hear of the stop
-            self.crew.resume()
-
-    def still_registered(self) -> None:
-        """Main is told now, since its time runs; deregistering is tried for as long as something lives."""
-        dropped = self.settings.check[0] != "none"
-        fate = "Consul drops the service itself when its check has failed for long enough"
-        log.warning("not_deregistered", "not deregistered yet: {error}",
-                    error=fate if dropped else "it has no check, so Consul never drops it itself")  # fmt: skip
-        self.tell_stop()
-        if self.crew.alive(Role.MAIN):
-            self.crew.start_deregister()
-
-    def stop_by_signal(self, code: int) -> None:
-        log.warning("action_failed", "{variable} failed with status {code}: sending TERM instead",
-                    variable="SVCINIT_STOP", code=code)  # fmt: skip
-        self.crew.signal(Role.MAIN, _signal.SIGTERM, group=self.settings.signal_group)
-
-    def hurry(self) -> None:
-        """The second stop signal skips the drain, the third kills; the first one during a restart makes it a stop."""
-        if self.restarting:
-            self.restarting = self.again = False
-            self.account.give_up_reload("a stop signal during its restart")
-            return
-        self.stops += 1
-        if self.stops >= 2:
-            self.kill_all()
-        elif self.state in (State.DEREGISTERING, State.DRAINING):
-            self.tell_stop()
-
-    def main_gone(self, code: int) -> None:
-        self.tally.main_ended(code)
-        self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
-        lived = self.crew.now() - self.main_since
-        serving = self.state in (State.RUNNING, State.RELOADING)
-        if serving and code == EX_OK and lived < BRIEFLY and self.crew.strangers():
-            log.warning("background", "{command} ended at once and left processes: has it gone into the background? "
-                        "What svcinit starts must stay in the foreground", command=self.crew.argv[0])  # fmt: skip
-        if self.settings.plain:
-            self.state = State.DONE
-            return
-        log.info("exited", "{command} exited with status {code}", command=self.crew.argv[0], code=code, seconds=lived)
-        if serving:
-            self.stop("the service ended")
-        elif self.state != State.DEREGISTERING:
-            self.sweep()
-
-    def kill_all(self) -> None:
-        if self.crew.alive(Role.MAIN):
-            log.warning("killed", "the service did not stop in time: killed")
-        self.account.killed()
-        self.crew.kill(Role.MAIN)
-        self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
-        self.timers["buried"] = self.crew.now() + AFTER_KILL
-
-    def give_up(self) -> None:
-        """Not even KILL ended it: what is not seen to exit is no success."""
-        if self.crew.alive(Role.MAIN):
-            self.code = KILLED
-        self.close()
-
-    def sweep(self) -> None:
-        """Main is gone, or never was: what is left is asked to end, and killed when the time is over. A restart leaves
-        alone who came by `docker exec`, such as a svcinitctl that waits for it."""
-        self.state = State.SWEEPING
-        self.account.phase(self.state)
-        if self.crew.alone():
-            self.close()
-        else:
-            self.crew.sweep(_signal.SIGTERM, guests=not self.restarting)
-
-    def sweep_again(self) -> None:
-        """Something ended: that may have been the last, or have left children of its own to us."""
-        if self.crew.alone():
-            self.close()
-        elif "buried" in self.timers:
-            self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
-
-    def close(self) -> None:
-        self.timers.clear()
-        if self.restarting:
-            self.start_main()
-        elif self.settings.post_stop and self.ever_started:
-            self.state = State.CLOSING
-            self.begin(Role.HOOK, AFTER_KILL)
-            self.crew.start_hook(self.settings.post_stop)
-        else:
-            self.done()
-
-    def done(self, hook: int = EX_OK) -> None:
-        if hook:
-            log.warning("hook_failed", "{variable} failed with status {code}", variable="SVCINIT_POST_STOP", code=hook)
-        self.account.ended(self.code)
-        self.state = State.DONE
-
     # jobs
 
     def begin(self, role: str, seconds: float) -> None:
@@ -396,8 +249,19 @@ class Steps:
             self.late = True
             self.timers["job"] = self.crew.now() + AFTER_KILL
             self.crew.kill(self.job)
+            if self.state == State.CLOSING:
+                self.done(KILLED)
+        elif self.job == Role.PREPARE and not self.late:
+            self.never_prepared()
         else:
             self.on(Exited(self.job, self.late_code()))
+
+    def never_prepared(self) -> None:
+        """It could not be started, or died each time."""
+        if self.state == State.STARTING:
+            self.fall_back()
+        else:
+            self.end_reload("aborted: prepare could not be run: the files in place stay, the service was not told")
 
     def late_code(self) -> int:
         """What a prepare that was too late means: Consul or DNS is away, unless it was over with them."""
@@ -406,10 +270,23 @@ class Steps:
     def on(self, event: Event) -> None:
         raise NotImplementedError
 
+    def stop(self, why: str) -> None:
+        raise NotImplementedError
+
+    def sweep(self) -> None:
+        raise NotImplementedError
+
+    def done(self, hook: int = EX_OK) -> None:
+        raise NotImplementedError
+
     def pre_reload_hook(self, trouble: str = "") -> None:
         raise NotImplementedError
 
+    def end_reload(self, trouble: str) -> None:
+        raise NotImplementedError
+
     def end_job(self) -> None:
+        self.failed = [each for each in self.failed if not isinstance(each, Exited) or each.role != self.job]
         self.job, self.late = "", False
         for name in ("job", "retry", "ready", "tell"):
             self.timers.pop(name, None)

@@ -5,19 +5,23 @@
                    v
              deregistering -> draining -> stopping -> sweeping -> closing -> done
 
-What a transition does is in steps.py and reloads.py. Nothing in them blocks or touches a process: `crew` starts,
+What a transition does is in steps.py and reload.py. Nothing in them blocks or touches a process: `crew` starts,
 signals and waits, so that a table of events replays without processes.
+
+A transition that fails (no descriptor, no memory, a fault of ours) changes nothing, and its event is tried again until
+it succeeds. From the stop signal, or main's exit, this has a limit: then everything is killed and svcinit exits.
 """
 
 from __future__ import annotations
 
 import _signal
+import time
 
 from svcinit import errors, log
 from svcinit.errors import Outcome
 from svcinit.lifecycle.reload import Reloads
-from svcinit.lifecycle.steps import State
-from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.lifecycle.steps import AGAIN, RETRY, State
+from svcinit.processes.init import Began, Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.settings.parsers import signal_name
 
 
@@ -25,25 +29,78 @@ class Lifecycle(Reloads):
     """One container's life. `run` returns the exit status of svcinit."""
 
     def run(self) -> int:
-        self.start()
+        self.attempt(Began())
         while self.state != State.DONE:
             try:
                 self.crew.report(self)
-                self.on(self.next_event())
-            except Exception as error:  # the service outlives a fault of ours: PID 1's end would be its own
-                log.internal("init", error)
-        self.crew.forget()
+            except Exception as error:
+                self.tell_fault(error)
+                self.timers["report"] = self.crew.now() + AGAIN[1]
+            self.attempt(self.next_event())
+        try:
+            self.crew.forget()
+        except Exception as error:
+            self.tell_fault(error)
         return self.code
 
+    def attempt(self, event: Event) -> None:
+        """Do the whole transition, or nothing of it yet. The service outlives a fault of ours: PID 1's end would be its
+        own."""
+        lists = {"timers": dict(self.timers), "pending": list(self.pending), "failed": list(self.failed)}
+        before = {**vars(self), **lists}
+        try:
+            self.on(event)
+        except Exception as error:
+            vars(self).update(before)
+            self.put_back(event, error)
+        else:
+            self.pause = self.pause if self.failed else AGAIN[0]
+
+    def put_back(self, event: Event, error: Exception) -> None:
+        if self.pause == AGAIN[0]:
+            self.tell_fault(error)
+        if isinstance(event, Deadline):
+            self.timers[event.name] = self.crew.now() + self.pause
+        elif all(type(event) is not type(other) or vars(event) != vars(other) for other in self.failed):
+            self.failed.append(event)
+        if not self.crew.alive(Role.MAIN):
+            self.has_to_end(0.0 if self.ever_started else self.settings.start_timeout)
+        self.pause = min(2 * self.pause, AGAIN[1])
+
+    def try_again(self) -> None:
+        """What failed, in the order in which it happened; not the end of a child that was started again since."""
+        events, self.failed = self.failed, []
+        for event in events:
+            if not isinstance(event, Exited) or not self.crew.alive(event.role):
+                self.attempt(event)
+
+    def tell_fault(self, error: Exception) -> None:
+        try:
+            log.internal("init", error)
+        except Exception:  # what keeps a transition from its end may keep the log from it, too
+            pass
+
     def next_event(self) -> Event:
+        if self.failed:
+            self.timers.setdefault("again", self.crew.now() + self.pause)
+        if self.limit is not None:
+            self.timers["limit"] = self.limit
         name = min(self.timers, key=self.timers.__getitem__, default="")
-        match self.crew.wait(self.timers.get(name)):
+        match self.wait(self.timers.get(name)):
             case Deadline():
                 del self.timers[name]
                 return Deadline(name)
             case Signalled(number, hangup):
                 self.hups += number == _signal.SIGHUP
-                return Signalled(self.settings.signals.get(number, number), hangup)
+                number = self.settings.signals.get(number, number)
+                if number in self.settings.stop_on and not self.settings.plain:
+                    self.has_to_end()
+                return Signalled(number, hangup)
+            case Exited(Role.MAIN, code):
+                self.main_code = code
+                if not self.restarting:
+                    self.has_to_end()
+                return Exited(Role.MAIN, code)
             case Stopped(Role.MAIN, number):
                 self.suspended = True
                 return Stopped(Role.MAIN, number)
@@ -52,9 +109,24 @@ class Lifecycle(Reloads):
             case event:
                 return event
 
+    def wait(self, until: float | None) -> Event:
+        try:
+            return self.crew.wait(until)
+        except Exception as error:
+            self.tell_fault(error)
+            time.sleep(AGAIN[0])
+            return Event()
+
     def on(self, event: Event) -> None:  # noqa: C901  one table: split, its order would be hidden
         plain, stop_on = self.settings.plain, self.settings.stop_on
         match self.state, event:
+            case _, Began():
+                self.start()
+            # what failed
+            case _, Deadline("again"):
+                self.try_again()
+            case _, Deadline("limit"):
+                self.force()
             # signals
             case _, Signalled(0):
                 pass  # SVCINIT_SIGNALS drops it
@@ -92,6 +164,8 @@ class Lifecycle(Reloads):
                 self.crew.resume()
             case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU):
                 self.crew.suspend()
+            case State.RELOADING, Deadline("retry") if self.job == Role.UNDO:
+                self.crew.start_undo()
             case State.STARTING | State.RELOADING, Deadline("retry"):
                 self.prepare()
             case State.RUNNING | State.RELOADING, Deadline("presence"):
@@ -158,8 +232,14 @@ class Lifecycle(Reloads):
                 self.tell_stop()  # nobody to drain
             case State.DEREGISTERING, Exited(Role.PRESENCE, _):
                 self.crew.start_deregister()
-            case State.DEREGISTERING, Exited(Role.DEREGISTER, _):
-                self.still_registered()
+            case State.DEREGISTERING, Exited(Role.DEREGISTER, errors.EX_SOFTWARE) if "deregister" in self.timers:
+                self.timers["retry"] = self.crew.now() + RETRY  # the limit of processes: there may be room in a moment
+            case State.DEREGISTERING, Exited(Role.DEREGISTER, code):
+                self.still_registered(code)
+            case State.DEREGISTERING | State.STOPPING, Deadline("retry"):
+                self.crew.start_deregister()
+            case State.STOPPING, Exited(Role.DEREGISTER, code):
+                self.deregistered_late(code)
             case State.STOPPING, Exited(Role.ACTION, code) if code:
                 self.stop_by_signal(code)
             case State.SWEEPING, Exited():

@@ -19,6 +19,9 @@ from svcinit.state_files import StateFile, clear
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any, ParamSpec
+
+    Given = ParamSpec("Given")
 
     from svcinit.lifecycle.steps import Steps
     from svcinit.settings.environment import Settings
@@ -30,11 +33,32 @@ READY = b"ready"  # what presence leaves for init, and for the next presence, wh
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
 
 
+def _or_dead(role: str) -> Callable[[Callable[Given, None]], Callable[Given, None]]:
+    """For what starts a child: it counts as dead at once where something that it needs cannot be had."""
+
+    def decorate(start: Callable[Given, None]) -> Callable[Given, None]:
+        def run(*given: Given.args, **named: Given.kwargs) -> None:
+            try:
+                start(*given, **named)
+            except (OSError, ImportError, MemoryError) as error:
+                crew = given[0]
+                assert isinstance(crew, Crew)
+                crew.not_started(role, error)
+
+        return run
+
+    return decorate
+
+
 class Crew(Init):
     """Init with the knowledge of what each role runs."""
 
     def __init__(self, settings: Settings, command: tuple[str, ...]) -> None:
         super().__init__(settings)
+        if not settings.plain:
+            from svcinit.processes import oom
+
+            self._unprotect = oom.protect()
         self.command = command
         self.argv = command
         self.extra_env: dict[str, str] = {}
@@ -52,13 +76,16 @@ class Crew(Init):
         self._secrets = -1  # a memfd of the values of KV: prepare fills it, those who tell what probes said read it
         self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
 
+    @_or_dead(Role.MAIN)
     def start_main(self) -> None:
-        self._ready = self._renew("_ready")
+        self._renew("_ready")
         self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
 
+    @_or_dead(Role.HOOK)
     def start_hook(self, argv: tuple[str, ...]) -> None:
         self.exec(Role.HOOK, argv, self._action_env())
 
+    @_or_dead(Role.ACTION)
     def start_action(self, action: Action) -> None:
         """Perform a `write:` or `exec:` action in a child, as SVCINIT_USER.
 
@@ -69,16 +96,16 @@ class Crew(Init):
         else:
             self.fork_as_user(Role.ACTION, lambda: _write(action.path, action.text))
 
+    @_or_dead(Role.PREPARE)
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
         """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict.
 
         `cached`: from SVCINIT_CACHE instead of Consul.
         """
         self._undoable = False
-        if self._lock < 0:
-            self._lock, self._inputs = self._renew("_lock"), self._renew("_inputs")
-            self._secrets = self._renew("_secrets") if self.settings.probes else -1
-        self._verdict, self._fresh = self._renew("_verdict"), self._renew("_fresh")
+        self._open("_lock", "_inputs", *["_secrets"] * self.settings.probes)
+        self._renew("_verdict")
+        self._renew("_fresh")
         os.pwrite(self._verdict, FETCHING, 0)
         settings, command, lock = self.settings, self.command, self._lock
         out, memory, fresh, life = self._verdict, self._memory, self._fresh, self._life
@@ -99,17 +126,23 @@ class Crew(Init):
 
     def fetching(self) -> bool:
         """Was the last prepare still at Consul and DNS when it ended?"""
-        return os.pread(self._verdict, len(FETCHING), 0) == FETCHING
+        try:
+            return os.pread(self._verdict, len(FETCHING), 0) == FETCHING
+        except OSError:
+            return False
 
     def take_verdict(self) -> bool:
         """Take over what a successful prepare found; False when what it left cannot be read."""
         whole = content(self._verdict, VERDICT_LIMIT)
-        if not self._take(whole):
+        verdict = _parsed(whole)
+        if verdict is None:
             log.error("prepare_died", "prepare said it was done but left nothing that can be read")
             return False
+        if self.settings.watch:  # what may fail comes first: all is then done again
+            refill(self._inputs, whole)
+        self._take(verdict)
         self._memory, self._fresh = self._fresh, self._memory
         if self.settings.watch:
-            refill(self._inputs, whole)
             self.signal(Role.PRESENCE, _signal.SIGHUP)
         return True
 
@@ -120,25 +153,19 @@ class Crew(Init):
     def take_news(self) -> bool:
         """Take over what presence prepared; False when it died half way, so that all is to be prepared again."""
         whole = content(self._news, VERDICT_LIMIT)
-        taken = self._take(whole)
-        if taken:
-            self._memory = self._renew("_memory")
+        verdict = _parsed(whole)
+        if verdict is not None:  # what may fail comes first: all is then done again
+            self._renew("_memory")
             refill(self._memory, content(self._news_memory))
             refill(self._inputs, whole)
         os.ftruncate(self._news, 0)
+        if verdict is not None:
+            self._take(verdict)
         self.signal(Role.PRESENCE, _signal.SIGHUP)  # the next news may come
-        return taken
+        return verdict is not None
 
-    def _take(self, whole: bytes) -> bool:
-        import json
-
-        try:
-            verdict = json.loads(whole)
-            argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
-            if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed + reloads)):
-                raise ValueError
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return False
+    def _take(self, verdict: dict[str, Any]) -> None:
+        argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
         if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
             if self.settings.reload.kind == "restart":
                 reloads.append("")  # that is a start
@@ -153,7 +180,6 @@ class Crew(Init):
         self._before, self._undoable = self.changed, bool(changed)
         self.changed = self.changed + [path for path in changed if path not in self.changed]
         self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
-        return True
 
     def told(self) -> None:
         """Main knows of every change, so there is nothing to put back either."""
@@ -163,7 +189,7 @@ class Crew(Init):
         """Put back the files that the last prepare committed; False when there are none."""
         if not self._undoable:
             return False
-        self.changed, self._undoable, memory = self._before, False, self._memory
+        self.changed, memory = self._before, self._memory
         settings, life = self.settings, self._life
 
         def body() -> int:
@@ -174,6 +200,7 @@ class Crew(Init):
         self.fork(Role.UNDO, _guarded(body))
         return True
 
+    @_or_dead(Role.VERIFY)
     def start_verify(self) -> None:
         """Does the service's own check succeed within SVCINIT_RELOAD_VERIFY?"""
         settings, env, secrets = self.settings, self._action_env(), self._secrets
@@ -185,15 +212,17 @@ class Crew(Init):
 
         self.fork(Role.VERIFY, _guarded(body))
 
+    @_or_dead(Role.PRESENCE)
     def start_presence(self) -> None:
         """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
-        self._beat = self._renew("_beat")
+        self._renew("_beat")
         settings, beat, ready, life, first = self.settings, self._beat, self._ready, self._life, self._presences == 0
         env, secrets, command = self._action_env(), self._secrets, self.command
         slots: tuple[int, ...] = ()
         if self.settings.watch:
-            if self._news < 0:  # kept for the next presence: a child of the former one may still write to them
-                self._news, self._news_memory = self._renew("_news"), self._renew("_news_memory")
+            self._open(
+                "_news", "_news_memory"
+            )  # for the next presence, too: a child of this one may write to them late
             slots = self._inputs, self._news, self._news_memory, self._lock, self._secrets
         self._presences += 1
         touch(beat)
@@ -298,11 +327,27 @@ class Crew(Init):
             env.update(limits.changed(self.changed, room))
         return env
 
-    def _renew(self, name: str) -> int:
-        """A new memfd in place of the one that the attribute holds."""
-        if getattr(self, name) >= 0:
-            os.close(getattr(self, name))
-        return memfd(name.strip("_"))
+    def _open(self, *names: str) -> None:
+        """A memfd for each attribute that holds none yet."""
+        for name in names:
+            if getattr(self, name) < 0:
+                setattr(self, name, memfd(name.strip("_")))
+
+    def _renew(self, name: str) -> None:
+        """A new memfd in place of the one that the attribute holds; where there is no other, that one is emptied."""
+        former: int = getattr(self, name)
+        try:
+            new = memfd(name.strip("_"))
+        except OSError:
+            if former < 0:
+                raise
+            os.ftruncate(former, 0)
+            return
+        setattr(self, name, new)
+        try:
+            os.close(former)
+        except OSError:  # there was none
+            pass
 
 
 def touch(beat: int) -> None:
@@ -321,6 +366,20 @@ def _guarded(body: Callable[[], int]) -> Callable[[], int]:
             return error.code
 
     return run
+
+
+def _parsed(whole: bytes) -> dict[str, Any] | None:
+    """What prepare found; None where that cannot be read."""
+    import json
+
+    try:
+        verdict = json.loads(whole)
+        argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
+        if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed + reloads)):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return dict(verdict)
 
 
 def _texts(values: object) -> bool:

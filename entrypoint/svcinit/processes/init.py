@@ -9,6 +9,7 @@ be looked at.
 from __future__ import annotations
 
 import _signal  # not `signal`: its enums cost every container start 5 ms
+import errno
 import os
 import sys
 import time
@@ -47,7 +48,10 @@ class Role:
 
 
 class Event:
-    """Something that the lifecycle waits for."""
+    """Something that the lifecycle waits for; by itself: nothing happened."""
+
+
+class Began(Event): ...
 
 
 class Signalled(Event):
@@ -107,6 +111,7 @@ class Init:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, the kernel would reap for us
         if not self.is_pid1:
             _become_subreaper()
+        self._unprotect: Callable[[], object] = int  # in each child, before all else
 
     def now(self) -> float:
         """Seconds on the monotonic clock, less those in which the whole container was paused (docker pause, SIGSTOP):
@@ -172,15 +177,14 @@ class Init:
         group = os.getpgrp()
         try:
             pid = os.fork()
-        except OSError as error:  # the container's limit of processes or memory: as if it had died at once
-            log.error("not_started", "{child} cannot be started: {error}", child=role, error=error.strerror)
-            self._alive.add(role)
-            self._events.append(Exited(role, EX_SOFTWARE))
+        except OSError as error:  # the container's limit of processes or memory
+            self.not_started(role, error)
             return
         if pid == 0:
             code = EX_SOFTWARE
             try:
                 log.context(role=role)
+                self._unprotect()
                 os.setpgid(0, 0)
                 _return_to(self._folder)
                 if role == Role.MAIN:
@@ -201,6 +205,13 @@ class Init:
             os.setpgid(pid, pid)  # here too: whoever comes first, the group exists when `kill` needs it
         except OSError:
             pass
+
+    def not_started(self, role: str, error: Exception) -> None:
+        """What the child needs could not be had: it counts as one that died at once."""
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        log.error("not_started", "{child} cannot be started: {error}", child=role, error=why)
+        self._alive.add(role)
+        self._events.append(Exited(role, EX_SOFTWARE))
 
     def exec(self, role: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         """Start a child that becomes the program `argv`, as SVCINIT_USER."""
@@ -232,6 +243,8 @@ class Init:
         try:
             os.kill(-pid if group else pid, number)
         except OSError as error:
+            if error.errno == errno.EAGAIN:  # the queue of real-time signals is full: all is tried again
+                raise
             log.warning("signal_failed", "signal {signal} to {child} failed: {error} pid={child_pid}",
                         signal=number, child=role, error=error.strerror, child_pid=pid)  # fmt: skip
 
@@ -296,15 +309,15 @@ def _dead_or_stopped() -> os.waitid_result | None:
 
 def descendants(pid: int) -> list[int]:
     """Children, their children and so on, parents first (proc(5), /proc/pid/task/tid/children)."""
-    found = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children") as file:
-                for child in map(int, file.read().split()):
-                    found += [child, *descendants(child)]
-    except OSError:  # it ended meanwhile
-        pass
-    return found
+    found = [pid]
+    for each in found:  # it grows meanwhile
+        try:
+            for thread in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{thread}/children") as file:
+                    found += map(int, file.read().split())
+        except OSError:  # it ended meanwhile
+            continue
+    return found[1:]
 
 
 def _become_subreaper() -> None:
@@ -340,7 +353,10 @@ def _leave_folder() -> str | None:
         folder = os.getcwd()
     except OSError:  # it is gone: there is nothing to return to
         folder = None
-    os.chdir("/")
+    try:
+        os.chdir("/")
+    except OSError:  # then it stays
+        pass
     return folder
 
 
