@@ -22,6 +22,7 @@ class FakeCrew:
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
         self.news = False
+        self.room = True  # for the command
         self.ready, self.deaf = True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
         self.said: list[log.Entry] = []
@@ -107,8 +108,10 @@ class FakeCrew:
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
         self._start(Role.PREPARE, "cached" if cached else "")
 
-    def start_main(self) -> None:
-        self._start(Role.MAIN)
+    def start_main(self) -> bool:
+        if self.room:
+            self._start(Role.MAIN)
+        return self.room
 
     def start_presence(self) -> None:
         self._start(Role.PRESENCE)

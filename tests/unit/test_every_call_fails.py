@@ -161,6 +161,9 @@ def test_whichever_call_fails_once_the_service_lives_and_ends_as_it_should(
         try:
             kernel, code = live(monkeypatch, tmp_path, name, fails)
             ended_as_main_did(kernel, code)
+            if kernel.failed_main:
+                mains = [status for _, role, status in kernel.ends if role == Role.MAIN]
+                assert mains[-1:] == [code], f"{kernel.failed}: main was not started again"
             if kernel.life.settings.registers and kernel.life.ever_started:
                 assert kernel.deregistered < math.inf, f"{kernel.failed}: still registered"
         except (AssertionError, WrongError) as error:

@@ -57,11 +57,11 @@ class StrictCrew(FakeCrew):
     def wait(self, until: float | None) -> Event:
         raise AssertionError("events are given one by one here")
 
-    def start_main(self) -> None:
+    def start_main(self) -> bool:
         self.mains += 1
         if Role.MAIN in self.running:
             self.broken.append("a second main beside the first")
-        super().start_main()
+        return super().start_main()
 
     def start_metrics(self) -> None:
         if Role.METRICS in self.running:

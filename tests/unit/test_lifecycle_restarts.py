@@ -8,7 +8,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Event, Exited, Role, Signalled
+from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
 from test_lifecycle import FULL, START_LOG, STOP_LOG, STOPPED, UP
 
@@ -58,3 +58,30 @@ def test_a_hup_before_the_start_is_served_by_it() -> None:
     hooked: list[Event] = [Signalled(HUP), Exited(Role.HOOK, 0), Signalled(TERM), Exited(Role.MAIN, 0)]
     life, _ = live({"SVCINIT_PRE_START": "hook"}, *hooked)
     assert (life.hups, life.served) == (1, 1)
+
+
+@pytest.mark.parametrize("env", [FULL, RESTART])
+def test_a_service_that_there_is_no_room_for_is_started_when_there_is_some(env: dict[str, str]) -> None:
+    before: list[Event] = [*UP, Signalled(HUP), Exited(Role.PREPARE, 0), *STOPPED] if env is RESTART else [*UP]
+    crew = FakeCrew([*before, Deadline(), Deadline(), Signalled(TERM), *STOPPED])
+    wait = crew.wait
+
+    def waits(until: float | None) -> Event:
+        """There is none when the last of `before` has happened, nor at the first deadline."""
+        event = wait(until)
+        crew.room = len(crew.events) not in (len(STOPPED) + 2, len(STOPPED) + 3)
+        return event
+
+    crew.wait = waits  # type: ignore[method-assign]
+    assert Lifecycle(environment.read(env), crew).run() == 0  # type: ignore[arg-type]
+    assert crew.events == []
+    assert crew.log[-5:] == ["+main", "told", "+presence", *STOP_LOG]
+
+
+@pytest.mark.parametrize("env", [{}, FULL])
+def test_a_service_that_there_is_no_room_for_within_three_seconds_ends_the_container(env: dict[str, str]) -> None:
+    crew = FakeCrew([*(UP if env else []), *[Deadline() for _ in range(6)]])
+    crew.room = False
+    assert Lifecycle(environment.read(env), crew).run() == 70  # type: ignore[arg-type]
+    assert "+main" not in crew.log
+    assert "+presence" not in crew.log

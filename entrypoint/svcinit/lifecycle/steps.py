@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT = 8.0  # with the drain of 1 s it fits into the 10 s that `docker stop` gives
 SLACK = 0.5  # what prepare gets to give up by itself before it is killed
+PATIENCE = 3.0  # for how long the command is tried to be started where there is no room for it
 RETRY = 0.5  # before a crashed prepare or deregistration is started again
 AGAIN = 0.1, 1.0  # first and longest pause before a transition that failed is tried again
 BEAT = 5.0  # between two looks at presence
@@ -153,6 +154,12 @@ class Steps:
             self.again = False
             self.start()
             return
+        if not self.crew.alive(Role.MAIN) and not self.crew.start_main():  # it is alive where what follows failed
+            self.state = State.STARTING
+            if self.job != Role.MAIN:
+                self.begin(Role.MAIN, PATIENCE)
+            self.timers["retry"] = self.crew.now() + RETRY
+            return
         self.end_job()
         self.timers.clear()
         if self.restarting:
@@ -163,8 +170,6 @@ class Steps:
         self.state = State.RUNNING
         self.ever_started, self.limit = True, None
         self.main_since = self.crew.now()
-        if not self.crew.alive(Role.MAIN):  # it does where what follows failed
-            self.crew.start_main()
         self.tally.main_began()
         self.crew.told()
         if not self.settings.plain:
@@ -175,6 +180,13 @@ class Steps:
         if self.settings.needs_presence:
             self.start_presence()
         self.start_metrics()
+
+    def main_never_started(self) -> None:
+        if self.settings.plain:
+            self.code, self.state = EX_SOFTWARE, State.DONE
+            return
+        self.restarting = False
+        self.leave(EX_SOFTWARE, "the command could not be started")
 
     def leave(self, code: int, why: str) -> None:
         """Exit without having started main; where it restarts it does, on the files that its reload has put there."""
@@ -253,6 +265,8 @@ class Steps:
                 self.done(KILLED)
         elif self.job == Role.PREPARE and not self.late:
             self.never_prepared()
+        elif self.job == Role.MAIN:
+            self.main_never_started()
         else:
             self.on(Exited(self.job, self.late_code()))
 

@@ -166,6 +166,8 @@ class Lifecycle(Reloads):
                 self.crew.suspend()
             case State.RELOADING, Deadline("retry") if self.job == Role.UNDO:
                 self.crew.start_undo()
+            case State.STARTING, Deadline("retry") if self.job == Role.MAIN:
+                self.start_main()
             case State.STARTING | State.RELOADING, Deadline("retry"):
                 self.prepare()
             case State.RUNNING | State.RELOADING, Deadline("presence"):

@@ -13,7 +13,7 @@ import time
 
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.processes.init import FETCHING, Init, Role, content, memfd, refill
+from svcinit.processes.init import FETCHING, Init, Role, content, memfd, refill, tell_not_started
 from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False
@@ -76,10 +76,15 @@ class Crew(Init):
         self._secrets = -1  # a memfd of the values of KV: prepare fills it, those who tell what probes said read it
         self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
 
-    @_or_dead(Role.MAIN)
-    def start_main(self) -> None:
-        self._renew("_ready")
-        self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
+    def start_main(self) -> bool:
+        """False where something that it needs cannot be had now."""
+        try:
+            self._renew("_ready")
+            self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
+        except (OSError, MemoryError) as error:
+            tell_not_started(Role.MAIN, error)
+            return False
+        return True
 
     @_or_dead(Role.HOOK)
     def start_hook(self, argv: tuple[str, ...]) -> None:

@@ -178,6 +178,8 @@ class Init:
         try:
             pid = os.fork()
         except OSError as error:  # the container's limit of processes or memory
+            if role == Role.MAIN:
+                raise
             self.not_started(role, error)
             return
         if pid == 0:
@@ -208,8 +210,7 @@ class Init:
 
     def not_started(self, role: str, error: Exception) -> None:
         """What the child needs could not be had: it counts as one that died at once."""
-        why = error.strerror if isinstance(error, OSError) else type(error).__name__
-        log.error("not_started", "{child} cannot be started: {error}", child=role, error=why)
+        tell_not_started(role, error)
         self._alive.add(role)
         self._events.append(Exited(role, EX_SOFTWARE))
 
@@ -297,6 +298,11 @@ def take_signal(signals: Collection[int], seconds: float) -> tuple[_signal.struc
     taken = _signal.sigtimedwait(signals, seconds)
     late = time.monotonic() - until
     return taken, late if late > LATE else 0.0
+
+
+def tell_not_started(role: str, error: Exception) -> None:
+    why = error.strerror if isinstance(error, OSError) else type(error).__name__
+    log.error("not_started", "{child} cannot be started: {error}", child=role, error=why)
 
 
 def _dead_or_stopped() -> os.waitid_result | None:
