@@ -82,10 +82,11 @@ def test_without_descriptors_the_service_lives_and_all_is_well_when_there_are_so
 def test_without_descriptors_the_stop_is_obeyed(start: Start, env: dict[str, str]) -> None:
     svcinit = start(*UP, **env)
     svcinit.says("up")
+    presence = svcinit.child("presence")  # without descriptors the state that tells it may never be written
     _, hard = resource.prlimit(svcinit.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(svcinit.pid, resource.RLIMIT_NOFILE, (3, hard))
     svcinit.signal(signal.SIGHUP)
-    os.kill(svcinit.child("presence"), signal.SIGKILL)
+    os.kill(presence, signal.SIGKILL)
     svcinit.says("presence died")
     assert stops(svcinit) == 7
 
@@ -93,9 +94,10 @@ def test_without_descriptors_the_stop_is_obeyed(start: Start, env: dict[str, str
 def test_the_end_of_the_service_is_seen_without_descriptors(start: Start) -> None:
     svcinit = start(*UP)
     svcinit.says("up")
+    main = svcinit.child("main")
     _, hard = resource.prlimit(svcinit.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(svcinit.pid, resource.RLIMIT_NOFILE, (3, hard))
-    os.kill(svcinit.child("main"), signal.SIGKILL)
+    os.kill(main, signal.SIGKILL)
     assert svcinit.wait(STOPPED_WITHIN) == 137
 
 
