@@ -77,7 +77,8 @@ def test_a_reload_signal_of_any_number_is_looked_at(start: Start, number: str) -
 
 
 def test_with_the_group_one_process_without_a_handler_is_enough(start: Start) -> None:
-    svcinit = start("sh", "-c", HEARS, SVCINIT_SIGNAL_GROUP="1", SVCINIT_RELOAD_TIMEOUT="1s")
+    script = 'trap "echo told" HUP; sleep 1000 & echo up; while :; do wait; done'
+    svcinit = start("sh", "-c", script, SVCINIT_SIGNAL_GROUP="1", SVCINIT_RELOAD_TIMEOUT="1s")
     svcinit.signal(HUP)
     refused(svcinit, "sleep")
 

@@ -11,11 +11,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.processes import dispositions
-from svcinit.processes.dispositions import unhandled
+from svcinit.processes import dispositions, init
+from svcinit.processes.crew import BLOCKED_LOOKS, Crew
+from svcinit.processes.dispositions import look
+from svcinit.settings import environment
 from testing.waiting import eventually
 
 HUP = signal.SIGHUP
+
+
+def unhandled(main: int, number: int, *, group: bool) -> str:
+    return look(main, number, group=group)[0]
+
+
 BIG = signal.SIGRTMAX
 
 
@@ -78,25 +86,59 @@ def test_who_catches_ignores_or_blocks_a_signal_handles_it(set_up: Callable[[], 
         assert handles or found.endswith(f"(pid {pid})")
 
 
-def test_who_waits_in_sigwait_handles_the_signal_though_it_is_not_blocked_then() -> None:
-    """As tini, dumb-init and svcinit do."""
-
-    reading, writing = os.pipe()
+@contextlib.contextmanager
+def in_sigwait(waited: set[int], *, threads: bool = False) -> Iterator[int]:
+    """A child that waits for these, and blocks HUP when it does not."""
     pid = os.fork()
     if pid == 0:
         block()
-        os.write(writing, b"1")
-        signal.sigwait({HUP})
+        if threads:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        signal.sigwait(waited)
         os._exit(0)
     try:
-        os.close(writing)
-        assert os.read(reading, 1) == b"1"
-        os.close(reading)
         eventually(lambda: "sigtimedwait" in pathlib.Path(f"/proc/{pid}/wchan").read_text(), "it waits")
-        assert unhandled(pid, HUP, group=False) == ""
+        yield pid
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_who_waits_in_sigwait_handles_what_it_waits_for_though_that_is_not_blocked_then() -> None:
+    """As tini, dumb-init and svcinit do."""
+    with in_sigwait({HUP, signal.SIGTERM}) as pid:
+        assert look(pid, HUP, group=False) == ("", "")
+        assert unhandled(pid, signal.SIGUSR1, group=False) != ""
+
+
+def test_who_waits_for_other_signals_does_not_handle_this_one() -> None:
+    with in_sigwait({signal.SIGTERM}) as pid:
+        assert unhandled(pid, signal.SIGUSR2, group=False).endswith(f"(pid {pid})")
+
+
+def test_memory_of_a_process_with_threads_is_not_read() -> None:
+    """One of them could hold it, and init must not wait."""
+    with in_sigwait({HUP}, threads=True) as pid:
+        assert unhandled(pid, HUP, group=False) != ""
+
+
+def test_who_blocks_it_is_told_apart_from_who_handles_it() -> None:
+    with process(block) as pid:
+        assert look(pid, HUP, group=False)[1].endswith(f"(pid {pid})")
+
+
+def test_a_shell_that_blocks_all_signals_for_a_moment_to_start_a_child_is_not_taken_for_one_that_handles_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    crew = Crew(environment.read({}), ("true",))
+    ends, blocks = ("sh (pid 7)", ""), ("", "sh (pid 7)")
+    looks = [ends, *[blocks] * (BLOCKED_LOOKS - 1), ends, *[blocks] * BLOCKED_LOOKS, blocks]
+    monkeypatch.setattr(dispositions, "look", lambda *_, **__: looks.pop(0))
+    monkeypatch.setattr(crew, "pid", lambda _: 7)
+    found = [crew.unhandled(HUP) == "" for _ in range(len(looks))]
+    assert found == [False] * (len(found) - 2) + [True, False]
 
 
 def test_the_highest_signal_is_told_apart_and_what_the_kernel_ignores_ends_nobody() -> None:

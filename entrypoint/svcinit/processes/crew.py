@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 VERDICT_LIMIT = 64 << 20  # bytes: of arguments and environment the kernel takes 6 MiB, which JSON may make 36 of
 LIFE_BYTES = BEAT_BYTES = 8
 READY = b"ready"  # what presence leaves for init, and for the next presence, when SVCINIT_READY has succeeded
+BLOCKED_LOOKS = 5  # so many in a row: it is not just starting a child
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
 
 
@@ -65,6 +66,7 @@ class Crew(Init):
         self.changed: list[str] = []  # rendered files that main was not successfully told about yet
         self._before, self._undoable = self.changed, False
         self._presences = 0
+        self._blocked_looks = 0  # how often in a row a process was seen to block the reload signal
         self._beaten, self._heard = b"", 0.0  # the last sign of life of presence, and when init saw it
         self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
         self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
@@ -284,9 +286,14 @@ class Crew(Init):
         try:
             from svcinit.processes import dispositions
 
-            return dispositions.unhandled(main, number, group=self.settings.signal_group) if main else ""
+            ends, blocks = dispositions.look(main, number, group=self.settings.signal_group) if main else ("", "")
         except (OSError, ImportError):  # no descriptor is left: that does not tell either
-            return ""
+            ends = blocks = ""
+        self._blocked_looks = self._blocked_looks + 1 if blocks and not ends else 0
+        if self._blocked_looks < BLOCKED_LOOKS:
+            return ends or blocks
+        self._blocked_looks = 0
+        return ""
 
     def report(self, life: Steps) -> None:
         """Leave the state for svcinitctl in SVCINIT_RUN, when it changed; a plain init leaves none."""

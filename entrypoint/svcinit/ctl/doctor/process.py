@@ -12,7 +12,7 @@ from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
 from svcinit.lifecycle.steps import AFTER_KILL, STOP_TIMEOUT
-from svcinit.processes.dispositions import unhandled
+from svcinit.processes.dispositions import look
 from svcinit.processes.execution import become
 from svcinit.settings.environment import UNKNOWN, attempt
 from svcinit.settings.parsers import has_capability, signal_name, words
@@ -166,7 +166,7 @@ def reload(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[En
     if main is None:
         yield well(f"by {name}: whether the command handles it can be seen only while it runs under svcinit")
         return
-    who = unhandled(main, action.signal, group=settings.signal_group)
+    who, _ = look(main, action.signal, group=settings.signal_group)
     if who:
         yield found("reload-unhandled", f"{who} does not handle {name}")
     else:
