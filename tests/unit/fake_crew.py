@@ -21,7 +21,7 @@ class FakeCrew:
         self.verdict = self.undoable = self.at_consul = True
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
-        self.news = False
+        self.news = self.unfinished = self.is_done = False
         self.room = True  # for the command
         self.ready, self.deaf = True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
@@ -38,6 +38,8 @@ class FakeCrew:
         if isinstance(event, Exited):
             assert event.role == Role.ORPHAN or event.role in self.running, f"{event.role} does not run"
             self.running.discard(event.role)
+            if event.role == Role.UNDO and not event.code:
+                self.unfinished = False
         return event
 
     def alive(self, role: str) -> bool:
@@ -74,6 +76,12 @@ class FakeCrew:
     def fetching(self) -> bool:
         return self.at_consul
 
+    def begun(self) -> bool:
+        return self.unfinished
+
+    def finished(self) -> bool:
+        return self.is_done
+
     def take_verdict(self) -> bool:
         return self.verdict
 
@@ -106,6 +114,7 @@ class FakeCrew:
         return self.undoable
 
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+        self.unfinished = False  # it puts back first
         self._start(Role.PREPARE, "cached" if cached else "")
 
     def start_main(self) -> bool:
