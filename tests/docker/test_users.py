@@ -85,7 +85,10 @@ def test_files_have_the_modes_that_the_page_says(
     def modes(*paths: str) -> list[str]:
         return container.exec("stat", "-c", "0%a", *paths).split()
 
-    told = {match["first"].partition(" ")[0]: match["second"] for match in ROW.finditer(PAGE.partition("## Files")[2])}
+    told = {
+        match["first"].partition(" ")[0]: match["second"]
+        for match in ROW.finditer(PAGE.partition("## Files")[2].partition("\n## ")[0])
+    }
     file, folder = re.findall(r"0\d+", told["state"])
     assert modes("/run/svcinit/init.json", "/run/svcinit/presence.json", "/run/svcinit") == [file, file, folder]
     file, folder = re.findall(r"0\d+", told["`SVCINIT_CACHE`"])

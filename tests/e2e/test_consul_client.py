@@ -161,7 +161,8 @@ def test_ten_calls_use_one_connection(consul: ConsulAgent, client: Consul, monke
     for _ in range(5):
         client.kv("config/app")
         client.instance("nosuch", "no")
-    assert connected == [(consul.address, consul.http_port)]
+    consuls = consul.address, consul.http_port
+    assert connected.count(consuls) == 1  # threads of other tests may connect to elsewhere
 
 
 def test_an_agent_that_was_restarted_between_two_calls_is_no_error(own_consul: ConsulAgent, connect: Connect) -> None:
