@@ -67,4 +67,6 @@ EventName = Literal[
     "state_not_written",
     "written_in_place",
     "leftover_removed",
+    "rolled_back",
+    "not_rolled_back",
 ]

@@ -21,7 +21,7 @@ class FakeCrew:
         self.verdict = self.undoable = self.at_consul = True
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
-        self.news = False
+        self.news = self.unfinished = self.is_done = False
         self.room = True  # for the command
         self.ready, self.deaf = True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
@@ -73,6 +73,12 @@ class FakeCrew:
 
     def fetching(self) -> bool:
         return self.at_consul
+
+    def begun(self) -> bool:
+        return self.unfinished
+
+    def finished(self) -> bool:
+        return self.is_done
 
     def take_verdict(self) -> bool:
         return self.verdict

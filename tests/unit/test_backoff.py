@@ -12,6 +12,7 @@ from svcinit.agent.consul import http
 from svcinit.agent.consul.backoff import pause_before, retry_after
 from svcinit.agent.consul.http import Away
 from svcinit.agent.prepare import transaction
+from svcinit.agent.prepare.rollback import Intents
 from svcinit.agent.registration import keeper
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
@@ -103,6 +104,7 @@ def test_a_start_goes_on_trying_until_its_time_is_over(
         secrets=-1,
         lock=memfd("lock"),
         cached=False,
+        intents=Intents(-1, -1, -1),
         life="",
     )
     if back_after is None:

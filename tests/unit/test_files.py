@@ -190,9 +190,13 @@ def test_when_a_rename_fails_the_earlier_ones_are_undone(etc: Path) -> None:
     faults = faults_of(*files)
     assert faults[0] == f"cannot write {etc}/c: is a directory; remove it, or rename the template"
     assert faults[1] == f"{etc}/c could not be put back: it is a directory"
-    assert sorted(os.listdir(etc)) == ["a", "c"]
+    assert sorted(name for name in os.listdir(etc) if not name.endswith(".intent")) == ["a", "c", "new"]
     assert (etc / "a").read_bytes() == b"old"
     assert mode_of(etc / "a") == 0o640
+    (etc / "c").rmdir()
+    commit([Rendered(f"{etc}/{name}", b"new") for name in ("a", "new/b", "c", "d")])  # which removes the record
+    assert sorted(os.listdir(etc)) == ["a", "c", "d", "new"]
+    assert os.listdir(etc / "new") == ["b"]
 
 
 @needs_root

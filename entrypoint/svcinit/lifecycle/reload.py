@@ -6,10 +6,10 @@ A reload begins with a HUP, or with news: files that presence has changed alread
 from __future__ import annotations
 
 from svcinit import log
-from svcinit.errors import EX_SOFTWARE, Outcome
+from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, Outcome
 from svcinit.lifecycle.steps import BEAT, RETRY, SLACK, State
 from svcinit.lifecycle.stop import Stops
-from svcinit.processes.init import Role
+from svcinit.processes.init import Exited, Role
 from svcinit.settings.parsers import reload_option, signal_name
 
 TYPE_CHECKING = False
@@ -172,8 +172,7 @@ class Reloads(Stops):
             self.end_reload(why)
 
     def undone(self, code: int) -> None:
-        if code == EX_SOFTWARE and "job" in self.timers:  # it could not be started, or died: until its time is over
-            self.timers["retry"] = self.crew.now() + RETRY
+        if self.undo_again(code):
             return
         fate = f"putting the files back failed with status {code}" if code else "the files were put back"
         if self.taken_back:
@@ -181,6 +180,32 @@ class Reloads(Stops):
             self.tell([self.settings.reload])
             return
         self.end_reload(f"{self.outcome}; {fate}")
+
+    def roll_back(self, code: int) -> None:
+        """Prepare ended in the middle of its files: what its `code` leads to goes by the former ones."""
+        self.unprepared = code
+        self.begin(Role.UNDO, self.settings.reload_timeout)
+        self.crew.start_undo()
+
+    def rolled_back(self, status: int) -> None:
+        if self.undo_again(status):
+            return
+        code, self.unprepared = self.unprepared, EX_OK
+        trouble = f"putting the files back failed with status {status}"
+        if not status:
+            self.job = Role.PREPARE
+            self.on(Exited(Role.PREPARE, code))
+        elif self.state == State.RELOADING:
+            self.end_reload(f"aborted: the service was not told; {trouble}")
+        else:
+            self.leave(EX_CONFIG, f"{trouble}; the service was not started")
+
+    def undo_again(self, code: int) -> bool:
+        """It could not be started, or died: until its time is over."""
+        if code != EX_SOFTWARE or "job" not in self.timers:
+            return False
+        self.timers["retry"] = self.crew.now() + RETRY
+        return True
 
     def end_reload(self, trouble: str) -> None:
         """The reload is over: well if there was no `trouble`, else svcinit is degraded until one ends well."""

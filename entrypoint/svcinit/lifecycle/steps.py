@@ -76,6 +76,7 @@ class Steps:
         self.handled = False  # main was told by a signal already: it has a handler, or is about to have it again
         self.taken_back = ""  # why the reload's files were put back after main had heard of them
         self.suspended = False
+        self.unprepared = EX_OK  # the verdict of a prepare whose files are put back before it is acted on
         self.stops = 0  # stop signals seen
         self.stop_by = 0.0  # when main is killed
         self.owed = False  # no process could be had to deregister
@@ -272,7 +273,9 @@ class Steps:
 
     def never_prepared(self) -> None:
         """It could not be started, or died each time."""
-        if self.state == State.STARTING:
+        if self.crew.begun():
+            self.roll_back(EX_TEMPFAIL if self.state == State.STARTING else EX_CONFIG)
+        elif self.state == State.STARTING:
             self.fall_back()
         else:
             self.end_reload("aborted: prepare could not be run: the files in place stay, the service was not told")
@@ -297,6 +300,9 @@ class Steps:
         raise NotImplementedError
 
     def end_reload(self, trouble: str) -> None:
+        raise NotImplementedError
+
+    def roll_back(self, code: int) -> None:
         raise NotImplementedError
 
     def end_job(self) -> None:

@@ -164,7 +164,7 @@ class Lifecycle(Reloads):
                 self.crew.resume()
             case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU):
                 self.crew.suspend()
-            case State.RELOADING, Deadline("retry") if self.job == Role.UNDO:
+            case State.STARTING | State.RELOADING, Deadline("retry") if self.job == Role.UNDO:
                 self.crew.start_undo()
             case State.STARTING, Deadline("retry") if self.job == Role.MAIN:
                 self.start_main()
@@ -182,6 +182,18 @@ class Lifecycle(Reloads):
                 self.kill_all()
             case _, Deadline("buried"):
                 self.give_up()
+            # a prepare that had not come to its end when it died, or that had and died later
+            case State.STARTING | State.RELOADING, Exited(Role.PREPARE, _) if self.job != Role.PREPARE:
+                pass  # given up: not even KILL had ended it in time
+            case State.STARTING | State.RELOADING, Exited(Role.PREPARE, code) if code and self.crew.finished():
+                self.prepared()
+            case (
+                State.STARTING | State.RELOADING,
+                Exited(Role.PREPARE, errors.EX_CONFIG | errors.EX_TEMPFAIL as code),
+            ) if self.crew.begun():
+                self.roll_back(code)
+            case State.STARTING | State.RELOADING, Exited(Role.UNDO, code) if self.unprepared:
+                self.rolled_back(code)
             # starting
             case State.STARTING, Exited(Role.PREPARE, errors.EX_OK):
                 self.prepared()

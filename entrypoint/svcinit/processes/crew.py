@@ -13,7 +13,7 @@ import time
 
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.processes.init import FETCHING, Init, Role, content, memfd, refill, tell_not_started
+from svcinit.processes.init import FETCHING, Init, Role, content, filled, memfd, refill, tell_not_started
 from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False
@@ -64,17 +64,18 @@ class Crew(Init):
         self.argv = command
         self.extra_env: dict[str, str] = {}
         self.changed: list[str] = []  # rendered files that main was not successfully told about yet
-        self._before, self._undoable = self.changed, False
+        self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
+        self._before, self._undoable = (self.argv, self.extra_env, self.changed, self.reloads), False
         self._presences = 0
         self._blocked_looks = 0  # how often in a row a process was seen to block the reload signal
         self._beaten, self._heard = b"", 0.0  # the last sign of life of presence, and when init saw it
         self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
         self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
         self._state = StateFile(settings.run, "init")
-        self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
-        # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares
+        # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares; and what
+        # prepare and presence's worker had begun to write (agent/prepare/rollback.py)
         self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
-        self._inputs = self._news = self._news_memory = self._lock = -1
+        self._inputs = self._news = self._news_memory = self._lock = self._intent = self._news_intent = -1
         self._secrets = -1  # a memfd of the values of KV: prepare fills it, those who tell what probes said read it
         self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
 
@@ -110,23 +111,23 @@ class Crew(Init):
         `cached`: from SVCINIT_CACHE instead of Consul.
         """
         self._undoable = False
-        self._open("_lock", "_inputs", *["_secrets"] * self.settings.probes)
+        self._open("_lock", "_inputs", "_intent", *["_secrets"] * self.settings.probes)
         self._renew("_verdict")
         self._renew("_fresh")
         os.pwrite(self._verdict, FETCHING, 0)
         settings, command, lock = self.settings, self.command, self._lock
         out, memory, fresh, life = self._verdict, self._memory, self._fresh, self._life
-        secrets = self._secrets
+        secrets, intents = self._secrets, (self._intent, self._news_intent, self._news)
 
         def body() -> int:
             import gc
 
             gc.disable()  # it ends before collecting would pay: 15 ms of its imports
-            from svcinit.agent.prepare import transaction
+            from svcinit.agent.prepare import rollback, transaction
 
             return transaction.main(
                 settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, secrets=secrets, lock=lock,
-                cached=cached, life=life,
+                cached=cached, life=life, intents=rollback.Intents(*intents),
             )  # fmt: skip
 
         self.fork(Role.PREPARE, _guarded(body))
@@ -135,6 +136,17 @@ class Crew(Init):
         """Was the last prepare still at Consul and DNS when it ended?"""
         try:
             return os.pread(self._verdict, len(FETCHING), 0) == FETCHING
+        except OSError:
+            return False
+
+    def begun(self) -> bool:
+        """Did the last prepare change files without having come to its end? Then they are to be put back."""
+        return filled(self._intent)
+
+    def finished(self) -> bool:
+        """Had the last prepare done all that matters when it ended, well or not?"""
+        try:
+            return os.pread(self._verdict, 1, 0) == b"{" and not self.begun()
         except OSError:
             return False
 
@@ -155,12 +167,12 @@ class Crew(Init):
 
     def has_news(self) -> bool:
         """Did presence prepare a change, or die while it did?"""
-        return self._news >= 0 and os.fstat(self._news).st_size > 0
+        return filled(self._news)
 
     def take_news(self) -> bool:
         """Take over what presence prepared; False when it died half way, so that all is to be prepared again."""
         whole = content(self._news, VERDICT_LIMIT)
-        verdict = _parsed(whole)
+        verdict = None if filled(self._news_intent) else _parsed(whole)
         if verdict is not None:  # what may fail comes first: all is then done again
             self._renew("_memory")
             refill(self._memory, content(self._news_memory))
@@ -173,6 +185,7 @@ class Crew(Init):
 
     def _take(self, verdict: dict[str, Any]) -> None:
         argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
+        before = self.argv, self.extra_env, self.changed, self.reloads
         if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
             if self.settings.reload.kind == "restart":
                 reloads.append("")  # that is a start
@@ -184,7 +197,7 @@ class Crew(Init):
         self.argv, self.extra_env = tuple(argv), env
         self.prepared = {"files": verdict.get("files"), "keys": verdict.get("keys")}
         self.said = verdict.get("said", [])
-        self._before, self._undoable = self.changed, bool(changed)
+        self._before, self._undoable = before, bool(changed)
         self.changed = self.changed + [path for path in changed if path not in self.changed]
         self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
 
@@ -193,16 +206,20 @@ class Crew(Init):
         self.changed, self.reloads, self._undoable = [], [], False
 
     def start_undo(self) -> bool:
-        """Put back the files that the last prepare committed; False when there are none."""
-        if not self._undoable:
+        """Put back the files that the last prepare committed, or only began with; False when there are none."""
+        if not self._undoable and not self.begun():
             return False
-        self.changed, memory = self._before, self._memory
-        settings, life = self.settings, self._life
+        memory = -1
+        if self._undoable:
+            self.argv, self.extra_env, self.changed, self.reloads = self._before
+            memory = self._memory
+        settings, life, lock = self.settings, self._life, self._lock
+        intents = self._intent, self._news_intent, self._news
 
         def body() -> int:
-            from svcinit.agent.prepare import transaction
+            from svcinit.agent.prepare import rollback
 
-            return transaction.undo(settings, memory, life)
+            return rollback.undo(settings, memory, life, lock, rollback.Intents(*intents))
 
         self.fork(Role.UNDO, _guarded(body))
         return True
@@ -227,10 +244,11 @@ class Crew(Init):
         env, secrets, command = self._action_env(), self._secrets, self.command
         slots: tuple[int, ...] = ()
         if self.settings.watch:
-            self._open(
-                "_news", "_news_memory"
-            )  # for the next presence, too: a child of this one may write to them late
-            slots = self._inputs, self._news, self._news_memory, self._lock, self._secrets
+            # for the next presence, too: a child of this one may write to them late
+            self._open("_news", "_news_memory", "_news_intent")
+            slots = (
+                self._inputs, self._news, self._news_memory, self._lock, self._secrets, self._intent, self._news_intent,
+            )  # fmt: skip
         self._presences += 1
         touch(beat)
         self._beaten, self._heard = b"", self.now()

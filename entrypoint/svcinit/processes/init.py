@@ -389,6 +389,11 @@ def content(descriptor: int, limit: int = 1 << 40) -> bytes:
     return os.pread(descriptor, min(os.fstat(descriptor).st_size, limit), 0)
 
 
+def filled(descriptor: int) -> bool:
+    """Does a memfd (or -1 for none) hold something?"""
+    return descriptor >= 0 and os.fstat(descriptor).st_size > 0
+
+
 def memfd(name: str) -> int:
     """An anonymous file that forked children share and programs do not (memfd_create(2))."""
     return os.memfd_create(f"svcinit-{name}", os.MFD_CLOEXEC)

@@ -9,9 +9,11 @@ one whole version of it, old or new. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from svcinit.agent.files import paths, replacement
+from svcinit.agent.files import journal, paths, replacement
+from svcinit.agent.files.journal import Journal, Was
 from svcinit.agent.files.replacement import Replacement
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
@@ -34,12 +36,9 @@ if TYPE_CHECKING:
         @property
         def check(self) -> str | None: ...
 
-    Was = tuple[bytes, bytes | None, int, int, int]  # path, content (None: absent), mode, uid, gid
-
 
 NEW_MODE = 0o644
 CHECK_TIMEOUT = 10.0
-_UNDO = "svcinit undo 1"
 
 
 class Committed:
@@ -71,8 +70,10 @@ class Change:
         return now is None or (now.content, now.mode, now.owner) != (new.content, new.mode, new.owner)
 
     def was(self) -> Was:
-        path, now = os.fsencode(self.path), self.now
-        return (path, now.content, now.mode, *now.owner) if now else (path, None, 0, 0, 0)
+        now, becomes = self.now, journal.digest(self.new.content)
+        if now is None:
+            return Was(self.path, None, 0, (0, 0), becomes)
+        return Was(self.path, now.content, now.mode, now.owner, becomes)
 
 
 def commit(
@@ -82,34 +83,43 @@ def commit(
     timeout: float = CHECK_TIMEOUT,
     env: Mapping[str, str] | None = None,
     redact: Callable[[str], str] = str,
+    begin: Callable[[bytes], None] = lambda _: None,
 ) -> Committed:
     """Make every file what it shall be, or none.
 
     checks: run the files' check commands; timeout: seconds for each of them; env: their environment, None:
-    one's own; redact: takes secrets out of what they say. Mode and owner that are not asked for stay; a new
-    file is 0644 and belongs to who runs this.
+    one's own; redact: takes secrets out of what they say; begin: is told before the first rename how `undo` puts
+    all back, and nothing (b"") when a commit that fails has done so. Mode and owner that are not asked for stay;
+    a new file is 0644 and belongs to who runs this.
 
     Raises ConfigError with all faults found. A full disk is one, too: Unavailable would say that Consul is
     away, on which a reload goes on with the files in place.
     """
+    files = list(files)
     changes = plan(files)
-    replacement.remove_leftovers(change.path for change in changes)
+    if journal.recover(change.path for change in changes):
+        changes = plan(files)
     changes = [change for change in changes if change.is_needed()]
-    made: list[str] = []
+    committed = Committed([change.target for change in changes], [change.was() for change in changes], [])
     done = False
-    try:
-        _stage(changes, made)
-        if checks:
-            _check(changes, timeout, env, redact)
-        _install(changes)
-        done = True
-    finally:
-        for change in changes:
-            change.new.discard()
-        if not done:
-            replacement.remove_dirs(made)
-    replacement.sync_dirs(change.path for change in changes)
-    return Committed([change.target for change in changes], [change.was() for change in changes], made)
+    with Journal() as kept:
+        try:
+            _stage(changes, committed.made)
+            if checks:
+                _check(changes, timeout, env, redact)
+            beside = {change.path for change in changes if not change.new.is_in_place}
+            kept.write([was for was in committed.was if was.path in beside])
+            begin(dump_undo(committed))
+            _install(changes, committed, kept, begin)
+            done = True
+        finally:
+            for change in changes:
+                change.new.discard()
+            if not done:
+                replacement.remove_dirs(committed.made)
+        replacement.sync_dirs(change.path for change in changes)
+        kept.remove()
+    return committed
 
 
 def rehearse(
@@ -135,10 +145,8 @@ def rehearse(
 
 
 def dump_undo(committed: Committed) -> bytes:
-    """Return what `undo` needs, for another process of the same interpreter."""
-    import marshal
-
-    return marshal.dumps((_UNDO, committed.was, [os.fsencode(path) for path in committed.made]))
+    """Return what `undo` needs, for another process."""
+    return journal.Record(committed.was, committed.made).dump()
 
 
 def undo(data: bytes) -> None:
@@ -147,18 +155,20 @@ def undo(data: bytes) -> None:
     data: what `dump_undo` returned; empty: nothing was committed. Raises SvcinitError naming what could not
     be put back, after all else was.
     """
-    import marshal
-
     if not data:
         return
     try:
-        kind, was, made = marshal.loads(data)
-    except (EOFError, ValueError, TypeError):
-        kind, was, made = "", [], []
-    if kind != _UNDO:
-        raise SvcinitError("the record of what the files were is damaged: nothing was put back")
-    faults = _put_back(was)
-    replacement.remove_dirs([os.fsdecode(path) for path in made])
+        record = journal.load(data)
+    except ValueError:
+        raise SvcinitError("the record of what the files were is damaged: nothing was put back") from None
+    journal.recover(was.path for was in record.was)  # another undo may have been killed
+    with Journal() as kept:
+        with contextlib.suppress(ConfigError):  # without a record a kill in the middle is worse, but nothing else is
+            kept.write(record.was)
+        faults = journal.put_back(record.was)
+        if not faults:
+            kept.remove()
+    replacement.remove_dirs(record.made)
     if faults:
         raise SvcinitError(*faults)
 
@@ -199,7 +209,7 @@ def _stage(changes: Sequence[Change], made: list[str]) -> None:
         raise ConfigError(*faults)
 
 
-def _install(changes: Sequence[Change]) -> None:
+def _install(changes: Sequence[Change], committed: Committed, kept: Journal, begin: Callable[[bytes], None]) -> None:
     for count, change in enumerate(changes):
         try:
             change.new.install()
@@ -207,37 +217,11 @@ def _install(changes: Sequence[Change]) -> None:
             if isinstance(error, OSError):
                 error = ConfigError(replacement.fault(change.target, change.path, error))
             # This one as well: a file that is a mount may be half written.
-            unrestored = _put_back([change.was() for change in changes[: count + 1]])
+            unrestored = journal.put_back(committed.was[: count + 1])
+            if not unrestored:
+                kept.remove()
+                begin(b"")
             raise ConfigError(*error.faults, *unrestored) from None
-
-
-def _put_back(entries: Sequence[Was]) -> list[str]:
-    """Make files what they were, the last one first; return what went wrong."""
-    faults: list[str] = []
-    for raw, content, mode, uid, gid in reversed(entries):
-        path = os.fsdecode(raw)
-        try:
-            _restore(path, content, mode, (uid, gid))
-        except OSError as error:
-            faults.append(Fault(f"{path} could not be put back: {error.strerror}", file=path))
-        except ConfigError as error:
-            faults += (Fault(f"{path} could not be put back: {text}", file=path) for text in error.faults)
-    replacement.sync_dirs(os.fsdecode(entry[0]) for entry in entries)
-    return faults
-
-
-def _restore(path: str, content: bytes | None, mode: int, owner: tuple[int, int]) -> None:
-    now = replacement.look(path)
-    if content is None:
-        if now is not None:
-            replacement.remove(path)
-    elif now is None or (now.content, now.mode, now.owner) != (content, mode, owner):
-        old = Replacement(path, content, mode, owner)
-        try:
-            old.stage()
-            old.install()
-        finally:
-            old.discard()
 
 
 def _check(

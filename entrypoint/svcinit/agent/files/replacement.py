@@ -55,6 +55,11 @@ class Replacement:
         self._in_place = False
         self._fd = -1  # open for reading only: a file open for writing cannot be executed by its check
 
+    @property
+    def is_in_place(self) -> bool:
+        """Is it to be written over the target, since there is no place beside it?"""
+        return self._in_place
+
     def stage(self) -> None:
         """Write the new version. Raises OSError, and ConfigError where the owner cannot be had."""
         try:
@@ -182,7 +187,7 @@ def remove(path: str) -> None:
 
 def remove_leftovers(paths: Iterable[str]) -> None:
     """Remove the staged files of those who were killed before they could, beside each of these."""
-    for path, folder in _folders(paths):
+    for path, folder in folders(paths):
         for name in filter(_is_staged, os.listdir(folder)):
             try:
                 _remove_leftover(name, folder, os.path.join(os.path.dirname(path), name))
@@ -222,14 +227,14 @@ def _remove_dir(path: str) -> None:
 
 def sync_dirs(paths: Iterable[str]) -> None:
     """Have the renames of these files survive a power failure, where the file system can."""
-    for _, fd in _folders(paths):
+    for _, fd in folders(paths):
         try:
             os.fsync(fd)
         except OSError:
             continue
 
 
-def _folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
+def folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
     """One path of each directory that these lie in, with the directory, open; not those that cannot be reached."""
     for _, path in sorted({os.path.dirname(path): path for path in paths}.items()):
         try:
@@ -273,6 +278,16 @@ def fault(target: str, path: str, error: OSError) -> Fault:
     link = f" (which leads to {path})" if path != target else ""
     reason = (error.strerror or str(error)).lower()
     return Fault(f"cannot write {target}{link}: {reason}{f'; {advice}' if advice else ''}", file=target)
+
+
+def own_name(end: str) -> str:
+    """A new name for a file of svcinit's own beside a target."""
+    return f"{_MARK}{os.urandom(_RANDOM_BYTES).hex()}{end}"
+
+
+def is_own(name: str, end: str) -> bool:
+    """Is it one that `own_name` made?"""
+    return name.startswith(_MARK) and name[len(_MARK) + 2 * _RANDOM_BYTES :] == end
 
 
 def _is_staged(name: str) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.discovery import Peer, Resolver
+    from svcinit.agent.prepare.rollback import Intents
     from svcinit.agent.templates.mask import Mask
     from svcinit.agent.templates.render import Rendered, Source
     from svcinit.settings.environment import Settings
@@ -42,29 +43,32 @@ SHARED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(svcinit.__
 
 def main(
     settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, secrets: int,
-    lock: int, cached: bool, life: str,
+    lock: int, cached: bool, life: str, intents: Intents,
 ) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as what it needs is away.
 
     `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
     `secrets` (or -1) takes the values of all keys; `lock` is held meanwhile, since presence prepares too where it
-    follows changes; `cached`: from SVCINIT_CACHE, without any network; `life`: whose record it goes into.
-    Raises ConfigError, Unavailable.
+    follows changes; `cached`: from SVCINIT_CACHE, without any network; `life`: whose record it goes into;
+    `intents`: see `rollback`. Raises ConfigError, Unavailable.
     """
     with locked(lock):
+        from svcinit.agent.prepare import rollback
+
+        rollback.settle(settings, life, intents)
         if not cached:
-            return _main(settings, command, seconds, out, memory, fresh, secrets, life)
+            return _main(settings, command, seconds, out, memory, fresh, secrets, intents.own, life)
         from svcinit.agent.prepare.source_cache import LastKnown
 
         known = LastKnown(settings, command)
-        known.secrets = secrets
+        known.secrets, known.intent = secrets, intents.own
         known.run_and_keep(out, fresh, life)
         return EX_OK
 
 
 def _main(
     settings: Settings, command: tuple[str, ...], seconds: float, out: int, memory: int, fresh: int, secrets: int,
-    life: str,
+    intent: int, life: str,
 ) -> int:  # fmt: skip
     deadline = time.monotonic() + seconds
     told = ""
@@ -72,7 +76,7 @@ def _main(
         try:
             refill(out, FETCHING)
             done = kind_of(settings)(settings, command, memory, deadline)
-            done.secrets = secrets
+            done.secrets, done.intent = secrets, intent
             done.run_and_keep(out, fresh, life)
             return EX_OK
         except Unavailable as away:
@@ -96,18 +100,6 @@ def kind_of(settings: Settings) -> type[Preparation]:
     return FromFile
 
 
-def undo(settings: Settings, memory: int, life: str) -> int:
-    """Put back the files that the preparation which left `memory` committed."""
-    from svcinit.agent.files import commit
-    from svcinit.agent.prepare import record
-
-    try:
-        commit.undo(_load(memory)[1])
-    finally:
-        record.look_again(settings, life)
-    return EX_OK
-
-
 class Preparation:
     """One try. What it did not ask for costs nothing: no import, no request."""
 
@@ -117,9 +109,10 @@ class Preparation:
     def __init__(self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float) -> None:
         self.settings, self.command, self.deadline = settings, command, deadline
         self._is_first = memory < 0 or not os.fstat(memory).st_size
-        self.earlier: Mapping[str, int] = {} if self._is_first else _load(memory)[0]
+        self.earlier: Mapping[str, int] = {} if self._is_first else load(memory)[0]
         self.seen: dict[str, int] = {}  # how many entries each prefix and peer set had
         self.kv: dict[str, bytes] = {}  # layered, relative to the prefix
+        self.intent = -1  # a memfd for how to put back what it has begun
         self.secrets = -1  # a memfd for their values, for whoever must not tell them
         self._redactor: Callable[[str], str] | None = None
         self.found: dict[tuple[str, str | None, str | None], list[Peer]] = {}
@@ -143,8 +136,8 @@ class Preparation:
             record.keep(self, life, error.faults)
             raise
         then()
+        record.keep(self, life, ())  # first: the cache is synchronized, which may take long
         self.keep()
-        record.keep(self, life, ())
 
     def keep(self) -> None:
         """What was found, into SVCINIT_CACHE."""
@@ -154,6 +147,7 @@ class Preparation:
             source_cache.keep(self)
 
     def run(self, out: int, fresh: int) -> None:
+        """Nothing is done before the verdict is whole and the intent is empty: until then all of it is put back."""
         try:
             with self.timed("fetch"):
                 self.registration()
@@ -175,6 +169,12 @@ class Preparation:
             "files": len(self.files), "keys": len(self.kv), "said": log.held(),
         }  # fmt: skip
         refill(out, json.dumps(verdict).encode())
+        self.intend(b"")
+
+    def intend(self, record: bytes) -> None:
+        """See `commit.commit`: begin."""
+        if self.intent >= 0:
+            refill(self.intent, record)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -248,7 +248,7 @@ class Preparation:
             return argv, env, [], b"", []
         from svcinit.agent.files import commit
 
-        committed = commit.commit(self.files, env=self.env, redact=self.redact)
+        committed = commit.commit(self.files, env=self.env, redact=self.redact, begin=self.intend)
         for target in committed.changed:
             log.info("rendered", "rendered {file}", file=target)
         how = {file.target: file.reload or "" for file in self.files}
@@ -427,7 +427,8 @@ def _store(descriptor: int, seen: Mapping[str, int], undo_record: bytes) -> None
     refill(descriptor, len(head).to_bytes(LENGTH_BYTES, "little") + head + undo_record)
 
 
-def _load(descriptor: int) -> tuple[dict[str, int], bytes]:
+def load(descriptor: int) -> tuple[dict[str, int], bytes]:
+    """How full each prefix was, and how to put the files back."""
     whole = content(descriptor)
     end = LENGTH_BYTES + int.from_bytes(whole[:LENGTH_BYTES], "little")
     return json.loads(whole[LENGTH_BYTES:end]), whole[end:]

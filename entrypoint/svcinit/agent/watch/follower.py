@@ -20,7 +20,7 @@ import time
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.discovery import Peer
-from svcinit.agent.files import commit
+from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import record, source_cache
 from svcinit.agent.prepare.lock import is_free, locked
 from svcinit.agent.prepare.source_file import FromFile
@@ -28,8 +28,8 @@ from svcinit.agent.prepare.transaction import PREPARING, Preparation
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.worker import Worker
-from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL
-from svcinit.processes.init import NEWS, content
+from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, Unavailable
+from svcinit.processes.init import NEWS, content, filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or D
 RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
 NEVER = float("inf")
 # for the children, which else import them anew
-PRELOADED = fcntl, commit, hashlib, source_cache, marshal, record, render, shlex
+PRELOADED = fcntl, commit, hashlib, journal, source_cache, marshal, record, render, shlex
 REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
 Question = tuple[str, str | None, str | None]
 Dated = tuple[float, int]  # as Preparation.dated
@@ -49,10 +49,14 @@ NOT_KNOWN = None, (0.0, 0)
 
 class Slots:
     """The memfds that init and its presence share: `inputs` of the last preparation of init's, `news` (a verdict) and
-    its `memory` from here, the `lock`, and all values of KV: `secrets`."""
+    its `memory` from here, the `lock`, all values of KV: `secrets`, and what init's prepare (`begun`) and the worker
+    (`intent`) had begun."""
 
-    def __init__(self, inputs: int, news: int, memory: int, lock: int, secrets: int) -> None:
+    def __init__(
+        self, inputs: int, news: int, memory: int, lock: int, secrets: int, begun: int, intent: int
+    ) -> None:  # fmt: skip
         self.inputs, self.news, self.memory, self.lock, self.secrets = inputs, news, memory, lock, secrets
+        self.begun, self.intent = begun, intent
 
 
 class Follower:
@@ -164,7 +168,7 @@ class Follower:
 
     def _is_untaken(self) -> bool:
         """Does init still have to take the last news?"""
-        return os.fstat(self._slots.news).st_size > 0
+        return filled(self._slots.news)
 
     def _mention(self) -> None:
         """Tell of what a presence before this one left; what its child is still at is not ripe yet."""
@@ -227,20 +231,23 @@ class Follower:
 
     def _prepared(self, presence: int, data: bytes) -> None:
         """In the child."""
-        with locked(self._slots.lock):
+        slots = self._slots
+        with locked(slots.lock):
+            if filled(slots.begun) or filled(slots.intent):
+                raise Unavailable("a preparation was killed: svcinit puts its files back first")
             late, seen, keys, known = marshal.loads(data)
             done: Preparation
             if self._file:
-                done = FromFile(self.settings, self._command, self._slots.memory, late)
+                done = FromFile(self.settings, self._command, slots.memory, late)
             else:
                 peers = {
                     question: (found and [Peer(*each) for each in found], dated) for question, found, dated in known
                 }
-                done = Followed(self.settings, self._command, self._slots.memory, late, keys, peers)
-            done.earlier, done.secrets = {**done.earlier, **seen}, self._slots.secrets
+                done = Followed(self.settings, self._command, slots.memory, late, keys, peers)
+            done.earlier, done.secrets, done.intent = {**done.earlier, **seen}, slots.secrets, slots.intent
             log.hold()  # init tells what was said, as part of the reload that this may become
             try:
-                done.run_and_keep(self._slots.news, self._slots.memory, self._life, lambda: _wake(presence))
+                done.run_and_keep(slots.news, slots.memory, self._life, lambda: _wake(presence))
             finally:
                 log.replay(log.held())
 
@@ -259,8 +266,8 @@ class Follower:
             self._failed(now, code)
 
     def _is_whole(self) -> bool:
-        """Has the child left its verdict?"""
-        return os.pread(self._slots.news, 1, 0) == b"{"
+        """Has the child left its verdict, and is nothing of it to be put back?"""
+        return os.pread(self._slots.news, 1, 0) == b"{" and not filled(self._slots.intent)
 
     def _succeeded(self) -> None:
         verdict = json.loads(content(self._slots.news))
@@ -277,7 +284,8 @@ class Follower:
 
     def _failed(self, now: float, code: int) -> None:
         """What is wrong waits for another input; what is away is tried again; what died half way is init's to mend."""
-        if code < 0 and os.pread(self._slots.news, len(PREPARING), 0) == PREPARING:
+        died = code < 0 and os.pread(self._slots.news, len(PREPARING), 0) == PREPARING
+        if self._is_untaken() and (died or filled(self._slots.intent)):
             self._tell()
             return
         os.ftruncate(self._slots.news, 0)
