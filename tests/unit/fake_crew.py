@@ -38,6 +38,8 @@ class FakeCrew:
         if isinstance(event, Exited):
             assert event.role == Role.ORPHAN or event.role in self.running, f"{event.role} does not run"
             self.running.discard(event.role)
+            if event.role == Role.UNDO and not event.code:
+                self.unfinished = False
         return event
 
     def alive(self, role: str) -> bool:
@@ -112,6 +114,7 @@ class FakeCrew:
         return self.undoable
 
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+        self.unfinished = False  # it puts back first
         self._start(Role.PREPARE, "cached" if cached else "")
 
     def start_main(self) -> bool:

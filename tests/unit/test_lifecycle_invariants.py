@@ -59,6 +59,8 @@ class StrictCrew(FakeCrew):
 
     def start_main(self) -> bool:
         self.mains += 1
+        if self.unfinished:
+            self.broken.append("main starts on files that are to be put back")
         if Role.MAIN in self.running:
             self.broken.append("a second main beside the first")
         return super().start_main()
@@ -94,6 +96,8 @@ class Container(RuleBasedStateMachine):
             return
         if isinstance(event, Exited):
             self.crew.running.discard(event.role)
+            if event.role == Role.UNDO:
+                self.crew.unfinished = False
             if event.role == Role.MAIN:
                 self.main_status = event.code
             if event.role == Role.PREPARE and self.life.late:
@@ -123,6 +127,11 @@ class Container(RuleBasedStateMachine):
     def child_is_suspended(self, role: str) -> None:
         if role in self.crew.running:
             self.happen(Stopped(role))
+
+    @rule(began=st.booleans(), ended=st.booleans())
+    def prepare_is_at_its_files(self, began: bool, ended: bool) -> None:
+        if Role.PREPARE in self.crew.running:
+            self.crew.unfinished, self.crew.is_done = began and not ended, ended
 
     @rule(verdict=st.booleans())
     def prepare_leaves_something(self, verdict: bool) -> None:

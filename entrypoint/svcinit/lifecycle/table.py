@@ -186,6 +186,7 @@ class Lifecycle(Reloads):
             case State.STARTING | State.RELOADING, Exited(Role.PREPARE, _) if self.job != Role.PREPARE:
                 pass  # given up: not even KILL had ended it in time
             case State.STARTING | State.RELOADING, Exited(Role.PREPARE, code) if code and self.crew.finished():
+                self.begin(Role.PREPARE, self.settings.reload_timeout)  # its own time may be over
                 self.prepared()
             case (
                 State.STARTING | State.RELOADING,
