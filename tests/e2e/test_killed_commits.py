@@ -15,9 +15,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from testing.process import LAUNCH, Running, descendants, end_session, running
+from testing.waiting import eventually
 from tests.e2e.failing import ctl, has_state
-from tests.support.process import LAUNCH, Running, descendants, end_session, running
-from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 
 from fake_crew import FakeCrew
-from svcinit import settings
-from svcinit.init import Deadline, Event, Exited, Role, Signalled
-from svcinit.lifecycle import Lifecycle
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.settings import environment
 
 FULL = {"SVCINIT_KV_PREFIX": "config/web", "SVCINIT_CACHE": "", "SVCINIT_PRE_RELOAD": "migrate"}
 STARTED: list[Event] = [Exited(Role.PREPARE, 0)]
@@ -43,7 +43,7 @@ class Dying(FakeCrew):
 
 def live(env: dict[str, str], *events: Event, **how: bool) -> tuple[Life, list[str]]:
     crew = Dying([*STARTED, *events], **how)
-    life = Life(settings.read(env), crew)  # type: ignore[arg-type]
+    life = Life(environment.read(env), crew)  # type: ignore[arg-type]
     life.start()
     try:
         while True:
@@ -97,7 +97,7 @@ def test_a_death_that_was_given_up_is_not_that_of_the_present_prepare() -> None:
     """It hung in the kernel when it was killed, and dies while its files wait to be put back."""
     events = [HUP, Deadline(), Deadline(), Exited(Role.PREPARE, 137), Exited(Role.UNDO, 0), TERM]
     crew = Dying([*STARTED, *events])
-    life = Life(settings.read(FULL), crew)  # type: ignore[arg-type]
+    life = Life(environment.read(FULL), crew)  # type: ignore[arg-type]
     life.start()
     try:
         while True:
