@@ -59,9 +59,26 @@ def test_killed_too_late_its_files_are_put_back_before_the_reload_is_aborted() -
 
 
 def test_where_that_fails_it_is_told_and_nobody_says_that_the_files_stay() -> None:
-    life, log = live(FULL, HUP, Exited(Role.PREPARE, 78), Exited(Role.UNDO, 70), unfinished=True)
+    life, log = live(FULL, HUP, Exited(Role.PREPARE, 78), Exited(Role.UNDO, 78), unfinished=True)
     assert log == ["+prepare", "+undo"]
-    assert life.outcome == "aborted: the service was not told; putting the files back failed with status 70"
+    assert life.outcome == "aborted: the service was not told; putting the files back failed with status 78"
+
+
+def test_putting_back_is_tried_again_where_it_could_not_be_started_or_died() -> None:
+    events = [HUP, Exited(Role.PREPARE, 78), Exited(Role.UNDO, 70), Deadline(), Exited(Role.UNDO, 0)]
+    life, log = live(FULL, *events, unfinished=True)
+    assert log == ["+prepare", "+undo", "+undo"]
+    assert life.outcome == "aborted: the files in place stay, the service was not told"
+
+
+def test_one_that_could_never_be_started_again_is_put_back_too() -> None:
+    events = [HUP, Exited(Role.PREPARE, 137), *[Deadline(), Exited(Role.PREPARE, 70)] * 80]
+    crew = Dying([*STARTED, *events], unfinished=True)
+    life = Life(environment.read(FULL), crew)  # type: ignore[arg-type]
+    life.start()
+    while "+undo" not in crew.log:
+        life.on(life.next_event())
+    assert life.outcome == ""
 
 
 def test_one_that_crashed_is_tried_again_and_the_next_one_puts_back() -> None:

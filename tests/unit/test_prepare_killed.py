@@ -53,7 +53,7 @@ class Container:
             self.end()
         self.crew = crew = Crew(self.settings, ("main",))
         for name in SHARED:
-            setattr(crew, name, crew._renew(name))
+            crew._renew(name)
         crew.signal = lambda *_, **__: None  # type: ignore[method-assign]
 
     def end(self) -> None:
@@ -75,7 +75,8 @@ class Container:
     def preparation(self) -> Callable[[], int]:
         """As Crew.start_prepare."""
         crew = self.crew
-        crew._verdict, crew._fresh = crew._renew("_verdict"), crew._renew("_fresh")
+        crew._renew("_verdict")
+        crew._renew("_fresh")
 
         def body() -> int:
             try:
