@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import time
@@ -65,6 +64,8 @@ class Record:
 
     def dump(self) -> bytes:
         """A line of JSON, then all contents."""
+        import json
+
         files = [
             (was.path, None if was.content is None else len(was.content), was.mode, *was.owner, was.becomes)
             for was in self.was
@@ -75,6 +76,8 @@ class Record:
 
 def load(data: bytes) -> Record:
     """What `dump` returned. Raises ValueError for anything else, a part of it included."""
+    import json
+
     line, _, rest = data.partition(b"\n")
     at, was = 0, []
     try:
