@@ -71,8 +71,7 @@ ELSE = (
      "former files put back, told again; `degraded`"),
     ("a hook fails", "at the start exit with its status; at a reload the files are put back"),
     ("a preparation, or the whole container, is killed between two renames",
-     "the files are put back first: by the retry, or by the next start on the same directories; then all are rendered "
-     "anew"),
+     "the retry, or the next start on the same directories, puts the files back first; then all are rendered anew"),
     ("the disk is too slow for a reload", "the files are put back, the command is not told; `degraded`"),
     ("what tells the command (`SVCINIT_RELOAD`) fails", "`degraded`; the next HUP tells it again"),
     ("the command does not handle the reload signal",

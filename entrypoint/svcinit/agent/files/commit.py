@@ -83,7 +83,7 @@ def commit(
     timeout: float = CHECK_TIMEOUT,
     env: Mapping[str, str] | None = None,
     redact: Callable[[str], str] = str,
-    begin: Callable[[bytes], None] = lambda _: None,
+    begin: Callable[[bytes], None] | None = None,
 ) -> Committed:
     """Make every file what it shall be, or none.
 
@@ -109,7 +109,8 @@ def commit(
                 _check(changes, timeout, env, redact)
             beside = {change.path for change in changes if not change.new.is_in_place}
             kept.write([was for was in committed.was if was.path in beside])
-            begin(dump_undo(committed))
+            if begin:
+                begin(dump_undo(committed))
             _install(changes, committed, kept, begin)
             done = True
         finally:
@@ -209,7 +210,9 @@ def _stage(changes: Sequence[Change], made: list[str]) -> None:
         raise ConfigError(*faults)
 
 
-def _install(changes: Sequence[Change], committed: Committed, kept: Journal, begin: Callable[[bytes], None]) -> None:
+def _install(
+    changes: Sequence[Change], committed: Committed, kept: Journal, begin: Callable[[bytes], None] | None
+) -> None:
     for count, change in enumerate(changes):
         try:
             change.new.install()
@@ -220,7 +223,8 @@ def _install(changes: Sequence[Change], committed: Committed, kept: Journal, beg
             unrestored = journal.put_back(committed.was[: count + 1])
             if not unrestored:
                 kept.remove()
-                begin(b"")
+                if begin:
+                    begin(b"")
             raise ConfigError(*error.faults, *unrestored) from None
 
 
