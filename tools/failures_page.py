@@ -13,102 +13,120 @@ HEAD = """# What happens when something fails
 
 <!-- Made by tools/failures_page.py, with the figures of docs/chaos.md: change it there. -->
 
-The service serves on. That is the rule behind every row: what svcinit cannot do now it tries again, and says so.
-The figures are those of a run of [the chaos suite](chaos.md), which tells how they were taken: what a client saw that
-looks the service up over DNS before each of its requests. `right again`: from the end of the fault, or, where it has
-none, from the fault, until the catalog says exactly what is true.
+The service continues to run: this rule is behind every row. svcinit logs each failure and tries again. The figures are
+from a run of [the chaos suite](chaos.md). A client resolves the service by DNS before each request: `failed` and
+`longest gap` are what this client saw. `recovered after` is the time until Consul's catalog is correct. It is measured
+from the end of the failure, or from its beginning if the failure does not end.
 
 """
-FIGURES = "| what goes wrong | what happens | failed of | longest gap | right again |\n|---|---|--:|--:|--:|\n"
-PLAIN = "| what goes wrong | what happens |\n|---|---|\n"
-RUNNING = (  # (row of docs/chaos.md, what goes wrong, what happens)
+FIGURES = "| failure | what happens | failed requests | longest gap | recovered after |\n|---|---|--:|--:|--:|\n"
+PLAIN = "| failure | what happens |\n|---|---|\n"
+RUNNING = (  # (row of docs/chaos.md, failure, what happens)
     ("the leader is killed", "the leader of Consul's servers dies", "nothing: the agent still answers"),
     ("two of three servers are killed and come back", "Consul has no quorum",
-     "a HUP is forwarded on the files in place: new code goes out; `degraded`"),
-    ("the local agent is restarted with its data", "the agent restarts", "asked at once, and again until it answers"),
-    ("the local agent is restarted without its data", "the agent restarts without its data, or is edited by hand",
-     "registered again, or what differs set right, within `SVCINIT_SYNC_INTERVAL`; maintenance mode stays"),
+     "a HUP notifies the service with unchanged files: new code is deployed; `degraded`"),
+    ("the local agent is restarted with its data", "the agent restarts",
+     "svcinit asks the agent immediately, and again until it answers"),
+    ("the local agent is restarted without its data", "the agent restarts without its data, or somebody edits its data",
+     "svcinit registers the service again, or repairs the differences, within `SVCINIT_SYNC_INTERVAL`; maintenance "
+     "mode stays"),
     ("the local agent hangs for 30 s", "the agent hangs",
-     "calls have deadlines; a HUP is forwarded on the files in place; meanwhile its node counts as failed"),
+     "calls have deadlines; a HUP notifies the service with unchanged files; Consul considers the node failed "
+     "meanwhile"),
     ("the network of the service is cut and mended", "the network of the container is cut",
-     "Consul finds it critical; once mended, passing by the next probe"),
-    ("the dns port is dead and http is alive", "Consul's DNS is away",
-     "at a reload as if Consul were: files stay, a HUP is forwarded, `degraded`"),
-    ("the http port is dead and dns is alive", "the agent's HTTP is away",
-     "stays registered as it was; told once, tried again; reloads as above"),
-    ("consul answers with half an answer", "an answer breaks off", "as if Consul were away"),
-    ("consul answers with no json", "an answer is no JSON", "as if Consul were away"),
-    ("consul answers with json of another shape", "an answer is JSON of another shape", "as if Consul were away"),
-    ("consul answers with 50 mb", "an answer is far too long", "as if Consul were away; it is not read to its end"),
-    ("consul answers with a delay of 10 s", "answers come late", "no call waits longer than its step may take"),
+     "the check becomes critical; when the network works again, the next probe passes"),
+    ("the dns port is dead and http is alive", "Consul's DNS is unavailable",
+     "a reload leaves the files unchanged and notifies the service; `degraded`"),
+    ("the http port is dead and dns is alive", "the agent's HTTP is unavailable",
+     "the registration stays; svcinit logs the error once and tries again; reloads as above"),
+    ("consul answers with half an answer", "a response is truncated", "as if Consul were unavailable"),
+    ("consul answers with no json", "a response is not JSON", "as if Consul were unavailable"),
+    ("consul answers with json of another shape", "a response is JSON of another structure",
+     "as if Consul were unavailable"),
+    ("consul answers with 50 mb", "a response is far too large",
+     "as if Consul were unavailable; svcinit does not read the whole response"),
+    ("consul answers with a delay of 10 s", "responses are slow", "each call ends within the time limit of its step"),
     ("the token is revoked and given back", "the token is revoked",
-     "told, with the rule that is needed; stays registered; set right when the token is valid again"),
-    ("presence is killed", "the registering process dies", "started again with backoff; finds itself registered"),
-    ("presence is stopped", "the registering process hangs", "killed and started again; finds itself registered"),
-    ("prepare is killed", "the rendering process dies half way", "started again; no file is half of one"),
-    ("prepare is stopped", "the rendering process hangs", "killed and started again"),
-    ("svcinit is killed and the container started again", "svcinit itself is killed, with its container",
-     "its registration turns critical; the next start at the same address and port removes it"),
-    ("the clock jumps by a day both ways", "the clock jumps", "nothing: deadlines are on the monotonic clock"),
+     "svcinit logs the missing ACL rule; the registration stays; svcinit repairs it when the token is valid again"),
+    ("presence is killed", "the process that registers the service dies",
+     "it is restarted with backoff and finds the existing registration"),
+    ("presence is stopped", "the process that registers the service hangs",
+     "it is killed and restarted, and finds the existing registration"),
+    ("prepare is killed", "the process that renders the files dies", "it is restarted; no file is incomplete"),
+    ("prepare is stopped", "the process that renders the files hangs", "it is killed and restarted"),
+    ("svcinit is killed and the container started again", "svcinit is killed, and the container ends",
+     "the check becomes critical; the next start at the same address and port removes the old registration"),
+    ("the clock jumps by a day both ways", "the system clock jumps", "nothing: deadlines use the monotonic clock"),
     ("the disk is full at a render and at the write of the cache", "the disk is full",
-     "the reload is aborted with all files as they were; a cache that cannot be written stays as it was"),
+     "the reload is aborted and all files stay unchanged; so does a cache that cannot be written"),
 )  # fmt: skip
 ELSE = (
-    ("Consul is away at the start", "tried again with full jitter until `SVCINIT_START_TIMEOUT`; then started from the "
-     "cache, `degraded`, or exit 69"),
+    ("Consul is unavailable at the start",
+     "svcinit tries again with full jitter until `SVCINIT_START_TIMEOUT`; then it starts the service from the cache "
+     "(`degraded`), or exits with 69 without a cache"),
     ("a template error, a missing key, a failed check command",
-     "at the start exit 78; at a reload nothing is written, nobody is told; `degraded`"),
-    ("a KV value or a rendered argument is larger than the kernel takes (131,071 bytes, or too much together)",
-     "at the start exit 78; at a reload, `restart` too, nothing is changed, the service stays; `degraded`"),
-    ("a fifo, a device or a directory stands where a file should be (`X_FILE`, a certificate, the source)",
-     "exit 78, naming it; the cache: not used. Nothing waits for it"),
-    ("a prefix or peer set that had entries is empty", "as if Consul were away: recovering servers answer so; "
-     "`SVCINIT_ALLOW_EMPTY=1` if it is meant"),
-    ("the service's user puts a link or a directory of its own in the way of a target",
-     "as a template error: refused, with its owner named; see [security](security.md)"),
-    ("the service does not become ready (`SVCINIT_READY`) in time", "stopped, never registered, exit 69"),
-    ("the service fails `SVCINIT_CHECK` after a reload (`SVCINIT_RELOAD_VERIFY`)",
-     "former files put back, told again; `degraded`"),
-    ("a hook fails", "at the start exit with its status; at a reload the files are put back"),
-    ("a preparation, or the whole container, is killed between two renames",
-     "the retry, or the next start on the same directories, puts the files back first; then all are rendered anew"),
-    ("the disk is too slow for a reload", "the files are put back, the command is not told; `degraded`"),
-    ("what tells the command (`SVCINIT_RELOAD`) fails", "`degraded`; the next HUP tells it again"),
-    ("the command does not handle the reload signal",
-     "it is not sent, for it would end the command; `degraded`, with what to set; the service serves on"),
-    ("a HUP or a change comes before the service is ready (`SVCINIT_READY`)", "it is told when it is"),
-    ("the container is paused (`docker pause`)", "nothing is killed for being late"),
-    ("somebody sends TERM to the registering process", "it is not obeyed: only PID 1's is"),
-    ("others put files into the state directory", "they are not read and hold nobody up; svcinit replaces them"),
-    ("the command ends by itself", "deregistered; exit with its status (128+N for signal N)"),
-    ("it ignores the stop", "KILL after `SVCINIT_STOP_TIMEOUT`, to all that is left"),
-    ("Consul is away at the stop", "the command is told after half of `SVCINIT_STOP_TIMEOUT`; deregistering is tried "
-     "on; else Consul drops the service after `SVCINIT_DEREGISTER_AFTER`"),
-    ("a second stop signal", "skips the drain; a third one kills"),
-    ("the container is at its limit of processes", "the reload is tried for `SVCINIT_RELOAD_TIMEOUT`, then aborted; a "
-     "dead presence is started again with backoff; the service serves on. At the stop deregistering is tried again, at "
-     "the latest when the service's end makes room"),
-    ("svcinit has no descriptors left", "as at the limit of processes; a stop and the service's end are seen in time"),
-    ("svcinit's own init fails at something else", "the log has `internal error`; what failed is tried again, for a "
-     "stop until 0.9 s after `SVCINIT_STOP_TIMEOUT`; then everything is killed, and svcinit exits"),
-    ("`SVCINIT_POST_STOP` hangs", "killed 0.8 s after `SVCINIT_STOP_TIMEOUT`, so that all of a stop fits into 10 s"),
-    ("there is no process left for a probe of svcinit's own",
-     "the check is critical with `not probed` until the next probe works; svcinit stays, and deregisters at the stop"),
-    ("a check command or probe hangs", "killed at its deadline, with all processes that it started"),
-    ("a check command or probe prints endlessly", "its end is kept, the rest takes no memory; killed at its deadline"),
-    ("Consul asks to be left alone for hours (`Retry-After`)",
-     "asked again within 30 s, at a start within 5 s, until `SVCINIT_START_TIMEOUT`"),
-    ("the log's pipe is full: its reader is slow or hangs", "lines are dropped, and the next line that gets through "
-     "has their number (`lines_dropped`); nothing waits for a log, a stop is as fast as ever"),
+     "at the start exit 78; at a reload no file is written and the service is not notified; `degraded`"),
+    ("a KV value or a rendered argument exceeds a kernel limit (131,071 bytes, or the limit of all together)",
+     "at the start exit 78; at a reload, also with `restart`, nothing changes and the service continues; `degraded`"),
+    ("svcinit finds a fifo, a device or a directory instead of a file (`X_FILE`, a certificate, the source)",
+     "exit 78, and the message names the path; for the cache: the cache is not used. svcinit does not wait for such a "
+     "path"),
+    ("a prefix or peer set is empty and had entries before",
+     "as if Consul were unavailable, because recovering servers give empty answers; set `SVCINIT_ALLOW_EMPTY=1` if "
+     "empty is correct"),
+    ("the service's user creates a link or directory on the path of a target",
+     "as for a template error; the message names the owner; see [security](security.md)"),
+    ("the service is not ready (`SVCINIT_READY`) in time", "svcinit stops it without registering it; exit 69"),
+    ("`SVCINIT_CHECK` fails after a reload (`SVCINIT_RELOAD_VERIFY`)",
+     "the files are rolled back and the service is notified again; `degraded`"),
+    ("a hook fails", "at the start svcinit exits with the status of the hook; at a reload the files are rolled back"),
+    ("`SVCINIT_RELOAD` fails", "`degraded`; the next HUP notifies the service again"),
+    ("the service does not handle the reload signal",
+     "svcinit does not send the signal, because it would end the service; `degraded`, with what to set; the service "
+     "continues"),
+    ("a HUP or a change arrives before the service is ready (`SVCINIT_READY`)",
+     "the service is notified when it is ready"),
+    ("the container is paused (`docker pause`)", "svcinit kills no process for a deadline during the pause"),
+    ("somebody sends TERM to the process that registers the service", "it ignores the signal: only PID 1 can stop it"),
+    ("other programs put files into the state directory",
+     "svcinit does not read them or wait for them; it replaces them"),
+    ("the service exits by itself", "svcinit deregisters it and exits with its status (128+N for signal N)"),
+    ("the service ignores the stop signal", "KILL to all remaining processes after `SVCINIT_STOP_TIMEOUT`"),
+    ("Consul is unavailable at the stop",
+     "the service gets the stop signal after half of `SVCINIT_STOP_TIMEOUT`; svcinit continues to try to deregister; "
+     "otherwise Consul drops the service after `SVCINIT_DEREGISTER_AFTER`"),
+    ("a second stop signal arrives", "it skips the drain; a third one kills all processes"),
+    ("the container is at its process limit",
+     "svcinit tries the reload for `SVCINIT_RELOAD_TIMEOUT`, then aborts it; it restarts a dead presence process with "
+     "backoff; the service continues. At a stop, svcinit tries again to deregister, at the latest after the exit of "
+     "the service"),
+    ("svcinit has no free file descriptor",
+     "as at the process limit; svcinit still reacts in time to a stop and to the exit of the service"),
+    ("an internal error occurs in svcinit",
+     "the log has `internal error`; svcinit repeats the failed step, for a stop until 0.9 s after "
+     "`SVCINIT_STOP_TIMEOUT`; then it kills all processes and exits"),
+    ("`SVCINIT_POST_STOP` hangs",
+     "it is killed 0.8 s after `SVCINIT_STOP_TIMEOUT`, so that the whole stop fits into 10 s"),
+    ("svcinit cannot fork a process for its own probe",
+     "the check is critical with `not probed` until the next probe works; svcinit runs on and deregisters at the stop"),
+    ("a check command or probe hangs", "it is killed at its deadline, with all processes that it started"),
+    ("a check command or probe prints without end",
+     "only the end of the output is kept, and memory use stays constant; it is killed at its deadline"),
+    ("Consul sends a `Retry-After` of hours",
+     "svcinit asks again within 30 s, or within 5 s at a start, until `SVCINIT_START_TIMEOUT`"),
+    ("the log's pipe is full, because its reader is slow or hangs",
+     "svcinit drops lines; the next written line has their number (`lines_dropped`); no step waits for the log, and a "
+     "stop takes no longer"),
     ("nobody reads the terminal (`docker run -t`)", "the same"),
-    ("the log's reader is gone, or its file is at its limit of size", "the lines are lost; no signal is sent to the "
-     "command, start, reload and exit status are as ever"),
-    ("stdout or stderr is closed", "it stays closed for the command; no exit status changes"),
-    ("the metrics have no file descriptor left",
-     "the oldest connection is closed, or the scrape waits; no CPU time is used meanwhile"),
-    ("the state directory cannot be written", "svcinit runs on; `svcinitctl` finds nothing"),
-    ("the command goes into the background", "its end ends the container, and the log says why"),
-    ("command not found, not executable", "127, 126"),
+    ("the log's reader is gone, or its file has reached its size limit",
+     "the lines are lost; the service gets no signal; start, reload and exit status are not affected"),
+    ("stdout or stderr is closed", "it stays closed for the service; the exit status does not change"),
+    ("the metrics server has no free file descriptor",
+     "the oldest connection is closed, or the scrape waits, without CPU use"),
+    ("the state directory is not writable", "svcinit runs on; `svcinitctl` finds no container"),
+    ("the service goes into the background (daemonizes)",
+     "the exit of its first process ends the container, and the log contains the reason"),
+    ("the service's program is not found, or not executable", "exit 127, or 126"),
 )  # fmt: skip
 
 
@@ -124,7 +142,7 @@ def page() -> str:
     missing = set(figures) - {name for name, _, _ in RUNNING}
     if missing:
         raise ValueError(f"docs/chaos.md has more than RUNNING: {missing}")
-    text = HEAD + "## While it runs\n\n" + FIGURES
+    text = HEAD + "## While the service runs\n\n" + FIGURES
     for name, wrong, happens in RUNNING:
         served, failed, _, gap, right = figures[name]
         text += f"| {wrong} | {happens} | {failed} of {int(served) + int(failed)} | {gap} | {right} |\n"
