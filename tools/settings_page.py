@@ -11,21 +11,21 @@ HEAD = """# Settings
 
 <!-- Made from entrypoint/svcinit/settings/table.py by tools/settings_page.py: change it there. -->
 
-svcinit is configured by environment variables alone. Booleans are `1`/`true`/`yes` or `0`/`false`/`no`; durations
-`500ms`, `10s`, `5m`, `1h`; lists are separated by commas. An empty value counts as unset, unless the row says what
-empty means. Any variable `X` may be given as `X_FILE`, a path to read it from (a Docker secret). Of a variable that the
-environment has twice, the first one counts.
+All settings of svcinit are environment variables. Booleans are `1`/`true`/`yes` or `0`/`false`/`no`. Durations are
+`500ms`, `10s`, `5m`, `1h`. Lists are separated by commas. An empty value counts as unset, unless the row explains the
+empty value. Each variable `X` can also be given as `X_FILE`, the path of a file with the value (a Docker secret). If
+the environment contains a variable twice, the first one counts.
 
-Every file that svcinit is given must be a regular file: a fifo, a socket, a device or a directory in its place is a
-fault (`/dev/null` counts as an empty file; the source may be a directory, as CA certificates may be). A file that holds
-values of variables has at most 1 MiB, any other at most 64 MiB.
+Every file that you give to svcinit must be a regular file. A fifo, a socket, a device or a directory is an error, with
+three exceptions: `/dev/null` counts as an empty file, and the source and the CA certificates may be directories. A file
+with values of variables has at most 1 MiB, any other file at most 64 MiB.
 
-An image brings its own defaults along in `/etc/svcinit/svcinit.env`: lines of `NAME=value` as in `docker run
---env-file`, for the variables of this table. What the environment has, even if it is empty, goes before it; the command
-sees nothing of it.
+An image can contain defaults in `/etc/svcinit/svcinit.env`: lines of `NAME=value`, as in `docker run --env-file`, for
+the variables of this table. A variable in the environment overrides the default, even if its value is empty. The
+service does not get these defaults in its environment.
 
-All faults are reported together and end in exit status 78, before anything is started; an unknown `SVCINIT_*`
-variable is a fault too.
+svcinit reports all errors together and exits with status 78 before it starts a process. An unknown `SVCINIT_*` variable
+is also an error.
 
 | variable | default | meaning |
 |---|---|---|
@@ -36,7 +36,7 @@ def page() -> str:
     rows = []
     for row in TABLE:
         default = f"`{row.default}`" if row.default else ""
-        meaning = row.meaning + (" (a secret: kept from the command and from logs)" if row.secret else "")
+        meaning = row.meaning + (" (secret: hidden from the service and from logs)" if row.secret else "")
         rows.append(f"| `{row.name}` | {default} | {meaning.replace('|', '&#124;')} |\n")
     return HEAD + "".join(rows)
 
