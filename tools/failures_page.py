@@ -13,10 +13,10 @@ HEAD = """# What happens when something fails
 
 <!-- Made by tools/failures_page.py, with the figures of docs/chaos.md: change it there. -->
 
-The service continues to run: this rule is behind every row. svcinit logs each failure and tries again. The figures are
-from a run of [the chaos suite](chaos.md). A client resolves the service by DNS before each request: `failed` and
-`longest gap` are what this client saw. `recovered after` is the time until Consul's catalog is correct. It is measured
-from the end of the failure, or from its beginning if the failure does not end.
+The service continues to run: this rule is behind every row. svcinit logs each failure and tries again. The figures
+are from a run of [the chaos suite](chaos.md). In this run, a client resolves the service by DNS before each request.
+`failed requests` and `longest gap` are the results of this client. `recovered after` is the time until Consul's
+catalog is correct. It is measured from the end of the failure, or from its beginning if the failure does not end.
 
 """
 FIGURES = "| failure | what happens | failed requests | longest gap | recovered after |\n|---|---|--:|--:|--:|\n"
@@ -58,7 +58,7 @@ RUNNING = (  # (row of docs/chaos.md, failure, what happens)
      "the check becomes critical; the next start at the same address and port removes the old registration"),
     ("the clock jumps by a day both ways", "the system clock jumps", "nothing: deadlines use the monotonic clock"),
     ("the disk is full at a render and at the write of the cache", "the disk is full",
-     "the reload is aborted and all files stay unchanged; so does a cache that cannot be written"),
+     "the reload is aborted and all files stay unchanged; a cache that cannot be written stays unchanged too"),
 )  # fmt: skip
 ELSE = (
     ("Consul is unavailable at the start",
@@ -69,8 +69,7 @@ ELSE = (
     ("a KV value or a rendered argument exceeds a kernel limit (131,071 bytes, or the limit of all together)",
      "at the start exit 78; at a reload, also with `restart`, nothing changes and the service continues; `degraded`"),
     ("svcinit finds a fifo, a device or a directory instead of a file (`X_FILE`, a certificate, the source)",
-     "exit 78, and the message names the path; for the cache: the cache is not used. svcinit does not wait for such a "
-     "path"),
+     "exit 78, and the message names the path; such a cache file is ignored. svcinit does not wait for such a path"),
     ("a prefix or peer set is empty and had entries before",
      "as if Consul were unavailable, because recovering servers give empty answers; set `SVCINIT_ALLOW_EMPTY=1` if "
      "empty is correct"),
@@ -82,8 +81,8 @@ ELSE = (
     ("a hook fails", "at the start svcinit exits with the status of the hook; at a reload the files are rolled back"),
     ("`SVCINIT_RELOAD` fails", "`degraded`; the next HUP notifies the service again"),
     ("the service does not handle the reload signal",
-     "svcinit does not send the signal, because it would end the service; `degraded`, with what to set; the service "
-     "continues"),
+     "svcinit does not send the signal, because it would end the service; `degraded` names the setting to change; the "
+     "service continues"),
     ("a HUP or a change arrives before the service is ready (`SVCINIT_READY`)",
      "the service is notified when it is ready"),
     ("the container is paused (`docker pause`)", "svcinit kills no process for a deadline during the pause"),
@@ -91,7 +90,7 @@ ELSE = (
     ("other programs put files into the state directory",
      "svcinit does not read them or wait for them; it replaces them"),
     ("the service exits by itself", "svcinit deregisters it and exits with its status (128+N for signal N)"),
-    ("the service ignores the stop signal", "KILL to all remaining processes after `SVCINIT_STOP_TIMEOUT`"),
+    ("the service ignores the stop signal", "all remaining processes get KILL after `SVCINIT_STOP_TIMEOUT`"),
     ("Consul is unavailable at the stop",
      "the service gets the stop signal after half of `SVCINIT_STOP_TIMEOUT`; svcinit continues to try to deregister; "
      "otherwise Consul drops the service after `SVCINIT_DEREGISTER_AFTER`"),
@@ -123,7 +122,7 @@ ELSE = (
     ("stdout or stderr is closed", "it stays closed for the service; the exit status does not change"),
     ("the metrics server has no free file descriptor",
      "the oldest connection is closed, or the scrape waits, without CPU use"),
-    ("the state directory is not writable", "svcinit runs on; `svcinitctl` finds no container"),
+    ("the state directory is not writable", "svcinit runs on; `svcinitctl` finds no state files"),
     ("the service goes into the background (daemonizes)",
      "the exit of its first process ends the container, and the log contains the reason"),
     ("the service's program is not found, or not executable", "exit 127, or 126"),
