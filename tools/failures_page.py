@@ -79,6 +79,9 @@ ELSE = (
     ("`SVCINIT_CHECK` fails after a reload (`SVCINIT_RELOAD_VERIFY`)",
      "the files are rolled back and the service is notified again; `degraded`"),
     ("a hook fails", "at the start svcinit exits with the status of the hook; at a reload the files are rolled back"),
+    ("the process that renders the files, or the whole container, is killed between two renames",
+     "the retry, or the next start on the same directories, first rolls back the files; then it renders all again"),
+    ("the disk is too slow for a reload", "the files are rolled back and the service is not notified; `degraded`"),
     ("`SVCINIT_RELOAD` fails", "`degraded`; the next HUP notifies the service again"),
     ("the service does not handle the reload signal",
      "svcinit does not send the signal, because it would end the service; `degraded` names the setting to change; the "
