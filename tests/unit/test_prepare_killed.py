@@ -21,6 +21,7 @@ from svcinit.agent.prepare import rollback, transaction
 from svcinit.agent.watch import follower
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.processes.crew import Crew
+from svcinit.processes.init import filled
 from svcinit.settings import environment
 
 OLD = {"a": b"old a", "b": b"old b", "volume/c": b"old c"}
@@ -230,6 +231,7 @@ def test_the_next_life_never_sees_some_of_each_even_if_its_start_fails(container
 def test_a_worker_that_is_killed_leaves_all_to_the_prepare_of_init(container: Container, part: int) -> None:
     for _ in calls(container, container.work, part):
         taken = container.crew.has_news() and container.crew.take_news()
+        assert not (taken and filled(container.crew._news_intent)), "what is told is put back later"
         if not taken:
             if container.crew.begun() or container.state() != "old":
                 with pytest.raises(Unavailable, match="was killed"):
@@ -242,7 +244,7 @@ def test_a_worker_that_is_killed_leaves_all_to_the_prepare_of_init(container: Co
         assert container.state() == "old"
         container.preparation()()
         assert container.is_clean()
-        assert not os.fstat(container.crew._news_intent).st_size
+        assert not filled(container.crew._news_intent)
 
 
 @parts

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 
-from svcinit.agent.files import commit, journal
-from svcinit.agent.prepare import record, transaction
+from svcinit.agent.prepare import transaction
 from svcinit.agent.prepare.lock import locked
 from svcinit.errors import EX_OK, ConfigError, SvcinitError
 from svcinit.processes.init import content, filled, refill
@@ -44,6 +43,8 @@ def settle(settings: Settings, life: str, intents: Intents) -> None:
     preparation = transaction.Preparation(settings, (), -1, 0.0)
     if not preparation.dirs:
         return
+    from svcinit.agent.files import journal
+
     try:
         targets = [source.target for source in preparation.sources()]
     except ConfigError:
@@ -62,6 +63,9 @@ def _settle_all(settings: Settings, life: str, intents: Intents) -> None:
 
 
 def _settle(settings: Settings, life: str, intent: int) -> None:
+    from svcinit.agent.files import commit, journal
+    from svcinit.agent.prepare import record
+
     try:
         data = content(intent)
         journal.load(data)
