@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench counts release requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench counts mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -76,6 +76,10 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
+
+mutants: $(READY)  ## put faults into the lifecycle, one at a time; print those that no unit test notices. NAMES='svcinit.lifecycle.stop*'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutants.txt
+	tools/mutants $(NAMES)
 
 release: $(READY)  ## dist/ made ready and checked, with sums and bill of materials; nothing is tagged or published
 	@$(BIN)/python -m tools.release

@@ -21,6 +21,7 @@ from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.presence import Presence
 from svcinit.agent.registration.services import services
 from svcinit.errors import EX_OK, Unavailable
+from svcinit.lifecycle.pause import HEALTHY, Pause
 from svcinit.lifecycle.steps import SLACK
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes import execution, init
@@ -185,3 +186,14 @@ def test_a_file_is_durable_before_it_gets_its_name(tmp_path: Path, monkeypatch: 
     assert "rename" in calls
     assert calls.index("fsync") < calls.index("rename")
     assert calls[-1] == "fsync", "the directory, too"
+
+
+def test_what_died_after_a_long_run_comes_back_as_quickly_as_at_first() -> None:
+    pause = Pause()
+    pauses = []
+    for began, died in [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15), (20, 20 + HEALTHY)]:
+        pause.since = float(began)
+        pauses.append(pause.next(float(died)))
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    pause.since = 100.0
+    assert [pause.next(100.1 + HEALTHY), pause.next(100.2)] == [0.5, 1.0]
