@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _signal
 import os
+import random
 import signal
 import subprocess
 from collections.abc import Callable
@@ -15,7 +16,6 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.agent.files import commit
-from svcinit.agent.registration import keeper as keepers
 from svcinit.agent.registration import presence
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.presence import Presence
@@ -42,6 +42,18 @@ def test_a_start_with_sigchld_ignored_still_sees_how_the_service_ended() -> None
         preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
     )  # fmt: skip
     assert done.returncode == 7
+
+
+def test_init_takes_sigchld_back_from_a_parent_that_ignored_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, without a process."""
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    former = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        Init(read({}, "/nosuch"))
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, former)
 
 
 def test_at_a_reload_prepare_may_wait_for_consul_for_half_of_the_time_only() -> None:
@@ -117,35 +129,52 @@ def test_groups_go_first_then_the_group_then_the_user(monkeypatch: pytest.Monkey
 # presence
 
 
-def bare_presence() -> Presence:
-    made = Presence.__new__(Presence)
-    made.keepers, made.ready_probe, made.follower = [], None, None
-    made.beat, made._parent, made._paused = (lambda: None), os.getppid(), 0.0
-    made.consul = SimpleNamespace(is_hung_up=lambda: False, close=lambda: None)  # type: ignore[assignment]
-    return made
+class Clock:
+    """Seconds that pass only when somebody waits."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
-def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock) -> None:
     """A presence without its init would keep a service registered that nobody looks after."""
-    made = bare_presence()
-    made.keepers = [SimpleNamespace(due=0.0, probe=None)]  # type: ignore[list-item]
-    monkeypatch.setattr(presence, "take_signal", lambda *_: (None, 0.0))
-    assert not made._asked_to_end()
-    monkeypatch.setattr(os, "getppid", lambda: made._parent + 1)
-    assert made._asked_to_end()
+    looks: list[float] = []
+    left: list[float] = []
+    killed = clock() + 100
+    parent = os.getppid()
+    settings = read({**ENV, "SVCINIT_RUN": str(tmp_path)}, "/nosuch")
+    made = Presence(settings, lambda: None, "life", False, -1, {}, -1, now=clock)
+    monkeypatch.setattr(made.consul, "is_hung_up", lambda: False)
+    (kept,) = made.keepers
+    monkeypatch.setattr(kept, "_look", lambda *, ready: looks.append(clock()))
+    monkeypatch.setattr(kept, "leave", lambda: left.append(clock()) is None)
+
+    def wait(_signals: object, seconds: float) -> tuple[None, float]:
+        assert 0 <= seconds <= presence.BEAT
+        assert clock() <= killed, "init is gone, and presence goes on"
+        clock.seconds += max(seconds, 0.1)
+        return None, 0.0
+
+    monkeypatch.setattr(presence, "take_signal", wait)
+    monkeypatch.setattr(os, "getppid", lambda: parent if clock() < killed else 1)
+    assert made.run() == EX_OK
+    assert len(looks) in range(4, 8), "every SVCINIT_SYNC_INTERVAL, of 30 s"
+    assert left == [pytest.approx(killed, abs=presence.BEAT)]
 
 
 def test_an_agent_that_answered_again_is_asked_quickly_when_it_is_unavailable_anew(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     """The pause doubles while the agent is unavailable, and begins with the first one after each success."""
-    pauses: list[int] = []
-
-    def pause(attempt: int, *_: object) -> float:
-        pauses.append(attempt)
-        return 1.0
-
-    monkeypatch.setattr(keepers, "pause_before", pause)
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
     results = iter([False, False, False, True, False, False])
 
     def look(*, ready: bool) -> None:
@@ -154,11 +183,16 @@ def test_an_agent_that_answered_again_is_asked_quickly_when_it_is_unavailable_an
 
     settings = read(ENV, "/nosuch")
     consul: Any = SimpleNamespace()
-    made = Keeper(services(settings)[0], consul, "life", 30.0, advertise=None, first=False, vouched=False, probe=None)
+    made = Keeper(
+        services(settings)[0], consul, "life", 30.0, advertise=None, first=False, vouched=False, probe=None, now=clock
+    )  # fmt: skip
     monkeypatch.setattr(made, "_look", look)
+    pauses = []
     for _ in range(6):
         made.look(ready=True)
-    assert pauses == [0, 1, 2, 0, 1]
+        pauses.append(made.due - clock())
+        clock.seconds = made.due
+    assert pauses == [0.25, 0.5, 1.0, 30.0, 0.25, 0.5]
 
 
 # files

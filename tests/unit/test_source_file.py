@@ -69,6 +69,22 @@ def test_keys_may_be_nested_flat_numbers_and_merged(tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("mapping", "a", "b"),
+    [
+        ("{<<: *one, a: own}", b"own", b"1"), ("{a: own, <<: *one}", b"own", b"1"),
+        ("{<<: [*one, *two]}", b"1", b"1"), ("{<<: [*two, *one]}", b"2", b"1"),
+        ("{<<: *two, <<: *one}", b"2", b"1"), ("{<<: {a: 0, <<: *one}}", b"0", b"1"),
+    ],
+)  # fmt: skip
+def test_of_what_is_merged_the_mapping_itself_counts_first_then_the_first_that_has_the_name(
+    tmp_path: pathlib.Path, mapping: str, a: bytes, b: bytes
+) -> None:
+    """As YAML's merge key says (yaml.org/type/merge.html), wherever `<<` stands."""
+    found = kv_of(tmp_path, f"kv:\n  one: &one {{a: 1, b: 1}}\n  two: &two {{a: 2}}\n  app: {mapping}\n")
+    assert (found["app/a"], found["app/b"]) == (a, b)
+
+
+@pytest.mark.parametrize(
     "text", ["{}", "", "kv:\n", "services:\n", "kv: {}\nservices: {}\n", "# nothing\n", "services: {db: }"]
 )
 def test_a_file_may_be_empty(tmp_path: pathlib.Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,22 +44,13 @@ class FakeConsul:
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return time.time()
+    now = 1000.0
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(queries, "time", made)
     monkeypatch.setattr(queries, "_raise_sigio", lambda _: None)  # signals are for presence to take
-    return made
+    return Clock()
 
 
 Answers = Callable[..., FakeConsul]

@@ -13,7 +13,7 @@ from svcinit.errors import ConfigError, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
@@ -35,8 +35,9 @@ class Keeper:
     def __init__(
         self, service: Service, consul: Consul, life: str, interval: float, *,
         advertise: str | None, first: bool, vouched: bool, probe: Probe | None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self.service, self.probe = service, probe
+        self.service, self.probe, self._now = service, probe, now
         self.due = 0.0
         self.registered = False
         self.maintenance: str | None = None  # the reason; None: it is not in maintenance mode
@@ -79,7 +80,7 @@ class Keeper:
             self._look(ready=ready)
         except SvcinitError as error:
             self._agent_address = ""  # whoever answers next may be at another one
-            self.due = time.monotonic() + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+            self.due = self._now() + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
             self._attempt += 1
             if str(error) != self.trouble:
                 self.trouble = str(error)
@@ -90,7 +91,7 @@ class Keeper:
         if self.trouble:
             log.info("consul_answers", "Consul answers again", id=self.service.id)
         self._attempt, self.trouble = 0, ""
-        self.due = time.monotonic() + self._interval * random.uniform(EARLIEST, 1.0)
+        self.due = self._now() + self._interval * random.uniform(EARLIEST, 1.0)
 
     def report(self) -> None:
         """Tell the agent what the probe found; it is silent while the agent is away, and then looks first."""

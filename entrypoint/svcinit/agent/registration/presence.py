@@ -68,8 +68,9 @@ def deregister(settings: Settings, life: str) -> int:
 class Presence:
     def __init__(
         self, settings: Settings, beat: Callable[[], None], life: str, first: bool, ready: int,
-        env: Mapping[str, str], secrets: int,
+        env: Mapping[str, str], secrets: int, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
+        self._now = now
         self.settings, self.beat, self._first, self._memory = settings, beat, first, ready
         self._env, self._secrets = env, secrets
         self.consul = connect(settings)
@@ -81,6 +82,7 @@ class Presence:
             Keeper(
                 service, self.consul, life, settings.sync_interval, advertise=settings.advertise, first=first,
                 vouched=service is found[0] and settings.ready[0] != "none", probe=self._check(service),
+                now=now,
             )
             for service in found
         ]  # fmt: skip
@@ -91,10 +93,10 @@ class Presence:
         self._count_on(read_of_life(settings.run, NAME, life))
 
     def run(self) -> int:
-        give_up = time.monotonic() + self.settings.start_timeout
+        give_up = self._now() + self.settings.start_timeout
         while not self._asked_to_end():
-            self.turn(time.monotonic())
-            if self.ready_probe is not None and time.monotonic() - self._paused > give_up:
+            self.turn(self._now())
+            if self.ready_probe is not None and self._now() - self._paused > give_up:
                 limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
                 said = self.ready_probe.output or "no result"
                 log.error("not_ready", "not ready within {limit}: {variable} found: {error}",
@@ -161,7 +163,7 @@ class Presence:
             "followed": {} if follower is None else follower.figures(),
             "requests": self.consul.made.state(),
         }
-        self._state.tell(time.monotonic(), facts, figures)
+        self._state.tell(self._now(), facts, figures)
 
     def _leave(self, keeper: Keeper) -> bool:
         attempt = 0
@@ -185,7 +187,7 @@ class Presence:
         followed = [] if self.follower is None else [self.follower.due]
         due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes), *followed])
         longest = PROBING if any(probe.is_running for probe in probes) else BEAT
-        taken, paused = take_signal(WAKING, max(0.0, min(due - time.monotonic(), longest)))
+        taken, paused = take_signal(WAKING, max(0.0, min(due - self._now(), longest)))
         self._paused += paused
         if taken is not None and taken.si_signo == _signal.SIGHUP and self.follower is not None:
             self.follower.refresh()

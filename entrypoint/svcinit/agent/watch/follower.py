@@ -75,6 +75,7 @@ class Follower:
         self._next_worker = 0.0  # not before: there was no room for a process
         self._init, self._told = os.getppid(), False  # init was told of what is not taken yet
         self._late = self._retry_at = NEVER
+        self._turned = 0.0  # when `turn` was last called
         self._attempt = 0
         self.trouble = ""
         self._started_with: tuple[list[str], dict[str, str]] | None = None
@@ -89,7 +90,7 @@ class Follower:
         if self._busy:
             times.append(self._late)
         elif self._is_untaken():
-            times.append(NEVER if self._told else time.monotonic() + RIPENING)
+            times.append(NEVER if self._told else self._turned + RIPENING)
         elif self._changed_at:
             times.append(self._settled_at())
         elif self._worker is None and self._knows_all():
@@ -110,6 +111,7 @@ class Follower:
         self._follow({(name, tag, dc): known for name, tag, dc, known in inputs.get("peers", ())})
 
     def turn(self, now: float) -> None:
+        self._turned = now
         for each in self._watches():
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now

@@ -54,7 +54,7 @@ class Watch:
         self.answered = 0.0  # seconds since the epoch; 0: not yet
         self.index = self._attempt = 0
         self._asked = False
-        self._tokens, self._filled = float(BURST), time.monotonic()
+        self._tokens, self._filled = float(BURST), 0.0
 
     @property
     def dated(self) -> tuple[float, int]:

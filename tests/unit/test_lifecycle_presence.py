@@ -1,0 +1,62 @@
+"""Presence as init looks after it, replayed from tables of events: silence, deaths, the pauses between restarts."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from fake_crew import FakeCrew
+from svcinit.lifecycle.steps import BEAT, SILENCE
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.settings import environment
+from test_lifecycle import FULL, START_LOG, STOP_LOG, STOPPED, UP
+
+TERM = signal.SIGTERM
+DIES, KILLED = Exited(Role.PRESENCE, 1), Exited(Role.PRESENCE, 137)
+
+
+def life_of(crew: FakeCrew) -> Lifecycle:
+    return Lifecycle(environment.read(FULL), crew)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("silent", [SILENCE + 0.1, 10 * SILENCE])
+def test_a_presence_without_a_sign_of_life_is_killed_and_replaced(silent: float) -> None:
+    events: list[Event] = [Deadline(), KILLED, Deadline(), Signalled(TERM), *STOPPED]
+    crew = FakeCrew([*UP, *events])
+    crew.quiet = silent
+    assert life_of(crew).run() == 0
+    assert crew.log == [*START_LOG, "presence<-SIGKILL", "+presence", *STOP_LOG]
+
+
+@pytest.mark.parametrize("silent", [0.0, BEAT, SILENCE])
+def test_a_presence_whose_call_takes_long_is_not_killed(silent: float) -> None:
+    crew = FakeCrew([*UP, Deadline(), Deadline(), Signalled(TERM), *STOPPED])
+    crew.quiet = silent
+    life_of(crew).run()
+    assert crew.log == [*START_LOG, *STOP_LOG]
+    assert crew.clock >= 2 * BEAT
+
+
+def test_one_that_not_even_kill_ends_is_killed_again_at_the_next_look() -> None:
+    crew = FakeCrew([*UP, Deadline(), Deadline(), KILLED, Deadline(), Signalled(TERM), *STOPPED])
+    crew.quiet = 2 * SILENCE
+    life_of(crew).run()
+    assert crew.log == [*START_LOG, "presence<-SIGKILL", "presence<-SIGKILL", "+presence", *STOP_LOG]
+
+
+def test_a_presence_that_dies_again_and_again_is_started_after_longer_and_longer_pauses() -> None:
+    crew = FakeCrew([*UP, *[DIES, Deadline()] * 4, Signalled(TERM), *STOPPED])
+    life = life_of(crew)
+    began: list[float] = []
+    start = crew.start_presence
+
+    def starts() -> None:
+        began.append(crew.clock)
+        start()
+
+    crew.start_presence = starts  # type: ignore[method-assign]
+    life.run()
+    assert began == [0.0, 0.5, 1.5, 3.5, 7.5]
+    assert life.tally.facts()["presence_restarts"] == 4
