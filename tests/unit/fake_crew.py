@@ -71,7 +71,7 @@ class FakeCrew:
         return 0
 
     def sweep(self, number: int, *, guests: bool) -> None:
-        self.log.append(f"all<-{signal.Signals(number).name}")
+        self.log.append(f"{'all' if guests else 'ours'}<-{signal.Signals(number).name}")
 
     def fetching(self) -> bool:
         return self.at_consul

@@ -20,12 +20,13 @@ from svcinit.agent.registration import presence
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.presence import Presence
 from svcinit.agent.registration.services import services
-from svcinit.errors import EX_OK, Unavailable
+from svcinit.agent.watch.follower import Follower, Slots
+from svcinit.errors import EX_OK, EX_TEMPFAIL, Unavailable
 from svcinit.lifecycle.pause import HEALTHY, Pause
 from svcinit.lifecycle.steps import SLACK
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes import execution, init
-from svcinit.processes.init import Event, Exited, Init, Role, Signalled
+from svcinit.processes.init import Event, Exited, Init, Role, Signalled, memfd, refill
 from svcinit.settings.environment import read
 from testing.process import PATH, svcinit_command
 
@@ -154,8 +155,11 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     made = Presence(settings, lambda: None, "life", False, -1, {}, -1, now=clock)
     monkeypatch.setattr(made.consul, "is_hung_up", lambda: False)
     (kept,) = made.keepers
-    monkeypatch.setattr(kept, "_look", lambda *, ready: looks.append(clock()))
-    monkeypatch.setattr(kept, "leave", lambda: left.append(clock()) is None)
+    monkeypatch.setattr(kept, "_look", lambda **_: looks.append(clock()))
+
+    def leave() -> bool:
+        left.append(clock())
+        return True
 
     def wait(_signals: object, seconds: float) -> tuple[None, float]:
         assert 0 <= seconds <= presence.BEAT
@@ -163,6 +167,7 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         clock.seconds += max(seconds, 0.1)
         return None, 0.0
 
+    monkeypatch.setattr(kept, "leave", leave)
     monkeypatch.setattr(presence, "take_signal", wait)
     monkeypatch.setattr(os, "getppid", lambda: parent if clock() < killed else 1)
     assert made.run() == EX_OK
@@ -193,6 +198,27 @@ def test_an_agent_that_answered_again_is_asked_quickly_when_it_is_unavailable_an
         pauses.append(made.due - clock())
         clock.seconds = made.due
     assert pauses == [0.25, 0.5, 1.0, 30.0, 0.25, 0.5]
+
+
+def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_after_each_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    news = memfd("news")
+    made = Follower.__new__(Follower)
+    made._slots = Slots(-1, news, -1, -1, -1, -1, -1)
+    made._file, made._keys, made._peers, made._attempt = [], [], {}, 0
+    made._changes_since, made._started_with, made.settings = None, ([], {}), read(ENV, "/nosuch")
+    pauses = []
+    for fails in (True, True, True, False, True, True):
+        if fails:
+            made._failed(100.0, EX_TEMPFAIL)
+            pauses.append(made._retry_at - 100.0)
+        else:
+            refill(news, b'{"argv": [], "env": {}, "changed": [], "said": [], "inputs": {"peers": []}}')
+            made._succeeded()
+    os.close(news)
+    assert pauses == [1.0, 2.0, 4.0, 1.0, 2.0]
 
 
 # files

@@ -79,4 +79,4 @@ def test_it_is_not_started_again_during_a_stop(code: int) -> None:
 
 def test_a_restart_ends_it_as_all_that_is_left_and_starts_it_anew() -> None:
     log, _ = live({**ALONE, "SVCINIT_RELOAD": "restart"}, HUP, *END[1:], *END)
-    assert log == [*UP, *DOWN, *UP, *DOWN]
+    assert log == [*UP, DOWN[0], "ours<-SIGTERM", *UP, *DOWN]

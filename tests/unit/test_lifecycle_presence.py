@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
+from svcinit.lifecycle.pause import HEALTHY
 from svcinit.lifecycle.steps import BEAT, SILENCE
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
@@ -19,6 +20,19 @@ DIES, KILLED = Exited(Role.PRESENCE, 1), Exited(Role.PRESENCE, 137)
 
 def life_of(crew: FakeCrew) -> Lifecycle:
     return Lifecycle(environment.read(FULL), crew)  # type: ignore[arg-type]
+
+
+def starts_of(crew: FakeCrew) -> list[float]:
+    """When presence is started, filled in as it is."""
+    found: list[float] = []
+    start = crew.start_presence
+
+    def starts() -> None:
+        found.append(crew.clock)
+        start()
+
+    crew.start_presence = starts  # type: ignore[method-assign]
+    return found
 
 
 @pytest.mark.parametrize("silent", [SILENCE + 0.1, 10 * SILENCE])
@@ -49,14 +63,18 @@ def test_one_that_not_even_kill_ends_is_killed_again_at_the_next_look() -> None:
 def test_a_presence_that_dies_again_and_again_is_started_after_longer_and_longer_pauses() -> None:
     crew = FakeCrew([*UP, *[DIES, Deadline()] * 4, Signalled(TERM), *STOPPED])
     life = life_of(crew)
-    began: list[float] = []
-    start = crew.start_presence
-
-    def starts() -> None:
-        began.append(crew.clock)
-        start()
-
-    crew.start_presence = starts  # type: ignore[method-assign]
+    began = starts_of(crew)
     life.run()
     assert began == [0.0, 0.5, 1.5, 3.5, 7.5]
     assert life.tally.facts()["presence_restarts"] == 4
+
+
+def test_a_presence_that_lived_for_long_is_started_again_as_quickly_as_at_first() -> None:
+    lives_on: list[Event] = [Deadline()] * (round(HEALTHY / BEAT) + 1)
+    crew = FakeCrew(
+        [*UP, *[DIES, Deadline()] * 3, *lives_on, DIES, Deadline(), DIES, Deadline(), Signalled(TERM), *STOPPED]
+    )
+    began = starts_of(crew)
+    life_of(crew).run()
+    died = 3.5 + HEALTHY + BEAT
+    assert began == [0.0, 0.5, 1.5, 3.5, died + 0.5, died + 1.5]

@@ -52,6 +52,22 @@ def test_a_stop_meanwhile_ends_it(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.endswith("error: exit 143: TERM before the start\n")
 
 
+@pytest.mark.parametrize("restarts", [True, False])
+def test_a_restart_ends_what_the_service_left_and_spares_who_came_by_docker_exec(restarts: bool) -> None:
+    """Such as a `svcinitctl reload` that waits for it. At the end of the container nobody is spared."""
+    whom = "ours" if restarts else "all"
+    stop: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0)] if restarts else [Signalled(TERM)]
+    # presence is done, the drain is over, the time to stop is over; the service left a process, an orphan of ours now
+    ends: list[Event] = [Exited(Role.PRESENCE, 0), Deadline(), Deadline(), Exited(Role.MAIN, 137)]
+    rest: list[Event] = [Exited(Role.ORPHAN, 0), Exited(Role.ORPHAN, 0)]
+    crew = FakeCrew([*UP, *stop, *ends, *rest, *([Signalled(TERM), *STOPPED] if restarts else [])])
+    left = iter([False, False, True, True])
+    crew.alone = lambda: next(left)  # type: ignore[method-assign]
+    assert Lifecycle(environment.read(RESTART), crew).run() == (0 if restarts else 137)  # type: ignore[arg-type]
+    swept = [each for each in crew.log if each.startswith(("all<-", "ours<-"))]
+    assert swept == [f"{whom}<-SIGKILL", f"{whom}<-SIGTERM", f"{whom}<-SIGKILL"]
+
+
 def test_a_hup_before_the_start_is_served_by_it() -> None:
     life, _ = live(FULL, Signalled(HUP), Exited(Role.PREPARE, 0), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
     assert (life.hups, life.served) == (1, 1)

@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from svcinit.agent.prepare.located_yaml import Place, parse
@@ -97,6 +98,7 @@ names = st.text("abc_.-0é:#", min_size=1).filter(lambda name: name.strip() == n
 trees = st.dictionaries(names, st.recursive(st.text(), lambda inner: st.dictionaries(names, inner, max_size=3)))
 
 
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])  # its table of characters is made at the first draw
 @given(trees)
 def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
     yaml = pytest.importorskip("yaml")

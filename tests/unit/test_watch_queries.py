@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.queries import BURST, RATE, Keys, Peers
+from svcinit.errors import Unavailable
 
 PREFIX = "config/web"
 
@@ -70,6 +73,10 @@ def answering() -> Iterator[Answers]:
         each.far.close()
 
 
+def refuses(*_: object) -> tuple[Any, int]:
+    raise Unavailable("no answer")
+
+
 def indexes(consul: FakeConsul) -> list[str | None]:
     return [query.get("index") for query in consul.asked]
 
@@ -107,6 +114,25 @@ def test_whatever_consul_answers_there_is_no_hot_loop(clock: Clock, answering: A
     began = clock.now
     follow(consul, clock, BURST + 10 * round(RATE))
     assert clock.now - began == pytest.approx(10, abs=0.5)
+
+
+def test_a_query_that_fails_is_tried_again_quickly_after_each_answer(
+    clock: Clock, answering: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And starts from the beginning: whoever answers next may have other indexes."""
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    consul = answering(({}, 5))
+    watch = Keys(consul, PREFIX, None)  # type: ignore[arg-type]
+    pauses = []
+    for fails in (True, True, True, False, True, True):
+        monkeypatch.setattr(consul, "receive", refuses if fails else partial(FakeConsul.receive, consul))
+        watch.turn(clock.now)
+        watch.turn(clock.now)
+        if fails:
+            pauses.append(watch.due - clock.now)
+            clock.now = watch.due
+    assert pauses == [0.25, 0.5, 1.0, 0.25, 0.5]
+    assert indexes(consul) == [None, None, None, None, "5", None]
 
 
 def test_the_same_content_under_another_index_is_no_news(clock: Clock, answering: Answers) -> None:
