@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from svcinit import log
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes.init import Deadline, Event, Exited, Role
@@ -31,12 +33,16 @@ class FakeCrew:
         return self.clock
 
     def wait(self, until: float | None) -> Event:
+        if not self.events:
+            pytest.fail(f"the container goes on after all that was to happen did: {self.log}")
         event = self.events.pop(0)
         if isinstance(event, Deadline):
-            assert until is not None, "a deadline was expected, and none is set"
+            if until is None:  # pytest.fail, since the lifecycle outlives an Exception
+                pytest.fail("a deadline was expected, and none is set")
             self.clock = until
         if isinstance(event, Exited):
-            assert event.role == Role.ORPHAN or event.role in self.running, f"{event.role} does not run"
+            if event.role != Role.ORPHAN and event.role not in self.running:
+                pytest.fail(f"{event.role} does not run")
             self.running.discard(event.role)
             if event.role == Role.UNDO and not event.code:
                 self.unfinished = False
