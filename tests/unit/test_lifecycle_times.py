@@ -66,6 +66,12 @@ def after(env: dict[str, str], *events: Event, **gives: object) -> tuple[Lifecyc
     return life, crew.log[4:stop]
 
 
+def outcomes(life: Lifecycle) -> dict[str, int]:
+    found = life.tally.facts()["reload_outcomes"]
+    assert isinstance(found, dict)
+    return found
+
+
 # what hangs is killed when its time is over, whatever it is
 
 HOOKED = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
@@ -144,7 +150,7 @@ def test_a_prepare_that_cannot_be_run_aborts_the_reload() -> None:
     life, found = after({**WEB, "SVCINIT_RELOAD_TIMEOUT": "700ms"}, HUP, *dies, *dies)
     assert found == ["0 +prepare", "0.5 +prepare"]
     assert life.outcome.startswith("aborted: prepare could not be run")
-    assert life.tally.facts()["reload_outcomes"]["aborted"] == 1
+    assert outcomes(life)["aborted"] == 1
 
 
 def test_before_the_start_it_counts_as_consul_that_does_not_answer() -> None:
@@ -215,7 +221,7 @@ def test_each_reload_has_a_number_whether_by_hup_or_by_a_change() -> None:
     crew.has_news = lambda: next(has_news, False)  # type: ignore[method-assign]
     life = live({**WEB, "SVCINIT_WATCH": "1"}, crew)
     assert (life.reloads, life.outcome, life.hups, life.served) == (4, "", 2, 2)
-    assert life.tally.facts()["reload_outcomes"]["done"] == 4
+    assert outcomes(life)["done"] == 4
 
 
 def test_a_change_whose_presence_died_while_the_service_reloads_is_taken_after_it() -> None:

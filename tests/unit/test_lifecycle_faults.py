@@ -1,0 +1,153 @@
+"""A transition that fails is done again, whole: the crew raises where the kernel would refuse. Tables of events."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from fake_crew import FakeCrew
+from svcinit.errors import EX_SOFTWARE
+from svcinit.lifecycle.steps import AGAIN
+from svcinit.lifecycle.stop import ENDED, LAST
+from svcinit.lifecycle.table import Lifecycle
+from svcinit.processes.init import Began, Deadline, Event, Exited, Role
+from svcinit.settings import environment
+from test_lifecycle_times import DONE, HUP, PREPARED, TERM, UP, WEB, Clocked
+
+LATER = Deadline()
+FOREVER = 1_000_000
+
+
+def failing(crew: FakeCrew, name: str, times: int = 1, after: int = 0) -> None:
+    """That call of the crew fails so many times, from call `after` on."""
+    call: Callable[..., object] = getattr(crew, name)
+    calls = 0
+
+    def fails(*given: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if after < calls <= after + times:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return call(*given, **named)
+
+    setattr(crew, name, fails)
+
+
+def live(crew: FakeCrew, env: dict[str, str] = WEB) -> Lifecycle:
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life.run()
+    assert not crew.events, f"the container ended before all that was to happen did: {crew.log}"
+    return life
+
+
+def test_a_reload_that_fails_in_the_middle_is_begun_again_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    """After pauses that grow to a second; the log tells of the fault once."""
+    crew = Clocked(*UP, HUP, *[LATER] * 6, PREPARED, HUP, PREPARED, TERM, *DONE)
+    failing(crew, "start_prepare", times=6, after=1)
+    life = live(crew)
+    first, *rest = crew.log[4:10]
+    second = float(first.split()[0])
+    assert 3.5 <= second <= 4.5, "0.1 to 0.2 s, twice that, and so on; then a second each"
+    assert rest[:2] == [f"{second:g} main<-SIGHUP", f"{second:g} told"]
+    assert (life.hups, life.served, life.outcome, life.pause) == (2, 2, "", AGAIN[0])
+    assert capfd.readouterr().err.count("OSError") == 1
+
+
+def test_a_second_fault_is_told_too_and_the_pauses_begin_anew(capfd: pytest.CaptureFixture[str]) -> None:
+    crew = Clocked(*UP, HUP, LATER, LATER, LATER, PREPARED, HUP, LATER, PREPARED, TERM, *DONE)
+    failing(crew, "start_prepare", times=3, after=1)
+    failing(crew, "start_prepare", after=5)
+    live(crew)
+    began = [float(each.split()[0]) for each in crew.log if each.endswith("+prepare")]
+    assert 0 < began[2] - began[1] <= 2 * AGAIN[0] + 0.001
+    assert capfd.readouterr().err.count("OSError") == 2
+
+
+def test_what_failed_half_way_leaves_nothing_of_itself() -> None:
+    """No timer, no state, no way in which main is still to be told."""
+    crew = Clocked(*UP, HUP, TERM, *DONE)
+    failing(crew, "start_prepare", after=1)
+    life = Lifecycle(environment.read(WEB, "/nosuch"), crew)  # type: ignore[arg-type]
+    life.attempt(Began())
+    life.attempt(life.next_event())
+    before = {name: repr(value) for name, value in vars(life).items() if name not in ("failed", "pause", "hups")}
+    life.attempt(life.next_event())
+    assert {name: repr(value) for name, value in vars(life).items() if name in before} == before
+    assert [vars(event) for event in life.failed] == [vars(HUP)]
+
+
+def test_the_same_signal_twice_is_tried_again_once() -> None:
+    crew = Clocked(*UP, HUP, HUP, LATER, PREPARED, TERM, *DONE)
+    failing(crew, "start_prepare", times=2, after=1)
+    life = live(crew)
+    assert [each.split()[1] for each in crew.log].count("+prepare") == 2
+    assert (life.hups, life.served) == (2, 2)
+
+
+def test_a_timer_whose_step_fails_comes_again() -> None:
+    crew = Clocked(*UP, Exited(Role.PRESENCE, 1), LATER, LATER, TERM, *DONE)
+    failing(crew, "start_presence", after=1)
+    live(crew)
+    assert crew.log[3:5] == ["0 +presence", "0.6 +presence"]
+
+
+def test_the_death_of_a_child_that_was_started_again_since_does_not_start_another() -> None:
+    crew = Clocked(*UP, Exited(Role.PRESENCE, 1), *[LATER] * 8, TERM, *DONE)
+    failing(crew, "has_news", times=7)
+    live(crew)
+    assert [each for each in crew.log if each.endswith("+presence")] == ["0 +presence", "5 +presence"]
+
+
+@pytest.mark.parametrize(("event", "code"), [(TERM, EX_SOFTWARE), (Exited(Role.MAIN, 3), 3)])
+def test_a_stop_whose_steps_fail_for_ever_kills_all_and_has_an_end(event: Event, code: int) -> None:
+    """SVCINIT_DRAIN, SVCINIT_STOP_TIMEOUT and 0.9 s after the stop signal, or main's exit."""
+    crew = Clocked(*UP, event, *[LATER] * 40)
+    for name in ("start_deregister", "alone", "start_hook"):
+        failing(crew, name, FOREVER)
+    signals = crew.signal
+
+    def signal_fails(role: str, number: int, *, group: bool = False) -> None:
+        if number != signal.SIGKILL:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        signals(role, number, group=group)
+
+    crew.signal = signal_fails  # type: ignore[method-assign]
+    if event is not TERM:
+        crew.running.discard(Role.PRESENCE)
+    life = Lifecycle(environment.read(WEB, "/nosuch"), crew)  # type: ignore[arg-type]
+    life.run()
+    assert crew.clock == pytest.approx(1 + 8 + ENDED + (LAST if event is TERM else 0))
+    assert crew.log[-1].endswith("all<-SIGKILL")
+    assert life.code == (137 if event is TERM else code)
+
+
+def test_a_start_that_fails_for_ever_has_an_end_too() -> None:
+    """SVCINIT_START_TIMEOUT on top."""
+    crew = Clocked(*[LATER] * 200)
+    failing(crew, "start_prepare", FOREVER)
+    life = Lifecycle(environment.read({**WEB, "SVCINIT_START_TIMEOUT": "5s"}, "/nosuch"), crew)  # type: ignore[arg-type]
+    life.run()
+    assert life.code == EX_SOFTWARE
+    assert crew.clock == pytest.approx(5 + 1 + 8 + ENDED)
+
+
+def test_a_wait_that_fails_is_begun_again_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    crew = Clocked(*UP, TERM, *DONE)
+    failing(crew, "wait", times=2, after=1)
+    live(crew)
+    assert slept == [AGAIN[0]] * 2
+
+
+def test_a_status_that_cannot_be_written_is_written_a_second_later(capfd: pytest.CaptureFixture[str]) -> None:
+    crew = Clocked(*UP, LATER, TERM, *DONE)
+    failing(crew, "report", after=1)
+    failing(crew, "forget")
+    live(crew)
+    assert crew.clock == 2.0, "one second, and the drain"
+    assert capfd.readouterr().err.count("OSError") == 2
