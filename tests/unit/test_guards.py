@@ -26,7 +26,7 @@ from svcinit.lifecycle.pause import HEALTHY, Pause
 from svcinit.lifecycle.steps import SLACK
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes import execution, init
-from svcinit.processes.init import Event, Exited, Init, Role, Signalled, memfd, refill
+from svcinit.processes.init import Deadline, Event, Exited, Init, Role, Signalled, memfd, refill
 from svcinit.settings.environment import read
 from testing.process import PATH, svcinit_command
 
@@ -67,7 +67,7 @@ def test_at_a_reload_prepare_may_wait_for_consul_for_half_of_the_time_only() -> 
             super().start_prepare(seconds=seconds, cached=cached)
 
     stop: list[Event] = [Exited(Role.PRESENCE, 0), Exited(Role.MAIN, 0)]
-    events: list[Event] = [Exited(Role.PREPARE, 0), Signalled(signal.SIGHUP), Exited(Role.PREPARE, 0)]
+    events: list[Event] = [Exited(Role.PREPARE, 0), Deadline(), Signalled(signal.SIGHUP), Exited(Role.PREPARE, 0)]
     settings = read({**ENV, "SVCINIT_START_TIMEOUT": "60s", "SVCINIT_DRAIN": "0s"}, "/nosuch")
     life = Lifecycle(settings, Crew([*events, Signalled(signal.SIGTERM), *stop]))  # type: ignore[arg-type]
     assert life.run() == EX_OK

@@ -37,6 +37,18 @@ def failing(crew: FakeCrew, name: str, times: int = 1, after: int = 0) -> None:
     setattr(crew, name, fails)
 
 
+def only_kill(crew: FakeCrew) -> None:
+    """No other signal can be sent."""
+    signals = crew.signal
+
+    def signal_fails(role: str, number: int, *, group: bool = False) -> None:
+        if number != signal.SIGKILL:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        signals(role, number, group=group)
+
+    crew.signal = signal_fails  # type: ignore[method-assign]
+
+
 def live(crew: FakeCrew, env: dict[str, str] = WEB) -> Lifecycle:
     life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
     life.run()
@@ -108,14 +120,7 @@ def test_a_stop_whose_steps_fail_for_ever_kills_all_and_has_an_end(event: Event,
     crew = Clocked(*UP, event, *[LATER] * 40)
     for name in ("start_deregister", "alone", "start_hook"):
         failing(crew, name, FOREVER)
-    signals = crew.signal
-
-    def signal_fails(role: str, number: int, *, group: bool = False) -> None:
-        if number != signal.SIGKILL:
-            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-        signals(role, number, group=group)
-
-    crew.signal = signal_fails  # type: ignore[method-assign]
+    only_kill(crew)
     if event is not TERM:
         crew.running.discard(Role.PRESENCE)
     life = Lifecycle(environment.read(WEB, "/nosuch"), crew)  # type: ignore[arg-type]
@@ -151,3 +156,46 @@ def test_a_status_that_cannot_be_written_is_written_a_second_later(capfd: pytest
     live(crew)
     assert crew.clock == 2.0, "one second, and the drain"
     assert capfd.readouterr().err.count("OSError") == 2
+
+
+def test_a_main_that_the_last_resort_ends_gives_the_exit_status() -> None:
+    crew = Clocked(*UP, TERM, *[LATER] * 40)
+    only_kill(crew)
+    wait = crew.wait
+
+    def waits(until: float | None) -> Event:
+        """Nothing before the last resort ends main; the kernel buries it at once then."""
+        if crew.clock >= 9 + ENDED and Role.MAIN in crew.running:
+            crew.running.discard(Role.MAIN)
+            return Exited(Role.MAIN, 137)
+        return wait(until)
+
+    crew.wait = waits  # type: ignore[method-assign]
+    env = {**WEB, "SVCINIT_EXIT_MAP": "137:9"}
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life.run()
+    assert life.code == 9
+    assert crew.clock == pytest.approx(9 + ENDED)
+
+
+def test_a_death_whose_step_failed_is_not_forgotten() -> None:
+    crew = Clocked(*UP, Exited(Role.PRESENCE, 1), LATER, LATER, TERM, *DONE)
+    failing(crew, "has_news")
+    live(crew)
+    second = [float(each.split()[0]) for each in crew.log if each.endswith("+presence")][1]
+    assert 0.5 < second < 2
+
+
+def test_of_two_ways_to_tell_main_the_second_is_not_lost_when_it_fails_at_first() -> None:
+    acted = Exited(Role.ACTION, 0)
+    crew = Clocked(*UP, HUP, PREPARED, acted, LATER, acted, TERM, *DONE)
+    start_prepare = crew.start_prepare
+
+    def prepares(**given: float) -> None:
+        start_prepare(**given)  # type: ignore[arg-type]
+        crew.reloads = ["exec:second"]
+
+    crew.start_prepare = prepares  # type: ignore[method-assign]
+    failing(crew, "start_action", after=1)
+    live(crew, {**WEB, "SVCINIT_RELOAD": "exec:first"})
+    assert [each.split()[1] for each in crew.log[5:8]] == ["+action:first", "+action:second", "told"]

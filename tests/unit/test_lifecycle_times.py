@@ -9,6 +9,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Outcome
+from svcinit.lifecycle.steps import FROM_CACHE
 from svcinit.lifecycle.stop import BURIED
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled
@@ -19,8 +20,10 @@ TERM, HUP = Signalled(signal.SIGTERM), Signalled(signal.SIGHUP)
 LATER = Deadline()
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": "", "SVCINIT_RELOAD_TIMEOUT": "3s"}
 UP: list[Event] = [Exited(Role.PREPARE, 0)]
+NOTHING = {"SVCINIT_SERVICE": "", "SVCINIT_KV_PREFIX": ""}
 DONE: list[Event] = [Exited(Role.PRESENCE, 0), LATER, Exited(Role.MAIN, 0)]
 PREPARED = Exited(Role.PREPARE, 0)
+LACKS = Exited(Role.DEREGISTER, EX_SOFTWARE)  # no process can be had to deregister
 CHECKED = {**WEB, "SVCINIT_RELOAD_VERIFY": "2s"}
 
 
@@ -132,14 +135,27 @@ def test_presence_and_what_deregisters_in_its_place_get_a_quarter_of_the_time_ea
 
 
 def test_where_no_process_can_be_had_to_deregister_the_end_of_the_service_makes_room_for_one() -> None:
-    lacks = Exited(Role.DEREGISTER, EX_SOFTWARE)
-    tries: list[Event] = [Exited(Role.PRESENCE, 1), lacks, LATER, lacks, LATER, lacks, LATER, lacks, LATER]
-    crew = Clocked(*UP, TERM, *tries, lacks, Exited(Role.MAIN, 0), Exited(Role.DEREGISTER, 0))
+    tries: list[Event] = [Exited(Role.PRESENCE, 1), LACKS, LATER, LACKS, LATER, LACKS, LATER, LACKS, LATER]
+    crew = Clocked(*UP, TERM, *tries, LACKS, Exited(Role.MAIN, 0), Exited(Role.DEREGISTER, 0))
     live(WEB, crew)
     assert crew.log[5:] == [
         "0 +deregister", "0.5 +deregister", "1 +deregister", "1.5 +deregister", "2 main<-SIGTERM", "2 +deregister",
         "2 +deregister",
     ]  # fmt: skip
+
+
+def test_one_that_runs_when_the_service_ends_gets_a_quarter_of_the_time_more() -> None:
+    tries: list[Event] = [Exited(Role.PRESENCE, 1), LACKS, LATER, LACKS, LATER, LACKS, LATER, LACKS, LATER]
+    crew = Clocked(*UP, TERM, *tries, Exited(Role.MAIN, 0), LATER, LATER, Exited(Role.DEREGISTER, 137))
+    live(WEB, crew)
+    assert crew.log[9:] == ["2 main<-SIGTERM", "2 +deregister", "4 deregister<-SIGKILL"]
+
+
+def test_while_the_service_stops_it_is_tried_again_each_half_second() -> None:
+    tries: list[Event] = [Exited(Role.PRESENCE, 1), LACKS, LATER, LACKS, LATER, LACKS, LATER, LACKS, LATER]
+    crew = Clocked(*UP, TERM, *tries, LACKS, LATER, LACKS, LATER, Exited(Role.DEREGISTER, 0), Exited(Role.MAIN, 0))
+    live(WEB, crew)
+    assert crew.log[9:] == ["2 main<-SIGTERM", "2 +deregister", "2.5 +deregister", "3 +deregister"]
 
 
 # how a reload ends
@@ -234,6 +250,20 @@ def test_a_cache_that_is_not_there_is_not_gone_by() -> None:
     crew = Clocked(Exited(Role.PREPARE, 75))
     assert live({**WEB, "SVCINIT_CACHE": "/nosuch/cache"}, crew).code == EX_UNAVAILABLE
     assert crew.log == ["0 +prepare"]
+
+
+def test_a_start_from_the_cache_is_degraded_until_a_reload_succeeds() -> None:
+    crew = Clocked(Exited(Role.PREPARE, 75), PREPARED, HUP, PREPARED, TERM, *DONE)
+    outcomes_seen: list[str] = []
+    crew.report = lambda life: outcomes_seen.append(life.outcome)  # type: ignore[method-assign]
+    assert live({**WEB, "SVCINIT_CACHE": __file__}, crew).outcome == ""
+    assert FROM_CACHE in outcomes_seen
+
+
+def test_a_reload_without_anything_to_prepare_serves_its_hups_too() -> None:
+    crew = Clocked(HUP, HUP, TERM, Exited(Role.MAIN, 0))
+    life = live({"SVCINIT_PRE_RELOAD": "", "SVCINIT_STOP_TIMEOUT": "5s"} | NOTHING, crew)
+    assert (life.hups, life.served) == (2, 2)
 
 
 # how main is told

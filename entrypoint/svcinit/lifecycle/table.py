@@ -251,7 +251,7 @@ class Lifecycle(Reloads):
                 self.timers["retry"] = self.crew.now() + RETRY  # the limit of processes: there may be room in a moment
             case State.DEREGISTERING, Exited(Role.DEREGISTER, code):
                 self.still_registered(code)
-            case State.DEREGISTERING | State.STOPPING, Deadline("retry"):
+            case State.DEREGISTERING | State.STOPPING, Deadline("retry") if not self.crew.alive(Role.DEREGISTER):
                 self.crew.start_deregister()
             case State.STOPPING, Exited(Role.DEREGISTER, code):
                 self.deregistered_late(code)
