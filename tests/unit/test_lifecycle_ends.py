@@ -1,0 +1,108 @@
+"""How a life ends, and what its log tells of it at the end: tables of events, each with its second."""
+
+from __future__ import annotations
+
+import pytest
+
+from svcinit.processes.init import Event, Exited, Role
+from test_lifecycle_faults import failing
+from test_lifecycle_times import DONE, HUP, LATER, PREPARED, TERM, UP, WEB, Clocked, live
+
+AFTER = {**WEB, "SVCINIT_POST_STOP": "clean up"}
+HOOKED = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
+KILLS: list[Event] = [Exited(Role.PRESENCE, 0), LATER, LATER, Exited(Role.MAIN, 137)]
+
+
+def test_the_hook_after_the_stop_runs_when_the_service_is_gone() -> None:
+    crew = Clocked(*UP, TERM, *DONE, Exited(Role.HOOK, 0))
+    assert live(AFTER, crew).code == 0
+    assert crew.log[4:] == ["0 presence<-SIGTERM", "1 main<-SIGTERM", "1 +hook:clean"]
+
+
+@pytest.mark.parametrize(("stop", "kills"), [(DONE, "2 hook<-SIGKILL"), (KILLS, "9.8 hook<-SIGKILL")])
+def test_one_that_hangs_is_killed_after_a_second_or_sooner_so_that_the_stop_stays_below_10_s(
+    stop: list[Event], kills: str
+) -> None:
+    crew = Clocked(*UP, TERM, *stop, LATER)
+    assert live(AFTER, crew).code == (137 if stop is KILLS else 0)
+    assert crew.log[-1] == kills
+
+
+def test_it_does_not_run_where_the_service_never_did() -> None:
+    crew = Clocked(Exited(Role.PREPARE, 78))
+    live(AFTER, crew)
+    assert crew.log == ["0 +prepare"]
+
+
+def test_a_stop_asks_the_hook_of_a_reload_to_end_with_all_that_it_started(capfd: pytest.CaptureFixture[str]) -> None:
+    crew = Clocked(*UP, HUP, PREPARED, TERM, Exited(Role.HOOK, 143), *DONE)
+    live(HOOKED, crew)
+    assert crew.log[6:8] == ["0 hook<-SIGTERM group", "0 presence<-SIGTERM"]
+    assert "reload 1: given up (TERM)" in capfd.readouterr().err
+
+
+def test_a_hook_before_the_start_that_hangs_is_killed_in_the_time_of_the_start() -> None:
+    crew = Clocked(PREPARED, LATER, Exited(Role.HOOK, 137))
+    live({**WEB, "SVCINIT_PRE_START": "fetch", "SVCINIT_START_TIMEOUT": "7s"}, crew)
+    assert crew.log == ["0 +prepare", "0 +hook:fetch", "7 hook<-SIGKILL"]
+
+
+def test_what_is_not_registered_has_no_drain() -> None:
+    crew = Clocked(TERM, LATER, Exited(Role.MAIN, 137))
+    live({"SVCINIT_STOP_TIMEOUT": "5s", "SVCINIT_DRAIN": "3s"}, crew)
+    assert crew.log[2:] == ["0 main<-SIGTERM", "5 main<-SIGKILL", "5 all<-SIGKILL"]
+
+
+def test_a_second_stop_signal_skips_the_drain_and_main_hears_of_it_once() -> None:
+    crew = Clocked(*UP, TERM, Exited(Role.PRESENCE, 0), TERM, LATER, Exited(Role.MAIN, 137))
+    live(WEB, crew)
+    assert crew.log[4:] == ["0 presence<-SIGTERM", "0 main<-SIGTERM", "9 main<-SIGKILL", "9 all<-SIGKILL"]
+
+
+def test_the_whole_group_hears_of_a_reload_where_that_is_asked_for() -> None:
+    crew = Clocked(*UP, HUP, PREPARED, TERM, *DONE)
+    live({**WEB, "SVCINIT_SIGNAL_GROUP": "1"}, crew)
+    assert "0 main<-SIGHUP group" in crew.log
+
+
+def test_a_start_that_fails_behind_the_command_starts_it_once() -> None:
+    crew = Clocked(*UP, LATER, TERM, *DONE)
+    failing(crew, "start_presence")
+    live(WEB, crew)
+    assert [each.split()[1] for each in crew.log].count("+main") == 1
+
+
+# the log's last lines
+
+
+def test_the_last_line_counts_reloads_by_how_they_ended_and_says_how_long_each_phase_took(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    fails = Exited(Role.PREPARE, 78)
+    live(WEB, Clocked(*UP, HUP, PREPARED, HUP, fails, HUP, fails, TERM, *KILLS))
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "exit 137: TERM uptime_seconds=9.0 reloads=1 reloads_failed=2" in last
+    assert "deregister_seconds=0.0 drain_seconds=1.0 stop_seconds=8.0 killed=yes" in last
+
+
+def test_who_ends_in_time_was_not_killed(capfd: pytest.CaptureFixture[str]) -> None:
+    live(WEB, Clocked(*UP, TERM, *DONE))
+    assert "killed=no" in capfd.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "reload 1: done seconds=3.0"), (1, "error: reload 1: aborted")])
+def test_a_reload_says_how_it_ended_and_how_long_it_took(
+    capfd: pytest.CaptureFixture[str], code: int, said: str
+) -> None:
+    undone = [Exited(Role.UNDO, 0)] * code
+    crew = Clocked(*UP, LATER, HUP, PREPARED, Exited(Role.HOOK, code), *undone, TERM, *DONE)
+    wait = crew.wait
+
+    def waits(until: float | None) -> Event:
+        event = wait(until)
+        crew.clock += 3.0 * (isinstance(event, Exited) and event.role == Role.HOOK)
+        return event
+
+    crew.wait = waits  # type: ignore[method-assign]
+    live(HOOKED, crew)
+    assert said in capfd.readouterr().err
