@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from svcinit.processes.init import Event, Exited, Role
+from svcinit import log
+from svcinit.processes.init import Event, Exited, News, Role
 from test_lifecycle_faults import failing
 from test_lifecycle_times import DONE, HUP, LATER, PREPARED, TERM, UP, WEB, Clocked, live
 
@@ -106,3 +107,43 @@ def test_a_reload_says_how_it_ended_and_how_long_it_took(
     crew.wait = waits  # type: ignore[method-assign]
     live(HOOKED, crew)
     assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("check", "said"), [("tcp", "Consul drops the service itself"), ("none", "it has no check")])
+def test_who_could_not_be_deregistered_reads_what_becomes_of_the_registration(
+    capfd: pytest.CaptureFixture[str], check: str, said: str
+) -> None:
+    fails = Exited(Role.DEREGISTER, 1)
+    crew = Clocked(*UP, TERM, Exited(Role.PRESENCE, 1), fails, fails, Exited(Role.MAIN, 0))
+    live({**WEB, "SVCINIT_CHECK": check}, crew)
+    assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "lived", "left", "warns"),
+    [(0, 1, 1, True), (0, 9, 1, False), (1, 1, 1, False), (0, 1, 0, False)],
+)  # fmt: skip
+def test_a_command_that_went_into_the_background_is_told_so(
+    capfd: pytest.CaptureFixture[str], code: int, lived: int, left: int, warns: bool
+) -> None:
+    """It ended well and at once, and left processes."""
+    crew = Clocked(Exited(Role.MAIN, code))
+    crew.strangers = lambda: left  # type: ignore[method-assign]
+    wait = crew.wait
+
+    def waits(until: float | None) -> Event:
+        crew.clock += lived
+        return wait(until)
+
+    crew.wait = waits  # type: ignore[method-assign]
+    live({"SVCINIT_STOP_TIMEOUT": "5s"}, crew)
+    assert ("into the background" in capfd.readouterr().err) == warns
+
+
+def test_what_a_change_had_to_say_is_in_the_log_of_its_reload(capfd: pytest.CaptureFixture[str]) -> None:
+    crew = Clocked(*UP, News(), TERM, *DONE, news=True)
+    log.hold()
+    log.warning("degraded", "said while it was prepared")
+    crew.said = log.held()
+    live({**WEB, "SVCINIT_WATCH": "1"}, crew)
+    assert "said while it was prepared" in capfd.readouterr().err

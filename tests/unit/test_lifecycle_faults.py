@@ -127,6 +127,8 @@ def test_a_stop_whose_steps_fail_for_ever_kills_all_and_has_an_end(event: Event,
     life.run()
     assert crew.clock == pytest.approx(1 + 8 + ENDED + (LAST if event is TERM else 0))
     assert crew.log[-1].endswith("all<-SIGKILL")
+    if event is TERM:
+        assert crew.log[-2].endswith("main<-SIGKILL")
     assert life.code == code
 
 
