@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from svcinit import log
-from svcinit.processes.init import Event, Exited, News, Role
+from svcinit.processes.init import Event, Exited, News, Role, Signalled, Stopped
 from test_lifecycle_faults import failing
 from test_lifecycle_times import DONE, HUP, LATER, PREPARED, TERM, UP, WEB, Clocked, live
 
@@ -64,6 +66,18 @@ def test_the_whole_group_hears_of_a_reload_where_that_is_asked_for() -> None:
     crew = Clocked(*UP, HUP, PREPARED, TERM, *DONE)
     live({**WEB, "SVCINIT_SIGNAL_GROUP": "1"}, crew)
     assert "0 main<-SIGHUP group" in crew.log
+
+
+def test_any_other_signal_reaches_the_whole_group_too() -> None:
+    crew = Clocked(*UP, Signalled(signal.SIGUSR1), TERM, *DONE)
+    live({**WEB, "SVCINIT_SIGNAL_GROUP": "1"}, crew)
+    assert crew.log[4] == "0 main<-SIGUSR1 group"
+
+
+def test_a_service_that_was_continued_is_not_continued_again_at_its_stop() -> None:
+    crew = Clocked(*UP, Stopped(Role.MAIN, signal.SIGTSTP), Signalled(signal.SIGCONT), TERM, *DONE)
+    live(WEB, crew)
+    assert crew.log[4:] == ["0 suspended", "0 resumed", "0 presence<-SIGTERM", "1 main<-SIGTERM"]
 
 
 def test_a_start_that_fails_behind_the_command_starts_it_once() -> None:
