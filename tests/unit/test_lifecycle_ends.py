@@ -80,6 +80,12 @@ def test_a_service_that_was_continued_is_not_continued_again_at_its_stop() -> No
     assert crew.log[4:] == ["0 suspended", "0 resumed", "0 presence<-SIGTERM", "1 main<-SIGTERM"]
 
 
+def test_a_service_that_is_suspended_while_it_stops_is_continued() -> None:
+    crew = Clocked(*UP, TERM, *DONE[:2], Stopped(Role.MAIN, signal.SIGSTOP), Exited(Role.MAIN, 0))
+    live(WEB, crew)
+    assert crew.log[-2:] == ["1 main<-SIGTERM", "1 resumed"]
+
+
 def test_a_start_that_fails_behind_the_command_starts_it_once() -> None:
     crew = Clocked(*UP, LATER, TERM, *DONE)
     failing(crew, "start_presence")
