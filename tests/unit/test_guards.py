@@ -169,7 +169,7 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr(kept, "leave", leave)
     monkeypatch.setattr(presence, "take_signal", wait)
-    monkeypatch.setattr(os, "getppid", lambda: parent if clock() < killed else 1)
+    monkeypatch.setattr(os, "getppid", lambda: parent + (clock() >= killed))
     assert made.run() == EX_OK
     assert len(looks) in range(4, 8), "every SVCINIT_SYNC_INTERVAL, of 30 s"
     assert left == [pytest.approx(killed, abs=presence.BEAT)]
