@@ -34,6 +34,10 @@ def records(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.intent"))
 
 
+def is_record(path: str, folder: Path) -> bool:
+    return os.path.dirname(path) == str(folder) and path.endswith(".intent")
+
+
 def half(etc: Path, asked: list[Rendered]) -> None:
     """A commit that is killed after its first rename."""
     child = os.fork()
@@ -182,6 +186,56 @@ def test_a_record_that_cannot_be_written_is_a_fault_and_leaves_nothing(
 
 
 @needs_root
+def test_the_records_of_all_directories_are_on_the_disk_before_the_first_file_is_replaced(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(etc / "volume/c")
+    seen: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(fd: int) -> None:
+        seen.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    def renamed(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        seen.append(("rename", f"{os.readlink(f'/proc/self/fd/{dst_dir_fd}')}/{target}"))
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    commit(new(etc, "a", "b", "volume/c"))
+    first = min(seen.index(("rename", f"{etc}/{name}")) for name in ("a", "b", "volume/c"))
+    before = seen[:first]
+    for folder in (etc, etc / "volume"):
+        record = next(at for at, (what, path) in enumerate(before) if what == "rename" and is_record(path, folder))
+        assert any(what == "fsync" and path.startswith(f"{folder}/.svcinit-") for what, path in before[:record])
+        assert ("fsync", str(folder)) in before[record:]
+
+
+@pytest.mark.parametrize(("number", "refused"), [(5, True), (28, True), (22, False)])
+def test_a_record_that_the_disk_does_not_confirm_is_a_fault_before_any_rename(
+    etc: Path, monkeypatch: pytest.MonkeyPatch, number: int, refused: bool
+) -> None:
+    """An error of the disk is a fault; a file system that cannot synchronize directories (EINVAL) is none."""
+    fsync = os.fsync
+
+    def fails(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(number, os.strerror(number))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    before = state_of(etc)
+    if not refused:
+        commit(new(etc))
+        assert [(etc / name).read_bytes() for name in "ab"] == [b"new", b"new"]
+        return
+    (fault,) = faults_of(*new(etc))
+    assert fault.startswith(f"cannot write {etc}/.svcinit-")
+    assert os.strerror(number).lower() in fault
+    assert state_of(etc) == before
+
+
 @pytest.mark.parametrize("how", ["of another user", "readable by others", "a link", "a fifo"])
 def test_a_record_that_somebody_planted_is_not_believed(etc: Path, how: str) -> None:
     half(etc, new(etc))

@@ -159,13 +159,15 @@ class Journal:
             for page in self._pages:
                 path = page.path
                 page.install()
+            for page in self._pages:  # one in each directory
+                path = page.path
+                replacement.sync_dirs([path], must=True)
         except OSError as error:
             self.remove()
             raise ConfigError(replacement.fault(path, path, error)) from None
         except ConfigError:
             self.remove()
             raise
-        replacement.sync_dirs(page.path for page in self._pages)
 
     def remove(self) -> None:
         """All is in place, or put back."""

@@ -225,13 +225,17 @@ def _remove_dir(path: str) -> None:
         os.rmdir(place.name, dir_fd=place.fd)
 
 
-def sync_dirs(paths: Iterable[str]) -> None:
-    """Have the renames of these files survive a power failure, where the file system can."""
+def sync_dirs(paths: Iterable[str], *, must: bool = False) -> None:
+    """Have the renames of these files survive a power failure, where the file system can.
+
+    must: raise OSError where it can and fails.
+    """
     for _, fd in folders(paths):
         try:
             os.fsync(fd)
-        except OSError:
-            continue
+        except OSError as error:
+            if must and error.errno != errno.EINVAL:  # a file system that does not synchronize directories (fsync(2))
+                raise
 
 
 def folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
