@@ -13,7 +13,7 @@ import pytest
 from killing import armed, killed_at_call
 from places import NOBODY, faults_of, needs_root, put, state_of
 from svcinit.agent.files import journal
-from svcinit.agent.files.commit import commit
+from svcinit.agent.files.commit import commit, undo
 from svcinit.agent.files.replacement import Replacement
 from svcinit.agent.templates.render import Rendered
 from test_files_refused import in_own_mounts
@@ -65,6 +65,27 @@ def test_who_comes_next_in_the_directory_puts_back_what_it_knows_nothing_of(etc:
     half(etc, new(etc))
     commit(new(etc, "c"))
     assert {path.name: path.read_bytes() for path in etc.iterdir()} == {"a": b"old", "b": b"old", "c": b"new"}
+
+
+def test_an_undo_writes_no_second_record_of_files_that_are_back_already(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk its fsync(2) took the rest of the time, and a rollback that was done was said to have failed."""
+    now = os.stat(etc / "a")
+    owner, mode = (now.st_uid, now.st_gid), now.st_mode & 0o7777
+    was = [journal.Was(f"{etc}/{name}", b"old", mode, owner, journal.digest(b"new")) for name in "ab"]
+    half(etc, new(etc))
+    staged: list[str] = []
+    stage = Replacement.stage
+
+    def seen(file: Replacement) -> None:
+        staged.append(file.path)
+        stage(file)
+
+    monkeypatch.setattr(Replacement, "stage", seen)
+    undo(journal.Record(was, []).dump())
+    assert staged == [f"{etc}/a"]
+    assert {path.name: path.read_bytes() for path in etc.iterdir()} == {"a": b"old", "b": b"old"}
 
 
 def test_a_file_that_was_changed_since_stays_as_it_is(etc: Path) -> None:

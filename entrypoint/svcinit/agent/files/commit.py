@@ -165,7 +165,7 @@ def undo(data: bytes) -> None:
     journal.recover(was.path for was in record.was)  # another undo may have been killed
     with Journal() as kept:
         with contextlib.suppress(ConfigError):  # without a record a kill in the middle is worse, but nothing else is
-            kept.write(record.was)
+            kept.write(journal.changed(record.was))
         faults = journal.put_back(record.was)
         if not faults:
             kept.remove()

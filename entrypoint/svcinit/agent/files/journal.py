@@ -115,12 +115,32 @@ def put_back(entries: Sequence[Was]) -> list[str]:
     return faults
 
 
-def _restore(was: Was) -> None:
+def changed(entries: Iterable[Was]) -> list[Was]:
+    """Those that are not what they were, or cannot be read."""
+    found = []
+    for was in entries:
+        try:
+            if _is_back(was):
+                continue
+        except (OSError, ConfigError):
+            pass  # `put_back` says why
+        found.append(was)
+    return found
+
+
+def _is_back(was: Was) -> bool:
     now = replacement.look(was.path)
+    if now is None:
+        return was.content is None
+    return (now.content, now.mode, now.owner) == (was.content, was.mode, was.owner)
+
+
+def _restore(was: Was) -> None:
+    if _is_back(was):
+        return
     if was.content is None:
-        if now is not None:
-            replacement.remove(was.path)
-    elif now is None or (now.content, now.mode, now.owner) != (was.content, was.mode, was.owner):
+        replacement.remove(was.path)
+    else:
         old = Replacement(was.path, was.content, was.mode, was.owner)
         try:
             old.stage()
