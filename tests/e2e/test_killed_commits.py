@@ -49,6 +49,7 @@ NAMES = "a", "b", "c"
 OLD, NEW = "1 1 1", "2 2 2"
 # a commit of three files has a fsync(2) of each, of the record and of the directory; and of the directory in the end
 LAST_FSYNC = "fsync 6"
+UNDO_FSYNC = "fsync 3"  # of the last file that is put back: the others are back
 SECOND_FILE = "rename 3"  # the first one is the record's
 
 
@@ -154,7 +155,10 @@ def test_a_disk_that_is_too_slow_to_put_back_either_is_told_so_and_the_next_relo
     disk.value("2")
     disk.stall(LAST_FSYNC)
     svcinit.signal(signal.SIGHUP)
+    disk.stalled()
+    disk.stall(UNDO_FSYNC)
     svcinit.says("reload 1: aborted: the service was not told; putting the files back failed with status 137")
+    assert disk.files == "2 1 1"
     disk.goes_on()
     svcinit.signal(signal.SIGHUP)
     svcinit.says("reload 2: done")
