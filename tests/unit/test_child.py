@@ -142,8 +142,9 @@ def test_a_writer_faster_than_its_reader_does_not_hold_it_up_either(monkeypatch:
 
     with monkeypatch.context() as fast:
         fast.setattr(os, "read", always)
-        child.turn(time.monotonic())
-    ended(child)
+        is_over = child.turn(time.monotonic())
+    if not is_over:  # on a busy machine it may have ended by then
+        ended(child)
     assert len(child.output) == KEPT
 
 
