@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from svcinit.agent.consul.stats import BUCKETS, Requests, blocking, endpoint
+from svcinit.agent.consul.stats import BUCKETS, RequestStats, blocking, endpoint
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_kind_has_no_name_of_a_key_or_service_in_it(path: str, expected: str) 
 
 
 def test_what_raises_nothing_is_well_and_else_it_is_what_was_last_known_of_it() -> None:
-    made = Requests()
+    made = RequestStats()
     with made.one("GET kv"):
         pass
 
@@ -48,7 +48,7 @@ def test_what_raises_nothing_is_well_and_else_it_is_what_was_last_known_of_it() 
 
 
 def test_buckets_hold_all_that_took_at_most_so_long() -> None:
-    made = Requests()
+    made = RequestStats()
     for seconds in (0.001, 0.005, 0.05, 3.0):
         made.note("GET kv", "ok", seconds)
     made.note("GET kv", "ok")
@@ -58,10 +58,10 @@ def test_buckets_hold_all_that_took_at_most_so_long() -> None:
 
 
 def test_what_others_counted_is_added_and_a_copy_stays_as_it_was() -> None:
-    made = Requests()
+    made = RequestStats()
     made.note("GET kv", "ok", 0.2)
     before = made.state()
-    both = Requests(json.loads(json.dumps(before)))
+    both = RequestStats(json.loads(json.dumps(before)))
     both.add(before)
     both.note("watch kv", "unreachable")
     assert both.state()["GET kv"]["outcomes"] == {"ok": 2}

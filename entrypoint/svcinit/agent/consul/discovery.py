@@ -21,7 +21,7 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 
-from svcinit.agent.consul.stats import ERROR, Requests
+from svcinit.agent.consul.stats import ERROR, RequestStats
 from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ class Resolver:
 
     def __init__(self, servers: Sequence[tuple[str, int]], domain: str = "consul", timeout: float = 2.0) -> None:
         self._servers, self._domain, self._timeout = list(servers), domain.strip("."), timeout
-        self.made = Requests()
+        self.stats = RequestStats()
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         """The healthy instances of a service, each once, sorted by address and port; none: an empty list.
@@ -166,7 +166,7 @@ class Resolver:
         for _ in range(TRIES):
             for server in list(self._servers):
                 try:
-                    with self.made.one(f"DNS {dns.rdatatype.to_text(kind)}") as request:
+                    with self.stats.one(f"DNS {dns.rdatatype.to_text(kind)}") as request:
                         answer = _answer(name, kind, server, share)
                         request.outcome = ERROR
                         if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):

@@ -28,7 +28,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from svcinit import regular_file
 from svcinit.agent.consul.adapters import Adapter, UnixAdapter, unfit
 from svcinit.agent.consul.backoff import number, retry_after
-from svcinit.agent.consul.stats import UNREACHABLE, Requests, blocking, endpoint
+from svcinit.agent.consul.stats import UNREACHABLE, RequestStats, blocking, endpoint
 from svcinit.errors import ConfigError, Unavailable
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
@@ -86,7 +86,7 @@ class Http:
         self.address, self._timeout = address, timeout
         self.reached = False  # has the agent ever answered?
         self.index = 0  # X-Consul-Index of the last answer of `call`, 0 where it had none
-        self.made = Requests()
+        self.stats = RequestStats()
         self.beat: Callable[[], None] = lambda: None  # called before whatever may take a timeout's time
         self.rotations = 0  # how often the token was replaced by another from its file
         self._token, self._token_file = token, token_file
@@ -137,7 +137,7 @@ class Http:
         `limit` is how many bytes the answer may have.
         """
         told = self.told(method, path)
-        with self.made.one(f"{method} {endpoint(path)}") as request:
+        with self.stats.one(f"{method} {endpoint(path)}") as request:
             response, content = self._exchange(method, path, query, body, told, limit)
             if response.status_code == 403 and self._token_changed():
                 response, content = self._exchange(method, path, query, body, told, limit)
@@ -191,7 +191,7 @@ class Http:
         """The answer to what was sent, as `call` has it, and its X-Consul-Index (0 where there is none)."""
         told = self.told("GET", path)
         self.beat()
-        with self.made.one(blocking(path), timed=False) as request:
+        with self.stats.one(blocking(path), timed=False) as request:
             try:
                 answer = channel.getresponse()
                 content = answer.read(limit + 1)
@@ -209,7 +209,7 @@ class Http:
 
     def lost(self, path: str) -> None:
         """Count a query that was sent, or should have been, and that nobody will receive an answer to."""
-        self.made.note(blocking(path), UNREACHABLE)
+        self.stats.note(blocking(path), UNREACHABLE)
 
     def _exchange(
         self, method: str, path: str, query: dict[str, str] | None, body: object, told: str, limit: int

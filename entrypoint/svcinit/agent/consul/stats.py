@@ -32,7 +32,7 @@ class Request:
         self.outcome = DENIED if status == 403 else ERROR
 
 
-class Requests:
+class RequestStats:
     """By kind: `outcomes`, how many of each, and `seconds`: `count` and `sum` of those that were timed, and in
     `buckets` how many took at most so long."""
 

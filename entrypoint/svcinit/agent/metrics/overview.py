@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from svcinit.agent.consul.stats import Requests
+from svcinit.agent.consul.stats import RequestStats
 from svcinit.state_files import MISSHAPEN, read_of_life
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ def overview(init: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
 
 
 def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str, Any]:
-    requests = Requests(prepared.get("requests"))
+    requests = RequestStats(prepared.get("requests"))
     requests.add(presence.get("requests", {}))
     document = dict(init)
     began = document.pop("started_monotonic")

@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 
-from svcinit.agent.consul.stats import Requests
+from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
 from svcinit.errors import ConfigError
@@ -41,8 +41,8 @@ def keep(done: Preparation, life: str, faults: Sequence[str]) -> None:
 def _record(done: Preparation, life: str, faults: Sequence[str], earlier: Mapping[str, Any]) -> dict[str, object]:
     from svcinit.agent.prepare.transaction import PEERS, PREFIX
 
-    requests = Requests(earlier.get("requests"))
-    requests.add(done.made.state())
+    requests = RequestStats(earlier.get("requests"))
+    requests.add(done.stats.state())
     return {
         "life": life,
         "ended": time.time(),

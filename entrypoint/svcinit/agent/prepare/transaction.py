@@ -15,7 +15,7 @@ import time
 import svcinit
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.consul.stats import Requests
+from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.prepare.lock import locked
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.processes.init import FETCHING, content, refill
@@ -121,7 +121,7 @@ class Preparation:
         self.told_by_agent: dict[str, str] = {}
         self.digests: list[str] = []  # of the keys of each prefix
         self.files: list[Rendered] = []
-        self.made = Requests()
+        self.stats = RequestStats()
         self.took: dict[str, float] = {}  # seconds, by phase
         self.dated = time.time(), 0  # when what was last asked for was so, and at which of Consul's indexes (0: none)
         self.as_of: dict[str, tuple[float, int]] = {}  # the same, of all that is in `seen`
@@ -383,7 +383,7 @@ class Preparation:
             from svcinit.agent.consul.connect import connect
 
             self._consul = connect(self.settings, self.left)
-            self._consul.made = self.made
+            self._consul.stats = self.stats
         return self._consul
 
     @property
@@ -392,7 +392,7 @@ class Preparation:
             from svcinit.agent.consul.discovery import Resolver
 
             self._resolver = Resolver(self.settings.dns_addr, self.settings.domain, min(DNS_TIMEOUT, self.left))
-            self._resolver.made = self.made
+            self._resolver.stats = self.stats
         return self._resolver
 
 

@@ -14,7 +14,7 @@ import time
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.connect import connect
-from svcinit.agent.consul.stats import Requests
+from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
@@ -142,7 +142,7 @@ class Presence:
         if earlier is None:
             return
         try:
-            self.consul.made.add(Requests(earlier["requests"]).state())
+            self.consul.stats.add(RequestStats(earlier["requests"]).state())
             for keeper in self.keepers:
                 keeper.registrations = int(earlier["services"].get(keeper.service.id, {}).get("registrations", 0))
         except MISSHAPEN:  # somebody else wrote it: counting begins anew
@@ -161,7 +161,7 @@ class Presence:
         figures = {
             "looked": {keeper.service.id: keeper.looked for keeper in self.keepers},
             "followed": {} if follower is None else follower.figures(),
-            "requests": self.consul.made.state(),
+            "requests": self.consul.stats.state(),
         }
         self._state.tell(self._now(), facts, figures)
 
