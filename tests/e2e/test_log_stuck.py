@@ -289,7 +289,8 @@ import _signal, logging, os, sys, time
 _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
 sys.path += {sys.path!r}
 from svcinit.settings import environment
-from svcinit.processes.init import Init, Role
+from svcinit.processes.init import Init
+from svcinit.model import Role
 init = Init(environment.read({{}}))
 init.fork(Role.PREPARE, lambda: logging.warning("a library's") or 5)
 print(getattr(init.wait(time.monotonic() + 5), "code", "it hangs"))

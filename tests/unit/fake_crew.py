@@ -8,7 +8,7 @@ import pytest
 
 from svcinit import log
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role
+from svcinit.model import Deadline, Event, Exited, Role
 from svcinit.settings.parsers import Action
 
 

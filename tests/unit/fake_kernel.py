@@ -22,10 +22,11 @@ import pytest
 from svcinit import log, state_files
 from svcinit.lifecycle import table
 from svcinit.lifecycle.table import Lifecycle
+from svcinit.model import Role
 from svcinit.processes import crew as crew_module
 from svcinit.processes import init as init_module
 from svcinit.processes.crew import Crew
-from svcinit.processes.init import NEWS, Role
+from svcinit.processes.init import NEWS
 from svcinit.settings import environment
 
 PURE = "getpid", "path", "fsencode", "getuid"  # what fails never

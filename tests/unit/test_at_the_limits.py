@@ -9,8 +9,7 @@ import signal
 import pytest
 
 from fake_kernel import Kernel, Step
-from svcinit.lifecycle.steps import State
-from svcinit.processes.init import Role
+from svcinit.model import Role, State
 
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "80"}
 HUP: Step = (5, lambda kernel: kernel.arrive(signal.SIGHUP))

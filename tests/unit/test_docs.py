@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from svcinit.agent.metrics.families import HISTOGRAM, SUMMARY, TABLE
-from svcinit.lifecycle.steps import State
+from svcinit.model import State
 from svcinit.state_files import OUTCOMES
 from tools.tables import DOCS, SCHEMA, pages
 

@@ -15,8 +15,7 @@ import pytest
 from fake_kernel import Fails, Kernel, Step, WrongError
 from svcinit import log
 from svcinit.errors import EX_SOFTWARE, EX_UNAVAILABLE
-from svcinit.lifecycle.steps import State
-from svcinit.processes.init import Role
+from svcinit.model import Role, State
 
 TERM_AT = 40.0  # seconds: each pause before another try is over then
 STOPPED_WITHIN = 10.0  # seconds, of `docker stop`

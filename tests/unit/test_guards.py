@@ -25,8 +25,9 @@ from svcinit.errors import EX_OK, EX_TEMPFAIL, Unavailable
 from svcinit.lifecycle.pause import HEALTHY, Pause
 from svcinit.lifecycle.steps import SLACK
 from svcinit.lifecycle.table import Lifecycle
+from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.processes import execution, init
-from svcinit.processes.init import Deadline, Event, Exited, Init, Role, Signalled, memfd, refill
+from svcinit.processes.init import Init, memfd, refill
 from svcinit.settings.environment import read
 from testing.process import PATH, svcinit_command
 

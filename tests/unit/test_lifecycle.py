@@ -10,7 +10,7 @@ import pytest
 from fake_crew import FakeCrew
 from svcinit.errors import Outcome
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.settings import environment
 
 TERM, HUP, USR1 = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1

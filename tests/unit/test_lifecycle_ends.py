@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from svcinit import log
-from svcinit.processes.init import Event, Exited, News, Role, Signalled, Stopped
+from svcinit.model import Event, Exited, News, Role, Signalled, Stopped
 from test_lifecycle_faults import failing
 from test_lifecycle_times import DONE, HUP, LATER, PREPARED, TERM, UP, WEB, Clocked, live
 

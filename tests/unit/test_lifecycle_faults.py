@@ -14,7 +14,7 @@ from svcinit.errors import EX_SOFTWARE
 from svcinit.lifecycle.steps import AGAIN
 from svcinit.lifecycle.stop import ENDED, LAST
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Began, Deadline, Event, Exited, Role
+from svcinit.model import Began, Deadline, Event, Exited, Role
 from svcinit.settings import environment
 from test_lifecycle_times import DONE, HUP, PREPARED, TERM, UP, WEB, Clocked
 

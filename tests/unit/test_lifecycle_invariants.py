@@ -10,9 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fake_crew import FakeCrew
 from svcinit import log
-from svcinit.lifecycle.steps import State
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, State, Stopped
 from svcinit.settings import environment
 
 ENVIRONMENTS: tuple[dict[str, str], ...] = (

@@ -6,7 +6,7 @@ import signal
 
 from fake_crew import FakeCrew
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
 
 FULL = {"SVCINIT_KV_PREFIX": "config/web", "SVCINIT_CACHE": "", "SVCINIT_PRE_RELOAD": "migrate"}

@@ -8,7 +8,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled, Stopped
+from svcinit.model import Deadline, Event, Exited, Role, Signalled, Stopped
 from svcinit.settings import environment
 
 ALONE = {"SVCINIT_METRICS": "127.0.0.1:9102"}

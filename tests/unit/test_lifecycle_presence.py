@@ -10,7 +10,7 @@ from fake_crew import FakeCrew
 from svcinit.lifecycle.pause import HEALTHY
 from svcinit.lifecycle.steps import BEAT, SILENCE
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
 from test_lifecycle import FULL, START_LOG, STOP_LOG, STOPPED, UP
 

@@ -8,7 +8,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
 from test_lifecycle import FULL, START_LOG, STOP_LOG, STOPPED, UP
 

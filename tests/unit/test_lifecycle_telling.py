@@ -10,7 +10,7 @@ from fake_crew import FakeCrew
 from svcinit.errors import Outcome
 from svcinit.lifecycle.reload import HANDLES_WITHIN, LOOK
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP

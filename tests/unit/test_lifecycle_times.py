@@ -9,10 +9,10 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Outcome
-from svcinit.lifecycle.steps import FROM_CACHE, State
+from svcinit.lifecycle.steps import FROM_CACHE
 from svcinit.lifecycle.stop import BURIED
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, News, Role, Signalled
+from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, State
 from svcinit.settings import environment
 from test_lifecycle_telling import READY, Timed, Timeline
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import svcinit
 from svcinit.log_events import EventName
-from svcinit.processes.init import Role
+from svcinit.model import Role
 from testing.schemas import is_log_line, schema
 
 PACKAGE = pathlib.Path(svcinit.__file__).parent

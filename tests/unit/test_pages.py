@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from svcinit.lifecycle.steps import State
+from svcinit.model import State
 from svcinit.settings.table import TABLE
 from testing.pages import anchors, blocks, links, prose
 from tools import failures_page

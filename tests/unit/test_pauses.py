@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from svcinit.lifecycle.steps import BEAT, SILENCE
+from svcinit.model import Deadline
 from svcinit.processes import init
 from svcinit.processes.crew import Crew, touch
-from svcinit.processes.init import Deadline, memfd
+from svcinit.processes.init import memfd
 from svcinit.settings import environment
 
 PAUSE = 46.0

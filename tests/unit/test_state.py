@@ -12,7 +12,7 @@ import pytest
 from fake_crew import FakeCrew
 from svcinit.errors import Outcome
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.processes.init import Deadline, Event, Exited, Role, Signalled
+from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
 from svcinit.state_files import OUTCOMES, PERIOD, StateFile, outcome_of, read_state, write_state
 

@@ -6,7 +6,7 @@ Imported where there is something to tell: not by a plain init.
 from __future__ import annotations
 
 from svcinit import __version__, log
-from svcinit.lifecycle.steps import State
+from svcinit.model import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

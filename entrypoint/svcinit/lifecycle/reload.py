@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, Outcome
-from svcinit.lifecycle.steps import BEAT, RETRY, SLACK, State
+from svcinit.lifecycle.steps import BEAT, RETRY, SLACK
 from svcinit.lifecycle.stop import Stops
-from svcinit.processes.init import Exited, Role
+from svcinit.model import Exited, Role, State
 from svcinit.settings.parsers import reload_option, signal_name
 
 TYPE_CHECKING = False

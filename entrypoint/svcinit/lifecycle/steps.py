@@ -12,7 +12,7 @@ import os
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE
 from svcinit.lifecycle.pause import Pause
-from svcinit.processes.init import Event, Exited, Role
+from svcinit.model import Event, Exited, Role, State
 from svcinit.state_files import Tally
 
 TYPE_CHECKING = False
@@ -34,18 +34,6 @@ BRIEFLY = 5.0  # a command that ends well sooner than this, and leaves processes
 FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
 KILLED = 128 + _signal.SIGKILL
 AFTER_KILL = 1.0  # what the kernel gets to bury what was killed
-
-
-class State:
-    STARTING = "starting"
-    RUNNING = "running"
-    RELOADING = "reloading"
-    DEREGISTERING = "deregistering"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    SWEEPING = "sweeping"
-    CLOSING = "closing"
-    DONE = "done"
 
 
 class Steps:

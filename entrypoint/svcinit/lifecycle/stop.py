@@ -9,8 +9,8 @@ import _signal
 
 from svcinit import log
 from svcinit.errors import EX_OK, EX_SOFTWARE
-from svcinit.lifecycle.steps import BRIEFLY, KILLED, RETRY, State, Steps
-from svcinit.processes.init import Deadline, Event, Exited, Role
+from svcinit.lifecycle.steps import BRIEFLY, KILLED, RETRY, Steps
+from svcinit.model import Deadline, Event, Exited, Role, State
 
 # After SVCINIT_DRAIN and SVCINIT_STOP_TIMEOUT: until then the kernel buries what was killed, POST_STOP runs, all ends.
 # Last comes the pause in which the end of main is awaited once more. With the 9 s of the defaults this is below 10 s.

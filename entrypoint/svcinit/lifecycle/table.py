@@ -20,8 +20,8 @@ import time
 from svcinit import errors, log
 from svcinit.errors import Outcome
 from svcinit.lifecycle.reload import Reloads
-from svcinit.lifecycle.steps import AGAIN, RETRY, State
-from svcinit.processes.init import Began, Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.lifecycle.steps import AGAIN, RETRY
+from svcinit.model import Began, Deadline, Event, Exited, News, Role, Signalled, State, Stopped
 from svcinit.settings.parsers import signal_name
 
 

@@ -13,7 +13,8 @@ import time
 
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
-from svcinit.processes.init import FETCHING, Init, Role, content, filled, memfd, refill, tell_not_started
+from svcinit.model import Role
+from svcinit.processes.init import FETCHING, Init, content, filled, memfd, refill, tell_not_started
 from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False

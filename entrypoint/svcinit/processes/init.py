@@ -16,6 +16,7 @@ import time
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
+from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.processes.execution import OF_WRITES, become, execute, own_signals
 
 TYPE_CHECKING = False
@@ -30,68 +31,6 @@ FETCHING = b"fetching"  # what stands in place of the verdict until prepare has 
 SI_KERNEL = 0x80  # sigaction(2)
 TICK = 5.0  # seconds: a wait with a deadline is made of shorter ones, so that a pause of the container is noticed
 LATE = 1.0  # a wait that lasts so much longer than it should was one: nothing ran
-
-
-class Role:
-    """What a child is for; at most one child has a role at a time, orphans excepted."""
-
-    MAIN = "main"
-    PREPARE = "prepare"
-    PRESENCE = "presence"
-    DEREGISTER = "deregister"
-    HOOK = "hook"
-    ACTION = "action"
-    VERIFY = "verify"
-    UNDO = "undo"
-    METRICS = "metrics"
-    ORPHAN = "orphan"
-
-
-class Event:
-    """Something that the lifecycle waits for; by itself: nothing happened."""
-
-
-class Began(Event): ...
-
-
-class Signalled(Event):
-    """Signal `number` arrived; `hangup` when it is the kernel's own HUP, because the terminal is gone."""
-
-    __match_args__ = ("number", "hangup")
-
-    def __init__(self, number: int, hangup: bool = False) -> None:
-        self.number, self.hangup = number, hangup
-
-
-class Exited(Event):
-    """The child of `role` is gone: `code` is its exit status, or 128+N when signal N killed it."""
-
-    __match_args__ = ("role", "code")
-
-    def __init__(self, role: str, code: int) -> None:
-        self.role, self.code = role, code
-
-
-class Stopped(Event):
-    """The child of `role` was suspended by signal `number` (SIGSTOP, SIGTSTP, ...)."""
-
-    __match_args__ = ("role", "number")
-
-    def __init__(self, role: str, number: int = _signal.SIGSTOP) -> None:
-        self.role, self.number = role, number
-
-
-class News(Event):
-    """Presence has prepared a change."""
-
-
-class Deadline(Event):
-    """The time that `wait` was given is over; `name` is filled in by who set it."""
-
-    __match_args__ = ("name",)
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
 
 
 class Init:

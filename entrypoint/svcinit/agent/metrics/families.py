@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 
 from svcinit.agent.metrics.overview import overview
 from svcinit.agent.metrics.processes import OWN, figures
-from svcinit.lifecycle.steps import State
+from svcinit.model import State
 from svcinit.state_files import read_of_life
 
 TYPE_CHECKING = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import psutil
 
-from svcinit.processes.init import Role, descendants
+from svcinit.model import Role
+from svcinit.processes.init import descendants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
