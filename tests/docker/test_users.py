@@ -22,7 +22,7 @@ NOTES = {  # row of the page: what its processes leave a note as
     "probes by `exec:`": ["ready", "probe"],
     "hooks": ["pre_start", "pre_reload", "post_stop"],
     "`exec:` of": ["reload", "stop"],
-    "the command": ["command"],
+    "the service": ["command"],
 }
 
 
