@@ -10,10 +10,10 @@ from collections.abc import Callable
 import psutil
 
 from bench.contenders import KV_PREFIX, SERVICE, Full
+from testing.consul import requests_in
 from testing.process import Running, running
 from testing.waiting import eventually
 
-REQUEST = re.compile(r"Request finished: method=(\S+) url=(\S+)")
 QUESTION = re.compile(r"request served from client: name=(\S+) type=(\S+)")
 BLOCKING = re.compile(r"index=\d+&wait=\d+\w")
 SYNC_INTERVAL = "300ms"
@@ -30,7 +30,7 @@ class Phases:
         with self._log.open("rb") as file:
             file.seek(self._seen)
             text = file.read().decode()
-        return [f"{method} {BLOCKING.sub('index=N&wait=S', url)}" for method, url in REQUEST.findall(text)]
+        return [f"{method} {BLOCKING.sub('index=N&wait=S', url)}" for _, method, url, _ in requests_in(text)]
 
     def end(self) -> list[str]:
         """What there was in the phase that ends here."""
@@ -41,7 +41,7 @@ class Phases:
 
 def start_reload_stop(folder: pathlib.Path, full: Full, meanwhile: Callable[[Running], None]) -> dict[str, list[str]]:
     """One life. DNS is counted for the whole of it: the agent writes of a question after it has answered."""
-    log = full.consul.folder / "consul.log"
+    log = full.consul.log
     phases, began = Phases(log), log.stat().st_size
     found = {}
     with running(folder, "sleep", "1000", env=_env(full, SVCINIT_SYNC_INTERVAL="1h")) as svcinit:
@@ -59,7 +59,7 @@ def start_reload_stop(folder: pathlib.Path, full: Full, meanwhile: Callable[[Run
 
 def round_of_anti_entropy(folder: pathlib.Path, full: Full) -> list[str]:
     """From the second look at the registration until the third."""
-    phases = Phases(full.consul.folder / "consul.log")
+    phases = Phases(full.consul.log)
     with running(folder, "sleep", "1000", env=_env(full, SVCINIT_SYNC_INTERVAL=SYNC_INTERVAL)) as svcinit:
         svcinit.says(f"registered {SERVICE}", 30)
         phases.end()
@@ -76,7 +76,7 @@ def round_of_anti_entropy(folder: pathlib.Path, full: Full) -> list[str]:
 def followed_change(folder: pathlib.Path, full: Full, meanwhile: Callable[[Running], None]) -> list[str]:
     """Each request of a start and of one change with SVCINIT_WATCH, once: how often an agent ends a blocking query
     without news is its own affair."""
-    phases = Phases(full.consul.folder / "consul.log")
+    phases = Phases(full.consul.log)
     with running(folder, "sleep", "1000", env=_env(full, SVCINIT_WATCH="1", SVCINIT_SETTLE="0s")) as svcinit:
         svcinit.says(f"registered {SERVICE}", 30)
         eventually(lambda: connections(svcinit) > FOLLOWED, "all is followed", 30)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import re
 import signal
 import statistics
 import subprocess
@@ -24,7 +23,6 @@ SIZES = ((10, 1), (1_000, 1), (10_000, 1), (10, 50), (10, 200))  # keys, templat
 WINDOW = 60.0  # seconds of doing nothing
 FLEET = 200
 CHUNK = 64  # operations that a transaction of Consul's takes
-REQUEST = re.compile(r"Request finished: method=(\S+) url=(\S+)")
 
 
 class Idle:
@@ -42,16 +40,15 @@ def idle(folder: pathlib.Path, consul: ConsulAgent) -> list[Idle]:
     found = [Idle(*size) for size in SIZES]
     with ExitStack() as stack:
         ran = [stack.enter_context(_one(folder / each.name, consul, each)) for each in found]
-        log = consul.folder / "consul.log"
-        began, before = log.stat().st_size, [_cpu(svcinit) for svcinit in ran]
+        began, before = consul.log.stat().st_size, [_cpu(svcinit) for svcinit in ran]
         time.sleep(WINDOW)
-        lines = log.read_bytes()[began:].decode()
+        lines = consul.requests(began)
         for each, svcinit, cpu in zip(found, ran, before, strict=True):
             each.cpu = (_cpu(svcinit) - cpu) * 1000 * 60 / WINDOW
             each.pss = sum(process.memory_full_info().pss for process in _processes(svcinit)) / 2**20
             each.connections = sum(len(process.net_connections("tcp")) for process in _processes(svcinit))
             each.requests = round(
-                sum(f"/{each.name}" in url for _, url in REQUEST.findall(lines)) * 60 / WINDOW
+                sum(f"/{each.name}" in request.url for request in lines) * 60 / WINDOW
             )  # fmt: skip
     return found
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 
@@ -26,6 +28,45 @@ LOOPBACK = "127.0.0.1"
 ESTABLISHED = "01"
 LOWEST_PORT = 10_000
 OUTGOING = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
+REQUEST = re.compile(r'(\S+) \[DEBUG\] +agent\.http: Request finished: method=(\S+) url="?([^\s"]+)"? from=(\S+)')
+
+
+class Request(NamedTuple):
+    """A request that an agent answered, as its log has it."""
+
+    when: str  # RFC 3339
+    method: str
+    url: str  # path and query
+    client: str  # HOST:PORT
+
+
+def requests_in(log: str) -> list[Request]:
+    """The requests in an agent's log. Consul puts the URL in quotes from 1.12 on."""
+    return [Request(*found) for found in REQUEST.findall(log)]
+
+
+def binary() -> str:
+    """The program that `tools/with-parts` found."""
+    found = os.environ.get("CONSUL_BINARY")
+    assert found, "CONSUL_BINARY names no consul: run the tests by `make test`"
+    return found
+
+
+@functools.cache
+def version() -> tuple[int, ...]:
+    """Of the Consul at hand: (1, 8, 7)."""
+    first = subprocess.run([binary(), "version"], check=True, capture_output=True, text=True).stdout.split()[1]
+    return tuple(int(part) for part in first.lstrip("v").split("+")[0].split("-")[0].split("."))
+
+
+def ports(**given: int) -> dict[str, int]:
+    """`ports` of an agent's configuration: without gRPC, whose TLS port every agent from 1.14 on opens by default."""
+    return {"grpc": -1, **({"grpc_tls": -1} if version() >= (1, 14) else {}), **given}
+
+
+def tokens(root: str, **given: str) -> dict[str, str]:
+    """`acl.tokens` of a server's configuration, with `root` as the token that may do everything."""
+    return {("initial_management" if version() >= (1, 11) else "master"): root, "agent": root, **given}
 
 
 def free_ports(count: int) -> list[int]:
@@ -116,6 +157,14 @@ class ConsulAgent:
         """What svcinit must be told to use this agent."""
         return {"CONSUL_HTTP_ADDR": self.url, "SVCINIT_DNS_ADDR": self.dns, **self.secrets}
 
+    @property
+    def log(self) -> pathlib.Path:
+        return self.folder / "consul.log"
+
+    def requests(self, start: int = 0) -> list[Request]:
+        """The requests that its log has from byte `start` on."""
+        return requests_in(self.log.read_bytes()[start:].decode())
+
     def start(self) -> None:
         serf_lan, serf_wan, server, _ = self._others
         settings = {
@@ -123,24 +172,22 @@ class ConsulAgent:
             "client_addr": self.address,
             "disable_update_check": True,
             **self.config,
-            "ports": {
-                "http": self.http_port, "dns": self.dns_port, "grpc": -1,
-                "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server, **self.config.get("ports", {}),
-            },
+            "ports": ports(**{
+                "http": self.http_port, "dns": self.dns_port, "serf_lan": serf_lan, "serf_wan": serf_wan,
+                "server": server, **self.config.get("ports", {}),
+            }),
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "agent.json"
         path.write_text(json.dumps(settings))
-        binary = os.environ.get("CONSUL_BINARY")
-        assert binary, "CONSUL_BINARY names no consul: run the tests by `make test`"
-        with (self.folder / "consul.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "agent", *self.flags, "-config-file", str(path)],
+                [binary(), "agent", *self.flags, "-config-file", str(path)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        eventually(self.is_up, f"Consul is up; its log: {self.folder}/consul.log", 20)
+        eventually(self.is_up, f"Consul is up; its log: {self.log}", 20)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -171,7 +218,7 @@ class ConsulAgent:
     def is_up(self) -> bool:
         """Does it answer, and has it a leader?"""
         assert self._process
-        assert self._process.poll() is None, (self.folder / "consul.log").read_text()[-2000:]
+        assert self._process.poll() is None, self.log.read_text()[-2000:]
         try:
             return bool(self.get("/v1/status/leader")) and bool(self.get("/v1/catalog/nodes"))
         except OSError:

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any, NamedTuple
 
 from testing import planted
-from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.consul import LOOPBACK, ConsulAgent, free_ports, tokens
 
 ROOT_TOKEN = planted.token()
 SERVER_NAME = "server.dc1.consul"
@@ -23,7 +23,7 @@ class GuardedConsul(ConsulAgent):
     """ACLs on, default_policy deny; `token` may all."""
 
     def __init__(self, folder: pathlib.Path, *, config: dict[str, Any] | None = None, address: str = LOOPBACK) -> None:
-        acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": ROOT_TOKEN, "agent": ROOT_TOKEN}}
+        acl = {"enabled": True, "default_policy": "deny", "tokens": tokens(ROOT_TOKEN)}
         super().__init__(folder, config={"acl": acl, **(config or {})}, address=address)
         self.token = ROOT_TOKEN
         self._policies = 0

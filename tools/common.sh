@@ -27,3 +27,16 @@ from_debian11() { # DIR PACKAGE...: unpack packages of Debian 11 in DIR/tree; th
     (cd "$work" && apt-get "${options[@]}" update >&2 && apt-get "${options[@]}" download "${@/%//bullseye}" >&2) || return
     for package in "$work"/*.deb; do dpkg -x "$package" "$work/tree"; done
 }
+
+go_program() { # NAME VERSION PACKAGE: print the path of a program built from the Go modules that tools/go/NAME-VERSION pins
+    local modules=$here/go/$1-$2 kept
+    kept=$cache/$1-$2-$(cat "$modules"/go.* | sha256sum | cut -c1-12)
+    one_at_a_time "$1-$2"
+    if [ ! -x "$kept" ]; then
+        command -v go >/dev/null || "$here/apt-install" golang-go
+        echo "building $1 $2 (a few minutes)" >&2
+        (cd "$modules" && go build -trimpath -mod=readonly -ldflags '-s -w' -o "$kept.new" "$3") >&2
+        mv "$kept.new" "$kept"
+    fi
+    echo "$kept"
+}

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 
 from testing import images
+from testing.consul import binary
 from testing.docker import build
 from testing.images import ROOT
 
@@ -36,7 +37,7 @@ def build_images() -> dict[str, str]:
 
 def consul_image() -> str:
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(os.environ["CONSUL_BINARY"], pathlib.Path(folder) / "consul")
+        shutil.copy(binary(), pathlib.Path(folder) / "consul")
         return build(
             pathlib.Path(folder), "svcinit-site-consul", file=SITE / "consul" / "Dockerfile", BASE_IMAGE=images.base()
         )

@@ -15,6 +15,7 @@ from typing import Any
 from svcinit.agent.consul.discovery import Resolver
 from svcinit.errors import SvcinitError
 from testing import planted
+from testing.consul import tokens
 from testing.docker import Container, Engine, build, docker
 from testing.faults import FAKETIME
 from testing.waiting import eventually
@@ -191,8 +192,10 @@ class Guarded(Cluster):
         self.addresses = {SERVERS[0]: f"{self.net}.10"}
         self.local = self.far = Agent(self, SERVERS[0], self.addresses[SERVERS[0]])
         self.agents = {SERVERS[0]: self.local}
-        tokens = {"master": self.master, "agent": self.master, "default": self.master}
-        acl = {"enabled": True, "default_policy": "deny", "token_ttl": "0s", "policy_ttl": "0s", "tokens": tokens}
+        acl = {
+            "enabled": True, "default_policy": "deny", "token_ttl": "0s", "policy_ttl": "0s",
+            "tokens": tokens(self.master, default=self.master),
+        }  # fmt: skip
         self.local.extra = {"bootstrap_expect": 1, "retry_join": [], "acl": acl}
         self._rules = ""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing.consul import binary
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
 
@@ -28,9 +28,7 @@ but that of the killed container.
 
 @pytest.fixture(scope="session")
 def image(bare_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    consul = os.environ.get("CONSUL_BINARY")
-    assert consul, "CONSUL_BINARY names no consul: run the tests by `make test`"
-    return chaos_image(tmp_path_factory.mktemp("chaos-image"), bare_image, consul)
+    return chaos_image(tmp_path_factory.mktemp("chaos-image"), bare_image, binary())
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from testing.consul import ConsulAgent, free_ports
+from testing.consul import ConsulAgent, binary, free_ports
 from testing.docker import TAG, Engine, docker
 from testing.pages import Block, blocks, commands
 from testing.waiting import eventually
@@ -52,7 +52,7 @@ class Newcomer:
         }
         programs = folder / "bin"
         programs.mkdir()
-        (programs / "consul").symlink_to(os.environ["CONSUL_BINARY"])
+        (programs / "consul").symlink_to(binary())
         self.env = {**os.environ, "CONSUL_HTTP_ADDR": consul.url, "PATH": f"{programs}:{os.environ['PATH']}"}
 
     def follows(self, steps: list[Block]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from svcinit.agent.consul.discovery import Resolver
 from testing import planted
-from testing.consul import LOOPBACK, ConsulAgent, free_ports
+from testing.consul import LOOPBACK, ConsulAgent, free_ports, tokens
 from testing.process import is_alive
 from testing.waiting import eventually
 from tests.e2e.conftest import SHORT, Service
@@ -272,7 +272,7 @@ def test_what_cannot_be_a_host_name_is_told(service: Service) -> None:
 @pytest.fixture(scope="module")
 def guarded_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     """An agent that denies what no token allows."""
-    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": ROOT_TOKEN, "agent": ROOT_TOKEN}}
+    acl = {"enabled": True, "default_policy": "deny", "tokens": tokens(ROOT_TOKEN)}
     agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config={"acl": acl})
     agent.token = ROOT_TOKEN
     with agent:

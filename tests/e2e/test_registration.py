@@ -71,16 +71,14 @@ def test_where_nothing_differs_each_look_is_one_request_on_one_connection_and_no
     service.env |= OFTEN
     svcinit = service.start()
     is_passing(service)
-    log = own_consul.folder / "consul.log"
     before = own_consul.instances("web")
-    start = len(log.read_text())
-    eventually(lambda: log.read_text()[start:].count("/v1/agent/health/service/id/") >= 10, "it looked ten times")
-    mine = [line for line in log.read_text()[start:].splitlines() if "Request finished" in line]
-    kinds = {re.sub(r"\?.*", "", line.split("url=")[1].split()[0]) for line in mine}
+    start = own_consul.log.stat().st_size
+    eventually(lambda: len(own_consul.requests(start)) >= 10, "it looked ten times")
+    mine = own_consul.requests(start)
+    kinds = {re.sub(r"\?.*", "", request.url) for request in mine}
     assert kinds == {f"/v1/agent/health/service/id/{record(service)['ID']}"}
-    assert not [line for line in mine if "method=GET" not in line]
-    ends = {line.split("from=")[1].split()[0] for line in mine}
-    assert len(ends) == 1, "more than one connection"
+    assert {request.method for request in mine} == {"GET"}
+    assert len({request.client for request in mine}) == 1, "more than one connection"
     assert own_consul.instances("web") == before
     assert svcinit.stop() == 0
     assert connections(own_consul.http_port) == 0

@@ -15,12 +15,12 @@ import pytest
 
 from svcinit.agent.consul.api import Consul
 from svcinit.errors import ConfigError, Unavailable
-from testing.consul import ConsulAgent, free_ports
+from testing.consul import ConsulAgent, binary, free_ports, ports, tokens
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 MASTER = "11111111-2222-3333-4444-555555555555"
-DENY = {"acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER, "agent": MASTER}}}
+DENY = {"acl": {"enabled": True, "default_policy": "deny", "tokens": tokens(MASTER)}}
 WEB = {"ID": "web-1", "Name": "web", "Port": 8000, "Tags": ["a"], "Meta": {"k": "v"}}
 
 
@@ -157,12 +157,14 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, pathlib
     """HOST:PORT of an agent that speaks HTTPS and asks for client certificates, and where the certificates are."""
     folder = tmp_path_factory.mktemp("tls")
     for what in (["ca", "create"], ["cert", "create", "-server"], ["cert", "create", "-client"]):
-        subprocess.run([os.environ["CONSUL_BINARY"], "tls", *what], cwd=folder, check=True, capture_output=True)
+        subprocess.run([binary(), "tls", *what], cwd=folder, check=True, capture_output=True)
     http, dns, https, serf_lan, serf_wan, server = free_ports(6)
     files = {"ca_file": "consul-agent-ca", "cert_file": "dc1-server-consul-0", "key_file": "dc1-server-consul-0-key"}
     config: dict[str, Any] = {name: str(folder / f"{file}.pem") for name, file in files.items()}
-    ports = {"http": http, "dns": dns, "https": https, "serf_lan": serf_lan, "serf_wan": serf_wan, "server": server}
-    config |= {"verify_incoming_https": True, "ports": {**ports, "grpc": -1}}
+    config |= {
+        "verify_incoming_https": True,
+        "ports": ports(http=http, dns=dns, https=https, serf_lan=serf_lan, serf_wan=serf_wan, server=server),
+    }
     agent = ConsulAgent(folder / "agent", config=config)
     agent.http_port = http
     with agent:

@@ -88,9 +88,8 @@ def test_keys_are_read_with_the_consistency_that_was_asked_for(pair: Pair, consi
     with contextlib.closing(Consul(pair[0].url)) as client:
         client.consistency = consistency
         assert client.kv("config/all") == {"config/all/n": b"1"}
-    log = (pair[0].folder / "consul.log").read_text()
-    (line,) = [line for line in log.splitlines() if "url=/v1/kv/config/all/?" in line][-1:]
-    assert ("&stale" in line, "&consistent" in line) == (consistency == "stale", consistency == "consistent")
+    (url,) = [url for _, _, url, _ in pair[0].requests() if url.startswith("/v1/kv/config/all/?")][-1:]
+    assert ("&stale" in url, "&consistent" in url) == (consistency == "stale", consistency == "consistent")
 
 
 @pytest.fixture
