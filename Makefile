@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real lint format docs bench counts mutants release requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -42,6 +42,9 @@ test-unit: $(READY)  ## tests without Docker or Consul
 
 test-real: $(READY)  ## tests with the real Consul and the real Docker engine
 	tools/with-parts $(BIN)/python -m pytest -m 'consul or docker'
+
+test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, which is built here (Go)
+	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(BIN)/python -m pytest -m 'consul and not docker'
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
