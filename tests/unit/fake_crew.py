@@ -54,7 +54,7 @@ class FakeCrew:
     def pid(self, role: str) -> int | None:
         return 1
 
-    def alone(self) -> bool:
+    def no_children(self) -> bool:
         return not self.running
 
     def silence(self) -> float:
@@ -73,11 +73,11 @@ class FakeCrew:
     def resume(self) -> None:
         self.log.append("resumed")
 
-    def strangers(self) -> int:
+    def strays(self) -> int:
         return 0
 
-    def sweep(self, number: int, *, guests: bool) -> None:
-        self.log.append(f"{'all' if guests else 'ours'}<-{signal.Signals(number).name}")
+    def sweep(self, number: int, *, exec_sessions: bool) -> None:
+        self.log.append(f"{'all' if exec_sessions else 'ours'}<-{signal.Signals(number).name}")
 
     def fetching(self) -> bool:
         return self.at_consul
@@ -108,7 +108,7 @@ class FakeCrew:
         self.log.append("news")
         return self.verdict
 
-    def told(self) -> None:
+    def notified(self) -> None:
         self.reloads = []
         self.log.append("told")
 

@@ -26,10 +26,11 @@ from svcinit.lifecycle.pause import HEALTHY, Pause
 from svcinit.lifecycle.steps import SLACK
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
-from svcinit.processes import execution, init
+from svcinit.processes import child, execution, init
 from svcinit.processes.init import Init, memfd, refill
 from svcinit.settings.environment import read
 from testing.process import PATH, svcinit_command
+from testing.waiting import eventually
 
 ENV = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "80", "SVCINIT_RELOAD_TIMEOUT": "30s"}
 
@@ -105,18 +106,50 @@ def test_a_late_death_is_not_taken_for_that_of_the_new_child(processes: tuple[In
     assert not alive.alive(Role.PREPARE)
 
 
-@pytest.mark.parametrize(("guests", "targets"), [(True, [-1]), (False, [7, 8])])
+@pytest.mark.parametrize(("exec_sessions", "targets"), [(True, [-1]), (False, [7, 8])])
 def test_a_restart_spares_what_came_by_docker_exec(
-    processes: tuple[Init, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch, guests: bool, targets: list[int]
-) -> None:
+    processes: tuple[Init, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch,
+    exec_sessions: bool, targets: list[int],
+) -> None:  # fmt: skip
     """As PID 1 only the end of the container signals all processes; a restart signals what descends from init."""
     alive, _ = processes
     alive.is_pid1 = True
     sent: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, _number: sent.append(pid))
     monkeypatch.setattr(init, "descendants", lambda _pid: [7, 8])
-    alive.sweep(_signal.SIGTERM, guests=guests)
+    alive.sweep(_signal.SIGTERM, exec_sessions=exec_sessions)
     assert sent == targets
+
+
+def test_processes_of_presence_are_no_strays_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SVCINIT_WATCH presence always has a worker: a service that ended at once had not left that one."""
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    alive = Init(read({}, "/nosuch"))
+
+    def sleeps() -> int:
+        _signal.pause()
+        return 0
+
+    def presence_with_a_worker() -> int:
+        child.fork(sleeps)
+        return sleeps()
+
+    before = alive.strays()
+    alive.fork(Role.PRESENCE, presence_with_a_worker)
+    stray = 0
+    try:
+        leader = alive.pid(Role.PRESENCE)
+        assert leader
+        eventually(lambda: len(init.descendants(leader)) == 1, "presence has a worker")
+        assert alive.strays() == before
+        stray = child.fork(sleeps)
+        assert alive.strays() == before + 1
+    finally:
+        for pid in (leader, stray):
+            if pid:
+                child.kill(pid)
+                os.waitpid(pid, 0)
 
 
 def test_groups_go_first_then_the_group_then_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -354,7 +354,7 @@ def test_a_command_is_more_disruptive_than_a_signal_and_a_restart_than_all() -> 
 def test_a_hup_tells_the_service_whatever_the_changed_templates_ask() -> None:
     crew = FakeCrew([*UP, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED])
     crew.reloads = ["none"]
-    crew.told = lambda: crew.log.append("told")  # type: ignore[method-assign]
+    crew.notified = lambda: crew.log.append("told")  # type: ignore[method-assign]
     Lifecycle(environment.read(FULL), crew).run()  # type: ignore[arg-type]
     assert crew.log[4:] == ["+prepare", "main<-SIGHUP", "told", *STOP_LOG]
 

@@ -148,7 +148,7 @@ def test_a_command_that_went_into_the_background_is_told_so(
 ) -> None:
     """It ended well and at once, and left processes."""
     crew = Clocked(Exited(Role.MAIN, code))
-    crew.strangers = lambda: left  # type: ignore[method-assign]
+    crew.strays = lambda: left  # type: ignore[method-assign]
     wait = crew.wait
 
     def waits(until: float | None) -> Event:

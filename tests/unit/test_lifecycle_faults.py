@@ -118,7 +118,7 @@ def test_the_death_of_a_child_that_was_started_again_since_does_not_start_anothe
 def test_a_stop_whose_steps_fail_for_ever_kills_all_and_has_an_end(event: Event, code: int) -> None:
     """SVCINIT_DRAIN, SVCINIT_STOP_TIMEOUT and 0.9 s after the stop signal, or main's exit."""
     crew = Clocked(*UP, event, *[LATER] * 40)
-    for name in ("start_deregister", "alone", "start_hook"):
+    for name in ("start_deregister", "no_children", "start_hook"):
         failing(crew, name, FOREVER)
     only_kill(crew)
     if event is not TERM:

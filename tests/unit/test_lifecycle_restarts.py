@@ -62,7 +62,7 @@ def test_a_restart_ends_what_the_service_left_and_spares_who_came_by_docker_exec
     rest: list[Event] = [Exited(Role.ORPHAN, 0), Exited(Role.ORPHAN, 0)]
     crew = FakeCrew([*UP, *stop, *ends, *rest, *([Signalled(TERM), *STOPPED] if restarts else [])])
     left = iter([False, False, True, True])
-    crew.alone = lambda: next(left)  # type: ignore[method-assign]
+    crew.no_children = lambda: next(left)  # type: ignore[method-assign]
     assert Lifecycle(environment.read(RESTART), crew).run() == (0 if restarts else 137)  # type: ignore[arg-type]
     swept = [each for each in crew.log if each.startswith(("all<-", "ours<-"))]
     assert swept == [f"{whom}<-SIGKILL", f"{whom}<-SIGTERM", f"{whom}<-SIGKILL"]

@@ -77,5 +77,5 @@ def test_what_main_was_not_told_yet_is_kept(crew: Crew) -> None:
     leave(crew, json.dumps(GOOD).encode())
     leave(crew, json.dumps({**GOOD, "changed": ["/etc/other"]}).encode())
     assert crew.changed == ["/etc/app", "/etc/other"]
-    crew.told()
+    crew.notified()
     assert crew.changed == []

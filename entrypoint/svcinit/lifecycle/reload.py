@@ -63,7 +63,7 @@ class Reloads(Stops):
         if self.ways():
             self.pre_reload_hook()
         else:
-            self.crew.told()
+            self.crew.notified()
             self.end_reload("")
 
     def ways(self) -> list[Action]:
@@ -150,13 +150,13 @@ class Reloads(Stops):
             self.begin(Role.VERIFY, self.settings.reload_verify + SLACK)
             self.crew.start_verify()
             return
-        self.crew.told()
+        self.crew.notified()
         self.end_reload(self.taken_back or self.outcome)
 
     def verified(self, code: int) -> None:
         """Where the service's check does not succeed with the new files it is told again, of the former ones."""
         if code != Outcome.NOT_PASSING and not self.late:
-            self.crew.told()
+            self.crew.notified()
             self.end_reload(f"SVCINIT_RELOAD_VERIFY could not look: it died with status {code}" if code else "")
             return
         self.taken_back = "taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY"

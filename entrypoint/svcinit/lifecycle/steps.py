@@ -160,7 +160,7 @@ class Steps:
         self.ever_started, self.limit = True, None
         self.main_since = self.crew.now()
         self.tally.main_began()
-        self.crew.told()
+        self.crew.notified()
         if not self.settings.plain:
             self.account.started(
                 self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared,

@@ -124,7 +124,7 @@ class Stops(Steps):
         self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
         lived = self.crew.now() - self.main_since
         serving = self.state in (State.RUNNING, State.RELOADING)
-        if serving and code == EX_OK and lived < BRIEFLY and self.crew.strangers():
+        if serving and code == EX_OK and lived < BRIEFLY and self.crew.strays():
             log.warning("background", "{command} ended at once and left processes: has it gone into the background? "
                         "What svcinit starts must stay in the foreground", command=self.crew.argv[0])  # fmt: skip
         if self.settings.plain:
@@ -143,7 +143,7 @@ class Stops(Steps):
             log.warning("killed", "the service did not stop in time: killed")
         self.account.killed()
         self.crew.kill(Role.MAIN)
-        self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
+        self.crew.sweep(_signal.SIGKILL, exec_sessions=not self.restarting)
         self.timers["buried"] = self.crew.now() + BURIED
 
     def force(self) -> None:
@@ -151,7 +151,7 @@ class Stops(Steps):
         code = self.code or EX_SOFTWARE
         try:
             self.crew.kill(Role.MAIN)
-            self.crew.sweep(_signal.SIGKILL, guests=True)
+            self.crew.sweep(_signal.SIGKILL, exec_sessions=True)
             until, event = self.crew.now() + LAST, Event()
             while self.crew.alive(Role.MAIN) and not isinstance(event, Deadline):
                 event = self.crew.wait(until)
@@ -175,17 +175,17 @@ class Stops(Steps):
         alone who came by `docker exec`, such as a svcinitctl that waits for it."""
         self.state = State.SWEEPING
         self.account.phase(self.state)
-        if self.crew.alone():
+        if self.crew.no_children():
             self.close()
         else:
-            self.crew.sweep(_signal.SIGTERM, guests=not self.restarting)
+            self.crew.sweep(_signal.SIGTERM, exec_sessions=not self.restarting)
 
     def sweep_again(self) -> None:
         """Something ended: that may have been the last, or have left children of its own to us."""
-        if self.crew.alone():
+        if self.crew.no_children():
             self.close()
         elif "buried" in self.timers:
-            self.crew.sweep(_signal.SIGKILL, guests=not self.restarting)
+            self.crew.sweep(_signal.SIGKILL, exec_sessions=not self.restarting)
 
     def close(self) -> None:
         self.timers.clear()

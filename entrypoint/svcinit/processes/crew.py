@@ -202,7 +202,7 @@ class Crew(Init):
         self.changed = self.changed + [path for path in changed if path not in self.changed]
         self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
 
-    def told(self) -> None:
+    def notified(self) -> None:
         """Main knows of every change, so there is nothing to put back either."""
         self.changed, self.reloads, self._undoable = [], [], False
 

@@ -208,21 +208,24 @@ class Init:
             _pass_terminal(os.getpgrp(), main)
             self.signal(Role.MAIN, _signal.SIGCONT, group=True)
 
-    def strangers(self) -> int:
-        """How many processes below us have no role: what main started and left."""
-        return len(set(descendants(os.getpid())) - set(self._roles))
+    def strays(self) -> int:
+        """The number of processes that the service left: our children without a role, and their descendants.
 
-    def sweep(self, number: int, *, guests: bool) -> None:
-        """Send a signal to everything left: to all that descends from us, as PID 1 to `guests`, too: what is in the
-        container by `docker exec`."""
-        # anywhere but in a PID namespace of our own kill(-1) would reach far beyond us
-        for pid in [-1] if guests and self.is_pid1 else descendants(os.getpid()):
+        The descendants of a child with a role belong to that child: presence, for example, has a worker and probes.
+        """
+        return len(descendants(os.getpid(), without=self._roles))
+
+    def sweep(self, number: int, *, exec_sessions: bool) -> None:
+        """Send a signal to all processes that descend from us. `exec_sessions`: if we are PID 1, also to the processes
+        that `docker exec` started."""
+        # Outside a PID namespace of our own kill(-1) would reach processes far beyond us.
+        for pid in [-1] if exec_sessions and self.is_pid1 else descendants(os.getpid()):
             try:
                 os.kill(pid, number)
             except OSError:  # gone already
                 continue
 
-    def alone(self) -> bool:
+    def no_children(self) -> bool:
         """Is there no child left, dead or alive?"""
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -252,15 +255,18 @@ def _dead_or_stopped() -> os.waitid_result | None:
         return None
 
 
-def descendants(pid: int) -> list[int]:
-    """Children, their children and so on, parents first (proc(5), /proc/pid/task/tid/children)."""
+def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
+    """The children of process `pid`, their children and so on, parents first (proc(5), /proc/pid/task/tid/children).
+
+    `without`: these processes are left out, and their descendants too.
+    """
     found = [pid]
-    for each in found:  # it grows meanwhile
+    for each in found:  # the list grows during the loop
         try:
             for thread in os.listdir(f"/proc/{each}/task"):
                 with open(f"/proc/{each}/task/{thread}/children") as file:
-                    found += map(int, file.read().split())
-        except OSError:  # it ended meanwhile
+                    found += [child for child in map(int, file.read().split()) if child not in without]
+        except OSError:  # the process ended meanwhile
             continue
     return found[1:]
 
