@@ -45,17 +45,17 @@ class Bench:
         self.raw: dict[str, Any] = {"machine": report.machine(python), "runs": runs, "probe": self.probe.note}
 
     def plain(self) -> None:
-        """start-up of a plain init"""
+        """start of a plain init"""
         samples = self._race("plain", contenders.plain(self.launcher, self.python), PYTHON, self.stage.time)
         _judge("svcinit / python3 -I -S", samples, SVCINIT, PYTHON, PLAIN_TIMES)
 
     def deaf(self) -> None:
-        """until signals wait: what is sent to a PID 1 before is lost"""
+        """time until signals are blocked; an earlier signal to PID 1 is lost"""
         self._race("deaf", contenders.inits(self.launcher), "tini -s", self.stage.deaf)
 
     def full(self) -> None:
-        """start-up with 10 KV keys, 1 service looked up in DNS, 1 template"""
-        print("The bash entrypoint registers before it starts the service; svcinit, right after.\n")
+        """start with 10 KV keys, 1 DNS query for a service, 1 template"""
+        print("The bash entrypoint registers the service before its start, svcinit immediately after its start.\n")
         with self._consul() as full:
             samples = self._race("full", full.contenders(self.launcher), BASH, self.stage.time)
         _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
@@ -71,7 +71,7 @@ class Bench:
         _print(steps.table(found))
 
     def memory(self) -> None:
-        """memory in the steady state, the service itself not counted"""
+        """memory in the steady state, without the service itself"""
         found = [
             memory.measure(self.stage, each, lambda: True)
             for each in contenders.plain(self.launcher, self.python)
@@ -81,13 +81,13 @@ class Bench:
             found.append(memory.measure(self.stage, full.contenders(self.launcher)[-1], full.registered))
         self.raw["memory"] = {each.name: vars(each) for each in found}
         _print(report.footprints(found))
-        print("\nPSS divides what is shared with others (as this program shares the interpreter); alone does not.\n")
+        print("\nPSS counts shared memory in proportion (the benchmark program shares the interpreter); `unshared` counts it fully.\n")
         pss = {each.name: each.pss for each in found}
         print(report.target("PSS, plain", pss[SVCINIT], PLAIN_PSS, " MiB"))
         print(report.target("PSS, full", pss[SVCINIT_FULL], FULL_PSS, " MiB"))
 
     def imports(self) -> None:
-        """what is imported when (times inflated by -X importtime; each process has what its parent had, too)"""
+        """imports of each process (-X importtime makes the times longer; each process also has the imports of its parent)"""
         how = image.interpreter(self.launcher), image.script(self.launcher)
         found = [imports.of_python(self.python), imports.of_plain(*how)]
         with self._consul() as full:
@@ -102,7 +102,7 @@ class Bench:
 
     def watch(self) -> None:
         """from a KV put to the file and to the HUP, with SVCINIT_WATCH=1 and SVCINIT_SETTLE=0s"""
-        print(f"{self.runs * WATCH_TIMES} changes, one after the other.\n")
+        print(f"{self.runs * WATCH_TIMES} changes, one after another.\n")
         with self._agent() as (folder, agent):
             samples = watch.measure(folder / "watch", agent, self.runs * WATCH_TIMES)
         self.raw["watch"] = samples
@@ -111,17 +111,17 @@ class Bench:
         print(report.target("HUP after the raw query's answer", watch.excess(samples), WATCH_MS, " ms"))
 
     def scale(self) -> None:
-        """following, by the number of keys and templates, while nothing changes; and one change for many"""
+        """watching without changes, by the number of keys and templates; then one change for many watchers"""
         with self._agent() as (folder, agent):
             idle = scale.idle(folder / "idle", agent)
             fleet = scale.fleet(folder / "fleet", agent)
         self.raw["scale"] = {"idle": [vars(each) for each in idle], "fleet": fleet}
         _print(report.idle(idle))
-        print(f"\n{scale.FLEET} followers of one prefix on one agent, one put:\n")
+        print(f"\n{scale.FLEET} watchers of one prefix on one agent, one put:\n")
         _print(report.fleet(fleet))
 
     def images(self) -> None:
-        """from `docker run` to the command's exec, to its first answer and to passing in Consul"""
+        """from `docker run` to the exec of the service, to its first answer and to passing in Consul"""
         if "DOCKER_HOST" not in os.environ or self.probe.clock is not time.monotonic_ns:
             print("Not measured: it takes a Docker engine and a C compiler.")
             return
@@ -171,7 +171,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }  # fmt: skip
 MAIN_PAGE = "benchmarks.md"
 PAGES = {"images": "images.md"}  # of parts that have one of their own
-TITLES = {MAIN_PAGE: "Benchmarks", "images.md": "The images' start, with svcinit and without it"}
+TITLES = {MAIN_PAGE: "Benchmarks", "images.md": "Start of the images, with and without svcinit"}
 
 
 class Page(io.StringIO):
@@ -215,10 +215,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _measure(bench: Bench, file: str, parts: Iterable[str]) -> None:
     """One page."""
-    print(f"# {TITLES[file]}\n\nWhat `make bench` printed; ratios hold on other machines, times do not.\n")
+    print(f"# {TITLES[file]}\n\nThis page is the output of `make bench`. The ratios are similar on other machines; the times are not.\n")
     _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
     if file == MAIN_PAGE:
-        print(f"- {bench.runs} runs each, interleaved; the service: {bench.probe.note}")
+        print(f"- {bench.runs} runs each, interleaved; the service is {bench.probe.note}")
     for part in parts:
         print(f"\n## {part}: {PARTS[part].__doc__}\n", flush=True)
         PARTS[part](bench)

@@ -26,7 +26,7 @@ class Probe:
         self.clock: Callable[[], int] = time.monotonic_ns
         if compiled:
             self.argv = [str(compiled), str(self._path)]
-            self.note = "a C program that reads CLOCK_MONOTONIC first of all"
+            self.note = "a C program that reads CLOCK_MONOTONIC as its first step"
             return
         self.clock = time.time_ns
         os.mkfifo(f"{self._path}.end")  # nobody writes into it: who opens it for reading waits

@@ -31,7 +31,7 @@ def machine(python: str) -> dict[str, str]:
     changed = " with changes" if _said(["git", "status", "--porcelain", "--", "entrypoint"]) else ""
     return {
         "CPU": f"{cpu[0] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) + " when it began: others' work is in the figures",
+        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) + " at the start: other work on the machine affects the figures",
         "kernel": platform.release(),
         "Python": version,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -63,13 +63,13 @@ def times(samples: Mapping[str, Sequence[float]], missing: Sequence[str], base: 
 
 
 def footprints(found: Sequence[Footprint]) -> list[str]:
-    lines = ["| | processes | PSS MiB | alone MiB |", "|---|--:|--:|--:|"]
+    lines = ["| | processes | PSS MiB | unshared MiB |", "|---|--:|--:|--:|"]
     return lines + [f"| {each.name} | {each.processes} | {each.pss:.1f} | {each.alone:.1f} |" for each in found]
 
 
 def idle(found: Sequence[Idle]) -> list[str]:
     lines = [
-        "| keys | templates | requests a minute | CPU ms a minute | connections | PSS MiB | start s |",
+        "| keys | templates | requests per minute | CPU ms per minute | connections | PSS MiB | start s |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return lines + [
@@ -118,7 +118,7 @@ def packages(found: Imports) -> list[str]:
 
 
 def modules(found: Imports) -> list[str]:
-    lines = [f"| {found.process}: module | ms with what it is the first to import |", "|---|--:|"]
+    lines = [f"| {found.process}: module | ms, including the modules that it imports first |", "|---|--:|"]
     return lines + [f"| {name} | {own:.1f} |" for name, own in found.dearest()[:TOP]]
 
 

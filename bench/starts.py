@@ -26,11 +26,10 @@ QUOTED = 500  # characters of the log of a container that did not start
 DIRECT, SVCINIT = "directly", "with svcinit"
 LOOPBACK = "127.0.0.1"
 NOTE = f"""
-Medians of {RUNS} starts each, in turns, on the host's network. Directly: the image's command is the entrypoint, run as
-the user that svcinit would run it as, on the files that svcinit rendered, mounted. Hooks are off, and nothing is
-waited for. An answer is what would satisfy the check; Consul's agent probes once a second at most, at first at a
-random moment in it. Not here: mysql-external, which serves nothing itself. In place of Elasticsearch runs the stand-in
-of its tests.
+Medians of {RUNS} starts each, in turn, on the host's network. For "directly", the container starts the image's command
+without svcinit: as the same user, with the files that svcinit rendered as mounts. Hooks are off, and no start waits for
+peers. The answer is one that satisfies the check. Consul's agent probes at most once a second, and first at a random moment
+within a second. mysql-external is missing because it serves nothing itself. For Elasticsearch, the tests' stand-in runs.
 """
 
 

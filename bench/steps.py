@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from bench.launch import Contender, Stage
 
 STEPS = {  # methods of svcinit.agent.prepare.transaction.Preparation, in their order
-    "fetch": "KV over HTTP, and requests", "wait": "peers over DNS, and dnspython",
-    "render": "templates and files, and Jinja2", "keep": "the cache",
+    "fetch": "KV over HTTP, with requests", "wait": "peers over DNS, with dnspython",
+    "render": "templates and files, with Jinja2", "keep": "the cache",
 }  # fmt: skip
 PREPARE, TOTAL = "prepare", "start"
-BEFORE, WHOLE = "prepare's own beginning and end", "the whole start"
-ELSE = "all else: the interpreter, init, two forks, the command's exec"
+BEFORE, WHOLE = "start and end of prepare itself", "the whole start"
+ELSE = "everything else: the interpreter, init, two forks, the exec of the service"
 Spent = tuple[float, float]  # milliseconds, and those of them that imports took
 
 # The launcher, with one change: the child that prepares takes the time of its steps, and of imports in each.

@@ -79,7 +79,7 @@ def test_the_local_agent_hangs_for_30_s(cluster: Cluster, live: Live, row: Row) 
     life.ends_well()
 
 
-def test_the_network_of_the_service_is_cut_and_mended(cluster: Cluster, live: Live, row: Row) -> None:
+def test_the_network_of_the_service_is_cut_and_restored(cluster: Cluster, live: Live, row: Row) -> None:
     life = live()
     address = life.container.inspect()["NetworkSettings"]["Networks"][cluster.network]["IPAddress"]
     docker("network", "disconnect", cluster.network, life.container.id)

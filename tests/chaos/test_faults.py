@@ -58,7 +58,7 @@ def kill(life: Life, signal: str, pid: int) -> None:
     life.container.exec("sh", "-c", f"kill -{signal} {pid}")
 
 
-def test_the_dns_port_is_dead_and_http_is_alive(
+def test_the_dns_port_is_closed_and_http_works(
     cluster: Cluster, live: Live, row: Row, templates: Callable[[str, str], str]
 ) -> None:
     life = live(templates("/out/peers", PEERS))
@@ -74,7 +74,7 @@ def test_the_dns_port_is_dead_and_http_is_alive(
     life.ends_well()
 
 
-def test_the_http_port_is_dead_and_dns_is_alive(
+def test_the_http_port_is_closed_and_dns_works(
     cluster: Cluster, live: Live, row: Row, templates: Callable[[str, str], str]
 ) -> None:
     life = live(templates("/out/peers", PEERS))
@@ -110,7 +110,7 @@ def test_consul_answers_with(cluster: Cluster, live: Live, row: Row, fault: str)
         life.ends_well()
 
 
-def test_the_token_is_revoked_and_given_back(guarded: Guarded, row: Row) -> None:
+def test_the_token_is_revoked_and_restored(guarded: Guarded, row: Row) -> None:
     secret = guarded.token('service_prefix "web" { policy = "write" } key_prefix "config/" { policy = "read" }')
     life = Life(guarded, {"CONSUL_HTTP_TOKEN": secret})
     guarded.revoke(secret)

@@ -17,14 +17,14 @@ from testing.waiting import eventually
 
 INITS = ("svcinit", "tini", "dumb-init")
 TABLE = pathlib.Path(__file__).parent.parent.parent / "docs" / "inits.md"
-HEAD = """# Beside tini and dumb-init
+HEAD = """# Comparison with tini and dumb-init
 
 <!-- Made by `make docs` from a run of tests/inits: change the tests. -->
 
-Each row is a test that ran against all three, with Debian's packages of tini and dumb-init; where a switch is needed it
-was given (`tini -s`, which makes it a subreaper where it is not PID 1).
+Each row is a test that ran against all three programs. tini and dumb-init are Debian's packages. The tests use the options
+that a program needs, such as `tini -s`, which makes tini a subreaper if it is not PID 1.
 
-| a promise | svcinit | tini | dumb-init |
+| behaviour | svcinit | tini | dumb-init |
 |---|---|---|---|
 """
 RESULTS: dict[str, dict[str, str]] = {}

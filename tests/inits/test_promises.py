@@ -36,32 +36,32 @@ def forwards(init: Init, numbers: list[int]) -> None:
     assert init.out.count("got") == len(numbers), "each once"
 
 
-def test_exits_with_the_status_of_the_command(init: Init) -> None:
+def test_exits_with_the_status_of_the_service(init: Init) -> None:
     assert [init.run("sh", "-c", f"exit {code}") for code in (0, 1, 42, 255)] == [0, 1, 42, 255]
 
 
-def test_exits_with_128_plus_the_signal_that_killed_the_command(init: Init) -> None:
+def test_exits_with_128_plus_the_signal_that_killed_the_service(init: Init) -> None:
     assert init.run("sh", "-c", "kill -TERM $$") == 143
     assert init.run("sh", "-c", "kill -KILL $$") == 137
 
 
-def test_exits_with_128_plus_the_signal_also_after_a_core_dump(init: Init) -> None:
+def test_exits_with_128_plus_the_signal_after_a_core_dump_too(init: Init) -> None:
     assert init.run("sh", "-c", "ulimit -c unlimited; kill -QUIT $$") == 131
 
 
-def test_a_command_that_is_not_there_is_127(init: Init) -> None:
+def test_exits_with_127_if_the_program_is_not_found(init: Init) -> None:
     assert init.run("/no/such/command") == 127
 
 
-def test_a_command_that_cannot_be_executed_is_126(init: Init) -> None:
+def test_exits_with_126_if_the_program_cannot_be_executed(init: Init) -> None:
     assert init.run("/etc/passwd") == 126
 
 
-def test_forwards_the_ordinary_signals(init: Init) -> None:
+def test_forwards_the_standard_signals(init: Init) -> None:
     forwards(init, [n for n in ORDINARY if n not in FAULTS and n != signal.SIGCONT])
 
 
-def test_forwards_the_signals_of_faults_when_they_are_sent_by_hand(init: Init) -> None:
+def test_forwards_fault_signals_such_as_segv_that_a_process_sends(init: Init) -> None:
     forwards(init, list(FAULTS))
 
 
@@ -69,7 +69,7 @@ def test_forwards_real_time_signals(init: Init) -> None:
     forwards(init, [signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX])
 
 
-def test_keeps_real_time_signals_in_order_and_number(init: Init) -> None:
+def test_keeps_the_order_and_number_of_real_time_signals(init: Init) -> None:
     process = init.start(sys.executable, PRINTER)
     init.says("ready")
     process.send_signal(signal.SIGSTOP)
@@ -86,7 +86,7 @@ def got_real_time(init: Init) -> list[int]:
     return [number for number in numbers if number >= signal.SIGRTMIN]
 
 
-def test_signals_only_the_command_when_told_so(init: Init) -> None:
+def test_can_signal_only_the_process_of_the_service(init: Init) -> None:
     process = init.start("bash", "-c", FAMILY)
     init.says("up")
     process.send_signal(signal.SIGUSR1)
@@ -94,7 +94,7 @@ def test_signals_only_the_command_when_told_so(init: Init) -> None:
     assert "child" not in init.out
 
 
-def test_signals_the_whole_group_when_told_so(init: Init) -> None:
+def test_can_signal_the_whole_process_group(init: Init) -> None:
     process = init.start("bash", "-c", FAMILY, group=True)
     init.says("up")
     process.send_signal(signal.SIGUSR1)
@@ -102,7 +102,7 @@ def test_signals_the_whole_group_when_told_so(init: Init) -> None:
     init.says("child")
 
 
-def test_a_signal_sent_right_after_the_start_of_the_command_is_not_lost(init: Init) -> None:
+def test_loses_no_signal_immediately_after_the_start_of_the_service(init: Init) -> None:
     for _ in range(10):
         process = init.start("sh", "-c", "echo up; exec sleep 30")
         init.says("up")
@@ -110,7 +110,7 @@ def test_a_signal_sent_right_after_the_start_of_the_command_is_not_lost(init: In
         assert process.wait(5) == 143
 
 
-def test_suspends_and_resumes_with_the_command(init: Init) -> None:
+def test_suspends_and_resumes_with_the_service(init: Init) -> None:
     process = init.start("sh", "-c", "echo up; exec sleep 30")
     init.says("up")
     (child,) = eventually(lambda: descendants(process.pid), "the command runs")
@@ -137,7 +137,7 @@ def test_reaps_orphans(init: Init) -> None:
     assert process.wait(5) == 0
 
 
-def test_reaps_ten_thousand_orphans_within_a_second_of_their_end(init: Init) -> None:
+def test_reaps_ten_thousand_orphans_within_a_second(init: Init) -> None:
     script = (
         "import os, sys, time\n"
         "def born(n):\n"
@@ -166,12 +166,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_the_status_of_an_orphan_is_never_taken_for_that_of_the_command(init: Init) -> None:
+def test_never_exits_with_the_status_of_an_orphan(init: Init) -> None:
     script = "for i in $(seq 50); do (sh -c 'exit 9' &); done; sleep 0.2; exit 3"
     assert init.run("sh", "-c", script) == 3
 
 
-def test_the_command_gets_default_dispositions_and_an_empty_mask(init: Init) -> None:
+def test_gives_the_service_default_dispositions_and_an_empty_mask(init: Init) -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         init.run("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status")
@@ -182,12 +182,12 @@ def test_the_command_gets_default_dispositions_and_an_empty_mask(init: Init) -> 
     assert masks == {"SigBlk:": 0, "SigIgn:": 0}
 
 
-def test_the_command_gets_no_file_descriptors_but_the_three(init: Init) -> None:
+def test_gives_the_service_only_the_three_standard_file_descriptors(init: Init) -> None:
     init.run("ls", "/proc/self/fd")
     assert init.out.split() == ["0", "1", "2", "3"]  # 3 is that of ls itself
 
 
-def test_the_command_keeps_directory_umask_limits_and_oom_score(init: Init) -> None:
+def test_keeps_directory_umask_limits_and_oom_score_for_the_service(init: Init) -> None:
     argv = init.argv("sh", "-c", "pwd; umask; ulimit -n; cat /proc/self/oom_score_adj; nice")
 
     def before() -> None:
@@ -202,13 +202,13 @@ def test_the_command_keeps_directory_umask_limits_and_oom_score(init: Init) -> N
     assert done.stdout.split() == [str(init.folder), "0027", "321", own, "3"]
 
 
-def test_the_environment_arrives_to_the_byte(init: Init) -> None:
+def test_passes_the_environment_on_byte_for_byte(init: Init) -> None:
     given = {b"PATH": os.fsencode(os.environ["PATH"]), b"RAW": b"\xff\xfe", b"EMPTY": b"", b"LINES": b"a\nb"}
     done = subprocess.run(init.argv("env", "-0"), env=given, capture_output=True, timeout=10, check=True)
     assert dict(item.split(b"=", 1) for item in done.stdout.split(b"\0") if item) == given
 
 
-def test_pins_no_mount_by_its_own_working_directory(init: Init) -> None:
+def test_does_not_block_a_mount_with_its_own_working_directory(init: Init) -> None:
     process = init.start("sh", "-c", "echo up; exec sleep 30")
     init.says("up")
     assert os.readlink(f"/proc/{process.pid}/cwd") == "/"
@@ -264,7 +264,7 @@ def on_terminal(init: Init, *command: str) -> Terminal:
     return Terminal(argv)
 
 
-def test_ctrl_c_and_ctrl_backslash_reach_the_command_on_a_terminal(init: Init) -> None:
+def test_ctrl_c_and_ctrl_backslash_reach_the_service_on_a_terminal(init: Init) -> None:
     terminal = on_terminal(
         init, "bash", "-c", "trap 'echo int' INT; trap 'echo quit' QUIT; echo up; while :; do sleep 0.05; done"
     )
@@ -278,7 +278,7 @@ def test_ctrl_c_and_ctrl_backslash_reach_the_command_on_a_terminal(init: Init) -
         terminal.close()
 
 
-def test_the_command_can_read_from_its_terminal(init: Init) -> None:
+def test_the_service_can_read_from_its_terminal(init: Init) -> None:
     terminal = on_terminal(init, "sh", "-c", "echo up; read line; echo got-$line; sleep 30")
     try:
         terminal.says(b"up")
@@ -288,7 +288,7 @@ def test_the_command_can_read_from_its_terminal(init: Init) -> None:
         terminal.close()
 
 
-def test_a_resized_window_is_told_to_the_command(init: Init) -> None:
+def test_the_service_is_notified_of_a_new_window_size(init: Init) -> None:
     import fcntl
     import struct
     import termios
@@ -319,7 +319,7 @@ def test_ctrl_z_suspends_and_fg_resumes_under_a_shell(init: Init) -> None:
         terminal.close()
 
 
-def test_leaves_no_process_behind_when_the_command_ignores_the_stop(init: Init) -> None:
+def test_leaves_no_process_behind_if_the_service_ignores_the_stop(init: Init) -> None:
     script = (
         "trap '' TERM; sh -c 'trap \"\" TERM; while :; do sleep 0.05; done' & echo up; while :; do sleep 0.05; done"
     )

@@ -11,16 +11,17 @@ from testing.table import Table
 from tests.site.site import Site
 from tools import site as tool
 
-TABLE = Table("site.md", """# A whole site
+TABLE = Table("site.md", """# A complete site
 
 <!-- Made by `make docs` from a run of tests/site: change the tests. -->
 
-[examples/compose.yaml](../examples/site/README.md) on one machine of 2 cores, 17 containers: three Consul servers, two
-hosts, nginx, two Django, two redis behind Twemproxy, MariaDB, RabbitMQ with a worker, rsyslog. Each page writes to
-MySQL, counts in redis and puts an order into the queue. Four clients ask nginx for it, one page after another, each on
-a connection of its own, while the row happens; nothing is tried again. `longest wait` is that for one page.
+These measurements are from [examples/compose.yaml](../examples/site/README.md), in 17 containers on one machine with 2
+cores: three Consul servers, two hosts, nginx, two Django, two redis behind Twemproxy, MariaDB, RabbitMQ with a worker, and
+rsyslog. Each page writes to MySQL, counts in redis and puts an order into the queue. During each event, four clients request
+the page from nginx, one request after another, each on its own connection. The clients repeat no failed request. `longest
+wait` is the longest time for one page.
 
-| what happened | pages | failed | longest wait |
+| event | pages | failed | longest wait |
 |---|--:|--:|--:|
 """)  # fmt: skip
 

@@ -43,7 +43,7 @@ def test_a_page_touches_redis_mysql_and_the_queue_and_the_worker_tells_the_log_c
     eventually(lambda: line in log.read("/var/log/collected/all.log").decode(), "the log collector has its line", 10)
 
 
-def test_new_code_rolls_out_to_one_django_after_the_other(site: Site, row: Row) -> None:
+def test_new_code_is_rolled_out_to_one_django_after_the_other(site: Site, row: Row) -> None:
     with visited(site) as made:
         (site.code / "VERSION").write_text("2\n")
         for name in ("shop-a", "shop-b"):
@@ -90,7 +90,7 @@ def _other_leader(site: Site, former: str) -> bool:
         return False
 
 
-def test_one_host_is_taken_down_and_comes_back(site: Site, row: Row) -> None:
+def test_one_host_is_stopped_and_started_again(site: Site, row: Row) -> None:
     with visited(site) as made:
         for name in ("shop-b", "redis-b", "host-b"):
             assert site.container(name).stop(20) == 0
