@@ -81,13 +81,13 @@ class Bench:
             found.append(memory.measure(self.stage, full.contenders(self.launcher)[-1], full.registered))
         self.raw["memory"] = {each.name: vars(each) for each in found}
         _print(report.footprints(found))
-        print("\nPSS counts shared memory in proportion (the benchmark program shares the interpreter); `unshared` counts it fully.\n")
+        print("\nPSS counts shared memory by share (this program shares the interpreter); `unshared`: fully.\n")
         pss = {each.name: each.pss for each in found}
         print(report.target("PSS, plain", pss[SVCINIT], PLAIN_PSS, " MiB"))
         print(report.target("PSS, full", pss[SVCINIT_FULL], FULL_PSS, " MiB"))
 
     def imports(self) -> None:
-        """imports of each process (-X importtime makes the times longer; each process also has the imports of its parent)"""
+        """imports of each process, in addition to those of its parent (-X importtime makes the times longer)"""
         how = image.interpreter(self.launcher), image.script(self.launcher)
         found = [imports.of_python(self.python), imports.of_plain(*how)]
         with self._consul() as full:
@@ -171,6 +171,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }  # fmt: skip
 MAIN_PAGE = "benchmarks.md"
 PAGES = {"images": "images.md"}  # of parts that have one of their own
+INTRODUCTION = "This page is the output of `make bench`. The ratios are similar on other machines; the times are not."
 TITLES = {MAIN_PAGE: "Benchmarks", "images.md": "Start of the images, with and without svcinit"}
 
 
@@ -215,7 +216,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _measure(bench: Bench, file: str, parts: Iterable[str]) -> None:
     """One page."""
-    print(f"# {TITLES[file]}\n\nThis page is the output of `make bench`. The ratios are similar on other machines; the times are not.\n")
+    print(f"# {TITLES[file]}\n\n{INTRODUCTION}\n")
     _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
     if file == MAIN_PAGE:
         print(f"- {bench.runs} runs each, interleaved; the service is {bench.probe.note}")

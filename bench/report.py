@@ -31,7 +31,7 @@ def machine(python: str) -> dict[str, str]:
     changed = " with changes" if _said(["git", "status", "--porcelain", "--", "entrypoint"]) else ""
     return {
         "CPU": f"{cpu[0] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) + " at the start: other work on the machine affects the figures",
+        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) + " at the start: it affects the figures",
         "kernel": platform.release(),
         "Python": version,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

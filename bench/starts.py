@@ -26,10 +26,11 @@ QUOTED = 500  # characters of the log of a container that did not start
 DIRECT, SVCINIT = "directly", "with svcinit"
 LOOPBACK = "127.0.0.1"
 NOTE = f"""
-Medians of {RUNS} starts each, in turn, on the host's network. For "directly", the container starts the image's command
-without svcinit: as the same user, with the files that svcinit rendered as mounts. Hooks are off, and no start waits for
-peers. The answer is one that satisfies the check. Consul's agent probes at most once a second, and first at a random moment
-within a second. mysql-external is missing because it serves nothing itself. For Elasticsearch, the tests' stand-in runs.
+Medians of {RUNS} starts each, in turn, on the host's network. For "directly", the container starts the image's
+command without svcinit: as the same user, with the files that svcinit rendered as mounts. Hooks are off, and no start
+waits for peers. The answer is one that satisfies the check. Consul's agent probes at most once a second, and first at
+a random moment within a second. mysql-external is missing because it serves nothing itself. For Elasticsearch, the
+tests' stand-in runs.
 """
 
 

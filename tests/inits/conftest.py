@@ -21,8 +21,8 @@ HEAD = """# Comparison with tini and dumb-init
 
 <!-- Made by `make docs` from a run of tests/inits: change the tests. -->
 
-Each row is a test that ran against all three programs. tini and dumb-init are Debian's packages. The tests use the options
-that a program needs, such as `tini -s`, which makes tini a subreaper if it is not PID 1.
+Each row is a test that ran against all three programs. tini and dumb-init are Debian's packages. The tests use the
+options that a program needs, such as `tini -s`, which makes tini a subreaper if it is not PID 1.
 
 | behaviour | svcinit | tini | dumb-init |
 |---|---|---|---|

@@ -15,11 +15,11 @@ TABLE = Table("site.md", """# A complete site
 
 <!-- Made by `make docs` from a run of tests/site: change the tests. -->
 
-These measurements are from [examples/compose.yaml](../examples/site/README.md), in 17 containers on one machine with 2
-cores: three Consul servers, two hosts, nginx, two Django, two redis behind Twemproxy, MariaDB, RabbitMQ with a worker, and
-rsyslog. Each page writes to MySQL, counts in redis and puts an order into the queue. During each event, four clients request
-the page from nginx, one request after another, each on its own connection. The clients repeat no failed request. `longest
-wait` is the longest time for one page.
+These measurements are from [examples/compose.yaml](../examples/site/README.md), in 17 containers on one machine with
+2 cores: three Consul servers, two hosts, nginx, two Django, two redis behind Twemproxy, MariaDB, RabbitMQ with a
+worker, and rsyslog. Each page writes to MySQL, counts in redis and puts an order into the queue. During each event,
+four clients request the page from nginx, one request after another, each on its own connection. The clients repeat no
+failed request. `longest wait` is the longest time for one page.
 
 | event | pages | failed | longest wait |
 |---|--:|--:|--:|
