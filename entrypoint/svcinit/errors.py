@@ -31,46 +31,41 @@ class Outcome:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
 
 class Fault(str):
-    """One complete sentence, for people. `named` is what it names, for programs: `variable`, `file`, `line`, `key`.
+    """One error: a complete sentence for people, and fields for programs and for the log.
 
-    A sentence about a variable begins with its name. What a fault names itself goes before what it is given later.
+    Fields are `variable`, `file`, `line` and `key`, as far as the error has them. Code reads the fields, or the class
+    of the fault, and never the sentence.
     """
 
-    named: Mapping[str, object]
+    fields: Mapping[str, object]
 
-    def __new__(cls, sentence: str, /, **named: object) -> Fault:
-        made = super().__new__(cls, sentence)
-        made.named = {**_variable(sentence), **named, **getattr(sentence, "named", {})}
-        return made
+    def __new__(cls, sentence: str, /, **fields: object) -> Self:
+        fault = super().__new__(cls, sentence)
+        fault.fields = {**fields, **getattr(sentence, "fields", {})}  # those of the fault itself are more exact
+        return fault
 
-    def said(self, sentence: str) -> Fault:
-        """The same fault in other words."""
-        return Fault(sentence, **self.named)
-
-
-def _variable(sentence: str) -> dict[str, object]:
-    if not sentence.startswith(("SVCINIT_", "CONSUL_")):
-        return {}
-    end = next((at for at, each in enumerate(sentence) if not each.isalnum() and each != "_"), len(sentence))
-    return {"variable": sentence[:end]}
+    def reworded(self, sentence: str) -> Fault:
+        """The same fields, another sentence."""
+        return Fault(sentence, **self.fields)
 
 
 class SvcinitError(Exception):
-    """Root of all errors raised on purpose. `faults` are told to people, one a line; each names what is in `named`."""
+    """Root of all errors raised on purpose. `faults` are logged, a line each."""
 
     code = EX_SOFTWARE
 
-    def __init__(self, *faults: str, **named: object) -> None:
+    def __init__(self, *faults: str, **fields: object) -> None:
         super().__init__("; ".join(faults))
-        self.faults = tuple(Fault(fault, **named) for fault in faults)
+        self.faults = tuple(Fault(fault, **fields) for fault in faults)
 
     @property
-    def named(self) -> Mapping[str, object]:
-        """What the error names, where it is one fault."""
-        return self.faults[0].named if len(self.faults) == 1 else {}
+    def fields(self) -> Mapping[str, object]:
+        """The fields of the error, where it is one fault."""
+        return self.faults[0].fields if len(self.faults) == 1 else {}
 
 
 class ConfigError(SvcinitError):

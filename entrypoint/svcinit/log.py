@@ -75,7 +75,7 @@ def error(event: EventName, sentence: str, **fields: object) -> None:
 def faults(found: SvcinitError) -> None:
     """An error that was raised on purpose, a line a fault."""
     for fault in found.faults:
-        _event(3, "fault", "{error}", {"error": fault, **fault.named})
+        _event(3, "fault", "{error}", {"error": fault, **fault.fields})
 
 
 def internal(where: str, found: Exception) -> None:

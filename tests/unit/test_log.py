@@ -151,7 +151,8 @@ def test_a_field_that_is_missing_is_no_crash() -> None:
 
 def test_each_fault_of_an_error_is_a_line_that_names_what_is_at_fault() -> None:
     error = ConfigError(
-        "SVCINIT_PORT='x': expected a port", Fault("/t.j2, line 3: no key a", file="/t.j2", line=3, key="a")
+        Fault("SVCINIT_PORT='x': expected a port", variable="SVCINIT_PORT"),
+        Fault("/t.j2, line 3: no key a", file="/t.j2", line=3, key="a"),
     )
     lines = [json.loads(line) for line in said(lambda: log.faults(error), "json").splitlines()]
     named = [{name: line.get(name) for name in ("variable", "file", "line", "key")} for line in lines]

@@ -68,7 +68,7 @@ def test_every_line_has_a_known_event_a_constant_sentence_and_known_fields() -> 
         used = {name for _, name, _, _ in string.Formatter().parse(sentence) if name is not None}
         assert used <= names | {"reload"}, f"{place}: {used - names} is not given"
         spread = [ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg is None]
-        assert all(text.endswith(".named") for text in spread), f"{place}: {spread}"
+        assert all(text.endswith(".fields") for text in spread), f"{place}: {spread}"
 
 
 def test_every_event_is_used() -> None:
@@ -105,3 +105,19 @@ def test_the_schema_knows_exactly_the_events_and_the_roles() -> None:
     roles = {value for name, value in vars(Role).items() if name.isupper()} - {Role.ORPHAN}
     assert FIELDS["event"]["enum"] == list(EVENTS)
     assert set(FIELDS["role"]["enum"]) == roles | {"init", "worker"}
+
+
+def test_an_error_about_a_variable_has_the_variable_as_a_field_too() -> None:
+    """Programs read fields: an error whose sentence begins with a variable names it in a field."""
+    silent, found = [], 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if name in ("ConfigError", "Unavailable", "Fault") and node.args:  # type: ignore[attr-defined]
+                text = ast.unparse(node.args[0]).lstrip("f").strip("\"'")  # type: ignore[attr-defined]
+                if text.startswith(("SVCINIT_", "CONSUL_")):
+                    found += 1
+                    fields = {keyword.arg for keyword in node.keywords}  # type: ignore[attr-defined]
+                    silent += [] if "variable" in fields else [f"{path.name}:{node.lineno}: {text}"]  # type: ignore[attr-defined]
+    assert found > 10, "the search is broken"
+    assert silent == []

@@ -24,7 +24,7 @@ def fault(kv: dict[str, bytes]) -> str:
     with pytest.raises(ConfigError) as raised:
         program.environment(kv, "env")
     (found,) = raised.value.faults
-    assert found.named["key"] in kv
+    assert found.fields["key"] in kv
     return found
 
 
@@ -103,7 +103,7 @@ def test_too_much_together_is_told_with_the_largest_keys() -> None:
     assert told.endswith(
         "the largest are KV key env/LARGER (100001), KV key env/V000 (100000), KV key env/V001 (100000)"
     )
-    assert told.named["key"] == "env/LARGER"
+    assert told.fields["key"] == "env/LARGER"
     program.check_sum(mine, ("run",), ["run"], values(most // 100_000 - 1))
 
 

@@ -269,7 +269,7 @@ def test_each_fault_names_its_variable_for_programs(tmp_path: pathlib.Path) -> N
     image.write_text("SVCINIT_PORT=x\nnonsense\nSVCINIT_SERVCIE=web\n")
     with pytest.raises(ConfigError) as raised:
         environment.read({"SVCINIT_DRAIN": "soon", "SVCINIT_TAGS_FILE": "/nosuch", "SVCINIT_READY": "tcp"}, str(image))
-    named = [[fault.named.get(name) for name in ("variable", "file", "line")] for fault in raised.value.faults]
+    named = [[fault.fields.get(name) for name in ("variable", "file", "line")] for fault in raised.value.faults]
     assert sorted(named, key=str) == [
         ["SVCINIT_DRAIN", None, None],
         ["SVCINIT_PORT", str(image), None],
@@ -278,7 +278,7 @@ def test_each_fault_names_its_variable_for_programs(tmp_path: pathlib.Path) -> N
         ["SVCINIT_TAGS_FILE", "/nosuch", None],
         [None, str(image), 2],
     ]
-    assert faults(SVCINIT_READY="tcp")[0].named == {"variable": "SVCINIT_READY"}
+    assert faults(SVCINIT_READY="tcp")[0].fields == {"variable": "SVCINIT_READY"}
 
 
 def test_settings_never_change() -> None:

@@ -16,6 +16,7 @@ from svcinit.settings.table import TABLE, TEMPLATES, Variable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from svcinit.settings.parsers import Action
 
@@ -27,7 +28,21 @@ KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
 LOADERS = f"{KEPT}LD_", f"{KEPT}GLIBC_TUNABLES="
 HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # what hooks see, and svcinitctl in them
 UNPROBED = "none", "exec"  # checks that need no port
-UNKNOWN = "is not a variable of svcinit"
+
+
+class UnknownVariable(Fault):
+    """A name that begins like one of svcinit's variables, or stands in the image's defaults, and is none."""
+
+
+class Contradiction(Fault):
+    """Variables that cannot go together. The fault's field `variable` is the first one."""
+
+    variables: tuple[str, ...]
+
+    def __new__(cls, sentence: str, *variables: str) -> Self:
+        fault = super().__new__(cls, sentence, variable=variables[0])
+        fault.variables = variables
+        return fault
 
 
 class Environment(dict[str, str]):
@@ -201,7 +216,7 @@ def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -
     return settings
 
 
-def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> tuple[Settings, list[str]]:
+def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> tuple[Settings, list[Fault]]:
     """As `read`: what can be read, and every fault; what is wrong is as if it were unset."""
     defaults, faults = _from_file(image_defaults)
     faults += _unknown(environment)
@@ -215,8 +230,8 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
             faults += error.faults
             wrong.append(row.name)
             values[row.attribute] = None if row.default is None else row.parse(row.default)
-    # what a wrong variable seems to contradict may be right once it is right
-    faults += [fault for fault in _derive(values) if not any(name in fault for name in wrong)]
+    # A contradiction with a wrong variable may be gone once that is corrected.
+    faults += [fault for fault in _derive(values) if not set(wrong) & set(fault.variables)]
     return Settings(environment, values), faults
 
 
@@ -227,7 +242,9 @@ def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
         return None if raw is None else row.parse(raw)
     except ValueError as wrong:
         told = f"{row.name}={wrong_value(None if row.private else given.get(row.name), str(wrong))}"
-        raise ConfigError(Fault(f"{file}: {told}", variable=row.name, file=file) if file else told) from None
+        if file:
+            raise ConfigError(f"{file}: {told}", variable=row.name, file=file) from None
+        raise ConfigError(told, variable=row.name) from None
 
 
 def alone(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> object:
@@ -257,13 +274,17 @@ def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
     given, path = environment.get(row.name), environment.get(row.name + "_FILE")
     if path:
         if given:
-            raise ConfigError(f"{row.name}_FILE is set too: give one of the two")
+            raise ConfigError(f"{row.name}_FILE is set too: give one of the two", variable=f"{row.name}_FILE")
         try:
             given = _text_of(path).rstrip("\r\n")
         except OSError as error:
-            raise ConfigError(f"{row.name}_FILE={path!r} cannot be read: {error.strerror}", file=path) from None
+            raise ConfigError(
+                f"{row.name}_FILE={path!r} cannot be read: {error.strerror}", variable=f"{row.name}_FILE", file=path
+            ) from None
         if "\0" in given:
-            raise ConfigError(f"{row.name}_FILE={path!r} holds a NUL byte; expected text", file=path)
+            raise ConfigError(
+                f"{row.name}_FILE={path!r} holds a NUL byte; expected text", variable=f"{row.name}_FILE", file=path
+            )
     return row.default if given is None or (given == "" and not row.empty) else given
 
 
@@ -274,7 +295,7 @@ def _text_of(path: str) -> str:
     return read(path, FILE_LIMIT).decode("utf-8", "surrogateescape")
 
 
-def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
+def _from_file(path: str) -> tuple[dict[str, str], list[Fault]]:
     """NAME=value lines, as docker's --env-file has them, and what is wrong with them."""
     try:
         os.stat(path)  # an image without it pays for no import
@@ -284,7 +305,7 @@ def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
     except OSError as error:
         return {}, [Fault(f"{path} cannot be read: {error.strerror}", file=path)]
     found: dict[str, str] = {}
-    faults: list[str] = []
+    faults: list[Fault] = []
     for number, line in enumerate(lines, 1):
         name, equals, value = line.strip().partition("=")
         if "\0" in line:
@@ -301,21 +322,21 @@ def _from_file(path: str) -> tuple[dict[str, str], list[str]]:
     return found, faults
 
 
-def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[str]:
+def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
     """Names that are none of svcinit's; `foreign`: whatever they begin with."""
     known = {row.name for row in TABLE} | (set() if foreign else HANDED)
-    faults: list[str] = []
+    faults: list[Fault] = []
     for name in given:
         if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
             import difflib  # only a mistake pays for it
 
             near = difflib.get_close_matches(name.removesuffix("_FILE"), known, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else "; svcinit --help lists them all"
-            faults.append(Fault(f"{name} {UNKNOWN}{hint}", variable=name))
+            faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))
     return faults
 
 
-def _derive(values: dict[str, object]) -> list[str]:
+def _derive(values: dict[str, object]) -> list[Contradiction]:
     """Fill in the defaults that depend on other variables; return what contradicts itself."""
     service, service_port = values["service"], values["port"]
     if values["kv_prefix"] is None:
@@ -333,21 +354,29 @@ def _derive(values: dict[str, object]) -> list[str]:
     return check_faults(values) + _contradictions(values)
 
 
-def _contradictions(values: Mapping[str, object]) -> list[str]:
-    faults = []
+def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
+    faults: list[Contradiction] = []
     ready, service = values["ready"][0], values["service"]  # type: ignore[index]
     if service and ready not in UNPROBED and not values["port"]:
-        faults.append(f"SVCINIT_READY={ready} needs SVCINIT_PORT: the port to probe")
+        faults.append(
+            Contradiction(
+                f"SVCINIT_READY={ready} needs SVCINIT_PORT: the port to probe", "SVCINIT_READY", "SVCINIT_PORT"
+            )
+        )
     if values["reload_verify"] and values["check"][0] in ("none", "grpc", "grpcs"):  # type: ignore[index]
-        faults.append("SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:")
+        told = "SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:"
+        faults.append(Contradiction(told, "SVCINIT_RELOAD_VERIFY", "SVCINIT_CHECK"))
     for name, given in (("READY", ready != "none"), ("SERVICES", values["services"])):
         if given and not service:
-            faults.append(f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register")
+            told = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
+            faults.append(Contradiction(told, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
     missing = [path for path in values["templates"] if path != TEMPLATES and not os.path.isdir(path)]  # type: ignore[attr-defined]
     if missing:
-        faults.append(f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates")
+        told = f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates"
+        faults.append(Contradiction(told, "SVCINIT_TEMPLATES"))
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
-        faults.append("SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none")
+        told = "SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none"
+        faults.append(Contradiction(told, "SVCINIT_STOP"))
     return faults
 
 
@@ -360,15 +389,18 @@ def default_id(service: object, port: object) -> str:
     return "-".join(str(part) for part in (service, os.uname().nodename, port) if part)
 
 
-def check_faults(values: Mapping[str, object]) -> list[str]:
+def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
     """What contradicts itself in the check of a service, be it SVCINIT_SERVICE or one of SVCINIT_SERVICES."""
     kind, faults = values["check"][0], []  # type: ignore[index]
     if values["service"] and kind not in UNPROBED and not values["port"]:
-        faults.append(f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe")
+        told = f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe"
+        faults.append(Contradiction(told, "SVCINIT_CHECK", "SVCINIT_PORT"))
     if kind.startswith("grpc") and values["check_via"] == "ttl":
-        faults.append(f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC")
+        told = f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC"
+        faults.append(Contradiction(told, "SVCINIT_CHECK", "SVCINIT_CHECK_VIA"))
     if float(values["deregister_after"]) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
-        faults.append("SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes")
+        told = "SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes"
+        faults.append(Contradiction(told, "SVCINIT_DEREGISTER_AFTER"))
     return faults
 
 

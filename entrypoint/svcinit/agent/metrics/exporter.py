@@ -49,7 +49,8 @@ def main(settings: Settings, life: str) -> int:
     except ImportError as error:
         raise ConfigError(
             f"SVCINIT_METRICS needs {error.name}, which is not here: pip install 'svcinit[metrics]'; "
-            "the service runs on without metrics"
+            "the service runs on without metrics",
+            variable="SVCINIT_METRICS",
         ) from None
     parent = os.getppid()
     listener = bound(settings.metrics, lambda: os.getppid() == parent)

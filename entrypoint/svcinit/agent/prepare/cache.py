@@ -142,4 +142,4 @@ def _digest(body: Mapping[str, object]) -> str:
 
 
 def _refused(path: str, why: str) -> Unavailable:
-    return Unavailable(f"SVCINIT_CACHE={path!r} is not used: {why}", file=path)
+    return Unavailable(f"SVCINIT_CACHE={path!r} is not used: {why}", variable="SVCINIT_CACHE", file=path)

@@ -55,13 +55,13 @@ class Node:
 
 
 class Place:
-    """Where a text came from: `what`, such as the path of a file. Makes the errors, which never tell a value."""
+    """Where a text came from: `what`, such as the path of a file, and the fields of its errors, which hold no value."""
 
-    def __init__(self, what: str, *, file: str | None = None) -> None:
-        self.what, self.file = what, file
+    def __init__(self, what: str, **fields: object) -> None:
+        self.what, self.fields = what, fields
 
     def wrong(self, line: int, fault: str) -> ConfigError:
-        return ConfigError(f"{self.what}, line {line}: {fault}", file=self.file, line=line)
+        return ConfigError(f"{self.what}, line {line}: {fault}", **self.fields, line=line)
 
 
 def parse(text: str, place: Place, *, only_json: bool = False) -> Node:
@@ -129,7 +129,7 @@ def _from_yaml(text: str, place: Place) -> Node:
     except ImportError:
         raise ConfigError(
             f"{place.what} is not JSON, and YAML needs PyYAML, which is not here: pip install 'svcinit[yaml]'",
-            file=place.file,
+            **place.fields,
         ) from None
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)

@@ -36,7 +36,7 @@ def count(settings: Settings, what: str) -> int:
     try:
         known = cache.load(settings) if settings.cache else None
     except Unavailable as refused:
-        log.warning("cache_refused", "{error}", error=refused, **refused.named)
+        log.warning("cache_refused", "{error}", error=refused, **refused.fields)
         return 0
     return known.seen.get(what, 0) if known else 0
 
@@ -48,7 +48,9 @@ class LastKnown(Preparation):
         super().__init__(settings, command, -1, 0.0)
         known = cache.load(settings)
         if known is None:
-            raise Unavailable(f"SVCINIT_CACHE={settings.cache!r} is gone", file=settings.cache)
+            raise Unavailable(
+                f"SVCINIT_CACHE={settings.cache!r} is gone", variable="SVCINIT_CACHE", file=settings.cache
+            )
         self._known = known
 
     def fetch(self) -> None:
@@ -67,11 +69,17 @@ class LastKnown(Preparation):
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         found = self._known.peers.get((name, tag, dc))
         if found is None:
-            raise Unavailable(f"SVCINIT_CACHE={self.settings.cache!r} knows no peers of {called(name, tag, dc)}")
+            raise Unavailable(
+                f"SVCINIT_CACHE={self.settings.cache!r} knows no peers of {called(name, tag, dc)}",
+                variable="SVCINIT_CACHE",
+            )
         return [Peer(*peer) for peer in found]
 
     @property
     def agent(self) -> dict[str, str]:
         if not self.told_by_agent:
-            raise Unavailable(f"SVCINIT_CACHE={self.settings.cache!r} knows neither node nor address of the agent")
+            raise Unavailable(
+                f"SVCINIT_CACHE={self.settings.cache!r} knows neither node nor address of the agent",
+                variable="SVCINIT_CACHE",
+            )
         return self.told_by_agent

@@ -131,7 +131,7 @@ def stamp(path: str) -> str:
 
 
 def _load(path: str) -> tuple[Place, Node]:
-    place = Place(f"SVCINIT_SOURCE: {path}", file=path)
+    place = Place(f"SVCINIT_SOURCE: {path}", variable="SVCINIT_SOURCE", file=path)
     try:
         text = _content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -148,7 +148,7 @@ def _content(path: str) -> bytes:
 
 
 def _unreadable(path: str, error: OSError) -> ConfigError:
-    return ConfigError(f"SVCINIT_SOURCE: {path} cannot be read: {error.strerror}", file=path)
+    return ConfigError(f"SVCINIT_SOURCE: {path} cannot be read: {error.strerror}", variable="SVCINIT_SOURCE", file=path)
 
 
 def _flatten(node: Node, prefix: str, kv: dict[str, bytes], place: Place) -> None:
@@ -170,7 +170,9 @@ def _directory(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
     folder, lists = os.path.join(path, "kv"), list(_lists(path))
     if not os.path.isdir(folder) and not lists:
         raise ConfigError(
-            f"SVCINIT_SOURCE: {path}: expected keys as files in kv/, or services.yaml, or both", file=path
+            f"SVCINIT_SOURCE: {path}: expected keys as files in kv/, or services.yaml, or both",
+            variable="SVCINIT_SOURCE",
+            file=path,
         )
     kv = {}
     for file in _files(folder) if os.path.isdir(folder) else ():
@@ -195,7 +197,7 @@ def _lists(path: str) -> Iterator[tuple[str, str]]:
         name, ending = os.path.splitext(os.path.relpath(file, folder))
         if ending not in ENDINGS or "/" in name:
             told = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
-            raise ConfigError(told, file=file)
+            raise ConfigError(told, variable="SVCINIT_SOURCE", file=file)
         yield file, name
 
 

@@ -86,7 +86,7 @@ def _main(
             pause = min(left, pause_before(attempt, BACKOFF, getattr(away, "retry_after", None)))
             if str(away) != told:
                 told = str(away)
-                log.warning("unavailable", "{error}; trying again", error=told, **away.named)
+                log.warning("unavailable", "{error}; trying again", error=told, **away.fields)
             time.sleep(pause)
     return EX_OK
 
@@ -230,7 +230,7 @@ class Preparation:
             if have < count:
                 missing.append(f"{called(name, dc=datacenter)}: {have} of {count} instances {self.looked_in}")
         if missing:
-            raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing))
+            raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing), variable="SVCINIT_WAIT_FOR")
 
     def environment(self) -> dict[str, str]:
         """The keys under SVCINIT_ENV_PREFIX, as main's environment. Raises ConfigError for what cannot be one."""

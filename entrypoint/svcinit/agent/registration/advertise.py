@@ -24,7 +24,7 @@ def advertised(wanted: str | None) -> str | None:
         try:
             return host(wanted.removeprefix(HOST))
         except ValueError as wrong:
-            raise ConfigError(f"SVCINIT_ADVERTISE={wanted!r}: {wrong}") from None
+            raise ConfigError(f"SVCINIT_ADVERTISE={wanted!r}: {wrong}", variable="SVCINIT_ADVERTISE") from None
     try:
         return str(ipaddress.ip_address(wanted))
     except ValueError:
@@ -40,7 +40,8 @@ def advertised(wanted: str | None) -> str | None:
         have = ", ".join(f"{name} {' '.join(addresses)}" for name, addresses in sorted(found.items()) if addresses)
         raise ConfigError(
             f"SVCINIT_ADVERTISE={wanted!r} matches no address here; expected an IP, an interface, a CIDR, "
-            f"{DEFAULT_ROUTE} or {HOST}NAME; there are: {have or 'none'}"
+            f"{DEFAULT_ROUTE} or {HOST}NAME; there are: {have or 'none'}",
+            variable="SVCINIT_ADVERTISE",
         )
     return chosen[0]
 
@@ -78,7 +79,9 @@ def _within(address: str, cidr: str) -> bool:
     try:
         return ipaddress.ip_address(address) in ipaddress.ip_network(cidr, strict=False)
     except ValueError:
-        raise ConfigError(f"SVCINIT_ADVERTISE={cidr!r} is no CIDR such as 10.0.0.0/8") from None
+        raise ConfigError(
+            f"SVCINIT_ADVERTISE={cidr!r} is no CIDR such as 10.0.0.0/8", variable="SVCINIT_ADVERTISE"
+        ) from None
 
 
 def _default_interface() -> str | None:

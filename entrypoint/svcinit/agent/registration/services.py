@@ -88,7 +88,7 @@ def services(settings: Settings) -> list[Service]:
             found.append(Service(name, values))
         faults += wrong
     if faults:
-        raise ConfigError(*faults)
+        raise ConfigError(*faults, variable="SVCINIT_SERVICES")
     return found
 
 
@@ -98,7 +98,9 @@ def _entries(text: str) -> list[Any]:
     except (ValueError, RecursionError):
         entries = _yaml(text)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(f"SVCINIT_SERVICES is no list of mappings; expected one {EXAMPLE}")
+        raise ConfigError(
+            f"SVCINIT_SERVICES is no list of mappings; expected one {EXAMPLE}", variable="SVCINIT_SERVICES"
+        )
     return entries
 
 
@@ -107,14 +109,17 @@ def _yaml(text: str) -> object:
         import yaml
     except ImportError:
         raise ConfigError(
-            "SVCINIT_SERVICES is not JSON, and YAML needs PyYAML, which is not here: pip install 'svcinit[yaml]'"
+            "SVCINIT_SERVICES is not JSON, and YAML needs PyYAML, which is not here: pip install 'svcinit[yaml]'",
+            variable="SVCINIT_SERVICES",
         ) from None
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"SVCINIT_SERVICES is neither JSON nor YAML{line}; expected a list {EXAMPLE}") from None
+        raise ConfigError(
+            f"SVCINIT_SERVICES is neither JSON nor YAML{line}; expected a list {EXAMPLE}", variable="SVCINIT_SERVICES"
+        ) from None
 
 
 def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list[str]]:

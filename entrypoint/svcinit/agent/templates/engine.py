@@ -137,7 +137,7 @@ class Engine:
         except SvcinitError as error:
             place = faults.where(error, label, texts)
             said = faults.without_values(error, label, texts, self._data)
-            raise type(error)(*(f"{place}: {fault}" for fault in said), **place.named) from None
+            raise type(error)(*(f"{place}: {fault}" for fault in said), **place.fields) from None
         except Exception as error:  # a template can raise whatever Python can
             names = [str(name) for name in self._env.globals]
             raise ConfigError(faults.explain(error, label, texts, self._data, names)) from None

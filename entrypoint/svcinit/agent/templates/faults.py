@@ -70,7 +70,7 @@ def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, 
         missing["key"] = _path(str(error), source, data)
     elif isinstance(error, NoVariableError):
         missing["variable"] = _word(str(error), source, data)
-    return Fault(f"{place}: {_reason(error, source, data, names)}", **place.named, **missing)
+    return Fault(f"{place}: {_reason(error, source, data, names)}", **place.fields, **missing)
 
 
 def without_values(error: SvcinitError, label: str, texts: Mapping[str, str], data: Data) -> list[str]:

@@ -127,7 +127,7 @@ class Watch:
         if str(error) != self.trouble:
             self.trouble = str(error)
             log.warning("watch_failed", "{input} cannot be followed: {error}; trying again",
-                        input=self.label, error=error, **error.named)  # fmt: skip
+                        input=self.label, error=error, **error.fields)  # fmt: skip
 
 
 class File:

@@ -14,7 +14,7 @@ from svcinit.errors import SvcinitError
 from svcinit.lifecycle.steps import AFTER_KILL, STOP_TIMEOUT
 from svcinit.processes.dispositions import look
 from svcinit.processes.execution import become
-from svcinit.settings.environment import UNKNOWN, attempt
+from svcinit.settings.environment import UnknownVariable, attempt
 from svcinit.settings.parsers import has_capability, signal_name, words
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ def given(environment: Mapping[str, str]) -> Iterator[Entry]:
     except SvcinitError as error:
         faults += error.faults
     for fault in faults:
-        yield found("variable-unknown" if UNKNOWN in fault else "settings-wrong", fault)
+        yield found("variable-unknown" if isinstance(fault, UnknownVariable) else "settings-wrong", fault)
     if not faults:
         yield well(f"registers {', '.join(registered)}" if registered else "nothing is registered")
 
