@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.agent.consul.http import Away
+from svcinit.agent.consul.answers import Away
 from svcinit.errors import ConfigError, Unavailable
 from testing import planted
 from testing.consul import LOOPBACK, ConsulAgent

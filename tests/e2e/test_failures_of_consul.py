@@ -321,7 +321,7 @@ def test_a_token_that_may_not_register_is_told_and_the_service_runs_on(
     service.env["SVCINIT_KV_PREFIX"] = ""
     svcinit = service.start()
     svcinit.says("warning: not registered yet: Consul at ")
-    svcinit.says('): no token was given (CONSUL_HTTP_TOKEN): it needs service "web" { policy = "write" }')
+    svcinit.says('): no token is given (CONSUL_HTTP_TOKEN): it needs service "web" { policy = "write" }')
     eventually(lambda: service.notes == ["up"], "the service runs")
     assert ctl(svcinit, "health") == (0, "")
     assert svcinit.stop() == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from svcinit.agent.consul.answers import TlsFailed
 from svcinit.agent.consul.api import Consul
 from svcinit.errors import ConfigError, Unavailable
 from testing.consul import ConsulAgent, binary, free_ports, ports, tokens
@@ -223,3 +224,43 @@ def test_tls_that_fails_says_what_to_look_at(tls: tuple[str, pathlib.Path], opti
         client.agent()
     assert said in str(caught.value)
     assert tls[0] in str(caught.value)
+
+
+def followed(client: Consul) -> object:
+    """The answer to one query that is awaited elsewhere, as a watch makes it."""
+    channel = client.open()
+    try:
+        client.send(channel, "/v1/status/leader", {})
+        return client.receive(channel, "/v1/status/leader", "no rule", 1 << 20)[0]
+    finally:
+        channel.close()
+
+
+@pytest.mark.parametrize("name", [None, "server.dc1.consul"])
+def test_a_watch_has_the_same_tls(tls: tuple[str, pathlib.Path], name: str | None) -> None:
+    with contextlib.closing(over_tls(tls, server_name=name)) as client:
+        assert followed(client) == client.leader()
+    with contextlib.closing(over_tls(tls, verify=False, server_name="other.example")) as client:
+        assert followed(client)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"verify": True}, {"server_name": "other.example"}, {"client_key": __file__}, {"verify": __file__},
+     {"client_cert": None, "client_key": None}, {"client_cert": "/nonexistent"}, {"verify": "/nonexistent"}],
+)  # fmt: skip
+def test_a_watch_whose_tls_fails_says_the_same_as_a_call(
+    tls: tuple[str, pathlib.Path], options: dict[str, Any]
+) -> None:
+    with contextlib.closing(over_tls(tls, **options)) as client:
+        with pytest.raises(TlsFailed) as watch:
+            followed(client)
+        with pytest.raises(TlsFailed) as call:
+            client.leader()
+    assert watch.value.named == call.value.named
+
+
+def test_a_watch_goes_over_a_unix_socket_too(consul: ConsulAgent, tmp_path: pathlib.Path) -> None:
+    agent = ConsulAgent(tmp_path / "agent", config={"addresses": {"http": f"127.0.0.1 unix://{tmp_path}/http.sock"}})
+    with agent, contextlib.closing(Consul(f"unix://{tmp_path}/http.sock")) as client:
+        assert followed(client) == client.leader()

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent.consul import http
+from svcinit.agent.consul.answers import Away, Reply
 from svcinit.agent.consul.backoff import pause_before, retry_after
-from svcinit.agent.consul.http import Away
 from svcinit.agent.prepare import transaction
 from svcinit.agent.prepare.rollback import Intents
 from svcinit.agent.registration import keeper
@@ -156,5 +155,5 @@ def test_a_watch_asks_again_however_long_consul_asks_for(clock: Clock) -> None:
      ("1.5", 0), ("+1", 0), ("1_0", 0), (" 7", 0), ("0x7", 0), ("7, 7", 0)],
 )  # fmt: skip
 def test_an_index_that_consul_would_not_give_is_none(header: str, index: int) -> None:
-    assert http._index({"X-Consul-Index": header}) == index
-    assert http._index({}) == 0
+    assert Reply(200, {"X-Consul-Index": header}, b"").index == index
+    assert Reply(200, {}, b"").index == 0

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from svcinit.agent.consul import api as module
+from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
 from svcinit.agent.consul.api import Consul
-from svcinit.agent.consul.http import Away
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 SECRET = "b1gs-ecret"
@@ -141,7 +141,7 @@ def test_a_consul_that_asks_to_be_left_alone_says_for_how_long(header: str, seco
     [
         (
             "403 Forbidden",
-            'no token was given (CONSUL_HTTP_TOKEN): it needs key_prefix "config/web/" { policy = "read" }',
+            'no token is given (CONSUL_HTTP_TOKEN): it needs key_prefix "config/web/" { policy = "read" }',
         ),
         ("401 Unauthorized", "CONSUL_HTTP_AUTH"),
         ("400 Bad Request", "answered 400: yyy"),
@@ -226,3 +226,68 @@ def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_tls_once_asked_for_stays(address: str, ssl: bool) -> None:
     assert Consul(address, ssl=ssl)._base.startswith("https://")
+
+
+LONG = b"rpc error making call: " * 50  # longer than what a message quotes
+
+
+def test_the_meaning_of_an_answer_does_not_depend_on_how_much_of_it_is_quoted() -> None:
+    unknown = fault(fetch, http("403 Forbidden", LONG + b"ACL not found"), token="t0ken")
+    assert isinstance(unknown, Denied)
+    assert unknown.unknown
+    assert "ACL not found" not in str(unknown)
+    denied = fault(fetch, http("403 Forbidden", LONG + b"Permission denied"))
+    assert isinstance(denied, Denied)
+    assert not denied.unknown
+
+
+def test_words_of_consul_in_a_name_or_address_do_not_change_the_meaning() -> None:
+    caught = fault(lambda consul: consul.kv("ACL not found"), http("403 Forbidden", b"Permission denied"))
+    assert isinstance(caught, Denied)
+    assert not caught.unknown
+
+
+def test_an_agent_without_acls_has_no_token_however_long_its_answer() -> None:
+    with answering([http("401 Unauthorized", LONG + b"ACL support disabled")]) as address:
+        assert Consul(address).token_self() is None
+    caught = fault(lambda consul: consul.token_self(), http("401 Unauthorized", b"who are you?"))
+    assert isinstance(caught, Refused)
+    assert caught.cause is Cause.OTHER
+
+
+def test_a_check_that_the_agent_has_not_is_reported_so_however_long_its_answer() -> None:
+    with answering([http("500 Oops", LONG + b'CheckID "x" does not have associated TTL')]) as address:
+        assert not Consul(address).report("x", "web", "passing", "")
+    assert isinstance(fault(lambda consul: consul.report("x", "web", "passing", ""), http("500 Oops", LONG)), Away)
+
+
+def followed(address: str) -> object:
+    """One blocking query, as a watch makes it."""
+    with contextlib.closing(Consul(address, timeout=(1, 1))) as consul:
+        channel = consul.open()
+        try:
+            consul.send(channel, "/v1/kv/a/", {})
+            return consul.receive(channel, "/v1/kv/a/", "rule", 1 << 20)
+        finally:
+            channel.close()
+
+
+@pytest.mark.parametrize("answer", [b"", NO_KEYS[:7], b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
+def test_an_agent_that_ends_during_a_watch_is_unavailable_and_no_fault_of_the_settings(answer: bytes) -> None:
+    with answering([answer]) as address, pytest.raises(Unavailable) as caught:
+        followed(address)
+    assert "CONSUL_CACERT" not in str(caught.value)
+
+
+def test_a_connection_that_the_agent_resets_during_a_watch_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        consul = Consul(f"127.0.0.1:{listener.getsockname()[1]}", timeout=(1, 1))
+        channel = consul.open()
+        consul.send(channel, "/v1/kv/a/", {})
+        client, _ = listener.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close(2) sends RST
+        client.close()
+        with pytest.raises(Unavailable) as caught:
+            consul.receive(channel, "/v1/kv/a/", "rule", 1 << 20)
+        channel.close()
+    assert "CONSUL_CACERT" not in str(caught.value)

@@ -1,21 +1,26 @@
-"""How `requests` reaches an agent: one kept connection, a name of our own in the certificate, a unix socket."""
+"""How an agent is reached: adapters for `requests`, and a channel for a query whose answer is awaited elsewhere."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
+import ssl
 from typing import Any
 
+from requests import certs
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError
+from urllib3.util import create_urllib3_context
 
 from svcinit import regular_file
 
 
-def unfit(*paths: object) -> str:
-    """Why certificates and keys are none that OpenSSL may open: it would wait at a fifo. The rest it tells itself."""
+def unreadable(*paths: object) -> str:
+    """Why a certificate or key file cannot be used, or "". Only files that are no regular ones count: OpenSSL would
+    block on a fifo. OpenSSL reports all other faults itself."""
     for path in paths:
         try:
             if isinstance(path, str) and not os.path.isdir(path):
@@ -28,7 +33,7 @@ def unfit(*paths: object) -> str:
 
 
 class Adapter(HTTPAdapter):
-    """requests' own, keeping one connection, that can expect another name in the certificate than in the address."""
+    """Keeps one connection. `server_name`: the expected name in the certificate, where the address has another."""
 
     def __init__(self, server_name: str | None) -> None:
         self._server_name = server_name
@@ -44,24 +49,19 @@ class Adapter(HTTPAdapter):
 
     def close(self) -> None:
         for pool in self.pools():
-            pool.close()  # else it stays open until the garbage collector comes by
+            pool.close()  # otherwise the connection stays open until the garbage collector runs
         super().close()
 
 
 class _UnixConnection(HTTPConnection):
-    """urllib3's own, on another kind of socket."""
-
     path = ""
 
-    def _new_conn(self) -> socket.socket:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def connect(self) -> None:
+        timeout = self.timeout if isinstance(self.timeout, float | int) else None
         try:
-            channel.settimeout(self.timeout)
-            channel.connect(self.path)
+            self.sock = _unix_socket(self.path, timeout)
         except OSError as error:
-            channel.close()
             raise NewConnectionError(self, str(error)) from error
-        return channel
 
 
 class UnixAdapter(HTTPAdapter):
@@ -80,3 +80,58 @@ class UnixAdapter(HTTPAdapter):
 
     def close(self) -> None:
         self._pool.close()
+
+
+class Channel(http.client.HTTPConnection):
+    """A connection of its own, by the standard library: `sock` becomes readable when the answer comes.
+
+    `path`: of a unix socket; otherwise TCP to `host`, with TLS where `context` is given.
+    """
+
+    def __init__(
+        self, host: str, port: int, timeout: float,
+        *, path: str = "", context: ssl.SSLContext | None = None, server_name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(host, port, timeout=timeout)
+        self._path, self._context, self._server_name = path, context, server_name or host
+
+    def connect(self) -> None:
+        if self._path:
+            self.sock = _unix_socket(self._path, self.timeout)
+            return
+        self.sock = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is not None:
+            try:
+                self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
+            except OSError:
+                self.close()
+                raise
+
+
+def tls_context(verify: bool | str, client_cert: str | None, client_key: str | None) -> ssl.SSLContext:
+    """As `requests` makes it. `verify`: a file or directory of CA certificates, True for those of requests, or False.
+
+    Raises OSError, which ssl.SSLError is.
+    """
+    context = create_urllib3_context()
+    if verify is False:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    else:
+        places = certs.where() if verify is True else str(verify)  # type: ignore[attr-defined]
+        context.check_hostname = True  # create_urllib3_context leaves it to urllib3
+        context.load_verify_locations(**{"capath" if os.path.isdir(places) else "cafile": places})
+    if client_cert:
+        context.load_cert_chain(client_cert, client_key)
+    return context
+
+
+def _unix_socket(path: str, timeout: float | None) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.settimeout(timeout)
+        channel.connect(path)
+    except OSError:
+        channel.close()
+        raise
+    return channel

@@ -1,7 +1,8 @@
-"""What svcinit asks of a Consul agent, a method an endpoint.
+"""What svcinit asks of a Consul agent: a method for each endpoint.
 
-Each raises ConfigError (denied, not taken) and Unavailable (as Away). Source: Consul's "KV Store", "Agent", "Service -
-Agent", "Check - Agent", "Catalog" and "ACL Token" API pages, and what agents from 1.8 on were seen to answer.
+Each raises ConfigError (as Denied, Refused or TlsFailed) and Unavailable (as Away). Source: Consul's "KV Store",
+"Agent", "Service - Agent", "Check - Agent", "Catalog" and "ACL Token" API pages, and the answers of agents from 1.8 to
+1.14.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import base64
 import urllib.parse
 
-from svcinit.agent.consul.http import Away, Denied, Http
+from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
+from svcinit.agent.consul.http import Http
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
 KV_LIMIT = 64 << 20  # bytes; a value is at most 512 KiB, so this is a prefix with far too much below it
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
-NO_ACLS = "ACL support disabled"  # how an agent without ACLs answers questions about them
 EXTERNAL = "external-node"  # the meta key of nodes without an agent, by which consul-esm finds those to look after
-NO_SUCH_CHECK = "does not have associated TTL", "Unknown check", "Unknown service"
 
 
 class Consul(Http):
@@ -51,16 +51,18 @@ class Consul(Http):
         try:
             return _pairs(entries)
         except (TypeError, KeyError, ValueError, AttributeError):
-            raise Away(f"{self.told('GET', path)} answered something that is no list of keys") from None
+            raise Away(f"{self.title('GET', path)}: the answer is no list of keys") from None
 
     def agent(self) -> dict[str, str]:
         """What the agent says of itself: the name of its `node`, and the `address` that it advertises."""
         path = "/v1/agent/self"
-        said = self.record("GET", path, self.call("GET", path, AGENT_RULE))
+        facts = self.record("GET", path, self.call("GET", path, AGENT_RULE))
         try:
-            return {"node": str(said["Config"]["NodeName"]), "address": str(said["Member"]["Addr"])}
+            return {"node": str(facts["Config"]["NodeName"]), "address": str(facts["Member"]["Addr"])}
         except (KeyError, TypeError):
-            raise Away(f"{self.told('GET', path)} does not say the agent's name and address yet") from None
+            raise Away(
+                f"{self.title('GET', path)}: the answer does not have the agent's name and address yet"
+            ) from None
 
     def leader(self) -> str:
         """HOST:PORT of the servers' leader; empty when there is none. No token is needed."""
@@ -71,8 +73,8 @@ class Consul(Http):
         path = "/v1/acl/token/self"
         try:
             found = self.record("GET", path, self.call("GET", path, "to be one that Consul knows"))
-        except ConfigError as error:
-            if NO_ACLS in str(error):
+        except Refused as error:
+            if error.cause is Cause.ACLS_DISABLED:
                 return None
             raise
         named = {kind: [str(link.get("Name")) for link in found.get(kind) or []] for kind in ("Policies", "Roles")}
@@ -109,7 +111,7 @@ class Consul(Http):
         checks = record.get("Checks") or []
         parts = [record.get("Service"), *checks] if isinstance(checks, list) else [None]
         if not all(isinstance(part, dict) for part in parts):
-            raise Away(f"{self.told('GET', path)} answered something that is no service")
+            raise Away(f"{self.title('GET', path)}: the answer is no service")
         return record
 
     def services(self, name: str) -> dict[str, dict[str, Any]]:
@@ -117,7 +119,7 @@ class Consul(Http):
         path = "/v1/agent/services"
         answer = self.call("GET", path, service_rule(name, "read"), {"filter": f'Service == "{name}"'})
         if not isinstance(answer, dict) or not all(isinstance(record, dict) for record in answer.values()):
-            raise Away(f"{self.told('GET', path)} answered something that is no list of services")
+            raise Away(f"{self.title('GET', path)}: the answer is no list of services")
         return answer
 
     def register(self, definition: dict[str, Any]) -> None:
@@ -139,7 +141,7 @@ class Consul(Http):
         try:
             answer = self.call("PUT", path, service_rule(name), None, {"Status": status, "Output": output})
         except Away as error:
-            if any(words in str(error) for words in NO_SUCH_CHECK):
+            if error.cause is Cause.NOT_FOUND:
                 return False
             raise
         return answer is not None
@@ -166,7 +168,7 @@ class Consul(Http):
         try:
             return [(str(entry["Node"]), str(entry["ServiceID"])) for entry in answer or ()]
         except (TypeError, KeyError):
-            raise Away(f"{self.told('GET', path)} answered something that is no list of instances") from None
+            raise Away(f"{self.title('GET', path)}: the answer is no list of instances") from None
 
     def node_checks(self, node: str, dc: str | None = None) -> dict[str, str]:
         """The status of each check of a node and its services, by id."""
@@ -175,7 +177,7 @@ class Consul(Http):
         try:
             return {str(check["CheckID"]): str(check["Status"]) for check in answer or ()}
         except (TypeError, KeyError):
-            raise Away(f"{self.told('GET', path)} answered something that is no list of checks") from None
+            raise Away(f"{self.title('GET', path)}: the answer is no list of checks") from None
 
     def register_external(self, registration: dict[str, Any]) -> None:
         """Put a node with a service into the catalog, or replace them."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
+from svcinit.agent.consul.answers import Denied, TlsFailed
 from svcinit.agent.consul.api import AGENT_RULE, service_rule
 from svcinit.agent.consul.connect import connect
 from svcinit.agent.consul.discovery import Resolver
-from svcinit.agent.consul.http import Denied
 from svcinit.agent.prepare import source_cache
 from svcinit.agent.prepare.transaction import PREFIX, called
 from svcinit.agent.registration.services import services
@@ -27,7 +27,6 @@ CALL = 2.5  # seconds, at most, for one call
 DNS_TIMEOUT = 2.5  # seconds for each server
 ANY_SERVICE = "consul"  # the servers' own: it is there wherever DNS may show services
 SKEW = 5.0  # seconds that two clocks may differ
-TLS = "TLS failed"
 
 
 def http(settings: Settings) -> Iterator[Entry]:
@@ -36,7 +35,7 @@ def http(settings: Settings) -> Iterator[Entry]:
             leader = consul.leader()
     except SvcinitError as error:
         yield from failed(error)
-        if TLS in str(error):
+        if isinstance(error, TlsFailed):
             yield from clock(settings, trusting=True)
         return
     if leader:
@@ -58,7 +57,7 @@ def clock(settings: Settings, *, trusting: bool = False) -> Iterator[Entry]:
     """`trusting`: where a certificate was refused, for which a wrong clock may be the reason."""
     try:
         with contextlib.closing(connect(settings, CALL, trusting=trusting)) as consul:
-            ahead = consul.ahead()
+            ahead = consul.clock_offset()
     except SvcinitError as error:
         yield from () if trusting else failed(error)
         return
