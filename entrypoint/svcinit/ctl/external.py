@@ -10,8 +10,9 @@ import argparse
 import os
 import sys
 
-from svcinit.agent.registration.advertise import LABEL, host, is_label
+from svcinit.agent.registration.advertise import host
 from svcinit.errors import ConfigError
+from svcinit.names import LABEL, endpoint, is_label
 from svcinit.settings.parsers import pairs, port, positive_duration, service_name
 
 TYPE_CHECKING = False
@@ -121,8 +122,7 @@ def _registration(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.check:
         kind, url = options.check
-        target = f"[{options.address}]" if ":" in options.address else options.address
-        probe = {"TCP": f"{target}:{options.port}"} if kind == "tcp" else {"HTTP": url}
+        probe = {"TCP": endpoint(options.address, options.port)} if kind == "tcp" else {"HTTP": url}
         wanted["Check"] = {
             "Node": node,
             "CheckID": f"service:{service_id}",

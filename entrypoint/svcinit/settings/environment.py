@@ -10,6 +10,7 @@ import _signal
 import os
 
 from svcinit.errors import ConfigError, Fault
+from svcinit.names import nearest, split_host_port
 from svcinit.settings.parsers import wrong_value
 from svcinit.settings.table import TABLE, TEMPLATES, Variable
 
@@ -328,9 +329,7 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
     faults: list[Fault] = []
     for name in given:
         if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
-            import difflib  # only a mistake pays for it
-
-            near = difflib.get_close_matches(name.removesuffix("_FILE"), known, 1, 0.4)
+            near = nearest(name.removesuffix("_FILE"), known, likeness=0.4)
             hint = f"; did you mean {near[0]}?" if near else "; svcinit --help lists them all"
             faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))
     return faults
@@ -408,9 +407,8 @@ def host_of(address: str) -> str:
     """The host that CONSUL_HTTP_ADDR names."""
     if address.startswith("unix://"):
         return "127.0.0.1"
-    host = address.split("://")[-1].split("/")[0]
-    host = host.rpartition("@")[2]  # user and password are not for DNS to show
-    return host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rsplit(":", 1)[0]
+    place = address.split("://")[-1].split("/")[0].rpartition("@")[2]  # a user name is no part of the host
+    return split_host_port(place)[0]
 
 
 def _has_files(directory: str) -> bool:

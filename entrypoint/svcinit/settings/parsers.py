@@ -8,6 +8,8 @@ from __future__ import annotations
 import _signal
 import os
 
+from svcinit.names import account, is_label, split_host_port
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,7 +77,7 @@ def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
     for part in names(raw):
         prefix, at, datacenter = part.rpartition("@") if "@" in part else (part, "", "")
         prefix = prefix.strip("/")
-        if not prefix or "//" in prefix or (at and not _is_label(datacenter)):
+        if not prefix or "//" in prefix or (at and not is_label(datacenter)):
             raise ValueError("expected prefixes such as config/web,config/all@dc2, with no empty part")
         found.append((prefix, datacenter or None))
     return tuple(found)
@@ -161,13 +163,9 @@ def pairs(raw: str) -> dict[str, str]:
 
 def service_name(raw: str) -> str:
     """RFC 1035's label, and the underscore that Consul takes too: 63 characters at most."""
-    if not _is_label(raw):
+    if not is_label(raw):
         raise ValueError("expected letters, digits, '-' and '_', at most 63 of them")
     return raw
-
-
-def _is_label(text: str) -> bool:
-    return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= 63
 
 
 def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
@@ -179,16 +177,16 @@ def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
     for part in names(raw):
         rest, at, datacenter = part.partition("@")
         name, colon, count = rest.partition(":")
-        if (colon and not (count.isascii() and count.isdigit() and int(count))) or (at and not _is_label(datacenter)):
+        if (colon and not (count.isascii() and count.isdigit() and int(count))) or (at and not is_label(datacenter)):
             raise ValueError(f"expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER and found {part!r}")
-        if not all(_is_label(label) for label in name.split(".")):
+        if not all(is_label(label) for label in name.split(".")):
             raise ValueError(f"expected names of letters, digits, '-' and '_' and found {part!r}")
         found.append((name, int(count or 1), datacenter or None))
     return tuple(found)
 
 
 def domain(raw: str) -> str:
-    if not all(_is_label(label) for label in raw.strip(".").split(".")):
+    if not all(is_label(label) for label in raw.strip(".").split(".")):
         raise ValueError("expected a domain such as consul")
     return raw
 
@@ -200,13 +198,7 @@ def addresses(raw: str) -> tuple[tuple[str, int], ...]:
 
 def host_port(raw: str, default: int) -> tuple[str, int]:
     """`10.0.0.2:53`, `[::1]:53`, or without a port, to (host, port)."""
-    if raw.startswith("["):
-        host, _, rest = raw[1:].partition("]")
-        number = rest.removeprefix(":")
-    elif raw.count(":") > 1:
-        host, number = raw, ""
-    else:
-        host, _, number = raw.partition(":")
+    host, number = split_host_port(raw)
     if not host:
         raise ValueError(f"expected HOST or HOST:PORT and found {raw!r}")
     return host, port(number) if number else default
@@ -367,35 +359,14 @@ def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
 
     With a GROUP given there are no supplementary groups; a number need not be in the user database.
     """
-    import grp
-    import pwd
-
-    who, colon, group = raw.partition(":")
-    if not who or (colon and not group):
-        raise ValueError("expected USER or USER:GROUP")
-    numeric = who.isascii() and who.isdigit()
-    try:
-        entry = pwd.getpwuid(int(who)) if numeric else pwd.getpwnam(who)
-        uid, gid, home, name = entry.pw_uid, entry.pw_gid, entry.pw_dir, entry.pw_name
-    except (KeyError, OverflowError):
-        if not numeric or int(who) >= 2**32 - 1:
-            raise ValueError(f"there is no user {who!r} in this image") from None
-        uid, gid, home, name = int(who), 0, "/", ""
-    if not group:
-        groups = tuple(sorted({gid, *os.getgrouplist(name, gid)})) if name else (gid,)
-    elif group.isascii() and group.isdigit() and int(group) < 2**32 - 1:
-        gid, groups = int(group), (int(group),)
-    else:
-        try:
-            gid = grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise ValueError(f"there is no group {group!r} in this image") from None
-        groups = (gid,)
+    found = account(raw)
+    uid, gid, home, name = found.uid, found.gid or 0, found.home, found.name
+    groups = {gid, *os.getgrouplist(name, gid)} if name and ":" not in raw else {gid}
     if os.geteuid() and (uid, gid) != (os.geteuid(), os.getegid()):
         raise ValueError("svcinit does not run as root here, so it cannot become another user")
     if uid and not os.geteuid() and not has_capability(CAP_KILL):
         raise ValueError("the container lacks CAP_KILL, so svcinit could not signal what runs as that user")
-    return uid, gid, groups, {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
+    return uid, gid, tuple(sorted(groups)), {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
 
 
 def has_capability(bit: int) -> bool:

@@ -23,6 +23,7 @@ import dns.rdatatype
 
 from svcinit.agent.consul.stats import ERROR, RequestStats
 from svcinit.errors import ConfigError, Unavailable
+from svcinit.names import LABEL, endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 PAYLOAD = 4096  # bytes we take over UDP (EDNS0)
 UDP_LIMIT = 3  # Consul's own limit of answers over UDP (dns_config.udp_answer_limit): at it, some may be missing
 LENGTH = 2  # bytes of length before a message over TCP (RFC 1035, 4.2.2)
-LABEL = 63  # bytes, at most, in a part of a name (RFC 1035, 2.3.4)
 FORWARDER = 53  # the port at which other servers than Consul's agents listen
 EDNS, NO_EDNS = 0, -1  # versions, as dnspython counts them
 QUERY = ".query"  # how the name of a prepared query ends, as in Consul's DNS
@@ -65,7 +65,7 @@ class Peer:
         raise AttributeError(f"a Peer cannot be changed: {name}")
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return endpoint(self.address, self.port)
 
     def __repr__(self) -> str:
         return f"Peer({self.host!r}, {self.address!r}, {self.port}, {self.node!r})"
@@ -173,7 +173,7 @@ class Resolver:
                             raise Unavailable(f"says {dns.rcode.to_text(answer.rcode())}")
                         return answer
                 except (OSError, EOFError, UnicodeError, dns.exception.DNSException, Unavailable) as error:
-                    troubles.append(f"{server[0]}:{server[1]} {_why(error)}")
+                    troubles.append(f"{endpoint(*server)} {_why(error)}")
                     self._put_last(server)
         said = ", ".join(dict.fromkeys(troubles))
         told = f"DNS gives no answer for {name.to_text(True)}: {said} (SVCINIT_DNS_ADDR)"

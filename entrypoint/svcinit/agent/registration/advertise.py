@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 
 from svcinit.errors import ConfigError
+from svcinit.names import is_label
 
 HOST = "host:"
 DEFAULT_ROUTE = "default-route"
 ROUTES = "/proc/net/route"
 ANYWHERE = "00000000"
-LABEL = 63  # characters, at most, in a part of a host name (RFC 1035, 2.3.4)
 
 
 def advertised(wanted: str | None) -> str | None:
@@ -55,10 +55,6 @@ def host(raw: str) -> str:
         if all(is_label(label) for label in labels) and not labels[-1].isdigit():
             return raw.removesuffix(".")
     raise ValueError("expected a host name or an IP address, without a port")
-
-
-def is_label(text: str) -> bool:
-    return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
 
 
 def interfaces() -> dict[str, list[str]]:

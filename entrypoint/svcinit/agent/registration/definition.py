@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from svcinit.names import endpoint
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +86,7 @@ def check_id(service_id: str) -> str:
 
 def _check(service: Service, host: str) -> dict[str, Any]:
     kind, path = service.check
-    target = f"[{host}]:{service.port}" if ":" in host else f"{host}:{service.port}"
+    target = endpoint(host, service.port)
     lax = not service.check_tls_verify
     probe: dict[str, object]
     if service.is_probed_here:

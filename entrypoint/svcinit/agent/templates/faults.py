@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateNotFound, TemplateRuntimeError, TemplateSyntaxError, UndefinedError
 
 from svcinit.errors import Fault
+from svcinit.names import nearest
 
 if TYPE_CHECKING:
     from svcinit.agent.templates.engine import Data
@@ -116,10 +117,8 @@ def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str], none: str = "") -> str:
-    import difflib
-
     candidates = sorted(known)
-    near = difflib.get_close_matches(name, candidates, 3)
+    near = nearest(name, candidates, 3)
     if near:
         return f"; nearest: {', '.join(near)}"
     return f"; {none}" if none and not candidates else ""

@@ -20,6 +20,7 @@ import stat
 from svcinit import regular_file
 from svcinit.agent.templates.tree import Tree
 from svcinit.errors import ConfigError, Fault, Unavailable
+from svcinit.names import account, nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -293,9 +294,7 @@ def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
 
 
 def _nearest(name: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, OPTIONS, 1)
+    near = nearest(name, OPTIONS)
     return f"; nearest: {near[0]}" if near else f"; there are {', '.join(OPTIONS)}"
 
 
@@ -328,47 +327,13 @@ def _check_command(value: str, where: str, faults: list[str]) -> None:
 
 
 def _owner(value: str, where: str, faults: list[str]) -> tuple[int, int] | None:
-    """Turn `user[:group]`, names or numbers, into (uid, gid); None and a fault if there is no such."""
-    user, colon, group = value.partition(":")
-    if not user or (colon and not group):
-        faults.append(f"{where}: owner={value} is not of the form user or user:group")
-        return None
-    uid, primary = _user(user)
-    gid = _group(group) if colon else primary
-    if uid is None:
-        faults.append(f"{where}: owner={value}: there is no user {user}")
-    elif gid is None and colon:
-        faults.append(f"{where}: owner={value}: there is no group {group}")
-    elif gid is None:
-        faults.append(f"{where}: owner={value}: no entry names the group of user {user}; write {user}:GROUP")
-    return None if uid is None or gid is None else (uid, gid)
-
-
-def _user(user: str) -> tuple[int | None, int | None]:
-    """Return uid and primary gid. A number needs no entry: volumes are often owned by numbers alone."""
-    import pwd
-
-    number = _number(user)
+    """`user[:group]`, names or numbers, as (uid, gid); None, and a fault, if there is none."""
     try:
-        entry = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
-    except KeyError:
-        return number, None
-    return entry.pw_uid, entry.pw_gid
-
-
-def _group(group: str) -> int | None:
-    import grp
-
-    number = _number(group)
-    if number is not None:
-        return number
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
+        found = account(value)
+    except ValueError as wrong:
+        faults.append(f"{where}: owner={value}: {wrong}")
         return None
-
-
-def _number(text: str) -> int | None:
-    """Return a uid or gid written in digits; the largest 32-bit number is chown(2)'s "leave it"."""
-    digits = text.isascii() and text.isdigit() and len(text) <= 10
-    return int(text) if digits and int(text) < 2**32 - 1 else None
+    if found.gid is None:
+        faults.append(f"{where}: owner={value}: no entry names the group of user {value}; write {value}:GROUP")
+        return None
+    return found.uid, found.gid

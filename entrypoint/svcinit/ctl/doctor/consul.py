@@ -14,6 +14,7 @@ from svcinit.agent.registration.services import services
 from svcinit.ctl.doctor.policy import needs_agent
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.names import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def keys(settings: Settings, prefix: str, datacenter: str | None) -> Iterator[En
 
 def dns(settings: Settings, server: tuple[str, int], needed: bool) -> Iterator[Entry]:
     """`needed`: something asks for peers."""
-    where = _named(server)
+    where = endpoint(*server)
     try:
         shown = Resolver([server], settings.domain, DNS_TIMEOUT).peers(ANY_SERVICE)
     except SvcinitError as error:
@@ -166,9 +167,6 @@ def dns(settings: Settings, server: tuple[str, int], needed: bool) -> Iterator[E
 
 
 def no_dns(settings: Settings) -> Iterator[Entry]:
-    yield found("dns-away", f"no server answers usefully: {', '.join(map(_named, settings.dns_addr))}")
-
-
-def _named(server: tuple[str, int]) -> str:
-    host, port = server
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    yield found(
+        "dns-away", f"no server answers usefully: {', '.join(endpoint(*server) for server in settings.dns_addr)}"
+    )
