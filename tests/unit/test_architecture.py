@@ -80,13 +80,6 @@ def test_leaves_of_the_network_half_know_errors_and_each_other_but_no_settings(n
         "svcinit.errors", "svcinit.log", "svcinit.names", "svcinit.regular_file", "svcinit.processes.child",
         "svcinit.agent",
     )  # fmt: skip
-        "svcinit.errors",
-        "svcinit.log",
-        "svcinit.regular_file",
-        "svcinit.names",
-        "svcinit.processes.child",
-        "svcinit.agent",
-    )
     for module in imports(name, at_import=True):
         assert not module.startswith("svcinit") or module.startswith(known), f"{name} imports {module}"
 
