@@ -257,7 +257,7 @@ def test_a_watch_whose_tls_fails_says_the_same_as_a_call(
             followed(client)
         with pytest.raises(TlsFailed) as call:
             client.leader()
-    assert watch.value.named == call.value.named
+    assert watch.value.fields == call.value.fields
 
 
 def test_a_watch_goes_over_a_unix_socket_too(consul: ConsulAgent, tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ import time
 
 from svcinit.agent.consul.discovery import QUERY
 from svcinit.agent.prepare.source_file import FromFile, environment
-from svcinit.errors import ConfigError, SvcinitError
+from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcinit.agent.prepare.source_file import Instance
     from svcinit.agent.templates.render import Rendered
 
-SOURCE = "SVCINIT_SOURCE: "
+SOURCE = "SVCINIT_SOURCE"
 
 
 class Fixture(FromFile):
@@ -49,7 +49,14 @@ class Findings:
         try:
             act()
         except SvcinitError as error:
-            self.faults += (fault.replace(SOURCE, "--fixture ", 1) for fault in error.faults)
+            self.faults += map(_of_fixture, error.faults)
+
+
+def _of_fixture(fault: Fault) -> Fault:
+    """People know the file as the option that they gave."""
+    if fault.fields.get("variable") != SOURCE:
+        return fault
+    return fault.reworded(f"--fixture {fault.removeprefix(f'{SOURCE}: ')}")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

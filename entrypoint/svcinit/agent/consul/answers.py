@@ -46,25 +46,25 @@ class Away(Unavailable):
     """The agent cannot serve now. `retry_after`: seconds that it asked to wait, or None."""
 
     def __init__(
-        self, fault: str, retry_after: float | None = None, cause: Cause = Cause.OTHER, **named: object
+        self, fault: str, retry_after: float | None = None, cause: Cause = Cause.OTHER, **fields: object
     ) -> None:
-        super().__init__(fault, **named)
+        super().__init__(fault, **fields)
         self.retry_after, self.cause = retry_after, cause
 
 
 class Refused(ConfigError):
     """The agent does not take the request, whenever it is sent."""
 
-    def __init__(self, fault: str, cause: Cause = Cause.OTHER, **named: object) -> None:
-        super().__init__(fault, **named)
+    def __init__(self, fault: str, cause: Cause = Cause.OTHER, **fields: object) -> None:
+        super().__init__(fault, **fields)
         self.cause = cause
 
 
 class Denied(Refused):
     """The token lacks `rule`, or (Cause.TOKEN_UNKNOWN) Consul does not know the token."""
 
-    def __init__(self, fault: str, cause: Cause = Cause.OTHER, *, rule: str = "", **named: object) -> None:
-        super().__init__(fault, cause, **named)
+    def __init__(self, fault: str, cause: Cause = Cause.OTHER, *, rule: str = "", **fields: object) -> None:
+        super().__init__(fault, cause, **fields)
         self.rule = rule
 
     @property

@@ -26,7 +26,7 @@ from svcinit import regular_file
 from svcinit.agent.consul.adapters import Adapter, Channel, UnixAdapter, tls_context, unreadable
 from svcinit.agent.consul.answers import RETRIED, Away, Denied, Refused, Reply, TlsFailed
 from svcinit.agent.consul.stats import UNREACHABLE, RequestStats, blocking, endpoint
-from svcinit.errors import ConfigError
+from svcinit.errors import ConfigError, Fault
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
 CHUNK = 1 << 16
@@ -93,7 +93,8 @@ class Http:
             session.mount("http://", self._adapter)
             return
         if self._base.startswith("https:"):
-            self._fault = self._fault or unreadable(verify, client_cert, client_key)
+            unfit = unreadable(verify, client_cert, client_key)
+            self._fault = self._fault or (Fault(unfit, variable="CONSUL_CACERT") if unfit else None)
         self._adapter = Adapter(server_name)
         session.mount(self._base, self._adapter)
         if verify is False:
@@ -228,7 +229,7 @@ class Http:
             token = regular_file.read(self._token_file, TOKEN_LIMIT).decode("utf-8", "surrogateescape").rstrip("\r\n")
         except OSError:
             return False
-        if not token or token == self._token or _token_fault(token):
+        if not token or token == self._token or not _can_be_sent(token):
             return False
         self._token = self._session.headers["X-Consul-Token"] = token
         self._secrets.append(token)
@@ -342,29 +343,32 @@ def _base(address: str, ssl: bool) -> str:
     return f"{scheme}://{host.rstrip('/')}"
 
 
-def _fault(address: str, token: str | None) -> str:
-    """Why no request can be made with these, without the token; "" if one can."""
+def _fault(address: str, token: str | None) -> Fault | None:
+    """Why no request can be made with these, without the token in it; None if one can."""
     scheme, found, rest = address.partition("://")
     if "@" in (rest if found else address).partition("/")[0]:
-        return "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
+        told = "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
+        return Fault(told, variable="CONSUL_HTTP_ADDR")
     if found and scheme not in (*SCHEMES, "unix"):
         return _not_an_address(address)
-    return _token_fault(token or "")
+    if not _can_be_sent(token or ""):
+        told = "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
+        return Fault(told, variable="CONSUL_HTTP_TOKEN")
+    return None
 
 
-def _token_fault(token: str) -> str:
-    if token.isascii() and token.isprintable() and token == token.strip():
-        return ""
-    return "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
+def _can_be_sent(token: str) -> bool:
+    return token.isascii() and token.isprintable() and token == token.strip()
+
+
+def _not_an_address(address: str) -> Fault:
+    told = f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
+    return Fault(told, variable="CONSUL_HTTP_ADDR")
 
 
 def _is_readable(channel: socket.socket | None) -> bool:
     """Is there something to read? On an idle connection that is its end."""
     return channel is not None and bool(select.select([channel], [], [], 0)[0])
-
-
-def _not_an_address(address: str) -> str:
-    return f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
 
 
 def _system_cas() -> bool | str:
