@@ -16,34 +16,37 @@ HEAD = """# svcinitctl doctor
 
 <!-- Made from entrypoint/svcinit/ctl/doctor/catalogue.py by tools/doctor_page.py: change it there. -->
 
-Tries all that the settings name, and says what is wrong, where, and what to do about it. It is for when nothing works
-yet, so each thing is tried by itself: nothing that is wrong, fails or hangs keeps the doctor from the rest.
+The doctor tries everything that the settings name. For each problem, it reports what is wrong, where, and what to do.
+It is made for a configuration that does not work yet: it tries each item on its own, so an item that is wrong, fails
+or hangs does not stop the doctor.
 
 ```sh
-docker run --rm --entrypoint svcinitctl OPTIONS IMAGE doctor -- COMMAND    # OPTIONS and COMMAND as of the container
-docker exec shop svcinitctl doctor                                         # beside a svcinit that runs
+docker run --rm --entrypoint svcinitctl OPTIONS IMAGE doctor -- COMMAND    # OPTIONS and COMMAND of the container
+docker exec shop svcinitctl doctor                                         # in a container in which svcinit runs
 ```
 
-Give it the options of the container that it is about (`-e`, `-v`, `--user`, `--network`, `--read-only`, `--cap-drop`):
-what it finds is true for these. Beside a svcinit that runs it also looks at that one's command, state and registration.
+Use the same options as for the container itself (`-e`, `-v`, `--user`, `--network`, `--read-only`, `--cap-drop`): the
+findings are only correct for these options. If svcinit runs in the container, the doctor also examines the service,
+the state and the registration.
 
-It exits with 1 if something is wrong, else with 0: a warning may be meant. It takes 15 s at most; what has not ended
-then is told as `unfinished`. It changes nothing: what it writes (a file beside each target, in the cache's directory
-and in SVCINIT_RUN) it removes again, it registers nothing, it starts no command but the check commands of templates,
-and it shows no token, password or value of KV.
+The exit status is 1 if something is wrong, otherwise 0: a warning can be intended. The doctor takes at most 15 s, and
+reports a check that has not ended by then as `unfinished`. It does not change anything. It writes a file beside each
+target, in the cache's directory and in SVCINIT_RUN, and removes these files again. It registers nothing. It starts no
+program except the check commands of templates. It shows no token, no password and no value of KV.
 
-What cannot be known from inside a container: which time `docker stop` gives it (`--stop-timeout`), the image's
-STOPSIGNAL, the clocks of Consul's servers, and, before the service is registered, whether Consul's agent reaches it.
+Some facts are not visible from inside a container: the time that `docker stop` gives it (`--stop-timeout`), the
+image's STOPSIGNAL, and the clocks of Consul's servers. Before the service is registered, the doctor also cannot see
+whether Consul's agent reaches it.
 
 ## Checks
 
-| check | what is tried |
+| check | what the doctor tries |
 |---|---|
 """
 MIDDLE = """
 ## Findings
 
-In capitals: what differs from case to case.
+Words in capitals stand for values of your configuration.
 
 | finding | level | meaning | what to do |
 |---|---|---|---|
@@ -51,23 +54,23 @@ In capitals: what differs from case to case.
 TAIL = """
 ## For programs
 
-`svcinitctl doctor --json` prints one object, as [schemas/doctor.json](schemas/doctor.json) (JSON Schema 2020-12) has
+`svcinitctl doctor --json` prints one object. [schemas/doctor.json](schemas/doctor.json) (JSON Schema 2020-12) describes
 it:
 
-| | |
+| field | meaning |
 |---|---|
-| `ok` | false if anything is wrong; the exit status says the same |
-| `checks` | a list of entries, in the order in which they were tried |
-| `checks[].check` | which check, as in the first table; a check may have several entries |
-| `checks[].finding` | as in the second table; empty where all is well |
+| `ok` | false if anything is wrong, as in the exit status |
+| `checks` | a list of entries, in the order of the checks |
+| `checks[].check` | the check, from the first table; a check can have several entries |
+| `checks[].finding` | the finding, from the second table; empty if there is no problem |
 | `checks[].level` | `ok`, `warning` or `wrong` |
 | `checks[].ok` | false if the level is `wrong` |
-| `checks[].said` | what was found, and where |
-| `checks[].todo` | what to do; empty where all is well |
-| `checks[].milliseconds` | what it took |
-| `policy` | the least ACL policy that the settings need, in HCL; empty where Consul is not needed |
+| `checks[].said` | description of the result, with its place |
+| `checks[].todo` | what to do; empty if there is no problem |
+| `checks[].milliseconds` | duration of the check |
+| `policy` | the minimal ACL policy for the settings, in HCL; empty if Consul is not needed |
 
-Names of checks and findings stay as they are; later versions may have more.
+The names of checks and findings are stable. Later versions can add more.
 """
 
 
