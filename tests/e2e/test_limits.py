@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from svcinit.processes.init import descendants
+from svcinit.processes.child import descendants
 from testing.process import Running, is_alive, running
 from testing.waiting import eventually
 from tests.e2e.conftest import Service

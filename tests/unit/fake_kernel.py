@@ -23,6 +23,7 @@ from svcinit import log, state_files
 from svcinit.lifecycle import table
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Role
+from svcinit.processes import child as child_module
 from svcinit.processes import crew as crew_module
 from svcinit.processes import init as init_module
 from svcinit.processes.crew import Crew
@@ -225,11 +226,11 @@ class Kernel:
         with monkeypatch.context() as patch:
             patch.setattr(log, "_write", self.log)
             settings = environment.read({"SVCINIT_CACHE": "", "SVCINIT_RUN": folder, **env})
-            for module in (init_module, crew_module, state_files, table):
+            for module in (init_module, child_module, crew_module, state_files, table):
                 for name, real in (("os", os), ("_signal", _signal), ("time", time)):
                     if hasattr(module, name):
                         patch.setattr(module, name, self.proxy(real))
-            patch.setattr(init_module, "open", self.counted_open, raising=False)
+            patch.setattr(child_module, "open", self.counted_open, raising=False)
             patch.setattr("svcinit.processes.oom.protect", lambda: int)
             self.crew = Crew(settings, ("main",))
             self.life = Lifecycle(settings, self.crew)

@@ -15,9 +15,9 @@ import pytest
 from svcinit.agent.files.commit import commit
 from svcinit.agent.templates.render import Rendered
 from svcinit.errors import EX_TEMPFAIL, ConfigError
-from svcinit.processes import child as module
-from svcinit.processes.child import KEPT, READS, Child, command
-from svcinit.processes.init import descendants
+from svcinit.processes import captured as module
+from svcinit.processes.captured import KEPT, READS, Child, command
+from svcinit.processes.child import descendants, kill
 from testing.process import is_alive
 from testing.waiting import eventually
 
@@ -153,9 +153,10 @@ def test_a_writer_that_cannot_be_ended_is_not_waited_for(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "GRACE", 0.05)
     child = sh("echo begun; exec sleep 1000", 0.2)
     with monkeypatch.context() as deaf:
-        deaf.setattr(module, "send", lambda *_: None)
+        for name in ("send", "kill"):
+            deaf.setattr(module, name, lambda *_: None)
         assert ended(child).code is None
-    module.kill(child.pid)
+    kill(child.pid)
     os.waitpid(child.pid, 0)
 
 

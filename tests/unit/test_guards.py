@@ -141,7 +141,7 @@ def test_processes_of_presence_are_no_strays_of_the_service(monkeypatch: pytest.
     try:
         leader = alive.pid(Role.PRESENCE)
         assert leader
-        eventually(lambda: len(init.descendants(leader)) == 1, "presence has a worker")
+        eventually(lambda: len(child.descendants(leader)) == 1, "presence has a worker")
         assert alive.strays() == before
         stray = child.fork(sleeps)
         assert alive.strays() == before + 1

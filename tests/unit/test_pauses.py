@@ -10,7 +10,7 @@ import pytest
 
 from svcinit.lifecycle.steps import BEAT, SILENCE
 from svcinit.model import Deadline
-from svcinit.processes import init
+from svcinit.processes import child, init
 from svcinit.processes.crew import Crew, touch
 from svcinit.processes.init import memfd
 from svcinit.settings import environment
@@ -90,7 +90,7 @@ def test_a_machine_that_is_merely_slow_is_not_paused(
     crew: Crew, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(signals: object, seconds: float) -> None:
-        kernel.clock += seconds + init.LATE / 2
+        kernel.clock += seconds + child.PAUSED / 2
 
     monkeypatch.setattr(_signal, "sigtimedwait", late)
     began, since = kernel.clock, crew.now()

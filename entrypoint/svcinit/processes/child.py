@@ -1,53 +1,38 @@
-"""A forked body, or a command, whose output is read: probes, check commands, the doctor's checks.
+"""Child processes: how one is forked, found, signalled and killed. Init and the network half use the same recipe.
 
-    child = Child(command(("nginx", "-t"), env), seconds=10.0)
-    child.wait()
-    child.code, child.output
-
-A child leads its own process group. Its output comes through a pipe, and only the end of it stays in memory. A command
-has a warden: a process between it and us that adopts whatever the command leaves (prctl(2), PR_SET_CHILD_SUBREAPER),
-kills all of it when the command ends, at the deadline, or when we end, and only then exits with the command's status.
+A child leads its own process group, has the signal dispositions of `own_signals`, runs its body, and exits with the
+status that the body returns. It never returns into the code of its parent.
 """
 
 from __future__ import annotations
 
 import _signal
 import os
-import select
 import time
 
 from svcinit import log
-from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, SvcinitError
-from svcinit.processes.execution import become, execute, own_signals
-from svcinit.processes.init import PR_SET_CHILD_SUBREAPER, descendants, prctl
+from svcinit.errors import EX_SOFTWARE, SvcinitError
+from svcinit.processes.execution import own_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection
 
-    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # as Settings.user
-
-KEPT = 16 << 10  # bytes of output that stay in memory: the last ones
-CHUNK = 1 << 16
-READS = 16  # chunks that one turn reads at most: a child that writes without end must not hold its reader up
-GRACE = 1.0  # seconds that a child has to clean up after its deadline, before KILL
-POLL = 0.05  # seconds between two looks at whether a child ended that somebody else holds the pipe of
-ROUNDS, PAUSE = 100, 0.01  # how often, and how many seconds apart, a warden kills what is left
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-WARDENS = _signal.SIGCHLD, _signal.SIGTERM
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
+PAUSED = 1.0  # seconds: a wait that lasts so much longer than requested means that the process was paused
 
 
-def fork(body: Callable[[], int], name: str = "child") -> int:
-    """Start a process, leader of its own group, that runs `body` and exits with what it returns. Raises OSError.
+def fork(body: Callable[[], int], name: str = "child", *, blocked: bool = False) -> int:
+    """Start a process that runs `body`; return its process ID. Raises OSError.
 
-    `name`: what the log calls it when it fails.
+    `name`: what the log calls the process if `body` fails. `blocked`: all signals stay blocked, as they are in init.
     """
     pid = os.fork()
     if pid == 0:
         code = EX_SOFTWARE
         try:
             os.setpgid(0, 0)
-            own_signals(blocked=False)
+            own_signals(blocked=blocked)
             code = body()
         except SvcinitError as error:
             log.faults(error)
@@ -57,183 +42,58 @@ def fork(body: Callable[[], int], name: str = "child") -> int:
         finally:
             os._exit(code)
     try:
-        os.setpgid(pid, pid)  # here too: the group exists when it is to be killed
-    except OSError:  # it ended already
+        os.setpgid(pid, pid)  # in both processes, so that the group exists when the parent signals it
+    except OSError:  # the child has ended or has called execve(2) already
         pass
     return pid
 
 
 def kill(pid: int) -> None:
-    """KILL a child, its group and all that descends from it."""
+    """Send KILL to a child, to its process group, and to all its descendants."""
     for target in (-pid, *descendants(pid), pid):
         send(target, _signal.SIGKILL)
 
 
 def send(pid: int, number: int) -> None:
+    """kill(2); a process that is gone or belongs to another user is ignored."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
 
-class Child:
-    """Runs `body` for at most `seconds`; call `turn` again and again, or `wait`.
+def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
+    """The children of process `pid`, their children and so on, parents first (proc(5), /proc/pid/task/tid/children).
 
-    `code` is its exit status, minus the number of the signal that ended it, and None before its end and where it had to
-    be ended. `output` is what it wrote to stdout and stderr, the last `kept` bytes; `is_cut`: there was more before.
-    Raises OSError where there is no room for a process or a pipe.
+    `without`: these processes are left out, and their descendants too.
     """
-
-    def __init__(self, body: Callable[[], int], seconds: float, kept: int = KEPT) -> None:
-        self.code: int | None = None
-        self.output, self.is_cut = b"", False
-        self.late = time.monotonic() + seconds
-        self._kept, self._signals = kept, [_signal.SIGTERM, _signal.SIGKILL]  # what it is still to be sent
-        self._pipe, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    found = [pid]
+    for each in found:  # the list grows during the loop
         try:
-            self.pid = fork(lambda: _redirected(body, writing))
-        except OSError:
-            os.close(self._pipe)
-            raise
-        finally:
-            os.close(writing)
+            for thread in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{thread}/children") as file:
+                    found += [child for child in map(int, file.read().split()) if child not in without]
+        except OSError:  # the process ended meanwhile
+            continue
+    return found[1:]
 
-    def fileno(self) -> int:
-        return self._pipe
 
-    def turn(self, now: float) -> bool:
-        """Read what there is, and end a child that is late; True when it is over."""
-        self._read()
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid:
-            self._read()
-            os.close(self._pipe)
-            if len(self._signals) == 2:
-                self.code = os.waitstatus_to_exitcode(status)
-            return True
-        return now >= self.late and self._end(now)
+def prctl(option: int, value: int) -> bool:
+    """prctl(2); False if it fails. Called through the C module under `ctypes`: the import of ctypes costs 3 ms."""
+    try:
+        import _ctypes
 
-    def wait(self) -> None:
-        """Until it is over."""
-        poll = select.poll()
-        poll.register(self._pipe, select.POLLIN)
-        while not self.turn(time.monotonic()):
-            ready = poll.poll(1000 * min(POLL, max(0.0, self.late - time.monotonic())))
-            if ready and not ready[0][1] & select.POLLIN:
-                time.sleep(PAUSE / 10)  # the pipe has no writer any more: the child is about to end
-
-    def end(self) -> None:
-        """End it now, and wait for that."""
-        self.late = time.monotonic()
-        self.wait()
-
-    def _end(self, now: float) -> bool:
-        """The next stage of its end; True when all were tried: it hangs in the kernel, and is not waited for."""
-        if not self._signals:
-            os.close(self._pipe)
-            return True
-        if self._signals.pop(0) == _signal.SIGTERM:
-            send(self.pid, _signal.SIGTERM)
-        else:
-            kill(self.pid)
-        self.late = now + GRACE
+        libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+        function = _ctypes.dlsym(libc, "prctl")
+        return bool(_ctypes.call_function(function, (option, value, 0, 0, 0)) == 0)
+    except (ImportError, OSError, AttributeError):
         return False
 
-    def _read(self) -> None:
-        for _ in range(READS):
-            try:
-                data = os.read(self._pipe, CHUNK)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            whole = self.output + data
-            self.is_cut = self.is_cut or len(whole) > self._kept
-            self.output = whole[-self._kept :]
 
-
-def _redirected(body: Callable[[], int], writing: int) -> int:
-    os.set_blocking(writing, True)
-    os.dup2(writing, 1)
-    os.dup2(writing, 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
-    return body()
-
-
-def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = None) -> Callable[[], int]:
-    """A body that runs a command as `user`, and leaves nothing of it behind."""
-    parent = os.getpid()
-
-    def body() -> int:
-        log.configure("error", "text")  # what cannot be executed is told in the output
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, WARDENS)
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        prctl(PR_SET_PDEATHSIG, _signal.SIGTERM)
-        if os.getppid() != parent:
-            return EX_TEMPFAIL
-        try:
-            first = fork(lambda: _become(argv, env, user))
-        except OSError as error:
-            return say(f"no process for the command: {error.strerror}", EX_TEMPFAIL)
-        code = _watch_over(first)
-        _end_all(first)
-        if code < 0:
-            _end_by(-code)
-        return code
-
-    return body
-
-
-def say(text: str, code: int) -> int:
-    os.write(1, text.encode("utf-8", "replace"))
-    return code
-
-
-def _become(argv: tuple[str, ...], env: Mapping[str, str], user: User | None) -> int:
-    try:
-        become(user)
-    except OSError as error:
-        return say(f"cannot become SVCINIT_USER: {error.strerror}", EX_SOFTWARE)
-    return execute(argv, env)
-
-
-def _watch_over(first: int) -> int:
-    """The status of the command when it is dead (it is not reaped yet); minus SIGKILL where we are told to end it."""
-    while True:
-        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if dead is None:
-            if _signal.sigwaitinfo(WARDENS).si_signo == _signal.SIGTERM:
-                return -_signal.SIGKILL
-        elif dead.si_pid == first:
-            return dead.si_status if dead.si_code == os.CLD_EXITED else -dead.si_status
-        else:
-            os.waitpid(dead.si_pid, 0)
-
-
-def _end_all(first: int) -> None:
-    """KILL the command's group and all that it left, until none is there."""
-    send(-first, _signal.SIGKILL)
-    for _ in range(ROUNDS):
-        for pid in descendants(os.getpid()):
-            send(pid, _signal.SIGKILL)
-        if _none_is_left():
-            return
-        _signal.sigtimedwait({_signal.SIGCHLD}, PAUSE)
-
-
-def _none_is_left() -> bool:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return True
-    return False
-
-
-def _end_by(number: int) -> None:
-    """End as the command did, without a core."""
-    prctl(PR_SET_DUMPABLE, 0)
-    if number != _signal.SIGKILL:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-    os.kill(os.getpid(), number)
+def take_signal(signals: Collection[int], seconds: float) -> tuple[_signal.struct_siginfo | None, float]:
+    """sigtimedwait(2): the signal, or None. Also for how many seconds the process was paused during the wait (docker
+    pause, SIGSTOP): by so much the wait ended too late."""
+    until = time.monotonic() + seconds
+    taken = _signal.sigtimedwait(signals, seconds)
+    late = time.monotonic() - until
+    return taken, late if late > PAUSED else 0.0

@@ -12,9 +12,9 @@ import os
 import time
 
 from svcinit import __version__, log
-from svcinit.errors import EX_OK, EX_SOFTWARE, SvcinitError
+from svcinit.errors import EX_OK, EX_SOFTWARE
 from svcinit.model import Role
-from svcinit.processes.init import FETCHING, Init, content, filled, memfd, refill, tell_not_started
+from svcinit.processes.init import FETCHING, Init, content, filled, log_not_started, memfd, refill
 from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False
@@ -86,7 +86,7 @@ class Crew(Init):
             self._renew("_ready")
             self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
         except (OSError, MemoryError) as error:
-            tell_not_started(Role.MAIN, error)
+            log_not_started(Role.MAIN, error)
             return False
         return True
 
@@ -131,7 +131,7 @@ class Crew(Init):
                 cached=cached, life=life, intents=rollback.Intents(*intents),
             )  # fmt: skip
 
-        self.fork(Role.PREPARE, _guarded(body))
+        self.fork(Role.PREPARE, body)
 
     def fetching(self) -> bool:
         """Was the last prepare still at Consul and DNS when it ended?"""
@@ -222,7 +222,7 @@ class Crew(Init):
 
             return rollback.undo(settings, memory, life, lock, rollback.Intents(*intents))
 
-        self.fork(Role.UNDO, _guarded(body))
+        self.fork(Role.UNDO, body)
         return True
 
     @_or_dead(Role.VERIFY)
@@ -235,7 +235,7 @@ class Crew(Init):
 
             return verify.main(settings, env, secrets)
 
-        self.fork(Role.VERIFY, _guarded(body))
+        self.fork(Role.VERIFY, body)
 
     @_or_dead(Role.PRESENCE)
     def start_presence(self) -> None:
@@ -261,7 +261,7 @@ class Crew(Init):
             return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env,
                                  secrets=secrets, command=command, slots=slots)  # fmt: skip
 
-        self.fork(Role.PRESENCE, _guarded(body))
+        self.fork(Role.PRESENCE, body)
 
     def start_deregister(self) -> None:
         """Deregister only: for when presence is not there to do it."""
@@ -272,7 +272,7 @@ class Crew(Init):
 
             return presence.deregister(settings, life)
 
-        self.fork(Role.DEREGISTER, _guarded(body))
+        self.fork(Role.DEREGISTER, body)
 
     def start_metrics(self) -> None:
         """Answer scrapes at SVCINIT_METRICS, out of the state files."""
@@ -284,7 +284,7 @@ class Crew(Init):
             log.context(reload=None)  # it outlives the one that goes on
             return exporter.main(settings, life)
 
-        self.fork(Role.METRICS, _guarded(body))
+        self.fork(Role.METRICS, body)
 
     def silence(self) -> float:
         """Seconds since presence was last seen to have given a sign of life."""
@@ -384,19 +384,6 @@ class Crew(Init):
 def touch(beat: int) -> None:
     """Leave a sign of life: the monotonic clock in milliseconds."""
     os.pwrite(beat, int(time.monotonic() * 1000).to_bytes(BEAT_BYTES, "little"), 0)
-
-
-def _guarded(body: Callable[[], int]) -> Callable[[], int]:
-    """`body`, with its errors told to people, a line a fault, and turned into the exit status."""
-
-    def run() -> int:
-        try:
-            return body()
-        except SvcinitError as error:
-            log.faults(error)
-            return error.code
-
-    return run
 
 
 def _parsed(whole: bytes) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
-"""The one place that forks, waits, signals and kills. Standard library only, one thread, no signal handlers.
+"""The children of PID 1 by role: the only code that waits for them, signals them and kills them. Standard library only,
+one thread, no signal handlers.
 
-Every signal was blocked before anything else happened (__main__.py) and is taken here, one at a time, by
-sigtimedwait(2): none is lost and none interrupts. Whatever wakes `wait`, all that has died is reaped first; nobody
-else ever calls wait(2), so no status can be lost to another waiter, and a child is registered before its status can
-be looked at.
+__main__.py blocked all signals before anything else. `wait` takes them one at a time with sigtimedwait(2), so none is
+lost and none interrupts a transition. Each wake-up first reaps all children that ended. No other code of init calls
+wait(2), so no other waiter can take a status; and a child is registered before its status is read.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ import time
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
 from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
-from svcinit.processes.execution import OF_WRITES, become, execute, own_signals
+from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, descendants, fork, prctl, take_signal
+from svcinit.processes.execution import OF_WRITES, become, execute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from svcinit.settings.environment import Settings
 
-PR_SET_CHILD_SUBREAPER = 36
 NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
 FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
-SI_KERNEL = 0x80  # sigaction(2)
-TICK = 5.0  # seconds: a wait with a deadline is made of shorter ones, so that a pause of the container is noticed
-LATE = 1.0  # a wait that lasts so much longer than it should was one: nothing ran
+SI_KERNEL = 0x80  # sigaction(2): the kernel sent the signal
+TICK = 5.0  # seconds: a longer wait is split into waits of this length, so that a pause of the container is noticed
 
 
 class Init:
@@ -40,32 +39,33 @@ class Init:
         self.settings = settings
         self.is_pid1 = os.getpid() == 1
         self._roles: dict[int, str] = {}
-        self._pids: dict[str, int] = {}  # until reaped: from then on the number may be another's
-        self._alive: set[str] = set()  # until the death was told by `wait`
-        self.orphans = 0  # how many were reaped
-        self._paused = 0.0  # for how many seconds nothing ran
+        self._pids: dict[str, int] = {}  # until the child is reaped: then the kernel may use the number again
+        self._alive: set[str] = set()  # until `wait` has returned the end of the child
+        self.orphans = 0  # the number of orphans that were reaped
+        self._paused = 0.0  # seconds during which the container was paused
         self._events: list[Event] = []
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, the kernel would reap for us
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # if it stayed ignored, the kernel would reap
         if not self.is_pid1:
             _become_subreaper()
-        self._unprotect: Callable[[], object] = int  # in each child, before all else
+        self._unprotect: Callable[[], object] = int  # each child calls this first
 
     def now(self) -> float:
-        """Seconds on the monotonic clock, less those in which the whole container was paused (docker pause, SIGSTOP):
-        what every deadline is measured on. Who could not run is not late."""
+        """Seconds on the monotonic clock, without the time in which the container was paused (docker pause, SIGSTOP).
+        All deadlines use this clock: a child that could not run is not late."""
         return time.monotonic() - self._paused
 
     def alive(self, role: str) -> bool:
-        """Does a child have this role, as far as `wait` has told?"""
+        """Does a child have this role? True until `wait` has returned its end."""
         return role in self._alive
 
     def pid(self, role: str) -> int | None:
         return self._pids.get(role)
 
     def wait(self, until: float | None) -> Event:
-        """The next event: deaths first, then the deadline `until` (monotonic seconds, None: never), then signals."""
+        """The next event: first the ends of children, then the deadline, then signals. `until`: the deadline in seconds
+        of `now`; None: there is no deadline."""
         while True:
             self._reap()
             if self._events:
@@ -84,7 +84,7 @@ class Init:
                     continue
                 return Deadline()
             if info.si_signo in OF_WRITES and info.si_pid == os.getpid():
-                continue  # a write of ours failed: the kernel names the writer as the sender
+                continue  # a write of ours failed: the kernel gives the writer as the sender
             if info.si_signo == NEWS and info.si_pid == self._pids.get(Role.PRESENCE):
                 return News()
             if info.si_signo != _signal.SIGCHLD:
@@ -105,61 +105,51 @@ class Init:
                 continue
             code = child.si_status if child.si_code == os.CLD_EXITED else 128 + child.si_status
             self._events.append(Exited(role, code))
-        if self.orphans > orphans:  # one event for all: a fork storm is not to be thousands of them
+        if self.orphans > orphans:  # one event for all: thousands of orphans must not become thousands of events
             self._events.append(Exited(Role.ORPHAN, EX_OK))
 
     def fork(self, role: str, body: Callable[[], int]) -> None:
-        """Start a child, leader of its own process group, that runs `body` and exits with what it returns.
+        """Start a child that runs `body` (see child.fork). Raises OSError for the service; any other child that cannot
+        be started counts as one that failed at once.
 
-        It has the signals of `own_signals`. Nothing is blocked, but for presence: that takes its signals as init does.
+        No signal is blocked in the child, except in presence, which takes its signals as init does.
         """
         group = os.getpgrp()
+
+        def run() -> int:
+            log.context(role=role)
+            self._unprotect()
+            _return_to(self._folder)
+            if role == Role.MAIN:
+                _pass_terminal(group, os.getpid())
+            sys.stderr = None  # a library that writes there could block; log.py does not use it
+            return body()
+
         try:
-            pid = os.fork()
+            pid = fork(run, role, blocked=role == Role.PRESENCE)
         except OSError as error:  # the container's limit of processes or memory
             if role == Role.MAIN:
                 raise
             self.not_started(role, error)
             return
-        if pid == 0:
-            code = EX_SOFTWARE
-            try:
-                log.context(role=role)
-                self._unprotect()
-                os.setpgid(0, 0)
-                _return_to(self._folder)
-                if role == Role.MAIN:
-                    _pass_terminal(group, os.getpid())
-                own_signals(blocked=role == Role.PRESENCE)
-                sys.stderr = None  # what a library says there would wait for its reader; log.py does not use it
-                code = body()
-            except Exception as error:
-                log.internal(role, error)
-            finally:
-                os._exit(code)
         former = self._pids.get(role)
-        if former is not None:  # given up, and even KILL did not end it yet
+        if former is not None:  # even KILL has not ended it yet: nothing waits for it any more
             self._roles[former] = Role.ORPHAN
         self._roles[pid], self._pids[role] = role, pid
         self._alive.add(role)
-        try:
-            os.setpgid(pid, pid)  # here too: whoever comes first, the group exists when `kill` needs it
-        except OSError:
-            pass
 
     def not_started(self, role: str, error: Exception) -> None:
-        """What the child needs could not be had: it counts as one that died at once."""
-        tell_not_started(role, error)
+        """Something that the child needs is missing: it counts as one that failed at once."""
+        log_not_started(role, error)
         self._alive.add(role)
         self._events.append(Exited(role, EX_SOFTWARE))
 
     def exec(self, role: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-        """Start a child that becomes the program `argv`, as SVCINIT_USER."""
-
+        """Start a child that executes the program `argv` as SVCINIT_USER."""
         self.fork_as_user(role, lambda: execute(argv, env))
 
     def fork_as_user(self, role: str, body: Callable[[], int]) -> None:
-        """As `fork`, with `body` run as SVCINIT_USER."""
+        """As `fork`; `body` runs as SVCINIT_USER."""
 
         def run() -> int:
             try:
@@ -176,33 +166,33 @@ class Init:
         self.fork(role, run)
 
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
-        """Send a signal to the child of `role`, or to its whole process group; no such child: nothing happens."""
+        """Send a signal to the child of `role`, or to its whole process group. Without such a child nothing happens."""
         pid = self._pids.get(role)
         if pid is None:
             return
         try:
             os.kill(-pid if group else pid, number)
         except OSError as error:
-            if error.errno == errno.EAGAIN:  # the queue of real-time signals is full: all is tried again
+            if error.errno == errno.EAGAIN:  # the queue of real-time signals is full: the transition is tried again
                 raise
             log.warning("signal_failed", "signal {signal} to {child} failed: {error} pid={child_pid}",
                         signal=number, child=role, error=error.strerror, child_pid=pid)  # fmt: skip
 
     def kill(self, role: str) -> None:
-        """KILL the child of `role` and all of its process group."""
+        """Send KILL to the child of `role` and to its process group."""
         self.signal(role, _signal.SIGKILL, group=True)
 
     def suspend(self) -> None:
-        """Stop as a job under a shell does, with the terminal back in the shell's reach, until somebody sends CONT.
+        """Stop like a job of a shell, until a CONT arrives; the shell can take the terminal back.
 
-        PID 1 goes on: the kernel does not let it stop, and nobody there could wake it.
+        PID 1 continues: the kernel does not stop PID 1, and no shell could continue it.
         """
         if not self.is_pid1:
             _pass_terminal(self._pids.get(Role.MAIN), os.getpgrp())
             os.kill(os.getpid(), _signal.SIGSTOP)
 
     def resume(self) -> None:
-        """CONT to main and its group, which get the terminal back if it was given to us."""
+        """Send CONT to the service and its group. They get the terminal back if the shell gave it to us."""
         main = self._pids.get(Role.MAIN)
         if main is not None:
             _pass_terminal(os.getpgrp(), main)
@@ -222,11 +212,11 @@ class Init:
         for pid in [-1] if exec_sessions and self.is_pid1 else descendants(os.getpid()):
             try:
                 os.kill(pid, number)
-            except OSError:  # gone already
+            except OSError:  # the process is gone
                 continue
 
     def no_children(self) -> bool:
-        """Is there no child left, dead or alive?"""
+        """Is no child left, neither running nor waiting to be reaped?"""
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -234,63 +224,27 @@ class Init:
         return False
 
 
-def take_signal(signals: Collection[int], seconds: float) -> tuple[_signal.struct_siginfo | None, float]:
-    """sigtimedwait(2), and for how many seconds the process was paused meanwhile: it woke up so much too late."""
-    until = time.monotonic() + seconds
-    taken = _signal.sigtimedwait(signals, seconds)
-    late = time.monotonic() - until
-    return taken, late if late > LATE else 0.0
-
-
-def tell_not_started(role: str, error: Exception) -> None:
+def log_not_started(role: str, error: Exception) -> None:
     why = error.strerror if isinstance(error, OSError) else type(error).__name__
     log.error("not_started", "{child} cannot be started: {error}", child=role, error=why)
 
 
 def _dead_or_stopped() -> os.waitid_result | None:
-    """The next child to reap, or to know suspended; None: there is none now."""
+    """Reap the next child that ended, or return one that was suspended; None: there is no such child now."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
     except ChildProcessError:
         return None
 
 
-def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
-    """The children of process `pid`, their children and so on, parents first (proc(5), /proc/pid/task/tid/children).
-
-    `without`: these processes are left out, and their descendants too.
-    """
-    found = [pid]
-    for each in found:  # the list grows during the loop
-        try:
-            for thread in os.listdir(f"/proc/{each}/task"):
-                with open(f"/proc/{each}/task/{thread}/children") as file:
-                    found += [child for child in map(int, file.read().split()) if child not in without]
-        except OSError:  # the process ended meanwhile
-            continue
-    return found[1:]
-
-
 def _become_subreaper() -> None:
-    """Have orphans below us reparent to us (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    """Become the parent of all orphans that descend from us (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     if not prctl(PR_SET_CHILD_SUBREAPER, 1):
         log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
 
 
-def prctl(option: int, value: int) -> bool:
-    """prctl(2); False where it fails. By way of the C module under `ctypes`, whose own import costs 3 ms."""
-    try:
-        import _ctypes
-
-        libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-        function = _ctypes.dlsym(libc, "prctl")
-        return bool(_ctypes.call_function(function, (option, value, 0, 0, 0)) == 0)
-    except (ImportError, OSError, AttributeError):
-        return False
-
-
 def _pass_terminal(owner: int | None, heir: int) -> None:
-    """Make process group `heir` the terminal's foreground one, if `owner` was: else the terminal is another's."""
+    """Make process group `heir` the foreground group of the terminal, if `owner` is the foreground group now."""
     try:
         if os.tcgetpgrp(0) == owner:
             os.tcsetpgrp(0, heir)
@@ -299,14 +253,14 @@ def _pass_terminal(owner: int | None, heir: int) -> None:
 
 
 def _leave_folder() -> str | None:
-    """Move to /, so that a PID 1 pins no mount; the working directory that children return to."""
+    """Change to /, so that PID 1 keeps no mount busy. Returns the working directory, to which children return."""
     try:
         folder = os.getcwd()
-    except OSError:  # it is gone: there is nothing to return to
+    except OSError:  # it was removed
         folder = None
     try:
         os.chdir("/")
-    except OSError:  # then it stays
+    except OSError:  # init stays where it is
         pass
     return folder
 
@@ -317,7 +271,7 @@ def _return_to(folder: str | None) -> None:
     try:
         os.chdir(folder)
     except OSError as error:
-        log.warning("no_folder", "the working directory {file} cannot be entered any more: {error}; staying in /",
+        log.warning("no_folder", "cannot change to the working directory {file}: {error}; using / instead",
                     file=folder, error=error.strerror)  # fmt: skip
 
 

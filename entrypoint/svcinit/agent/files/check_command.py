@@ -6,7 +6,7 @@ import os
 import shlex
 
 from svcinit.agent.redact import end_of, tail
-from svcinit.processes.child import Child, command
+from svcinit.processes.captured import Child, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

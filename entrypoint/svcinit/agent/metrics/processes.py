@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 
 from svcinit.model import Role
-from svcinit.processes.init import descendants
+from svcinit.processes.child import descendants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

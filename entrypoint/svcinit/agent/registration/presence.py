@@ -18,8 +18,8 @@ from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
+from svcinit.processes.child import take_signal
 from svcinit.processes.crew import READY
-from svcinit.processes.init import take_signal
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
 TYPE_CHECKING = False

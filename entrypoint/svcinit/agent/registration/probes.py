@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 
 from svcinit.agent.redact import LONGEST, end_of, tail
-from svcinit.processes.child import Child, command, say
+from svcinit.processes.captured import Child, command, say
 from svcinit.settings.parsers import words
 
 TYPE_CHECKING = False

@@ -1,0 +1,208 @@
+"""A child whose output is read: a forked function, or a command. Probes and check commands use it.
+
+    child = Child(command(("nginx", "-t"), env), seconds=10.0)
+    child.wait()
+    child.code, child.output
+
+The output comes through a pipe, and only its end stays in memory. A command has a warden: a process between the
+command and us. The warden adopts all processes that the command leaves (prctl(2), PR_SET_CHILD_SUBREAPER). It kills
+them when the command ends, at the deadline, or when we end, and only then exits with the status of the command.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+import time
+
+from svcinit import log
+from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL
+from svcinit.processes.child import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    descendants,
+    fork,
+    kill,
+    prctl,
+    send,
+)
+from svcinit.processes.execution import become, execute
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # as Settings.user
+
+KEPT = 16 << 10  # bytes of output that stay in memory: the last ones
+CHUNK = 1 << 16
+READS = 16  # chunks that one turn reads at most: a child that writes without end must not hold its reader up
+GRACE = 1.0  # seconds that a child has to clean up after its deadline, before KILL
+POLL = 0.05  # seconds between two looks at whether a child ended that somebody else holds the pipe of
+ROUNDS, PAUSE = 100, 0.01  # how often, and how many seconds apart, a warden kills what is left
+WARDENS = _signal.SIGCHLD, _signal.SIGTERM
+
+
+class Child:
+    """Runs `body` for at most `seconds`; call `turn` again and again, or `wait`.
+
+    `code` is its exit status, minus the number of the signal that ended it, and None before its end and where it had to
+    be ended. `output` is what it wrote to stdout and stderr, the last `kept` bytes; `is_cut`: there was more before.
+    Raises OSError where there is no room for a process or a pipe.
+    """
+
+    def __init__(self, body: Callable[[], int], seconds: float, kept: int = KEPT) -> None:
+        self.code: int | None = None
+        self.output, self.is_cut = b"", False
+        self.late = time.monotonic() + seconds
+        self._kept, self._signals = kept, [_signal.SIGTERM, _signal.SIGKILL]  # what it is still to be sent
+        self._pipe, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.pid = fork(lambda: _redirected(body, writing))
+        except OSError:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(writing)
+
+    def fileno(self) -> int:
+        return self._pipe
+
+    def turn(self, now: float) -> bool:
+        """Read what there is, and end a child that is late; True when it is over."""
+        self._read()
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            self._read()
+            os.close(self._pipe)
+            if len(self._signals) == 2:
+                self.code = os.waitstatus_to_exitcode(status)
+            return True
+        return now >= self.late and self._end(now)
+
+    def wait(self) -> None:
+        """Until it is over."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while not self.turn(time.monotonic()):
+            ready = poll.poll(1000 * min(POLL, max(0.0, self.late - time.monotonic())))
+            if ready and not ready[0][1] & select.POLLIN:
+                time.sleep(PAUSE / 10)  # the pipe has no writer any more: the child is about to end
+
+    def end(self) -> None:
+        """End it now, and wait for that."""
+        self.late = time.monotonic()
+        self.wait()
+
+    def _end(self, now: float) -> bool:
+        """The next stage of its end; True when all were tried: it hangs in the kernel, and is not waited for."""
+        if not self._signals:
+            os.close(self._pipe)
+            return True
+        if self._signals.pop(0) == _signal.SIGTERM:
+            send(self.pid, _signal.SIGTERM)
+        else:
+            kill(self.pid)
+        self.late = now + GRACE
+        return False
+
+    def _read(self) -> None:
+        for _ in range(READS):
+            try:
+                data = os.read(self._pipe, CHUNK)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            whole = self.output + data
+            self.is_cut = self.is_cut or len(whole) > self._kept
+            self.output = whole[-self._kept :]
+
+
+def _redirected(body: Callable[[], int], writing: int) -> int:
+    os.set_blocking(writing, True)
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    return body()
+
+
+def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = None) -> Callable[[], int]:
+    """A body that runs a command as `user`, and leaves nothing of it behind."""
+    parent = os.getpid()
+
+    def body() -> int:
+        log.configure("error", "text")  # what cannot be executed is told in the output
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, WARDENS)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_PDEATHSIG, _signal.SIGTERM)
+        if os.getppid() != parent:
+            return EX_TEMPFAIL
+        try:
+            first = fork(lambda: _become(argv, env, user))
+        except OSError as error:
+            return say(f"no process for the command: {error.strerror}", EX_TEMPFAIL)
+        code = _watch_over(first)
+        _end_all(first)
+        if code < 0:
+            _end_by(-code)
+        return code
+
+    return body
+
+
+def say(text: str, code: int) -> int:
+    os.write(1, text.encode("utf-8", "replace"))
+    return code
+
+
+def _become(argv: tuple[str, ...], env: Mapping[str, str], user: User | None) -> int:
+    try:
+        become(user)
+    except OSError as error:
+        return say(f"cannot become SVCINIT_USER: {error.strerror}", EX_SOFTWARE)
+    return execute(argv, env)
+
+
+def _watch_over(first: int) -> int:
+    """The status of the command when it is dead (it is not reaped yet); minus SIGKILL where we are told to end it."""
+    while True:
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if dead is None:
+            if _signal.sigwaitinfo(WARDENS).si_signo == _signal.SIGTERM:
+                return -_signal.SIGKILL
+        elif dead.si_pid == first:
+            return dead.si_status if dead.si_code == os.CLD_EXITED else -dead.si_status
+        else:
+            os.waitpid(dead.si_pid, 0)
+
+
+def _end_all(first: int) -> None:
+    """KILL the command's group and all that it left, until none is there."""
+    send(-first, _signal.SIGKILL)
+    for _ in range(ROUNDS):
+        for pid in descendants(os.getpid()):
+            send(pid, _signal.SIGKILL)
+        if _none_is_left():
+            return
+        _signal.sigtimedwait({_signal.SIGCHLD}, PAUSE)
+
+
+def _none_is_left() -> bool:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _end_by(number: int) -> None:
+    """End as the command did, without a core."""
+    prctl(PR_SET_DUMPABLE, 0)
+    if number != _signal.SIGKILL:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    os.kill(os.getpid(), number)
