@@ -8,7 +8,7 @@ import sys
 
 import urllib3.util.connection
 
-from svcinit.agent.prepare.transaction import digest
+from svcinit.agent.prepare.inputs import InputId, Kind, digest, to_json
 from svcinit.agent.registration import presence
 from svcinit.processes.init import memfd, refill
 from svcinit.settings import environment
@@ -29,8 +29,9 @@ def follow(folder: pathlib.Path, number: int) -> None:
     source.parent.mkdir(parents=True)
     source.write_text('{{ key("n") }}')
     read = environment.read({**os.environ, "SVCINIT_TEMPLATES": str(tree)})
-    slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock"), -1
-    known = {"kv": [digest({"config/fleet/n": b"0"})], "peers": []}
+    slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock"), -1, -1, -1
+    versions = {InputId(Kind.KV, "config/fleet"): digest({"config/fleet/n": b"0"})}
+    known = {"versions": to_json(versions)}
     refill(slots[0], json.dumps({"inputs": known, "argv": ["x"], "env": {}}).encode())
     presence.main(
         read,

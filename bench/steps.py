@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from bench.launch import Contender, Stage
 
-STEPS = {  # methods of svcinit.agent.prepare.transaction.Preparation, in their order
-    "fetch": "KV over HTTP, with requests", "wait": "peers over DNS, with dnspython",
-    "render": "templates and files, with Jinja2", "keep": "the cache",
+STEPS = {  # methods of classes in svcinit.agent.prepare.transaction, in their order
+    "TemplateData.fetch": "KV over HTTP, with requests", "TemplateData.wait": "peers over DNS, with dnspython",
+    "Transaction.commit": "templates and files, with Jinja2", "Transaction.fill_cache": "the cache",
 }  # fmt: skip
 PREPARE, TOTAL = "prepare", "start"
 BEFORE, WHOLE = "start and end of prepare itself", "the whole start"
@@ -58,7 +58,9 @@ def watched(name, globals=None, locals=None, fromlist=(), level=0):
     if name == "svcinit.agent.prepare" and "transaction" in (fromlist or ()):
         transaction = found.transaction
         for step in {steps!r}:
-            setattr(transaction.Preparation, step, timed(step, getattr(transaction.Preparation, step)))
+            name, _, method = step.partition(".")
+            owner = getattr(transaction, name)
+            setattr(owner, method, timed(step, getattr(owner, method)))
         transaction.main = told(transaction.main)
     return found
 

@@ -84,7 +84,7 @@ def test_peers_that_do_not_come_are_taken_from_it(known: Service) -> None:
 def test_a_prefix_that_had_keys_and_is_empty_is_taken_from_it_unless_that_is_allowed(known: Service) -> None:
     known.consul.kv_delete("config/web/")
     svcinit = starts_from_it(known)
-    assert "KV prefix config/web had 2 entries and now has none: taken as a failed fetch" in svcinit.err
+    assert "KV prefix config/web had 2 entries and now has none: this counts as a failed fetch" in svcinit.err
     svcinit.stop()
     known.env["SVCINIT_ALLOW_EMPTY"] = "1"
     known.template("app.ini", "none")
@@ -133,7 +133,7 @@ def test_a_question_that_the_cache_has_no_answer_to_is_named(known: Service) -> 
     known.consul.stop()
     svcinit = known.start()
     assert svcinit.wait() == 69
-    assert "knows no peers of redis" in svcinit.err
+    assert "does not contain the peers of redis" in svcinit.err
     assert not (known.out / "more.ini").exists()
 
 

@@ -147,7 +147,7 @@ def test_a_prefix_that_comes_back_empty_is_a_failed_fetch(service: Service) -> N
     is_passing(service)
     service.consul.kv_delete("config/web/")
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("KV prefix config/web had 1 entries and now has none: taken as a failed fetch (SVCINIT_ALLOW_EMPTY=1")
+    svcinit.says("KV prefix config/web had 1 entries and now has none: this counts as a failed fetch")
     eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
     eventually(lambda: ctl(svcinit, "status")[0] == 1, "svcinit is degraded")
     assert target.read_text() == "1"
@@ -162,7 +162,7 @@ def test_a_peer_set_that_comes_back_empty_is_a_failed_fetch(service: Service) ->
     is_passing(service)
     service.consul.deregister("mysql")
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("peers of mysql had 1 entries and now has none: taken as a failed fetch")
+    svcinit.says("peers of mysql had 1 entries and now has none: this counts as a failed fetch")
     svcinit.says("reload 1: no usable answer from Consul: reloading on the files in place")
     assert target.read_text() == "10.1.1.1:3306"
 

@@ -11,6 +11,7 @@ import pytest
 from svcinit.agent.consul.answers import Away, Reply
 from svcinit.agent.consul.backoff import pause_before, retry_after
 from svcinit.agent.prepare import transaction
+from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.agent.prepare.rollback import Intents
 from svcinit.agent.registration import keeper
 from svcinit.agent.registration.keeper import Keeper
@@ -80,17 +81,17 @@ def test_a_start_goes_on_trying_until_its_time_is_over(
 ) -> None:
     began, tries = clock.now, 0
 
-    class Preparation:
-        def __init__(self, *_: object) -> None:
+    class Transaction:
+        def __init__(self, *_: object, **__: object) -> None:
             """Nothing is needed."""
 
-        def run_and_keep(self, *_: object) -> None:
+        def run_and_record(self, *_: object) -> None:
             nonlocal tries
             tries += 1
             if back_after is None or clock.now < began + back_after:
                 raise Away("away", asked)
 
-    monkeypatch.setattr(transaction, "kind_of", lambda _: Preparation)
+    monkeypatch.setattr(transaction, "Transaction", Transaction)
     out = memfd("verdict")
     call: Any = lambda: transaction.main(  # noqa: E731
         read({}),
@@ -141,7 +142,7 @@ def test_a_watch_asks_again_however_long_consul_asks_for(clock: Clock) -> None:
             return {}
 
     looks: Any = Consul()
-    keys = queries.Keys(looks, "config/web", None)
+    keys = queries.Keys(looks, InputId(Kind.KV, "config/web"))
     assert keys.turn(clock.now) is False
     assert clock.now + queries.BACKOFF[1] == keys.due
 

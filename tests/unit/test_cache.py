@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,13 +16,16 @@ from hypothesis import strategies as st
 
 from killing import killed_at
 from places import mode_of
-from svcinit.agent.prepare.cache import Snapshot, load, save
+from svcinit.agent.consul.discovery import Peer
+from svcinit.agent.prepare.cache import Snapshot, count, load, save
+from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.errors import Unavailable
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
 
-KV = {"a": b"1", "deep/b": b"\xff\x00"}
-PEERS = {("db", None, "dc2"): [("h", "10.0.0.1", 3306, "n")], ("web", "blue", None): []}
+PREFIX, DB = InputId(Kind.KV, "config/web"), InputId(Kind.PEERS, "db", "dc2")
+KV = {"config/web/a": b"1", "config/web/deep/b": b"\xff\x00"}
+PEERS: dict[InputId, Any] = {DB: [Peer("h", "10.0.0.1", 3306, "n")], InputId(Kind.PEERS, "web", None, "blue"): []}
 
 
 def ours(folder: pathlib.Path, **env: str) -> Settings:
@@ -30,7 +34,8 @@ def ours(folder: pathlib.Path, **env: str) -> Settings:
 
 def snapshot(value: bytes = b"1", written: float | None = None) -> Snapshot:
     when = time.time() if written is None else written
-    return Snapshot({**KV, "a": value}, {"KV prefix config/web": 2}, PEERS, {"node": "n", "address": "10.0.0.9"}, when)
+    contents: dict[InputId, Any] = {PREFIX: {**KV, "config/web/a": value}, **PEERS}
+    return Snapshot(contents, {"node": "n", "address": "10.0.0.9"}, when)
 
 
 def refusal(mine: Settings) -> str:
@@ -45,7 +50,8 @@ def test_what_was_kept_comes_back(tmp_path: pathlib.Path) -> None:
     save(mine, snapshot())
     found = load(mine)
     assert found
-    assert (found.kv, found.peers, found.seen) == (KV, PEERS, {"KV prefix config/web": 2})
+    assert found.contents == {PREFIX: KV, **PEERS}
+    assert [count(mine, each) for each in (PREFIX, DB, InputId(Kind.PEERS, "db"))] == [2, 1, 0]
     assert found.agent == {"node": "n", "address": "10.0.0.9"}
 
 
@@ -106,10 +112,10 @@ def test_that_of_another_service_prefix_or_domain_is_refused(tmp_path: pathlib.P
 
 def test_another_version_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = ours(tmp_path)
-    monkeypatch.setattr("svcinit.agent.prepare.cache.VERSION", 2)
+    monkeypatch.setattr("svcinit.agent.prepare.cache.VERSION", 3)
     save(mine, snapshot())
     monkeypatch.undo()
-    assert "it is of version 2, and this svcinit reads 1" in refusal(mine)
+    assert "its version is 3, and this svcinit reads version 2" in refusal(mine)
 
 
 def test_what_others_may_have_written_is_refused(tmp_path: pathlib.Path) -> None:
@@ -129,13 +135,13 @@ def test_what_others_may_have_written_is_refused(tmp_path: pathlib.Path) -> None
 def test_killed_at_any_point_of_writing_the_old_or_the_new_one_is_there(tmp_path: pathlib.Path) -> None:
     mine = ours(tmp_path)
     save(mine, snapshot(b"old"))
-    seen, count = set(), 1
-    while killed_at(count, partial(save, mine, snapshot(b"new"))):
+    seen, at = set(), 1
+    while killed_at(at, partial(save, mine, snapshot(b"new"))):
         found = load(mine)
         assert found
-        seen.add(found.kv["a"])
+        seen.add(found.contents[PREFIX]["config/web/a"])
         save(mine, snapshot(b"old"))
-        count += 1
+        at += 1
     assert seen == {b"old", b"new"}
     assert os.listdir(pathlib.Path(mine.cache).parent) == ["cache.json"]
 
@@ -148,7 +154,7 @@ def test_killed_at_any_point_of_writing_the_old_or_the_new_one_is_there(tmp_path
         (61, "1 min old"),
         (7300, "2 h old"),
         (200_000, "2 d old"),
-        (-60, "in the future"),
+        (-60, "from the future"),
     ],
 )
 def test_its_age_is_told_as_people_say_it(seconds: int, said: str) -> None:

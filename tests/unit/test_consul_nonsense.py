@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from svcinit.agent.consul.api import Consul
-from svcinit.agent.prepare.transaction import digest
+from svcinit.agent.prepare.inputs import InputId, Kind, digest
 from svcinit.agent.registration import definition
 from svcinit.agent.registration.services import services
 from svcinit.agent.templates.faults import WrongError
@@ -53,9 +53,8 @@ CONSUL = Answering("127.0.0.1:1")
 
 
 def peers() -> None:
-    found = queries.Peers(CONSUL, ("web", None, None), "consul").read(CONSUL.answer)
+    found = queries.Peers(CONSUL, InputId(Kind.PEERS, "web"), "consul").read(CONSUL.answer)
     assert digest(found)
-    queries.is_complete(found)
     assert all(type(peer.port) is int and peer.port <= queries.PORTS for peer in found)
     assert all(str(peer) for peer in found)
 

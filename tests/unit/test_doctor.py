@@ -271,7 +271,7 @@ def test_state_and_cache_that_cannot_be_written_or_used_are_warnings(
     assert "/proc/nowhere cannot be written: no such file or directory" in found.one("run-unwritable")
     assert "SVCINIT_CACHE='/proc/nowhere/cache.json': /proc/nowhere cannot be written" in found.one("cache-unwritable")
     (tmp_path / "cache.json").write_text("{")
-    assert "it is damaged: no JSON as svcinit writes it" in examined(away).one("cache-refused")
+    assert "it is damaged: not the JSON that svcinit writes" in examined(away).one("cache-refused")
 
 
 def test_a_consul_that_is_away_hides_nothing_that_can_be_known_without_it(

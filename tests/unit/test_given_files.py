@@ -156,7 +156,7 @@ def test_a_rendered_file_that_a_fifo_took_the_place_of_has_no_digest(tmp_path: p
     mine = environment.read({"SVCINIT_RUN": str(tmp_path)})
     fifo(tmp_path / "target")
     write_state(mine.run, "prepare", {"life": "a", "templates": [{"target": str(tmp_path / "target")}]})
-    record.look_again(mine, "a")
+    record.refresh_checksums(mine, "a")
     assert (read_of_life(mine.run, "prepare", "a") or {})["templates"][0]["sha256"] is None
 
 

@@ -204,7 +204,7 @@ def test_the_cache_is_neither_read_nor_written_where_the_user_can_change_it(home
     with pytest.raises(Unavailable, match=f"{home} is a directory that belongs to uid {NOBODY}"):
         cache.load(settings)
     with pytest.raises(ConfigError, match=f"{home} is a directory that belongs to uid {NOBODY}"):
-        cache.save(settings, cache.Snapshot({}, {}, {}, {}, 0.0))
+        cache.save(settings, cache.Snapshot({}, {}, 0.0))
     assert state_of(victim) == before
 
 
@@ -242,7 +242,7 @@ def undone(target: Path) -> None:
 
 
 def cached(target: Path) -> None:
-    cache.save(read({"SVCINIT_CACHE": str(target.with_name("cache.json"))}), cache.Snapshot({}, {}, {}, {}, 0.0))
+    cache.save(read({"SVCINIT_CACHE": str(target.with_name("cache.json"))}), cache.Snapshot({}, {}, 0.0))
 
 
 @pytest.mark.timeout(60)

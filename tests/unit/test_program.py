@@ -10,8 +10,8 @@ import pytest
 
 from rendering import Data
 from svcinit.agent.prepare import program
-from svcinit.agent.prepare.source_cache import LastKnown
-from svcinit.agent.prepare.transaction import Preparation
+from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.transaction import Transaction
 from svcinit.agent.templates.render import render_arguments
 from svcinit.errors import ConfigError, Unavailable
 from svcinit.processes import limits
@@ -128,10 +128,10 @@ def test_hooks_with_long_commands_count_too() -> None:
 def test_faults_of_environment_arguments_and_templates_are_told_together(tmp_path: pathlib.Path) -> None:
     (tmp_path / "app.j2").write_text("{{ nosuch }}")
     mine = environment.read({"SVCINIT_TEMPLATES": str(tmp_path), "SVCINIT_RENDER_ARGS": "1"}, "/nosuch")
-    done = Preparation(mine, ("run", "{{ neither }}"), -1, 0.0)
-    done.kv = {"env/BIG": b"x" * 140_000}
+    done = Transaction(mine, ("run", "{{ neither }}"), Source())
+    done.data.kv = {"env/BIG": b"x" * 140_000}
     with pytest.raises(ConfigError) as raised:
-        done.render()
+        done.commit()
     said = "\n".join(raised.value.faults)
     assert len(raised.value.faults) == 3
     assert all(part in said for part in ("nosuch is not defined", "neither is not defined", "KV key 'env/BIG'"))
@@ -151,7 +151,6 @@ def test_what_is_wrong_is_told_before_what_is_away() -> None:
     with pytest.raises(Unavailable) as raised:
         program.together(absent, list)
     assert raised.value is away
-    assert LastKnown.program is Preparation.program  # a start without Consul is held to the same
 
 
 def test_the_changed_files_are_whole_lines_that_fit_and_the_rest_is_counted() -> None:

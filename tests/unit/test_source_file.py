@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -14,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from svcinit.agent.prepare.located_yaml import Place, parse
-from svcinit.agent.prepare.source_file import FromFile, read
+from svcinit.agent.prepare.source_file import FileSource, read
+from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.errors import ConfigError, Unavailable
 from svcinit.settings import environment
 
@@ -30,9 +30,9 @@ def kv_of(folder: pathlib.Path, text: str) -> dict[str, bytes]:
     return read(written(folder, text))[0]
 
 
-def prepared(path: str, **env: str) -> FromFile:
+def prepared(path: str, **env: str) -> TemplateData:
     mine = environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SOURCE": f"file:{path}", **env})
-    found = FromFile(mine, (), -1, time.monotonic() + 5)
+    found = TemplateData(mine, FileSource(mine))
     found.fetch()
     return found
 
@@ -123,8 +123,8 @@ def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
         ("kv:\n  a: &x {b: *x}\n", "line 2: nested too deeply: expected at most 50 levels"),
         ("kv:\n  a: " + "[" * 60 + "]" * 60, "line 2: nested too deeply: expected at most 50 levels"),
         ('{"kv": ' + "[" * 200_000, "nested too deeply"),
-        ("kv:\n  a: 1\n  b: 2\n  a: 3\n", "line 4: 'a' is given twice, first in line 2"),
-        ("kv:\n  a/b: 1\n  a:\n    b: 2\n", "line 4: kv: a/b is given twice"),
+        ("kv:\n  a: 1\n  b: 2\n  a: 3\n", "line 4: 'a' is set twice, first in line 2"),
+        ("kv:\n  a/b: 1\n  a:\n    b: 2\n", "line 4: kv: a/b is set twice"),
         ("kv:\n  /: 1\n", "line 2: kv: expected a name and found '/'"),
         ("kv:\n  [a, b]: 1\n", "line 2: a name: expected text"),
         ("kv:\n  a: {<<: hunter2}\n", "line 2: <<: expected a mapping"),
@@ -139,7 +139,7 @@ def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
         ("services:\n  db:\n  - address: \n", "line 3: services.db[0].address: expected an IP address or a host name"),
         ('{"kv": {},\n "services": {"db": [\n  {"port": 1}]}}', "line 3: services.db[0]: expected HOST:PORT"),
         ('{"kv": {"}": "\\"{"},\n "services": {"db": [\n  {"port": 1}]}}', "line 3: services.db[0]: expected"),
-        ('{"kv":\n {"a": 1, "a": 2}}', "line 2: 'a' is given twice"),
+        ('{"kv":\n {"a": 1, "a": 2}}', "line 2: 'a' is set twice"),
         (b"kv:\n  a: \xff\n", "line 2: expected UTF-8"),
         ("kv:\n  a: \x01\n", "line 1: neither JSON nor YAML"),
     ],
@@ -156,7 +156,7 @@ def test_what_is_wrong_is_told_with_its_line_and_without_the_value(
 
 
 def test_a_json_file_is_judged_as_json(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ConfigError, match=r"source.json, line 2: no JSON: Expecting"):
+    with pytest.raises(ConfigError, match=r"source.json, line 2: not JSON: Expecting"):
         read(written(tmp_path, '{"kv":\n {a: 1}}', "source.json"))
 
 
@@ -192,7 +192,7 @@ def test_a_directory_is_read_with_one_file_a_key_and_a_service(tmp_path: pathlib
     ("files", "said"),
     [
         ({}, "expected keys as files in kv/, or services.yaml, or both"),
-        ({"services.yaml": "db: []", "services/db.yaml": "[]"}, "line 1: services: db is given in another file too"),
+        ({"services.yaml": "db: []", "services/db.yaml": "[]"}, "line 1: services: db is set in another file too"),
         ({"services/db.txt": "[]"}, "db.txt: expected services/NAME with one of .yaml, .yml, .json"),
         ({"services/db.yaml": "\n- port: 1\n"}, "db.yaml, line 2: services.db[0]: expected HOST:PORT"),
         ({"services.yaml": "- a:1"}, "services.yaml, line 1: services: expected a mapping of names"),
@@ -258,11 +258,9 @@ def test_what_a_person_emptied_is_empty_and_not_a_failed_fetch(tmp_path: pathlib
     path = written(tmp_path, "kv: {config/web: {a: 1}}")
     before = prepared(path)
     written(tmp_path, "kv: {}")
-    with open(tmp_path / "memory", "w+b") as memory, open(tmp_path / "out", "w+b") as out:
-        before.run(out.fileno(), memory.fileno())
-        after = FromFile(before.settings, (), memory.fileno(), time.monotonic() + 5)
-        after.fetch()
-    assert not after.kv
+    after = TemplateData(before.settings, FileSource(before.settings), before.counts())
+    after.fetch()
+    assert (len(before.kv), after.kv) == (1, {})
 
 
 def test_peers_that_are_waited_for_come_from_the_file(tmp_path: pathlib.Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.queries import BURST, RATE, Keys, Peers
 from svcinit.errors import Unavailable
 
-PREFIX = "config/web"
+PREFIX = InputId(Kind.KV, "config/web")
 
 
 class FakeConsul:
@@ -82,7 +83,7 @@ def indexes(consul: FakeConsul) -> list[str | None]:
 
 
 def follow(consul: FakeConsul, clock: Clock, queries_wanted: int) -> Keys:
-    watch = Keys(consul, PREFIX, None)  # type: ignore[arg-type]
+    watch = Keys(consul, PREFIX)  # type: ignore[arg-type]
     while len(consul.asked) < queries_wanted:
         watch.turn(clock.now)
         clock.now = max(clock.now + 0.0001, watch.due)
@@ -110,7 +111,7 @@ def test_without_an_index_the_next_query_still_blocks(clock: Clock, answering: A
 
 def test_whatever_consul_answers_there_is_no_hot_loop(clock: Clock, answering: Answers) -> None:
     """A server that answers at once, with a new content each time."""
-    consul = answering(*(({f"{PREFIX}/a": b"%d" % number}, number + 1) for number in range(10_000)))
+    consul = answering(*(({f"{PREFIX.name}/a": b"%d" % number}, number + 1) for number in range(10_000)))
     began = clock.now
     follow(consul, clock, BURST + 10 * round(RATE))
     assert clock.now - began == pytest.approx(10, abs=0.5)
@@ -122,7 +123,7 @@ def test_a_query_that_fails_is_tried_again_quickly_after_each_answer(
     """And starts from the beginning: whoever answers next may have other indexes."""
     monkeypatch.setattr(random, "uniform", lambda _, most: most)
     consul = answering(({}, 5))
-    watch = Keys(consul, PREFIX, None)  # type: ignore[arg-type]
+    watch = Keys(consul, PREFIX)  # type: ignore[arg-type]
     pauses = []
     for fails in (True, True, True, False, True, True):
         monkeypatch.setattr(consul, "receive", refuses if fails else partial(FakeConsul.receive, consul))
@@ -137,7 +138,7 @@ def test_a_query_that_fails_is_tried_again_quickly_after_each_answer(
 
 def test_the_same_content_under_another_index_is_no_news(clock: Clock, answering: Answers) -> None:
     consul = answering(({"a": b"1"}, 5), ({"a": b"1"}, 6), ({"a": b"2"}, 7), ({"a": b"2"}, 8))
-    watch = Keys(consul, PREFIX, None)  # type: ignore[arg-type]
+    watch = Keys(consul, PREFIX)  # type: ignore[arg-type]
     news = []
     for _ in range(4):
         assert not watch.turn(clock.now), "a question is no news"
@@ -161,5 +162,5 @@ def test_critical_instances_are_no_peers(answering: Answers) -> None:
         instance("10.0.0.4", "critical"),
         instance("10.0.0.5"),
     ]
-    peers = Peers(answering(), ("web", None, None), "consul")  # type: ignore[arg-type]
+    peers = Peers(answering(), InputId(Kind.PEERS, "web"), "consul")  # type: ignore[arg-type]
     assert [peer.address for peer in peers.read(answer)] == ["10.0.0.1", "10.0.0.3", "10.0.0.5"]

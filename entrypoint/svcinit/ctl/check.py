@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from svcinit.agent.consul.discovery import QUERY
-from svcinit.agent.prepare.source_file import FromFile, environment
+from svcinit.agent.prepare.source_file import FileSource, environment
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
@@ -20,21 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcinit.agent.prepare.source_file import Instance
-    from svcinit.agent.templates.render import Rendered
 
 SOURCE = "SVCINIT_SOURCE"
 
 
-class Fixture(FromFile):
-    """A preparation from a file that is there for nothing else."""
+class Fixture(FileSource):
+    """A file that is used for the check only."""
 
-    def fetch(self) -> None:
-        super().fetch()
-        prefixes = tuple(f"{prefix}/" for prefix, _ in self.settings.kv_prefix)
-        self.kv.update({key: value for key, value in self._kv.items() if not key.startswith(prefixes)})
+    def relative_keys(self, prefixes: tuple[str, ...]) -> dict[str, bytes]:
+        """The keys that are below no prefix: their names are relative to it."""
+        self.load()
+        return {key: value for key, value in self.kv.items() if not key.startswith(prefixes)}
 
     def instances(self, name: str) -> list[Instance]:
-        if not {name, name.removesuffix(QUERY)} & set(self._services):
+        if not {name, name.removesuffix(QUERY)} & set(self.services):
             raise ConfigError(f"the fixture has no service {name!r}; list it, with [] if it has no peers")
         return super().instances(name)
 
@@ -77,20 +75,22 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
     """What was done, one line; faults that are not the end of it go to `findings`. Raises ConfigError."""
     from svcinit.agent.files import commit
+    from svcinit.agent.prepare.rendering import Rendering
+    from svcinit.agent.prepare.template_data import TemplateData
     from svcinit.agent.registration.services import services
-    from svcinit.agent.templates import render
     from svcinit.settings.environment import read
 
     path = os.path.abspath(options.fixture)
     settings = read({**os.environ, **environment(path), "SVCINIT_SOURCE": f"file:{path}"})
-    data = Fixture(settings, tuple(options.words), -1, time.monotonic())
+    fixture = Fixture(settings)
+    data = TemplateData(settings, fixture)
     data.fetch()
+    data.kv.update(fixture.relative_keys(tuple(f"{prefix}/" for prefix, _ in settings.kv_prefix)))
+    rendering = Rendering(settings, options.words, data)
     findings.attempt(lambda: services(settings))
-    findings.attempt(data.program)
-    rendered: list[Rendered] = []
-    if data.dirs:
-        rendered, faults, away = render.attempt(data.sources(), data, data.libraries)
-        findings.faults += faults + away
+    findings.attempt(rendering.program)
+    rendered, faults, away = rendering.attempt()
+    findings.faults += faults + away
     findings.attempt(lambda: commit.rehearse(rendered, env=data.env))
     checks = sum(bool(file.check) for file in rendered)
     return [f"files {len(rendered)}, check commands {checks}"]

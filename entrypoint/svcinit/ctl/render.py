@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from svcinit.agent.files.commit import Change
-    from svcinit.agent.prepare.transaction import Preparation
+    from svcinit.agent.prepare.rendering import Rendering
     from svcinit.agent.templates.render import Rendered
-    from svcinit.settings.environment import Settings
 
 CONTEXT = 3  # lines
 BINARY = "(no text: {} bytes)\n"
@@ -38,27 +37,30 @@ def add_command(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError and Unavailable, with all faults."""
-    from svcinit.agent.prepare.transaction import kind_of
+    from svcinit.agent.prepare.rendering import Rendering
+    from svcinit.agent.prepare.template_data import TemplateData
+    from svcinit.agent.prepare.transaction import open_source
     from svcinit.settings.environment import read
 
     settings = read(os.environ)
     deadline = time.monotonic() + settings.reload_timeout
-    data = kind_of(settings)(settings, tuple(options.words), -1, deadline)
+    source = open_source(settings, deadline)
+    data = TemplateData(settings, source)
     try:
         data.fetch()
-        show(data, settings, options)
+        show(Rendering(settings, options.words, data), options)
     except ConfigError:
-        data.tell_empty()  # it may be why
+        data.warn_about_empty()  # this may be the reason
         raise
     finally:
-        data.close()
+        source.close()
     return 0
 
 
-def show(data: Preparation, settings: Settings, options: argparse.Namespace) -> None:
+def show(rendering: Rendering, options: argparse.Namespace) -> None:
     root = os.path.abspath(options.out or "/")
-    files = data.rendered(root)
-    shown = masked(data, files, root) if options.mask else {file.target: file.content for file in files}
+    files = rendering.files(root)
+    shown = masked(rendering, files, root) if options.mask else {file.target: file.content for file in files}
     if options.out:
         write(files, shown, root)
     elif options.diff:
@@ -70,17 +72,15 @@ def show(data: Preparation, settings: Settings, options: argparse.Namespace) -> 
         for file in files:
             put(f"==> {file.target}{described(file)}\n", text_of(shown[file.target]))
     if options.words and not options.out:
-        words = data.arguments(Mask(data) if options.mask else None)
+        words = rendering.arguments(Mask(rendering.data) if options.mask else None)
         put(*(f"argument {number}: {word}\n" for number, word in enumerate(words)))
     if not files:
-        print(f"no templates in {', '.join(settings.templates) or 'SVCINIT_TEMPLATES'}", file=sys.stderr)
+        print(f"no templates in {', '.join(rendering.settings.templates) or 'SVCINIT_TEMPLATES'}", file=sys.stderr)
 
 
-def masked(data: Preparation, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
+def masked(rendering: Rendering, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
     """By target, the content with values masked; all of it masked where that cannot be told line by line."""
-    from svcinit.agent.templates import render
-
-    again, _, _ = render.attempt(data.sources(root), data, data.libraries, Mask(data))
+    again, _, _ = rendering.attempt(root, Mask(rendering.data))
     found = {file.target: file.content for file in again}
     for file in files:
         content, lines = found.get(file.target, b""), file.content.count(b"\n")

@@ -1,7 +1,8 @@
-"""Last known good: KV and peers of the last start or reload that went well, in SVCINIT_CACHE.
+"""SVCINIT_CACHE: the inputs of the last start or reload that succeeded.
 
-One JSON file, 0600, replaced as a whole: `version`, `identity` (whose it is), `written` (seconds since the epoch),
-`data`, and `sha256` over the canonical JSON of all of these. Values of KV are in it, in base64.
+One JSON file with mode 0600, replaced as a whole: `version`, `identity` (the service that it belongs to), `written`
+(seconds since the epoch), `data`, and `sha256` of the canonical JSON of all of these. It contains values of KV, in
+base64.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import stat
 import time
 
-from svcinit import regular_file
+from svcinit import log, regular_file
 from svcinit.agent.files import replacement
 from svcinit.agent.files.paths import parent
+from svcinit.agent.prepare.inputs import InputId, Kind, from_json, to_json
 from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False
@@ -25,28 +27,24 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-VERSION = 1
+VERSION = 2
 LIMIT = 256 << 20  # bytes
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-Question = tuple[str, str | None, str | None]  # name, tag, datacenter
 
 
 class Snapshot:
-    """What a preparation found: layered KV, how full each prefix and peer set was, the peers of each question (host,
-    address, port, node), and what it was told of the agent (`node`, `address`). `written`: seconds since the epoch.
+    """`contents`: the content of each input; `agent`: what is known of the agent (`node`, `address`), or nothing;
+    `written`: seconds since the epoch.
     """
 
-    def __init__(
-        self, kv: Mapping[str, bytes], seen: Mapping[str, int],
-        peers: Mapping[Question, list[tuple[str, str, int, str]]], agent: Mapping[str, str], written: float,
-    ) -> None:  # fmt: skip
-        self.kv, self.seen, self.peers, self.agent, self.written = kv, seen, peers, agent, written
+    def __init__(self, contents: Mapping[InputId, Any], agent: Mapping[str, str], written: float) -> None:
+        self.contents, self.agent, self.written = contents, agent, written
 
     @property
     def age(self) -> str:
         """For people: `3 h old`."""
         seconds = time.time() - self.written
-        return "dated in the future: the clock was changed" if seconds < 0 else f"{roughly(seconds)} old"
+        return "from the future: the clock was changed" if seconds < 0 else f"{roughly(seconds)} old"
 
 
 def roughly(seconds: float) -> str:
@@ -63,9 +61,7 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
         "identity": _identity(settings),
         "written": snapshot.written,
         "data": {
-            "kv": {key: base64.b64encode(value).decode() for key, value in snapshot.kv.items()},
-            "seen": dict(snapshot.seen),
-            "peers": [[*question, peers] for question, peers in snapshot.peers.items()],
+            "inputs": to_json({each: _encoded(each, content) for each, content in snapshot.contents.items()}),
             "agent": dict(snapshot.agent),
         },
     }
@@ -83,10 +79,32 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
     replacement.sync_dirs([path])  # without it a crash of the machine may bring the old name back (fsync(2))
 
 
-def load(settings: Settings) -> Snapshot | None:
-    """The cache of this very service; None where there is none.
+def keep(settings: Settings, contents: Mapping[InputId, Any], agent: Mapping[str, str]) -> None:
+    """As `save`; an error is logged, as a warning if somebody asked for this cache."""
+    try:
+        save(settings, Snapshot(contents, agent, time.time()))
+    except (OSError, ConfigError) as error:
+        (log.warning if "SVCINIT_CACHE" in settings.environment else log.debug)(
+            "cache_not_written", "{variable}='{file}' cannot be written: {error}; the old one stays",
+            variable="SVCINIT_CACHE", file=settings.cache,
+            error=error.strerror if isinstance(error, OSError) else error,
+        )  # fmt: skip
 
-    Raises Unavailable, saying why, for one that is damaged, another service's, or anybody's to write.
+
+def count(settings: Settings, wanted: InputId) -> int:
+    """How many entries an input had when the cache was written; 0 without a usable cache."""
+    try:
+        known = load(settings) if settings.cache else None
+    except Unavailable as refused:
+        log.warning("cache_refused", "{error}", error=refused, **refused.fields)
+        return 0
+    return len(known.contents.get(wanted, ())) if known else 0
+
+
+def load(settings: Settings) -> Snapshot | None:
+    """The cache of this service; None where there is none.
+
+    Raises Unavailable, with the reason, if it is damaged, belongs to another service or is writable by others.
     """
     path = settings.cache
     try:
@@ -109,24 +127,33 @@ def load(settings: Settings) -> Snapshot | None:
         body: dict[str, Any] = json.loads(raw)
         version, digest = body.get("version"), body.pop("sha256")
     except (ValueError, KeyError, AttributeError, RecursionError):
-        raise _refused(path, "it is damaged: no JSON as svcinit writes it") from None
+        raise _refused(path, "it is damaged: not the JSON that svcinit writes") from None
     if version != VERSION:
-        raise _refused(path, f"it is of version {version!r}, and this svcinit reads {VERSION}")
+        raise _refused(path, f"its version is {version!r}, and this svcinit reads version {VERSION}")
     if digest != _digest(body):
         raise _refused(path, "it is damaged: its checksum is wrong")
     if body["identity"] != _identity(settings):
-        raise _refused(path, "it is that of another service, prefix or domain")
+        raise _refused(path, "it belongs to another service, prefix or domain")
     return _snapshot(body)
 
 
 def _snapshot(body: Mapping[str, Any]) -> Snapshot:
-    data = body["data"]
-    kv = {key: base64.b64decode(value) for key, value in data["kv"].items()}
-    peers = {
-        (name, tag, dc): [(host, address, port, node) for host, address, port, node in found]
-        for name, tag, dc, found in data["peers"]
-    }
-    return Snapshot(kv, data["seen"], peers, data["agent"], body["written"])
+    contents = {each: _decoded(each, content) for each, content in from_json(body["data"]["inputs"]).items()}
+    return Snapshot(contents, body["data"]["agent"], body["written"])
+
+
+def _encoded(wanted: InputId, content: Any) -> Any:
+    if wanted.kind == Kind.KV:
+        return {key: base64.b64encode(value).decode() for key, value in content.items()}
+    return [(peer.host, peer.address, peer.port, peer.node) for peer in content]
+
+
+def _decoded(wanted: InputId, content: Any) -> Any:
+    if wanted.kind == Kind.KV:
+        return {key: base64.b64decode(value) for key, value in content.items()}
+    from svcinit.agent.consul.discovery import Peer
+
+    return [Peer(*each) for each in content]
 
 
 def _identity(settings: Settings) -> dict[str, object]:

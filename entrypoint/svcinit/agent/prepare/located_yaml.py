@@ -1,6 +1,6 @@
-"""YAML or JSON text as a tree in which each value is as it was written, with its line.
+"""Reads YAML or JSON text into a tree that keeps each value as it was written, with its line.
 
-YAML's own idea of a scalar would change values on their way: 1.10 to 1.1, 12:30 to 750, 010 to 8, `yes` to true.
+YAML's own types would change values: 1.10 to 1.1, 12:30 to 750, 010 to 8, `yes` to true.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-DEEPEST = 50  # levels; an alias in YAML may be part of what it stands for
+MAX_DEPTH = 50  # levels; an alias in YAML may be part of the node that it refers to
 CORE = "tag:yaml.org,2002:"
 KINDS = {CORE + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq")}
 NULL = CORE + "null"
@@ -26,7 +26,7 @@ QUOTED = re.compile(r"'([^']*)'")
 
 
 class Node:
-    """A text, a list of nodes or nodes by name; `line` counts from 1. `literal`: a number, true, false or null."""
+    """A text, a list of nodes, or nodes by name. `line` counts from 1. `literal`: a number, true, false or null."""
 
     __slots__ = ("line", "literal", "value")
     value: str | list[Node] | dict[str, Node]
@@ -40,7 +40,7 @@ class Node:
 
     @property
     def text(self) -> str:
-        """As one would put it into KV: a text as it is, null as nothing, all else as JSON."""
+        """The value for KV: a text as it is, null as an empty text, everything else as JSON."""
         if isinstance(self.value, str):
             return "" if self.is_null else self.value
         return self.json
@@ -55,64 +55,67 @@ class Node:
 
 
 class Place:
-    """Where a text came from: `what`, such as the path of a file, and the fields of its errors, which hold no value."""
+    """The origin of a text, for errors, which never contain a value. `name`: for example the path of a file.
 
-    def __init__(self, what: str, **fields: object) -> None:
-        self.what, self.fields = what, fields
+    `fields`: of the errors, see `errors.Fault`.
+    """
+
+    def __init__(self, name: str, **fields: object) -> None:
+        self.name, self.fields = name, fields
 
     def wrong(self, line: int, fault: str) -> ConfigError:
-        return ConfigError(f"{self.what}, line {line}: {fault}", **self.fields, line=line)
+        return ConfigError(f"{self.name}, line {line}: {fault}", **self.fields, line=line)
 
 
 def parse(text: str, place: Place, *, only_json: bool = False) -> Node:
-    """The tree of a text. Raises ConfigError with the line of what is neither JSON nor YAML, or given twice."""
+    """The tree of a text. Raises ConfigError, with the line, if it is neither JSON nor YAML or sets a name twice."""
     try:
         return _from_json(text, place)
     except json.JSONDecodeError as error:
         if only_json:
-            raise place.wrong(error.lineno, f"no JSON: {error.msg}") from None
+            raise place.wrong(error.lineno, f"not JSON: {error.msg}") from None
     except RecursionError:
         raise _too_deep(place, 1) from None
     return _from_yaml(text, place)
 
 
 def _too_deep(place: Place, line: int) -> ConfigError:
-    return place.wrong(line, f"nested too deeply: expected at most {DEEPEST} levels")
+    return place.wrong(line, f"nested too deeply: expected at most {MAX_DEPTH} levels")
 
 
 def _twice(place: Place, line: int, name: str, first: int) -> ConfigError:
-    return place.wrong(line, f"{name!r} is given twice, first in line {first}")
+    return place.wrong(line, f"{name!r} is set twice, first in line {first}")
 
 
 def _from_json(text: str, place: Place) -> Node:
     lines = _lines_of_objects(text)
 
-    def placed(value: Any, line: int) -> Node:
+    def located(value: Any, line: int) -> Node:
         if isinstance(value, Node):
             value.line = value.line or line
             return value
         if isinstance(value, list):
-            return Node([placed(each, line) for each in value], line)
+            return Node([located(each, line) for each in value], line)
         if isinstance(value, str):
             return Node(value, line)
         return Node(json.dumps(value), line, literal=True)
 
-    def made(pairs: list[tuple[str, Any]]) -> Node:
+    def node(pairs: list[tuple[str, Any]]) -> Node:
         line, found = next(lines, 1), dict[str, Node]()
         for name, value in pairs:
             if name in found:
                 raise _twice(place, line, name, found[name].line)
-            found[name] = placed(value, line)
+            found[name] = located(value, line)
         return Node(found, line)
 
     def number(written: str) -> Node:
         return Node(written, 0, literal=True)
 
-    return placed(json.loads(text, object_pairs_hook=made, parse_int=number, parse_float=number), 1)
+    return located(json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
 
 
 def _lines_of_objects(text: str) -> Iterator[int]:
-    """The lines in which JSON's objects begin, in the order in which they end: that in which json makes them."""
+    """The lines in which JSON's objects begin, in the order in which they end, as json creates them."""
     line, begun = 1, []
     for found in STRUCTURE.finditer(text):
         token = found.group()
@@ -128,7 +131,7 @@ def _from_yaml(text: str, place: Place) -> Node:
         import yaml
     except ImportError:
         raise ConfigError(
-            f"{place.what} is not JSON, and YAML needs PyYAML, which is not here: pip install 'svcinit[yaml]'",
+            f"{place.name} is not JSON, and YAML needs PyYAML, which is not installed: pip install 'svcinit[yaml]'",
             **place.fields,
         ) from None
     try:
@@ -137,23 +140,23 @@ def _from_yaml(text: str, place: Place) -> Node:
         return Node({}, 1) if node is None else _Composed(place).node(node, 0)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        said = str(getattr(error, "problem", None) or "")
-        tells = any(len(quoted) > 1 and quoted[0] != "<" for quoted in QUOTED.findall(said))
-        line = min(mark.line, text.rstrip().count("\n")) + 1 if mark else 1  # what is missing at the end is at the end
-        raise place.wrong(line, "neither JSON nor YAML" + f": {said}" * (not tells)) from None
+        problem = str(getattr(error, "problem", None) or "")
+        has_value = any(len(quoted) > 1 and quoted[0] != "<" for quoted in QUOTED.findall(problem))
+        line = min(mark.line, text.rstrip().count("\n")) + 1 if mark else 1  # not after the last line
+        raise place.wrong(line, "neither JSON nor YAML" + f": {problem}" * (not has_value)) from None
     except RecursionError:
         raise _too_deep(place, 1) from None
 
 
 class _Composed:
-    """What PyYAML composed, as nodes of ours."""
+    """Converts PyYAML's nodes."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
 
     def node(self, node: Any, depth: int) -> Node:
         line = node.start_mark.line + 1
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise _too_deep(self._place, line)
         if node.tag not in KINDS:
             raise self._place.wrong(line, "a tag: expected plain text, or quotes around a value that begins with '!'")
@@ -181,7 +184,7 @@ class _Composed:
         return {**merged, **own}
 
     def _merged(self, value: Any, depth: int) -> Iterator[tuple[str, Node]]:
-        """What `<<` brings: of several mappings the first one counts."""
+        """The entries that `<<` merges in: of several mappings the first one wins."""
         for each in value.value if value.id == "sequence" else [value]:
             node = self.node(each, depth)
             if not isinstance(node.value, dict):

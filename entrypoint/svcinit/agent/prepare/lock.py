@@ -1,4 +1,4 @@
-"""The lock of whoever prepares: init's prepare, or the worker of presence (fcntl(2): released with the process)."""
+"""The lock of a preparation: of init's prepare or presence's worker (fcntl(2): released when the process ends)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def locked(lock: int) -> Iterator[None]:
-    """Hold it, whatever becomes of this process."""
+    """Hold the lock. It is released when the process dies, too."""
     fcntl.lockf(lock, fcntl.LOCK_EX)
     try:
         yield
@@ -21,7 +21,7 @@ def locked(lock: int) -> Iterator[None]:
 
 
 def is_free(lock: int) -> bool:
-    """Does nobody prepare?"""
+    """Is there no preparation now?"""
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,7 +1,7 @@
-"""prepare.json: what the last preparation found and made, and how long all of this life's took.
+"""prepare.json: the inputs and the files of the last preparation, and how long all preparations of this run took.
 
-Whoever prepares writes it when nobody waits for the outcome any more. There is no value of a key in it, and no fault
-that was not logged.
+A preparation writes it when nobody waits for its outcome any more. It contains no value of a key, and no error that
+was not logged.
 """
 
 from __future__ import annotations
@@ -13,56 +13,61 @@ import time
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
+from svcinit.agent.prepare.inputs import Kind
+from svcinit.agent.prepare.rendering import find_templates
 from svcinit.errors import ConfigError
 from svcinit.state_files import MISSHAPEN, read_of_life, write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from svcinit.agent.prepare.transaction import Preparation
+    from svcinit.agent.prepare.transaction import Transaction
     from svcinit.settings.environment import Settings
 
 NAME = "prepare"
 PHASES = "fetch", "render"
-ENDS = ", :"  # what may follow a path in the fault that is about it
+ENDS = ", :"  # what may follow a path in an error that is about it
 
 
-def keep(done: Preparation, life: str, faults: Sequence[str]) -> None:
-    """`faults`: why it failed, none if it did not; then what it did not get to is as it was before."""
+def write_record(done: Transaction, life: str, faults: Sequence[str], clock: Callable[[], float] = time.time) -> None:
+    """`faults`: why the preparation failed; none if it succeeded. What a failed one did not reach stays as it was.
+
+    `life`: the run of svcinit; `clock`: seconds since the epoch.
+    """
     try:
-        state = _record(done, life, faults, _earlier(done.settings, life))
-    except MISSHAPEN:  # somebody else wrote the earlier one
-        state = _record(done, life, faults, {})
+        state = _record(done, life, faults, _earlier(done.settings, life), clock())
+    except MISSHAPEN:  # another program wrote the earlier one
+        state = _record(done, life, faults, {}, clock())
     write_state(done.settings.run, NAME, state)
 
 
-def _record(done: Preparation, life: str, faults: Sequence[str], earlier: Mapping[str, Any]) -> dict[str, object]:
-    from svcinit.agent.prepare.transaction import PEERS, PREFIX
-
+def _record(
+    done: Transaction, life: str, faults: Sequence[str], earlier: Mapping[str, Any], ended: float
+) -> dict[str, object]:
     requests = RequestStats(earlier.get("requests"))
-    requests.add(done.stats.state())
+    requests.add(done.source.request_stats())
     return {
         "life": life,
-        "ended": time.time(),
+        "ended": ended,
         "trouble": list(faults),
         "templates": _failed(done, earlier, faults) if faults else _rendered(done),
-        "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, PREFIX),
-        "peers": _entries(done, earlier.get("peers", {}) if faults else {}, PEERS),
-        **{f"{phase}_seconds": _added(earlier, f"{phase}_seconds", done.took.get(phase)) for phase in PHASES},
+        "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, Kind.KV),
+        "peers": _entries(done, earlier.get("peers", {}) if faults else {}, Kind.PEERS),
+        **{f"{phase}_seconds": _added(earlier, f"{phase}_seconds", done.seconds.get(phase)) for phase in PHASES},
         "requests": requests.state(),
     }
 
 
-def look_again(settings: Settings, life: str) -> None:
-    """The files were put back: they are what they are."""
+def refresh_checksums(settings: Settings, life: str) -> None:
+    """The files were rolled back: record what they contain now."""
     state = _earlier(settings, life)
     try:
         for entry in state.get("templates", ()):
             entry["sha256"] = _digest(entry["target"])
             entry["changed"] = _changed(entry["target"])
-    except MISSHAPEN:  # somebody else wrote it
+    except MISSHAPEN:  # another program wrote it
         return
     if state:
         write_state(settings.run, NAME, state)
@@ -81,7 +86,7 @@ def _earlier(settings: Settings, life: str) -> dict[str, Any]:
     return read_of_life(settings.run, NAME, life) or {}
 
 
-def _rendered(done: Preparation) -> list[dict[str, object]]:
+def _rendered(done: Transaction) -> list[dict[str, object]]:
     return [
         {
             "source": file.source,
@@ -94,15 +99,11 @@ def _rendered(done: Preparation) -> list[dict[str, object]]:
     ]
 
 
-def _failed(done: Preparation, earlier: Mapping[str, Any], faults: Sequence[str]) -> list[dict[str, object]]:
-    """The templates as they were, with what was wrong with each this time."""
+def _failed(done: Transaction, earlier: Mapping[str, Any], faults: Sequence[str]) -> list[dict[str, object]]:
+    """The templates as they were, each with what was wrong with it this time."""
     known = {entry["target"]: entry for entry in earlier.get("templates", ())}
-    if not done.dirs:
-        return []
-    from svcinit.agent.templates import render
-
     try:
-        sources = render.find(done.dirs)
+        sources = find_templates(done.settings)
     except ConfigError:
         return list(known.values())
     return [
@@ -122,13 +123,13 @@ def _is_about(fault: str, source: Any) -> bool:
     return any(f"{path}{end}" in fault for path in (source.path, source.target) for end in ENDS)
 
 
-def _entries(done: Preparation, earlier: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """How many entries each prefix or peer set had, when, and at which of Consul's indexes."""
-    found = {}
-    for what, count in done.seen.items():
-        if what.startswith(kind):
-            fetched, index = done.as_of[what]
-            found[what.removeprefix(kind)] = {"entries": count, "index": index or None, "fetched": fetched}
+def _entries(done: Transaction, earlier: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """How many entries each input of a kind had, when, and at which of Consul's indexes."""
+    found = {
+        each.text: {"entries": len(answer.content), "index": answer.index or None, "fetched": answer.fetched_at}
+        for each, answer in done.data.answers.items()
+        if each.kind == kind
+    }
     return {**earlier, **found}
 
 

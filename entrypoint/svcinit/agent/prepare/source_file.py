@@ -1,34 +1,38 @@
-"""SVCINIT_SOURCE=file:PATH: KV and peers from a file or a directory, in place of Consul's.
+"""Inputs from SVCINIT_SOURCE=file:PATH: a file or a directory instead of Consul.
 
 A file is YAML or JSON:
 
     kv: {config: {web: {workers: 4, env: {DEBUG: "1"}}}}      # nested, or flat: config/web/workers: 4
     services: {mysql: [{address: 10.0.0.5, port: 3306, tags: [primary]}, "10.0.0.6:3306"]}
 
-`env` may stand beside them: what `svcinitctl check` takes as the environment.
-A directory has the keys as files below PATH/kv, less the last line end of each, and in PATH/services.yaml what stands
-under `services`, or the list of one service in PATH/services/NAME.yaml (.yml and .json too). Hidden files and those
-that end in ~ are left out.
+A third section, `env`, is the environment for `svcinitctl check`.
+A directory contains the keys as files below PATH/kv, without the last line end of each file. PATH/services.yaml
+contains the section `services`, or PATH/services/NAME.yaml the list of one service (.yml and .json too). Hidden files
+and those that end in ~ are ignored.
 
-Names of keys are whole, as they are in Consul, so that SVCINIT_KV_PREFIX and its layers mean the same; keys have no
-datacenter. Values are as they are written. An instance without `dc` is in the own datacenter. NAME.query is the entry
-of that name, else NAME.
+Names of keys are complete, as in Consul, so that SVCINIT_KV_PREFIX and its layers mean the same; keys have no
+datacenter. Values are as written. An instance without `dc` is in the agent's own datacenter. NAME.query is the entry
+of that name, otherwise NAME.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
 from svcinit import regular_file
 from svcinit.agent.consul.discovery import QUERY, Peer, name_and_tag, question_for
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind
 from svcinit.agent.prepare.located_yaml import Node, Place, parse
-from svcinit.agent.prepare.transaction import Preparation
+from svcinit.agent.prepare.source import Source
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import host_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from svcinit.settings.environment import Settings
 
 ENDINGS = ".yaml", ".yml", ".json"
 FIELDS = "address", "port", "tags", "node", "dc"
@@ -36,43 +40,50 @@ INSTANCE = f"HOST:PORT, or a mapping of {', '.join(FIELDS)} with an address"
 SECTIONS = {"kv", "services", "env"}
 LOOPBACK = "127.0.0.1"
 PORTS = 65535
-NO_HOST = " ,/[]"  # what is in no address and no host name
+NO_HOST = " ,/[]"  # characters that no address and no host name has
 
 
-class FromFile(Preparation):
-    """A preparation for which a file stands in for Consul. Raises ConfigError with file and line of what is wrong."""
+class FileSource(Source):
+    """The file is read once, at the first `read`. Raises ConfigError with file and line of what is wrong."""
 
     none_found = "SVCINIT_SOURCE has none"
-    looked_in = "in SVCINIT_SOURCE"
+    where = "in SVCINIT_SOURCE"
+    may_lose_data = False  # a person emptied it
 
-    def fetch(self) -> None:
-        path = self.settings.source or ""
-        self._stamp = stamp(path)  # first: what is changed while it is read is read again
-        self._kv, self._services = read(path)
-        super().fetch()
+    def __init__(self, settings: Settings) -> None:
+        self._path, self._domain = settings.source or "", settings.domain
+        self._stamp: str | None = None
+        self.kv: dict[str, bytes] = {}  # by full name
+        self.services: dict[str, list[Instance]] = {}
 
-    def inputs(self) -> dict[str, object]:
-        return {"kv": [self._stamp], "peers": []}
+    def read(self, wanted: InputId) -> Answer:
+        self.load()
+        if wanted.kind == Kind.KV:
+            keys = {key: value for key, value in self.kv.items() if key.startswith(f"{wanted.name}/")}
+            return Answer(keys, time.time())
+        return Answer(self._peers(wanted), time.time())
 
-    def keys(self, prefix: str, _datacenter: str | None) -> dict[str, bytes]:
-        return {key: value for key, value in self._kv.items() if key.startswith(f"{prefix}/")}
+    def agent(self) -> dict[str, str]:
+        return {"node": os.uname().nodename, "address": LOOPBACK}
 
-    def expect(self, what: str, count: int) -> None:
-        """What a person emptied is news: this is no server that recovers."""
+    def versions(self, _answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
+        self.load()
+        return {InputId(Kind.FILE, self._path): self._stamp or ""}
 
-    def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
-        name, tag, dc = question
-        question_for(name, tag, dc, self.settings.domain)  # what DNS cannot be asked for is wrong here too
+    def load(self) -> None:
+        if self._stamp is None:
+            self._stamp = stamp(self._path)  # first: a change during the read is seen later
+            self.kv, self.services = read(self._path)
+
+    def instances(self, name: str) -> list[Instance]:
+        return self.services.get(name) or self.services.get(name.removesuffix(QUERY)) or []
+
+    def _peers(self, wanted: InputId) -> list[Peer]:
+        _, name, dc, tag = wanted
+        question_for(name, tag, dc, self._domain)  # a name that DNS cannot be asked for is an error here too
         name, tag = _name_and_tag(name.lower(), (tag or "").lower())
         found = self.instances(name)
         return sorted({peer for peer, tags, where in found if (not tag or tag in tags) and where == (dc or "").lower()})
-
-    def instances(self, name: str) -> list[Instance]:
-        return self._services.get(name) or self._services.get(name.removesuffix(QUERY)) or []
-
-    @property
-    def agent(self) -> dict[str, str]:
-        return {"node": os.uname().nodename, "address": LOOPBACK}
 
 
 def _name_and_tag(name: str, tag: str) -> tuple[str, str]:
@@ -84,7 +95,7 @@ def _name_and_tag(name: str, tag: str) -> tuple[str, str]:
     return name, "" if tag == "tcp" else tag
 
 
-Instance = tuple[Peer, set[str], str]  # with its tags and its datacenter, empty for the own one
+Instance = tuple[Peer, set[str], str]  # with its tags and its datacenter, which is empty for the agent's own one
 
 
 def read(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
@@ -102,10 +113,7 @@ def read(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
 
 
 def environment(path: str) -> dict[str, str]:
-    """What stands under `env` in a file, for `svcinitctl check`; a running svcinit has an environment of its own.
-
-    Raises ConfigError.
-    """
+    """The section `env` of a file, for `svcinitctl check`; svcinit itself ignores that section. Raises ConfigError."""
     if os.path.isdir(path):
         return {}
     place, top = _load(path)
@@ -118,13 +126,13 @@ def environment(path: str) -> dict[str, str]:
 
 
 def stamp(path: str) -> str:
-    """What changes when the source does: names, sizes and times of all that belongs to it."""
+    """A text that changes when the source does: names, sizes and times of all its files."""
     found = []
     for folder, _, names in os.walk(path) if os.path.isdir(path) else [(os.path.dirname(path), [], [path])]:
         for name in names:
             try:
                 status = os.stat(os.path.join(folder, name))
-            except OSError:  # being replaced: the next look sees what is there then
+            except OSError:  # it is being replaced: the next call sees the new one
                 continue
             found.append((folder, name, status.st_size, status.st_mtime_ns, status.st_ino))
     return repr(sorted(found))
@@ -161,7 +169,7 @@ def _flatten(node: Node, prefix: str, kv: dict[str, bytes], place: Place) -> Non
         if isinstance(below.value, dict):
             _flatten(below, f"{key}/", kv, place)
         elif key in kv:
-            raise place.wrong(below.line, f"kv: {key} is given twice")
+            raise place.wrong(below.line, f"kv: {key} is set twice")
         else:
             kv[key] = below.text.encode(errors="surrogatepass")
 
@@ -176,19 +184,19 @@ def _directory(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
         )
     kv = {}
     for file in _files(folder) if os.path.isdir(folder) else ():
-        kv[os.path.relpath(file, folder)] = _content(file).removesuffix(b"\n")  # editors add one
+        kv[os.path.relpath(file, folder)] = _content(file).removesuffix(b"\n")  # editors add a line end
     found: dict[str, list[Instance]] = {}
     for file, name in lists:
         place, top = _load(file)
         for each, instances in _services(Node({name: top}, top.line) if name else top, place).items():
             if each in found:
-                raise place.wrong(top.line, f"services: {each} is given in another file too")
+                raise place.wrong(top.line, f"services: {each} is set in another file too")
             found[each] = instances
     return kv, found
 
 
 def _lists(path: str) -> Iterator[tuple[str, str]]:
-    """The files that list instances, each with the name of its service, empty where it has several."""
+    """The files that list instances, each with the name of its service; empty if it contains several services."""
     for ending in ENDINGS:
         if os.path.exists(os.path.join(path, "services" + ending)):
             yield os.path.join(path, "services" + ending), ""
@@ -202,7 +210,7 @@ def _lists(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(folder: str) -> Iterator[str]:
-    """All that a person put below a folder, in order."""
+    """The files below a folder, in order, without hidden ones and backups."""
 
     def fail(error: OSError) -> None:
         raise _unreadable(str(error.filename), error)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 
+from svcinit.agent.prepare.inputs import Kind
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from svcinit.agent.prepare.transaction import Preparation
+    from svcinit.agent.prepare.template_data import TemplateData
 
 MASKED = "***"
 FIELDS = "host", "address", "port", "node", "key"  # names that to_json and to_yaml write
@@ -30,9 +32,9 @@ class _Shown(str):
 class Mask:
     """mask(value): what is shown of a value that a template prints; as many lines as it has."""
 
-    def __init__(self, data: Preparation) -> None:
+    def __init__(self, data: TemplateData) -> None:
         self._data = data
-        self._known = -1, frozenset[str]()  # for how many questions about peers
+        self._known = -1, frozenset[str]()  # for how many inputs
 
     def __call__(self, value: object) -> str:
         if isinstance(value, _Shown):
@@ -52,18 +54,18 @@ class Mask:
         return True
 
     def _public(self) -> frozenset[str]:
-        questions = len(self._data.found)
-        if self._known[0] != questions:
-            self._known = questions, frozenset(self._names())
+        inputs = len(self._data.answers)
+        if self._known[0] != inputs:
+            self._known = inputs, frozenset(self._names())
         return self._known[1]
 
     def _names(self) -> Iterator[str]:
         yield from ("", *FIELDS, os.uname().nodename)
         settings = self._data.settings
         yield from (settings.service or "", settings.id, str(settings.port or ""))
-        yield from self._data.told_by_agent.values()
-        for peers in self._data.found.values():
-            for peer in peers:
+        yield from self._data.known_agent.values()
+        for wanted, answer in self._data.answers.items():
+            for peer in answer.content if wanted.kind == Kind.PEERS else ():
                 yield from (peer.host, peer.address, str(peer.port), peer.node)
         for key in self._data.kv:
             yield from (key, *key.split("/"))

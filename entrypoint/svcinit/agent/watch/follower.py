@@ -21,10 +21,14 @@ from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.files import commit, journal
-from svcinit.agent.prepare import record, source_cache
+from svcinit.agent.prepare import cache, record
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json
 from svcinit.agent.prepare.lock import is_free, locked
-from svcinit.agent.prepare.source_file import FromFile
-from svcinit.agent.prepare.transaction import PREPARING, Preparation
+from svcinit.agent.prepare.rendering import Rendering
+from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source_watch import WatchSource
+from svcinit.agent.prepare.template_data import TemplateData
+from svcinit.agent.prepare.transaction import PREPARING, Transaction, open_source
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.worker import Worker
@@ -33,6 +37,8 @@ from svcinit.processes.init import NEWS, content, filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from svcinit.agent.consul.api import Consul
     from svcinit.settings.environment import Settings
 
@@ -40,11 +46,8 @@ BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or D
 RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
 NEVER = float("inf")
 # for the children, which else import them anew
-PRELOADED = fcntl, commit, hashlib, journal, source_cache, marshal, record, render, shlex
+PRELOADED = fcntl, cache, commit, hashlib, journal, marshal, record, render, shlex
 REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
-Question = tuple[str, str | None, str | None]
-Dated = tuple[float, int]  # as Preparation.dated
-NOT_KNOWN = None, (0.0, 0)
 
 
 class Slots:
@@ -65,8 +68,9 @@ class Follower:
     def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots, life: str) -> None:
         self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
         self._file = [] if settings.source is None else [queries.File(settings.source)]
-        self._keys = [] if self._file else [queries.Keys(consul, *prefix) for prefix in settings.kv_prefix]
-        self._peers: dict[Question, queries.Peers] = {}
+        prefixes = [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
+        self._keys = [] if self._file else [queries.Keys(consul, prefix) for prefix in dict.fromkeys(prefixes)]
+        self._peers: dict[InputId, queries.Peers] = {}
         self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
         self._changes_since: float | None = None
         self.pending_since: float | None = None  # seconds since the epoch: what was seen then is not prepared yet
@@ -79,9 +83,9 @@ class Follower:
         self._attempt = 0
         self.trouble = ""
         self._started_with: tuple[list[str], dict[str, str]] | None = None
-        self._seen: dict[str, int] = {}  # how many entries there were, whoever prepared last
+        self._counts: dict[InputId, int] = {}  # how many entries each input had at the last preparation
         self.refresh()
-        engine.Engine(Preparation(settings, command, -1, 0.0), []).render_text("rehearsal", REHEARSAL)
+        engine.Engine(TemplateData(settings, Source()), []).render_text("rehearsal", REHEARSAL)
         gc.freeze()  # what is loaded stays as it is: children share it
 
     @property
@@ -103,12 +107,7 @@ class Follower:
             verdict = json.loads(content(self._slots.inputs))
         except ValueError:  # not yet, or being written: the next time
             return
-        inputs, self._started_with = verdict["inputs"], (verdict["argv"], verdict["env"])
-        self._seen = inputs.get("seen", {})
-        followed: list[queries.Watch | queries.File] = [*self._file, *self._keys]
-        for known, each in zip(inputs.get("kv", ()), followed, strict=False):
-            each.known = known
-        self._follow({(name, tag, dc): known for name, tag, dc, known in inputs.get("peers", ())})
+        self._take_over(verdict)
 
     def turn(self, now: float) -> None:
         self._turned = now
@@ -133,7 +132,7 @@ class Follower:
     def figures(self) -> dict[str, object]:
         """What is followed: when each was last heard of, at which of Consul's indexes, and what is wrong."""
         return {
-            each.label: {"index": each.index or None, "answered": each.answered or None, "trouble": each.trouble}
+            str(each.id): {"index": each.index or None, "answered": each.answered or None, "trouble": each.trouble}
             for each in self._watches()
         }
 
@@ -150,16 +149,18 @@ class Follower:
     def _watches(self) -> list[queries.Watch | queries.File]:
         return [*self._file, *self._keys, *self._peers.values()]
 
-    def _follow(self, questions: dict[Question, str]) -> None:
-        if self._file:
-            return
-        for question in set(self._peers) - set(questions):
-            self._peers.pop(question).close()
-        for question, known in questions.items():
-            if question not in self._peers and queries.can_be_followed(question[0]):
-                self._peers[question] = queries.Peers(self._consul, question, self.settings.domain, known)
-            elif question in self._peers:
-                self._peers[question].known = known
+    def _take_over(self, verdict: dict[str, Any]) -> None:
+        """The last preparation, of init or of the worker: follow its inputs, and no others."""
+        self._started_with = verdict["argv"], verdict["env"]
+        self._counts = from_json(verdict["inputs"].get("counts", ()))
+        versions = from_json(verdict["inputs"].get("versions", ()))
+        for wanted in set(self._peers) - set(versions):
+            self._peers.pop(wanted).close()
+        for wanted in versions:
+            if wanted not in self._peers and queries.can_be_followed(wanted):
+                self._peers[wanted] = queries.Peers(self._consul, wanted, self.settings.domain)
+        for each in self._watches():
+            each.known = versions.get(each.id, each.known)
 
     def _settled_at(self) -> float:
         least, most = self.settings.settle
@@ -215,41 +216,32 @@ class Follower:
         for each in self._watches():
             each.close()
         self._consul.close()
-        nothing = Preparation(self.settings, self._command, -1, 0.0)
-        engine.Engine(nothing, nothing.libraries).compile_all()
+        nothing = TemplateData(self.settings, Source())
+        engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries).compile_all()
 
     def _data(self) -> bytes:
         """What the watches know."""
-        keys = [(each.content, each.dated) for each in self._keys]
-        peers = [
-            (
-                question,
-                each.content and [(peer.host, peer.address, peer.port, peer.node) for peer in each.content],
-                each.dated,
-            )
-            for question, each in self._peers.items()
-        ]
-        return marshal.dumps((self._late, self._seen, keys, peers))
+        counts = [(*each, count) for each, count in self._counts.items()]
+        answers = [_packed(each.id, each.answer) for each in (*self._keys, *self._peers.values()) if each.answer]
+        return marshal.dumps((self._late, counts, answers))
 
     def _prepared(self, presence: int, data: bytes) -> None:
         """In the child."""
         slots = self._slots
         with locked(slots.lock):
             if filled(slots.begun) or filled(slots.intent):
-                raise Unavailable("a preparation was killed: svcinit puts its files back first")
-            late, seen, keys, known = marshal.loads(data)
-            done: Preparation
-            if self._file:
-                done = FromFile(self.settings, self._command, slots.memory, late)
-            else:
-                peers = {
-                    question: (found and [Peer(*each) for each in found], dated) for question, found, dated in known
-                }
-                done = Followed(self.settings, self._command, slots.memory, late, keys, peers)
-            done.earlier, done.secrets, done.intent = {**done.earlier, **seen}, slots.secrets, slots.intent
-            log.hold()  # init tells what was said, as part of the reload that this may become
+                raise Unavailable("a preparation was killed: svcinit rolls its files back first")
+            late, counts, answers = marshal.loads(data)
+            source = open_source(self.settings, late)
+            if not self._file:
+                source = WatchSource(dict(map(_unpacked, answers)), source)
+            done = Transaction(
+                self.settings, self._command, source, memory=slots.memory, counts=from_json(counts),
+                secrets=slots.secrets, intent=slots.intent,
+            )  # fmt: skip
+            log.hold()  # init logs these lines, as part of the reload that this may become
             try:
-                done.run_and_keep(slots.news, slots.memory, self._life, lambda: _wake(presence))
+                done.run_and_record(slots.news, slots.memory, self._life, lambda: _wake(presence))
             finally:
                 log.replay(log.held())
 
@@ -275,9 +267,8 @@ class Follower:
         verdict = json.loads(content(self._slots.news))
         self.trouble, self._attempt = "", 0
         self.pending_since = self._changes_since
-        self._follow({(name, tag, dc): known for name, tag, dc, known in verdict["inputs"]["peers"]})
         started_with = self._started_with
-        self._started_with, self._seen = (verdict["argv"], verdict["env"]), verdict["inputs"].get("seen", {})
+        self._take_over(verdict)
         if verdict["changed"] or self._started_with != started_with:
             self._tell()
         else:
@@ -303,26 +294,15 @@ def _wake(presence: int) -> None:
         os.kill(presence, _signal.SIGIO)
 
 
-class Followed(Preparation):
-    """A preparation whose data are those of the watches; what no watch knows yet is asked for."""
+def _packed(wanted: InputId, answer: Answer) -> tuple[Any, ...]:
+    """For marshal."""
+    content = answer.content
+    if wanted.kind == Kind.PEERS:
+        content = [(peer.host, peer.address, peer.port, peer.node) for peer in content]
+    return *wanted, content, answer.fetched_at, answer.index
 
-    def __init__(
-        self, settings: Settings, command: tuple[str, ...], memory: int, deadline: float,
-        keys: list[tuple[dict[str, bytes] | None, Dated]], peers: dict[Question, tuple[list[Peer] | None, Dated]],
-    ) -> None:  # fmt: skip
-        super().__init__(settings, command, memory, deadline)
-        self._keys, self._known = iter(keys), peers
 
-    def keys(self, prefix: str, datacenter: str | None) -> dict[str, bytes]:
-        known, dated = next(self._keys)
-        if known is None:
-            return super().keys(prefix, datacenter)
-        self.dated = dated
-        return known
-
-    def ask(self, question: Question) -> list[Peer]:
-        known, dated = self._known.get(question, NOT_KNOWN)
-        if known is None or not queries.is_complete(known):
-            return super().ask(question)
-        self.dated = dated
-        return known
+def _unpacked(packed: tuple[Any, ...]) -> tuple[InputId, Answer]:
+    *wanted, content, fetched_at, index = packed
+    known = InputId(*wanted)
+    return known, Answer([Peer(*each) for each in content] if known.kind == Kind.PEERS else content, fetched_at, index)

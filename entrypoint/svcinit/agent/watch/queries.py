@@ -18,8 +18,8 @@ from svcinit import log
 from svcinit.agent.consul.api import KV_LIMIT, key_path, key_rule, service_rule
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.discovery import Peer, name_and_tag
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
-from svcinit.agent.prepare.transaction import called, digest
 from svcinit.errors import SvcinitError, Unavailable
 
 TYPE_CHECKING = False
@@ -42,10 +42,10 @@ class Watch:
     `due` (monotonic seconds) is when to call `turn` next at the latest; `known` is the digest of what is in use.
     """
 
-    label = path = rule = ""
+    path = rule = ""
 
-    def __init__(self, consul: Consul, known: str = "") -> None:
-        self._consul, self.known = consul, known
+    def __init__(self, consul: Consul, wanted: InputId, known: str = "") -> None:
+        self._consul, self.id, self.known = consul, wanted, known
         self.content: Any = None
         self.digest = ""  # of the content
         self.due = 0.0
@@ -57,9 +57,9 @@ class Watch:
         self._tokens, self._filled = float(BURST), 0.0
 
     @property
-    def dated(self) -> tuple[float, int]:
-        """When `content` was so, and at which of Consul's indexes."""
-        return self.answered, self.index
+    def answer(self) -> Answer | None:
+        """The newest content; None before the first answer, and where it does not say all that DNS would."""
+        return None if self.content is None else Answer(self.content, self.answered, self.index)
 
     def query(self) -> dict[str, str]:
         raise NotImplementedError
@@ -77,7 +77,7 @@ class Watch:
             if not _is_readable(self._channel.sock):
                 if now >= self.due:
                     self._consul.lost(self.path)
-                    raise Unavailable(f"{self.label}: a blocking query was not answered in its time")
+                    raise Unavailable(f"{self.id}: a blocking query was not answered in its time")
                 return False
             return self._take()
         except SvcinitError as error:
@@ -113,7 +113,7 @@ class Watch:
         content = self.read(answer)
         self.answered = time.time()
         if self.trouble:
-            log.info("watch_answers", "{input}: followed again", input=self.label)
+            log.info("watch_answers", "{input}: followed again", input=str(self.id))
         self._attempt, self.trouble = 0, ""
         before, self.digest = self.digest, digest(content)
         self.content = content
@@ -127,7 +127,7 @@ class Watch:
         if str(error) != self.trouble:
             self.trouble = str(error)
             log.warning("watch_failed", "{input} cannot be followed: {error}; trying again",
-                        input=self.label, error=error, **error.fields)  # fmt: skip
+                        input=str(self.id), error=error, **error.fields)  # fmt: skip
 
 
 class File:
@@ -136,7 +136,7 @@ class File:
     index, answered, trouble = 0, 0.0, ""
 
     def __init__(self, path: str) -> None:
-        self.label = f"SVCINIT_SOURCE {path}"
+        self.id = InputId(Kind.FILE, path)
         self.content = path
         self.digest = self.known = ""
         self.due = 0.0
@@ -156,10 +156,9 @@ class File:
 class Keys(Watch):
     """All keys below a prefix, by full name."""
 
-    def __init__(self, consul: Consul, prefix: str, dc: str | None, known: str = "") -> None:
-        super().__init__(consul, known)
-        self.label = f"KV prefix {prefix}{'@' + dc if dc else ''}"
-        self.path, self.rule, self._dc = key_path(prefix), key_rule(prefix + "/"), dc
+    def __init__(self, consul: Consul, wanted: InputId, known: str = "") -> None:
+        super().__init__(consul, wanted, known)
+        self.path, self.rule, self._dc = key_path(wanted.name), key_rule(wanted.name + "/"), wanted.dc
 
     def query(self) -> dict[str, str]:
         return self._consul.kv_query(self._dc)
@@ -171,15 +170,17 @@ class Keys(Watch):
 class Peers(Watch):
     """The peers that answer a question, in the form in which DNS gives them."""
 
-    def __init__(
-        self, consul: Consul, question: tuple[str, str | None, str | None], domain: str, known: str = ""
-    ) -> None:
-        super().__init__(consul, known)
-        name, tag, self._dc = question
-        self._name, self._tag = name_and_tag(name, tag)
+    def __init__(self, consul: Consul, wanted: InputId, domain: str, known: str = "") -> None:
+        super().__init__(consul, wanted, known)
+        self._dc = wanted.dc
+        self._name, self._tag = name_and_tag(wanted.name, wanted.tag)
         self._domain = domain.strip(".")
-        self.label = f"peers of {called(*question)}"
         self.path, self.rule = f"/v1/health/service/{self._name}", service_rule(self._name, "read")
+
+    @property
+    def answer(self) -> Answer | None:
+        complete = all(_packed(peer.address) is not None for peer in self.content or ())
+        return super().answer if complete else None  # DNS has the address of a host name
 
     def query(self) -> dict[str, str]:
         found = {"tag": self._tag} if self._tag else {}
@@ -189,7 +190,7 @@ class Peers(Watch):
         try:
             return sorted({self._peer(entry) for entry in answer if _is_given(entry)})  # type: ignore[attr-defined]
         except (TypeError, KeyError, AttributeError):
-            raise Unavailable(f"{self.label}: {self.path} answered something that is no list of instances") from None
+            raise Unavailable(f"{self.id}: {self.path} answered something that is no list of instances") from None
 
     def _peer(self, entry: Any) -> Peer:
         node, service = entry["Node"], entry["Service"]
@@ -206,14 +207,9 @@ class Peers(Watch):
         return Peer(f"{packed.hex()}.addr.{dc}.{self._domain}", service["Address"], port, "")
 
 
-def is_complete(peers: list[Peer]) -> bool:
-    """Is each address one, so that DNS need not be asked?"""
-    return all(_packed(peer.address) is not None for peer in peers)
-
-
-def can_be_followed(name: str) -> bool:
+def can_be_followed(wanted: InputId) -> bool:
     """Prepared queries have no index to block on; names of RFC 2782 are for DNS alone."""
-    return not name.endswith(".query") and not name.startswith("_")
+    return wanted.kind == Kind.PEERS and not wanted.name.endswith(".query") and not wanted.name.startswith("_")
 
 
 def _is_given(entry: Any) -> bool:

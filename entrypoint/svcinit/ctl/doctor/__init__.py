@@ -87,6 +87,7 @@ class Examination:
             return ""
 
     def look_around(self) -> None:
+        from svcinit.agent.prepare.rendering import template_dirs
         from svcinit.ctl.doctor import files, process
 
         settings, running = self.settings, self.running
@@ -101,13 +102,14 @@ class Examination:
             attempts.append(("run", lambda: files.run_folder(settings)))
         if settings.needs_prepare and settings.cache:
             attempts.append(("cache", lambda: files.cache(settings)))
-        if files.dirs(settings):
+        templates = template_dirs(settings)
+        if templates:
             from svcinit.agent.templates import engine  # noqa: F401  here: once for all children
 
             attempts.append(("templates", lambda: files.syntax(settings)))
             attempts.append(("command", lambda: process.startable(settings, files.reload_commands(settings))))
         self.report.together(HERE, *attempts)
-        if files.dirs(settings) and not self.report.has("templates", "unfinished", "doctor-failed"):
+        if templates and not self.report.has("templates", "unfinished", "doctor-failed"):
             self.used = files.used(settings)
 
     def look_out(self) -> None:

@@ -8,8 +8,8 @@ from svcinit.agent.consul.answers import Denied, TlsFailed
 from svcinit.agent.consul.api import AGENT_RULE, service_rule
 from svcinit.agent.consul.connect import connect
 from svcinit.agent.consul.discovery import Resolver
-from svcinit.agent.prepare import source_cache
-from svcinit.agent.prepare.transaction import PREFIX, called
+from svcinit.agent.prepare import cache
+from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.agent.registration.services import services
 from svcinit.ctl.doctor.policy import needs_agent
 from svcinit.ctl.doctor.report import found, well
@@ -132,7 +132,8 @@ def _agent_fault(consul: Consul) -> str:
 
 
 def keys(settings: Settings, prefix: str, datacenter: str | None) -> Iterator[Entry]:
-    what = called(prefix, dc=datacenter)
+    wanted = InputId(Kind.KV, prefix, datacenter)
+    what = wanted.text
     try:
         with contextlib.closing(connect(settings, CALL)) as consul:
             consul.look_up(f"{prefix}/", datacenter)
@@ -140,7 +141,7 @@ def keys(settings: Settings, prefix: str, datacenter: str | None) -> Iterator[En
     except SvcinitError as error:
         yield from failed(error)
         return
-    before = 0 if count or settings.allow_empty else source_cache.count(settings, PREFIX + what)
+    before = 0 if count or settings.allow_empty else cache.count(settings, wanted)
     if count:
         yield well(f"{what}: keys {count}")
     elif before:

@@ -7,7 +7,11 @@ import os
 import time
 
 from svcinit.agent.files import replacement
-from svcinit.agent.prepare.transaction import SHARED, Preparation, called, kind_of
+from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.rendering import SHARED, Rendering, template_dirs
+from svcinit.agent.prepare.source_consul import ConsulSource
+from svcinit.agent.prepare.template_data import TemplateData
+from svcinit.agent.prepare.transaction import open_source
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
@@ -17,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcinit.agent.consul.discovery import Peer
+    from svcinit.agent.prepare.inputs import Answer
     from svcinit.agent.templates.render import Rendered
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
@@ -25,16 +29,13 @@ if TYPE_CHECKING:
 PATIENCE = 3.0  # seconds for one question of a template's
 
 
-class Nameless(Preparation):
-    """A preparation that need not find out again that DNS does not answer."""
+class WithoutDns(ConsulSource):
+    """Does not ask DNS again, which is known not to answer."""
 
-    def ask(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
-        raise Unavailable(f"DNS does not answer for {called(*question)}")
-
-
-def dirs(settings: Settings) -> list[str]:
-    """The template directories that there are."""
-    return [folder for folder in settings.templates if os.path.isdir(folder)]
+    def read(self, wanted: InputId) -> Answer:
+        if wanted.kind == Kind.PEERS:
+            raise Unavailable(f"DNS does not answer for {wanted.text}")
+        return super().read(wanted)
 
 
 def used(settings: Settings) -> set[str]:
@@ -42,7 +43,7 @@ def used(settings: Settings) -> set[str]:
     from svcinit.ctl.doctor.template_uses import uses
 
     try:
-        return uses(dirs(settings), [SHARED])
+        return uses(template_dirs(settings), [SHARED])
     except ConfigError:  # told by `syntax`
         return set()
 
@@ -50,13 +51,13 @@ def used(settings: Settings) -> set[str]:
 def syntax(settings: Settings) -> Iterator[Entry]:
     """What is wrong with templates whatever they are rendered from."""
     try:
-        made, faults = _outline(_preparation(settings, ()))
+        made, faults = _rendering(settings, ()).outline()
     except ConfigError as error:
         made, faults = [], list(error.faults)
     for fault in faults:
         yield found("template-wrong", fault)
     if not faults:
-        yield well(f"{len(made)} in {', '.join(dirs(settings))}: the syntax is right")
+        yield well(f"{len(made)} in {', '.join(template_dirs(settings))}: the syntax is right")
 
 
 def reload_commands(settings: Settings) -> list[tuple[str, str]]:
@@ -64,7 +65,7 @@ def reload_commands(settings: Settings) -> list[tuple[str, str]]:
     from svcinit.settings.parsers import reload_option
 
     try:
-        made, _ = _outline(_preparation(settings, ()))
+        made, _ = _rendering(settings, ()).outline()
     except ConfigError:  # told by `syntax`
         return []
     told = [(file.target, reload_option(file.reload)) for file in made if file.reload]
@@ -76,27 +77,27 @@ def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, name
 
     `reached`: what Consul has can be had; `named`: DNS answers.
     """
-    data = _preparation(settings, command, named=named)
+    rendering = _rendering(settings, command, named=named)
     try:
-        made, known = _outline(data)
+        made, known = rendering.outline()
     except ConfigError:  # told by `syntax`
         made, known = [], []
     contents: dict[str, bytes] = {}
-    trouble = _fetched(data) if reached else ("Consul does not answer",)
+    trouble = _fetched(rendering.data) if reached else ("Consul does not answer",)
     if not trouble:
-        yield from _environment(data)
-        yield from _rendered(data, contents, known)
+        yield from _environment(rendering)
+        yield from _rendered(rendering, contents, known)
     elif made or settings.render_args:
         yield from (found("template-unrendered", fault, check="templates") for fault in trouble)
     told: set[str] = set()
-    for entry in _placed(made, contents, data):
+    for entry in _placed(made, contents, rendering.data):
         if entry["said"] not in told:
             yield entry
         told.add(entry["said"])
-    data.close()
+    rendering.data.source.close()
 
 
-def _fetched(data: Preparation) -> tuple[str, ...]:
+def _fetched(data: TemplateData) -> tuple[str, ...]:
     """Fetch KV; what went wrong."""
     try:
         data.fetch()
@@ -105,21 +106,19 @@ def _fetched(data: Preparation) -> tuple[str, ...]:
     return ()
 
 
-def _environment(data: Preparation) -> Iterator[Entry]:
+def _environment(rendering: Rendering) -> Iterator[Entry]:
     try:
-        data.environment()
+        rendering.environment()
     except ConfigError as error:
         yield from (found("env-wrong", fault, check="kv") for fault in error.faults)
 
 
-def _rendered(data: Preparation, contents: dict[str, bytes], known: list[str]) -> Iterator[Entry]:
+def _rendered(rendering: Rendering, contents: dict[str, bytes], known: list[str]) -> Iterator[Entry]:
     """Fill in what each file would hold. `known`: faults that are told already."""
-    from svcinit.agent.templates import render
-
-    files, faults, away = render.attempt(data.sources(), data, data.libraries) if data.dirs else ([], [], [])
-    if data.command:
+    files, faults, away = rendering.attempt()
+    if rendering.command:
         try:
-            data.arguments()
+            rendering.arguments()
         except ConfigError as error:
             faults += error.faults
         except Unavailable as error:
@@ -134,7 +133,7 @@ def _rendered(data: Preparation, contents: dict[str, bytes], known: list[str]) -
         yield well(f"{len(files)} rendered", check="templates")
 
 
-def _placed(made: list[Rendered], contents: dict[str, bytes], data: Preparation) -> Iterator[Entry]:
+def _placed(made: list[Rendered], contents: dict[str, bytes], data: TemplateData) -> Iterator[Entry]:
     """Is there a place for each file, and is it accepted there?"""
     from svcinit.agent.files import commit
 
@@ -180,14 +179,14 @@ def _unplaceable(fault: str, path: str) -> Entry:
     return found("target-wrong", fault, uid=os.geteuid(), folder=os.path.dirname(path))
 
 
-def _checked(file: Rendered, data: Preparation) -> Iterator[Entry]:
+def _checked(file: Rendered, data: TemplateData) -> Iterator[Entry]:
     faults = _faults_of([file], data)
     yield from (found("check-refuses", fault) for fault in faults)
     if not faults:
         yield well(f"{file.target} is accepted by its check")
 
 
-def _check_command(file: Rendered, data: Preparation) -> Iterator[Entry]:
+def _check_command(file: Rendered, data: TemplateData) -> Iterator[Entry]:
     """There is nothing for it to look at: could it be started?"""
     from svcinit.settings.parsers import words
 
@@ -197,7 +196,7 @@ def _check_command(file: Rendered, data: Preparation) -> Iterator[Entry]:
         yield found(fault[0], f"{where}: {fault[1]}", where=where)
 
 
-def _faults_of(made: list[Rendered], data: Preparation | None = None) -> tuple[str, ...]:
+def _faults_of(made: list[Rendered], data: TemplateData | None = None) -> tuple[str, ...]:
     """What speaks against putting them in place; with `data` their checks are run."""
     from svcinit.agent.files import commit
 
@@ -223,10 +222,8 @@ def source(settings: Settings) -> Iterator[Entry]:
 
 
 def wait(settings: Settings) -> Iterator[Entry]:
-    data = _preparation(settings, ())
+    data = _rendering(settings, ()).data
     try:
-        if settings.source is not None:
-            data.fetch()
         data.wait()
     except ConfigError:  # told by `source`
         return
@@ -235,7 +232,7 @@ def wait(settings: Settings) -> Iterator[Entry]:
     else:
         yield well("SVCINIT_WAIT_FOR: all are there")
     finally:
-        data.close()
+        data.source.close()
 
 
 def run_folder(settings: Settings) -> Iterator[Entry]:
@@ -295,12 +292,8 @@ def _trouble(folder: str) -> str:
     return ""
 
 
-def _preparation(settings: Settings, command: tuple[str, ...], *, named: bool = True) -> Preparation:
-    kind = kind_of(settings) if named or settings.source is not None else Nameless
-    return kind(settings, command, -1, time.monotonic() + PATIENCE)
-
-
-def _outline(data: Preparation) -> tuple[list[Rendered], list[str]]:
-    from svcinit.agent.templates import render
-
-    return render.outline(data.sources(), data, data.libraries)
+def _rendering(settings: Settings, command: tuple[str, ...], *, named: bool = True) -> Rendering:
+    deadline = time.monotonic() + PATIENCE
+    usual = named or settings.source is not None
+    source = open_source(settings, deadline) if usual else WithoutDns(settings, deadline)
+    return Rendering(settings, command, TemplateData(settings, source))

@@ -1,0 +1,69 @@
+"""Inputs from Consul: KV over HTTP, peers over DNS. What is not asked for costs no import and no request."""
+
+from __future__ import annotations
+
+import time
+
+from svcinit.agent.consul.stats import RequestStats
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind
+from svcinit.agent.prepare.source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from svcinit.agent.consul.api import Consul
+    from svcinit.agent.consul.discovery import Resolver
+    from svcinit.settings.environment import Settings
+
+DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
+MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
+
+
+class ConsulSource(Source):
+    """`deadline` (monotonic seconds): each call gets a timeout that ends about then."""
+
+    def __init__(self, settings: Settings, deadline: float) -> None:
+        self._settings, self._deadline = settings, deadline
+        self._stats = RequestStats()
+        self._consul: Consul | None = None
+        self._resolver: Resolver | None = None
+
+    def read(self, wanted: InputId) -> Answer:
+        return {Kind.KV: self._keys, Kind.PEERS: self._peers}[wanted.kind](wanted)
+
+    def agent(self) -> dict[str, str]:
+        return self._client().agent()
+
+    def request_stats(self) -> dict[str, Any]:
+        return self._stats.state()
+
+    def close(self) -> None:
+        if self._consul is not None:
+            self._consul.close()
+
+    def _keys(self, wanted: InputId) -> Answer:
+        """One recursive GET."""
+        consul = self._client()
+        found = consul.kv(wanted.name, wanted.dc)
+        return Answer(found, time.time(), consul.index)
+
+    def _peers(self, wanted: InputId) -> Answer:
+        if self._resolver is None:
+            from svcinit.agent.consul.discovery import Resolver
+
+            timeout = min(DNS_TIMEOUT, self._seconds_left())
+            self._resolver = Resolver(self._settings.dns_addr, self._settings.domain, timeout)
+            self._resolver.stats = self._stats
+        return Answer(self._resolver.peers(wanted.name, tag=wanted.tag, dc=wanted.dc), time.time())
+
+    def _client(self) -> Consul:
+        if self._consul is None:
+            from svcinit.agent.consul.connect import connect
+
+            self._consul = connect(self._settings, self._seconds_left())
+            self._consul.stats = self._stats
+        return self._consul
+
+    def _seconds_left(self) -> float:
+        return max(MIN_TIMEOUT, self._deadline - time.monotonic())

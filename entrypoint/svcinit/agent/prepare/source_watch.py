@@ -1,0 +1,31 @@
+"""Inputs from what is known already; what is not known is read from another source."""
+
+from __future__ import annotations
+
+from svcinit.agent.prepare.source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from svcinit.agent.prepare.inputs import Answer, InputId
+
+
+class WatchSource(Source):
+    """`known`: the newest answers of the watches (`agent/watch/queries.py`)."""
+
+    def __init__(self, known: Mapping[InputId, Answer], fallback: Source) -> None:
+        self._known, self._fallback = known, fallback
+
+    def read(self, wanted: InputId) -> Answer:
+        return self._known.get(wanted) or self._fallback.read(wanted)
+
+    def agent(self) -> dict[str, str]:
+        return self._fallback.agent()
+
+    def request_stats(self) -> dict[str, Any]:
+        return self._fallback.request_stats()
+
+    def close(self) -> None:
+        self._fallback.close()

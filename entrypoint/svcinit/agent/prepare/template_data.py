@@ -1,0 +1,135 @@
+"""What templates and SVCINIT_WAIT_FOR see of a source: each input is read once, and none may lose its entries."""
+
+from __future__ import annotations
+
+from svcinit import log
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind, counts
+from svcinit.errors import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from svcinit.agent.consul.discovery import Peer
+    from svcinit.agent.prepare.source import Source
+    from svcinit.settings.environment import Settings
+
+
+class TemplateData:
+    """`earlier`: how many entries each input had; None: nothing was prepared yet in this run of svcinit.
+
+    `answers`: all that was read; `kv`: the layered keys, relative to their prefix.
+    """
+
+    def __init__(self, settings: Settings, source: Source, earlier: Mapping[InputId, int] | None = None) -> None:
+        self.settings, self.source = settings, source
+        self._is_first = earlier is None
+        self.earlier: Mapping[InputId, int] = earlier or {}
+        self.answers: dict[InputId, Answer] = {}
+        self.kv: dict[str, bytes] = {}
+        self.known_agent: dict[str, str] = {}
+        self._redactor: Callable[[str], str] | None = None
+
+    def fetch(self) -> None:
+        """Read all KV prefixes; later ones override earlier ones."""
+        for prefix, dc in self.settings.kv_prefix:
+            start = len(prefix) + 1
+            found = self.read(InputId(Kind.KV, prefix, dc))
+            self.kv.update({key[start:]: value for key, value in found.items()})
+
+    def wait(self) -> None:
+        """Raises Unavailable, with all that is missing, until SVCINIT_WAIT_FOR is fulfilled."""
+        if not self.source.waits:
+            return
+        missing = []
+        for name, count, dc in self.settings.wait_for:
+            have = len(self.peers(name, None, dc))
+            if have < count:
+                wanted = InputId(Kind.PEERS, name, dc).text
+                missing.append(f"{wanted}: {have} of {count} instances {self.source.where}")
+        if missing:
+            raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing), variable="SVCINIT_WAIT_FOR")
+
+    def read(self, wanted: InputId) -> Any:
+        """The content of an input. Raises Unavailable when it had entries and now has none."""
+        if wanted not in self.answers:
+            answer = self.source.read(wanted)
+            self._check_loss(wanted, len(answer.content))
+            self.answers[wanted] = answer
+        return self.answers[wanted].content
+
+    def _check_loss(self, wanted: InputId, count: int) -> None:
+        if count or self.settings.allow_empty or not self.source.may_lose_data:
+            return
+        before = self.earlier.get(wanted, 0)
+        if self._is_first and wanted.kind == Kind.KV:  # keys stay; peers come and go
+            from svcinit.agent.prepare import cache
+
+            before = cache.count(self.settings, wanted)
+        if before:
+            raise Unavailable(
+                f"{wanted} had {before} entries and now has none: this counts as a failed fetch "
+                "(may the token still read them? SVCINIT_ALLOW_EMPTY=1 if they were removed on purpose)"
+            )
+
+    def counts(self) -> dict[InputId, int]:
+        """How many entries each input has, or had when it was last read."""
+        return {**self.earlier, **counts(self.answers)}
+
+    def warn_about_empty(self) -> None:
+        """Log each input that is empty, once."""
+        for wanted, count in counts(self.answers).items():
+            if not count and wanted not in self.earlier:
+                log.warning("empty", "{input}: {error}", input=str(wanted), error=self.source.none_found)
+
+    def values(self) -> list[str]:
+        """The values of all keys, as text."""
+        return [value.decode("utf-8", "replace") for value in self.kv.values()]
+
+    def redact(self, text: str) -> str:
+        """The output of a check command, without the values of keys and other secrets."""
+        if self._redactor is None:
+            from svcinit.agent.redact import redactor
+
+            self._redactor = redactor(self.settings, self.values())
+        return self._redactor(text)
+
+    # what templates see: `engine.Data`
+
+    def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
+        found: list[Peer] = self.read(InputId(Kind.PEERS, name, dc, tag))
+        return found
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self.settings.main_environment({})
+
+    @property
+    def node(self) -> str:
+        return self.agent["node"]
+
+    @property
+    def this(self) -> This:
+        return This(self.settings, lambda: self.agent["address"])
+
+    @property
+    def agent(self) -> dict[str, str]:
+        """The agent's `node` name and `address`."""
+        if not self.known_agent:
+            self.known_agent = self.source.agent()
+        return self.known_agent
+
+
+class This:
+    """This instance, as templates see it: name, id, port and (looked up when it is used) address."""
+
+    def __init__(self, settings: Settings, agent_address: Callable[[], str]) -> None:
+        self.name, self.id, self.port = settings.service, settings.id, settings.port
+        self._advertise, self._agent_address = settings.advertise, agent_address
+
+    @property
+    def address(self) -> str:
+        from svcinit.agent.registration.advertise import advertised
+
+        return advertised(self._advertise) or self._agent_address()
