@@ -14,11 +14,11 @@ def is_label(text: str) -> bool:
     return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
 
 
-def nearest(name: str, known: Iterable[str], most: int = 1, likeness: float = 0.6) -> list[str]:
+def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
     """At most `most` of the known names that a misspelt `name` may stand for, the best one first."""
     import difflib  # only a mistake pays for the import
 
-    return difflib.get_close_matches(name, sorted(known), most, likeness)
+    return difflib.get_close_matches(name, sorted(known), most)
 
 
 def split_host_port(raw: str) -> tuple[str, str]:

@@ -20,8 +20,6 @@ OFFERED = {
     'tree("p")': "[]",
     'ls("a")|map(attribute="value")|list': "['1']",
     "cfg.a|list": "['b', 'x']",
-    "cfg.a.items()": "ItemsView({'b': {'c': '2'}, 'x': '1'})",
-    'service("web", tag="tag", dc="dc")': "[Peer(host='h', address='10.0.0.1', port=80, node='n')]",
     'env.get("X", "")': "set",
     'env.get("X", "d")': "set",
     'dict("a:1;b:2"|split(";")|map("split", ":"))': "{'a': '1', 'b': '2'}",
@@ -32,13 +30,17 @@ OFFERED = {
     '"True"|lower in ("1", "t", "true")': "True",
     "[1, 2]|min": "1",
     "[1, 2]|max": "2",
-    "range(5, 8)": "range(5, 8)",
     '"a/b".rpartition("/")|last': "b",
     '"a/b".rpartition("/")|first': "a",
     '{"a": 1, "b": 2}': "{'a': 1, 'b': 2}",
     '"b" in "abc"': "True",
     "[1, 2]|reverse|list": "[2, 1]",
-    "range(3, 5 + 1)": "range(3, 6)",
+}
+WALKED = {  # in a for loop, what the loop prints
+    "cfg.a.items()": ("{{ each[0] }},", "b,x,"),
+    'service("web", tag="tag", dc="dc")': ("{{ each.address }}:{{ each.port }}", "10.0.0.1:80"),
+    "range(5, 8)": ("{{ each }}", "567"),
+    "range(3, 5 + 1)": ("{{ each }}", "345"),
 }
 FILTERS = {
     'split(",")': ("a,b", "['a', 'b']"),
@@ -53,6 +55,13 @@ FILTERS = {
 def test_an_expression_on_the_page_does_what_the_page_says(expression: str) -> None:
     assert f"`{expression}`" in PAGE
     assert text_of(f"{{{{ {expression} }}}}", DATA) == OFFERED[expression]
+
+
+@pytest.mark.parametrize("expression", WALKED)
+def test_what_the_page_loops_over_is_what_the_page_says(expression: str) -> None:
+    body, expected = WALKED[expression]
+    assert f"`{expression}`" in PAGE
+    assert text_of(f"{{% for each in {expression} %}}{body}{{% endfor %}}", DATA) == expected
 
 
 @pytest.mark.parametrize("name", FILTERS)

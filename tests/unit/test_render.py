@@ -155,11 +155,64 @@ def test_ls_lists_one_level_and_tree_all_of_them_sorted() -> None:
 
 
 def test_cfg_is_the_keys_as_a_nested_mapping() -> None:
-    data = Data({"uwsgi/workers": b"4", "uwsgi/tls/cert": b"c", "uwsgi": b"both"})
+    data = Data({"uwsgi/workers": b"4", "uwsgi/tls/cert": b"c"})
     assert text_of("{{ cfg.uwsgi.workers }} {{ cfg['uwsgi']['tls'].cert }}", data) == "4 c"
-    assert text_of("{{ cfg.uwsgi.threads|default(1) }} {{ 'x' in cfg }} {{ key('uwsgi') }}", data) == "1 False both"
+    assert text_of("{{ cfg.uwsgi.threads|default(1) }} {{ 'x' in cfg }}", data) == "1 False"
     assert text_of("{% for k, v in cfg.uwsgi.items() %}{{ k }} {% endfor %}", data) == "tls workers "
     assert json.loads(text_of("{{ cfg|to_json }}", data)) == {"uwsgi": {"workers": "4", "tls": {"cert": "c"}}}
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ cfg.a.db }}", "{{ cfg|to_json }}", "{{ cfg.a|to_yaml }}", "{% for k in cfg.a.db %}{{ k }}{% endfor %}",
+     "{{ cfg.a.db.items()|list }}", "{{ cfg.a.db|length }}", "{% if cfg.a.db %}x{% endif %}", "{{ cfg.a ~ '' }}"],
+)  # fmt: skip
+@pytest.mark.parametrize("order", [1, -1])
+def test_cfg_never_leaves_out_the_value_of_a_key_that_is_also_a_folder(template: str, order: int) -> None:
+    data = Data(dict([("a/db", b"s3cret"), ("a/db/host", b"h"), ("a/db/user/name", b"u")][::order]))
+    fault = fault_of(template, data)
+    assert 'a/db is a key, and also a folder with keys such as a/db/host: for its value write key("a/db")' in fault
+    assert "s3cret" not in fault
+    both = "{{ key('a/db') }} {{ cfg.a.db.host }} {{ cfg.a.db.user.name }} {{ 'host' in cfg.a.db }}"
+    assert text_of(both, data) == "s3cret h u True"
+
+
+NO_TEXT = {
+    "[{'a': 1}]|map(attribute='b')|list": "has no attribute 'b'",
+    "{'x': {'y': ([{'a': 1}]|map(attribute='b')|list)}}": "has no attribute 'b'",
+    "[1]|map('string')": "turn it into a list with |list",
+    "[key]": "key is a method",
+    "{'x': (1, env.get)}": "get is a method",
+    "service('db')": "name one of its fields, such as .address",
+    "service('db')[0]": "name one of its fields, such as .address",
+    "tree('')[0]": "name one of its fields, such as .key",
+    "this": "name one of its fields, such as .address",
+    "namespace(a=1)": "expected text, a number or a boolean",
+    "'a'|batch(1)": "turn it into a list with |list",
+    "dict": "expected text, a number or a boolean",
+}
+
+
+@pytest.mark.parametrize("value", NO_TEXT)
+@pytest.mark.parametrize("used", ["{{ V }}", "{{ 'a' ~ (V) }}", "{{ (V)|string }}", "{{ [V]|join }}"])
+def test_what_is_no_configuration_is_an_error_and_is_not_written(used: str, value: str) -> None:
+    data = Data({"a": b"1"}, {"db": [Peer("h", "10.0.0.1", 5432, "n")]})
+    assert NO_TEXT[value] in fault_of(used.replace("V", value), data)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ ['a', 1, true, none, 1.5] }}", "['a', 1, True, None, 1.5]"),  # a settings file in Python
+        ("{{ {'a': [1]} }}", "{'a': [1]}"),
+        ("{{ 'a' ~ 1 ~ none ~ true }}", "a1NoneTrue"),
+        ("{{ 'd: 2026-01-02'|from_yaml|attr('get')('d') }}", "2026-01-02"),
+        ("{{ [1, 2]|map('string')|join(',') }}", "1,2"),
+        ("{{ [{'a': 1}, {'a': 2}]|join('-', attribute='a') }}", "1-2"),
+    ],
+)
+def test_text_numbers_booleans_none_and_what_is_made_of_them_are_written(template: str, text: str) -> None:
+    assert text_of(template) == text
 
 
 def test_peers_come_sorted_whatever_the_order_dns_had() -> None:

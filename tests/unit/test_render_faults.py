@@ -56,6 +56,10 @@ def test_all_faulty_templates_are_reported_together(tmp_path: Path) -> None:
     [
         ("{{ cfg.uwsgi.workres }}", "there is no key uwsgi/workres; nearest: uwsgi/workers"),
         ("{{ cfg.uswgi.workers }}", "there is no key uswgi"),
+        (
+            "{{ key('config/web/uwsgi/workers') }}",
+            'keys are relative to SVCINIT_KV_PREFIX: did you mean key("uwsgi/workers")?',
+        ),
         ("{{ env.HOEM }}", "environment variable HOEM is not set; nearest: HOME"),
         ("{{ sevice('x') }}", "sevice is not defined; nearest: service"),
         ("{{ service('none')[0] }}", "list object has no element 0"),

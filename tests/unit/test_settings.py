@@ -54,6 +54,16 @@ def test_all_faults_are_reported_together_each_with_what_was_given_and_expected(
     )
 
 
+@pytest.mark.parametrize("name", ["SVCINIT_BUILD", "SVCINIT_RELEASE_DATE", "SVCINIT_FOO"])
+def test_a_name_that_is_like_no_variable_gets_no_nonsense_as_a_hint(name: str) -> None:
+    assert faults(**{name: "1"})[0] == f"{name} is not a variable of svcinit; svcinit --help lists them all"
+
+
+def test_a_version_that_a_dockerfile_pins_is_no_mistake() -> None:
+    assert environment.read({"SVCINIT_VERSION": "0.1.0"}).plain
+    assert environment.read({"SVCINIT_VERSION": ""}).plain
+
+
 def test_what_contradicts_itself_is_told_beside_what_is_wrong_unless_that_may_be_why() -> None:
     assert faults(SVCINIT_SERVICE="web", SVCINIT_DRAIN="soon", SVCINIT_READY="tcp", SVCINIT_STOP="restart") == (
         "SVCINIT_DRAIN='soon': expected a duration such as 500ms, 10s, 5m or 1h",

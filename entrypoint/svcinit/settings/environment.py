@@ -28,6 +28,7 @@ COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
 LOADERS = f"{KEPT}LD_", f"{KEPT}GLIBC_TUNABLES="
 HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # what hooks see, and svcinitctl in them
+NO_SETTING = {"SVCINIT_VERSION"}  # Dockerfiles have it, by habit, to pin what they install
 UNPROBED = "none", "exec"  # checks that need no port
 
 
@@ -325,12 +326,13 @@ def _from_file(path: str) -> tuple[dict[str, str], list[Fault]]:
 
 def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
     """Names that are none of svcinit's; `foreign`: whatever they begin with."""
-    known = {row.name for row in TABLE} | (set() if foreign else HANDED)
+    known = {row.name for row in TABLE} | (set() if foreign else HANDED | NO_SETTING)
     faults: list[Fault] = []
     for name in given:
         if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
-            near = nearest(name.removesuffix("_FILE"), known, likeness=0.4)
-            hint = f"; did you mean {near[0]}?" if near else "; svcinit --help lists them all"
+            names = {each.partition("_")[2]: each for each in known}  # what all begin with makes none alike
+            near = nearest(name.removesuffix("_FILE").removeprefix("SVCINIT_"), names)
+            hint = f"; did you mean {names[near[0]]}?" if near else "; svcinit --help lists them all"
             faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))
     return faults
 

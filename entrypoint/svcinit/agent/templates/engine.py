@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import types
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.utils import missing
 
 from svcinit import regular_file
-from svcinit.agent.templates import faults, filters
+from svcinit.agent.templates import faults, filters, output
 from svcinit.agent.templates.faults import NoKeyError, NoNameError, NoVariableError, WrongError
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
@@ -81,14 +80,14 @@ class Engine:
     def __init__(self, data: Data, dirs: Sequence[str], mask: Mask | None = None) -> None:
         self._data = data
         self._loader = _Loader(list(reversed(dirs)))
-        self._env = _Environment(
+        self._env = output.Environment(
             undefined=_Missing,
             keep_trailing_newline=True,
             auto_reload=False,
             cache_size=-1,
             loader=self._loader,
             bytecode_cache=None if mask else _Compiled(),  # a mask is compiled in
-            finalize=(lambda value: mask(_printed(value))) if mask else _printed,
+            finalize=(lambda value: mask(output.checked(value))) if mask else output.checked,
         )
         if mask:
             # Macros, blocks and the like hand on text whose values are masked already.
@@ -141,22 +140,6 @@ class Engine:
         except Exception as error:  # a template can raise whatever Python can
             names = [str(name) for name in self._env.globals]
             raise ConfigError(faults.explain(error, label, texts, self._data, names)) from None
-
-
-class _Environment(Environment):
-    """Names of keys go before those of methods: `cfg.items` is the key, where there is one."""
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        if isinstance(obj, Mapping) and attribute in obj:
-            return obj[attribute]
-        return super().getattr(obj, attribute)
-
-
-def _printed(value: Any) -> Any:
-    """What a template prints: no method, whose text would be all values of the mapping that it belongs to."""
-    if isinstance(value, types.MethodType | types.BuiltinMethodType):
-        raise WrongError(f"{value.__name__} is a method, and no key is called so; a call of it has parentheses")
-    return value
 
 
 class _Loader(FileSystemLoader):
@@ -258,7 +241,7 @@ class _Environ(dict[str, str]):
 
 
 class _Section(Mapping[str, Any]):
-    """A level of `cfg`: names of keys and of deeper levels. What is both is a level; `key` has its value."""
+    """A level of `cfg`: names of keys and of deeper levels. A level that is a key as well has names only."""
 
     __slots__ = ("_nested", "_prefix")
 
@@ -275,16 +258,28 @@ class _Section(Mapping[str, Any]):
         return _Section(f"{path}/", value) if isinstance(value, dict) else _text(path, value)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._nested)
+        return iter(self._whole())
 
     def __len__(self) -> int:
-        return len(self._nested)
+        return len(self._whole())
+
+    def _whole(self) -> dict[str, Any]:
+        """All that is in the level. Raises WrongError where that would leave out the value of a key."""
+        if isinstance(self._nested, _Both):
+            key = self._prefix.removesuffix("/")
+            both = f"{key} is a key, and also a folder with keys such as {self.path(min(self._nested))}"
+            raise WrongError(f'{both}: for its value write key("{key}"), for those below it tree("{key}")')
+        return self._nested
 
     def __contains__(self, name: object) -> bool:
         return name in self._nested
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+class _Both(dict[str, Any]):
+    """A folder of keys whose name is a key as well."""
 
 
 class Pair:
@@ -381,10 +376,10 @@ class _Names:
             for parent in parents:
                 deeper = level.get(parent)
                 if not isinstance(deeper, dict):
-                    deeper = level[parent] = {}
+                    deeper = level[parent] = {} if deeper is None else _Both()
                 level = deeper
-            if not isinstance(level.get(name), dict):
-                level[name] = self._data.kv[key]
+            value = level.get(name)
+            level[name] = self._data.kv[key] if value is None else _Both(value)
         return _Section("", root)
 
 

@@ -99,8 +99,7 @@ def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
     if isinstance(error, WrongError | TemplateSyntaxError):
         reason = text if isinstance(error, WrongError) else error.message or "wrong syntax"
     elif isinstance(error, NoKeyError):
-        nearest = _nearest(text, data.kv, "there are no keys at all")
-        reason = f"there is no key {_path(text, source, data)}{nearest}"
+        reason = f"there is no key {_path(text, source, data)}{_hint(text, data)}"
     elif isinstance(error, NoVariableError):
         reason = f"environment variable {_word(text, source, data)} is not set{_nearest(text, data.env)}"
     elif isinstance(error, NoNameError):
@@ -116,12 +115,21 @@ def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
     return reason.removesuffix(".")
 
 
-def _nearest(name: str, known: Iterable[str], none: str = "") -> str:
-    candidates = sorted(known)
-    near = nearest(name, candidates, 3)
-    if near:
-        return f"; nearest: {', '.join(near)}"
-    return f"; {none}" if none and not candidates else ""
+def _hint(path: str, data: Data) -> str:
+    """What a key that is not there may have been meant to be."""
+    if not data.kv:
+        return "; there are no keys at all"
+    parts = path.split("/")
+    for start in range(1, len(parts)):
+        relative = "/".join(parts[start:])
+        if relative in data.kv:
+            return f'; keys are relative to SVCINIT_KV_PREFIX: did you mean key("{relative}")?'
+    return _nearest(path, data.kv)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known, 3)
+    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def _path(path: str, source: str, data: Data) -> str:
