@@ -21,7 +21,12 @@ from testing.consul import ConsulAgent, binary, free_ports, ports, tokens
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 MASTER = "11111111-2222-3333-4444-555555555555"
-DENY = {"acl": {"enabled": True, "default_policy": "deny", "tokens": tokens(MASTER)}}
+
+
+def deny() -> dict[str, Any]:
+    return {"acl": {"enabled": True, "default_policy": "deny", "tokens": tokens(MASTER)}}
+
+
 WEB = {"ID": "web-1", "Name": "web", "Port": 8000, "Tags": ["a"], "Meta": {"k": "v"}}
 
 
@@ -34,7 +39,7 @@ def client(consul: ConsulAgent) -> Iterator[Consul]:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     """An agent that denies everything that no token allows."""
-    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=DENY)
+    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=deny())
     agent.token = MASTER
     with agent:
         agent.kv_put("config/web/a", "1")
