@@ -46,10 +46,11 @@ test-real: $(READY)  ## tests with the real Consul and the real Docker engine
 test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, which is built here (Go)
 	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(BIN)/python -m pytest -m 'consul and not docker'
 
-lint: $(READY)  ## style and types
+lint: $(READY)  ## style, types, and the words of the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	tools/prose
 
 format: $(READY)  ## put the code into the project's format
 	$(BIN)/ruff format .
