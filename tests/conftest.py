@@ -16,7 +16,13 @@ from testing.docker import Engine
 from testing.planted import pytest_sessionfinish as pytest_sessionfinish
 
 FIGURES: list[str] = []
-signal.signal(signal.SIGINT, signal.default_int_handler)  # children shall not have it ignored, as background jobs do
+# A background job has SIGINT and SIGQUIT ignored, nohup(1) has SIGHUP ignored: the tests' own children start with none of
+# that, nor with a blocked signal.
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two are Python's own
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
 
