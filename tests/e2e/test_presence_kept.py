@@ -21,12 +21,12 @@ from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
 
 FAST = """
-from svcinit.processes import init
+from svcinit.processes import child, init
 from svcinit.lifecycle import steps
 from svcinit.agent.consul import connect
 from svcinit.agent.registration import presence
-steps.BEAT, steps.SILENCE, init.TICK, init.LATE = 0.2, 1.5, 0.2, 0.3
-presence.BEAT, connect.READ_TIMEOUT = 0.2, 0.4
+steps.BEAT, steps.SILENCE, init.TICK, child.PAUSED = 0.2, 1.5, 0.2, 0.3
+presence.BEAT, presence.READ_TIMEOUT, connect.READ_TIMEOUT = 0.2, 0.4, 0.4
 """
 HANGS = "import time; presence.main = lambda *_, **__: time.sleep(100)\n"
 NOWHERE = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_KV_PREFIX": "", "CONSUL_HTTP_ADDR": "127.0.0.1:1"}
@@ -76,13 +76,13 @@ def test_a_stray_term_takes_no_service_out_of_consul(service: Service) -> None:
 
 
 def test_a_pause_does_not_count_against_the_time_to_become_ready(tmp_path: pathlib.Path) -> None:
-    env = {**NOWHERE, "SVCINIT_READY": "exec:false", "SVCINIT_START_TIMEOUT": "4s"}
+    env = {**NOWHERE, "SVCINIT_READY": "exec:false", "SVCINIT_START_TIMEOUT": "6s"}
     with running(tmp_path / "svcinit", "sh", "-c", RUNS, env=env, launch=fast) as svcinit:
         svcinit.says("not registered yet")
         presence, paused = svcinit.child("presence"), all_of(svcinit)
         for pid in paused:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(7)
         for pid in reversed(paused):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)

@@ -195,14 +195,13 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         left.append(clock())
         return True
 
-    def wait(_signals: object, seconds: float) -> tuple[None, float]:
+    def wait(_signals: object, seconds: float) -> None:
         assert 0 <= seconds <= presence.BEAT
         assert clock() <= killed, "init is gone, and presence goes on"
         clock.seconds += max(seconds, 0.1)
-        return None, 0.0
 
     monkeypatch.setattr(kept, "leave", leave)
-    monkeypatch.setattr(presence, "take_signal", wait)
+    monkeypatch.setattr(made._clock, "take", wait)
     monkeypatch.setattr(os, "getppid", lambda: parent + (clock() >= killed))
     assert made.run() == EX_OK
     assert len(looks) in range(4, 8), "every SVCINIT_SYNC_INTERVAL, of 30 s"

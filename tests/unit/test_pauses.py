@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import _signal
+import pathlib
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from svcinit.agent.consul.connect import READ_TIMEOUT
+from svcinit.agent.registration.presence import Presence
+from svcinit.errors import Outcome
 from svcinit.lifecycle.steps import BEAT, SILENCE
 from svcinit.model import Deadline
 from svcinit.processes import child, init
@@ -84,6 +88,41 @@ def test_a_deadline_comes_as_much_later_as_nothing_ran(crew: Crew, kernel: Kerne
     crew.wait(since + seconds)
     assert crew.now() - since == pytest.approx(seconds)
     assert kernel.clock - began == pytest.approx(seconds + PAUSE, abs=init.TICK)
+
+
+def test_a_pause_while_init_works_moves_its_deadlines_as_well(crew: Crew, kernel: Kernel) -> None:
+    since = crew.now()
+    crew.wait(since + 3)
+    kernel.clock += PAUSE
+    assert crew.now() - since == pytest.approx(3, abs=child.PAUSED)
+    began = kernel.clock
+    crew.wait(since + 8)
+    assert kernel.clock - began == pytest.approx(5, abs=child.PAUSED)
+
+
+@pytest.mark.parametrize("pauses_in", ["a call", "a wait"])
+def test_a_pause_does_not_count_against_the_time_to_become_ready(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, pauses_in: str
+) -> None:
+    """SVCINIT_START_TIMEOUT is 60 s: presence gives up that long after its start, and the pause is on top."""
+    env = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "1", "SVCINIT_READY": "exec:false", "SVCINIT_RUN": str(tmp_path)}
+    ready = memfd("ready")
+    made = Presence(environment.read(env), lambda: None, "life", False, ready, {}, -1, now=kernel.monotonic)
+    monkeypatch.setattr(made.consul, "is_hung_up", lambda: False)
+    calls = iter([0.0, 10.0, 10.0 + PAUSE * (pauses_in == "a call")])
+
+    def turn(now: float) -> None:
+        made.beat()
+        kernel.clock += next(calls, 0.1)
+        made.keepers[0].due = kernel.clock + 1
+        assert made.ready_probe
+        made.ready_probe.due = kernel.clock + 1
+
+    monkeypatch.setattr(made, "turn", turn)
+    began = kernel.clock
+    kernel.pauses_at = began + 40 if pauses_in == "a wait" else 0.0
+    assert made.run() == Outcome.NOT_READY
+    assert kernel.clock - began == pytest.approx(60 + PAUSE, abs=READ_TIMEOUT + init.TICK)
 
 
 def test_a_machine_that_is_merely_slow_is_not_paused(

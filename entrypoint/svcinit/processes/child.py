@@ -90,10 +90,32 @@ def prctl(option: int, value: int) -> bool:
         return False
 
 
-def take_signal(signals: Collection[int], seconds: float) -> tuple[_signal.struct_siginfo | None, float]:
-    """sigtimedwait(2): the signal, or None. Also for how many seconds the process was paused during the wait (docker
-    pause, SIGSTOP): by so much the wait ended too late."""
-    until = time.monotonic() + seconds
-    taken = _signal.sigtimedwait(signals, seconds)
-    late = time.monotonic() - until
-    return taken, late if late > PAUSED else 0.0
+class Clock:
+    """A monotonic clock that stands still while the container is paused (docker pause, SIGSTOP): a process that could
+    not run is not late.
+
+    Two things show a pause: a wait that ends more than PAUSED seconds too late, and more than `work` + PAUSED seconds
+    between two calls of `now` or `take`. `work`: for how many seconds, at most, the process works between two calls.
+    """
+
+    def __init__(self, work: float = 0.0, monotonic: Callable[[], float] | None = None) -> None:
+        self._work, self._monotonic = work, monotonic or (lambda: time.monotonic())
+        self._paused = 0.0  # seconds
+        self._seen = self._monotonic()
+
+    def now(self) -> float:
+        """Seconds."""
+        seen = self._monotonic()
+        self._paused += max(0.0, seen - self._seen - self._work - PAUSED)
+        self._seen = seen
+        return seen - self._paused
+
+    def take(self, signals: Collection[int], seconds: float | None) -> _signal.struct_siginfo | None:
+        """The next of the signals (sigtimedwait(2)); None: there was none within `seconds`."""
+        until = self.now() + (seconds or 0.0)
+        taken = _signal.sigwaitinfo(signals) if seconds is None else _signal.sigtimedwait(signals, seconds)
+        self._seen = self._monotonic()
+        late = self._seen - self._paused - until
+        if seconds is not None and late > PAUSED:
+            self._paused += late
+        return taken

@@ -17,7 +17,7 @@ import time
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
 from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
-from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, descendants, fork, prctl, take_signal
+from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, Clock, descendants, fork, prctl
 from svcinit.processes.execution import OF_WRITES, become, execute
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ class Init:
         self._pids: dict[str, int] = {}  # until the child is reaped: then the kernel may use the number again
         self._alive: set[str] = set()  # until `wait` has returned the end of the child
         self.orphans = 0  # the number of orphans that were reaped
-        self._paused = 0.0  # seconds during which the container was paused
+        self._clock = Clock()
         self._events: list[Event] = []
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
@@ -52,9 +52,8 @@ class Init:
         self._unprotect: Callable[[], object] = int  # each child calls this first
 
     def now(self) -> float:
-        """Seconds on the monotonic clock, without the time in which the container was paused (docker pause, SIGSTOP).
-        All deadlines use this clock: a child that could not run is not late."""
-        return time.monotonic() - self._paused
+        """Seconds on the clock of the container, which all deadlines use."""
+        return self._clock.now()
 
     def alive(self, role: str) -> bool:
         """Does a child have this role? True until `wait` has returned its end."""
@@ -74,11 +73,9 @@ class Init:
                     self._alive.discard(event.role)
                 return event
             left = 0.0 if until is None else until - self.now()
-            if until is None:
-                info: _signal.struct_siginfo | None = _signal.sigwaitinfo(self._signals)
-            else:
-                info, paused = take_signal(self._signals, min(left, TICK)) if left > 0 else (None, 0.0)
-                self._paused += paused
+            info = None
+            if until is None or left > 0:
+                info = self._clock.take(self._signals, None if until is None else min(left, TICK))
             if info is None:
                 if left > TICK:
                     continue

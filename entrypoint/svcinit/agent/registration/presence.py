@@ -13,12 +13,12 @@ import time
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.connect import READ_TIMEOUT, connect
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
-from svcinit.processes.child import take_signal
+from svcinit.processes.child import Clock
 from svcinit.processes.crew import READY
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
@@ -70,11 +70,11 @@ class Presence:
         self, settings: Settings, beat: Callable[[], None], life: str, first: bool, ready: int,
         env: Mapping[str, str], secrets: int, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._now = now
-        self.settings, self.beat, self._first, self._memory = settings, beat, first, ready
+        self._now, self._clock, self._beat = now, Clock(READ_TIMEOUT, now), beat
+        self.settings, self._first, self._memory = settings, first, ready
         self._env, self._secrets = env, secrets
         self.consul = connect(settings)
-        self.consul.beat = beat  # each call has a deadline, and there may be many in one turn
+        self.consul.beat = self.beat  # each call has a deadline, and there may be many in one turn
         found = services(settings)
         self._can_probe = ready >= 0
         self.ready_probe = self._readiness(found[0]) if found else None
@@ -88,15 +88,14 @@ class Presence:
         ]  # fmt: skip
         self.follower: Follower | None = None
         self._parent = os.getppid()
-        self._paused = 0.0  # for how many seconds nothing ran
         self._life, self._state = life, StateFile(settings.run, NAME)
         self._count_on(read_of_life(settings.run, NAME, life))
 
     def run(self) -> int:
-        give_up = self._now() + self.settings.start_timeout
+        give_up = self._clock.now() + self.settings.start_timeout
         while not self._asked_to_end():
             self.turn(self._now())
-            if self.ready_probe is not None and self._now() - self._paused > give_up:
+            if self.ready_probe is not None and self._clock.now() > give_up:
                 limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
                 said = self.ready_probe.output or "no result"
                 log.error("not_ready", "not ready within {limit}: {variable} found: {error}",
@@ -111,6 +110,11 @@ class Presence:
         if self._first and not self.consul.reached:
             return Outcome.NOT_REGISTERED  # nothing of ours ever reached the agent
         return self.farewell()
+
+    def beat(self) -> None:
+        """Leave a sign of life, before each step that takes time."""
+        self._clock.now()
+        self._beat()
 
     def turn(self, now: float) -> None:
         """All that is due."""
@@ -187,8 +191,7 @@ class Presence:
         followed = [] if self.follower is None else [self.follower.due]
         due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes), *followed])
         longest = PROBING if any(probe.is_running for probe in probes) else BEAT
-        taken, paused = take_signal(WAKING, max(0.0, min(due - self._now(), longest)))
-        self._paused += paused
+        taken = self._clock.take(WAKING, max(0.0, min(due - self._now(), longest)))
         if taken is not None and taken.si_signo == _signal.SIGHUP and self.follower is not None:
             self.follower.refresh()
         if self.consul.is_hung_up():  # the agent ended, and may have lost us
