@@ -16,8 +16,8 @@ from testing.docker import Engine
 from testing.planted import pytest_sessionfinish as pytest_sessionfinish
 
 FIGURES: list[str] = []
-# A background job has SIGINT and SIGQUIT ignored, nohup(1) has SIGHUP ignored: the tests' own children start with none of
-# that, nor with a blocked signal.
+# A background job has SIGINT and SIGQUIT ignored, nohup(1) has SIGHUP ignored: the children of tests start with none of
+# them ignored, and with no signal blocked.
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two are Python's own

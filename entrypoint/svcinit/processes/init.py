@@ -12,7 +12,6 @@ import _signal  # not `signal`: its enums cost every container start 5 ms
 import errno
 import os
 import sys
-import time
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
