@@ -15,6 +15,8 @@ EventName = Literal[
     "rendered",
     "unavailable",
     "empty",
+    "peers_by_health",
+    "peers_maybe_missing",
     "degraded",
     "started",
     "not_started",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import dns.rrset
 import pytest
 from dns.message import Message
 
+from svcinit import log
 from svcinit.agent.consul.discovery import TRIES, Peer, Resolver
 from svcinit.errors import ConfigError, Unavailable
 from testing.consul import LOOPBACK, free_ports
@@ -115,9 +117,9 @@ def answer(question: Message, count: int, *, flags: int = 0) -> Message:
     made.flags |= flags
     name = question.question[0].name
     for n in range(1, count + 1):
-        host = f"host{n}.node.dc1.consul."
+        host = f"host{n}.node.dc1.consul." if n < 100 else f"{n}.a.b."
         made.answer.append(dns.rrset.from_text(name, 0, "IN", "SRV", f"1 1 {8000 + n} {host}"))
-        made.additional.append(dns.rrset.from_text(host, 0, "IN", "A", f"10.0.0.{n}"))
+        made.additional.append(dns.rrset.from_text(host, 0, "IN", "A", f"10.0.{n >> 8}.{n & 255}"))
     return made
 
 
@@ -139,7 +141,7 @@ def framed(wire: bytes) -> bytes:
 
 
 def instances_over_tcp(count: int) -> Stream:
-    return lambda question, client: client.sendall(framed(answer(question, count).to_wire()))
+    return lambda question, client: client.sendall(framed(answer(question, count).to_wire(max_size=65535)))
 
 
 def until_closed(client: socket.socket) -> None:
@@ -387,3 +389,39 @@ def test_what_cannot_be_a_name_is_told_before_any_server_is_asked(serve: Serve, 
     with pytest.raises(ConfigError, match="cannot be a name in DNS"):
         Resolver([server.address]).peers(name)
     assert server.over_udp == 0
+
+
+# answers that may lack instances
+
+
+def by_health(count: int) -> Callable[[object], list[Peer]]:
+    return lambda _question: [Peer(f"h{n}", f"10.0.0.{n % 250}", 8000 + n, "") for n in range(count)]
+
+
+def test_where_tcp_is_closed_the_health_api_completes_an_answer_that_may_lack_instances(serve: Serve) -> None:
+    resolver = Resolver([serve(instances(3)).address], health=by_health(9))
+    assert len(resolver.peers("web")) == 9
+
+
+def test_where_tcp_is_closed_and_the_health_api_shows_fewer_there_is_a_warning(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log.configure("info", "json")
+    assert len(Resolver([serve(instances(3)).address], health=by_health(0)).peers("web")) == 3
+    line = json.loads(capfd.readouterr().err)
+    assert (line["event"], line["level"], line["service"], line["dns"]) == ("peers_maybe_missing", "warning", "web", 3)
+
+
+def test_a_full_answer_over_tcp_is_never_used(serve: Serve) -> None:
+    server = serve(instances(3), instances_over_tcp(1024))
+    assert len(Resolver([server.address], health=by_health(1500)).peers("web")) == 1500
+    for health in (None, by_health(0), by_health(1023)):
+        with pytest.raises(Unavailable, match="DNS gave only 1024 instances of web"):
+            Resolver([server.address], health=health).peers("web")
+
+
+def test_an_answer_over_tcp_with_room_left_is_all(serve: Serve) -> None:
+    def never(_question: object) -> list[Peer]:
+        raise AssertionError
+
+    assert len(Resolver([serve(instances(3), instances_over_tcp(500)).address], health=never).peers("web")) == 500

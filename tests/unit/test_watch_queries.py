@@ -40,6 +40,9 @@ class FakeConsul:
         self.near.recv(1)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
+    def dns_only_passing(self) -> bool:
+        return False
+
     def kv_query(self, dc: str | None) -> dict[str, str]:
         return {"recurse": "true"}
 

@@ -29,6 +29,7 @@ class Consul(Http):
     """An agent, by its endpoints. `consistency` of KV reads: default, stale or consistent."""
 
     consistency = "default"
+    _only_passing: bool | None = None  # None: not asked yet
 
     def kv(self, prefix: str, dc: str | None = None) -> dict[str, bytes]:
         """All keys below the folder `prefix`, by full name, in one recursive GET; none: an empty mapping.
@@ -63,6 +64,18 @@ class Consul(Http):
             raise Away(
                 f"{self.title('GET', path)}: the answer does not have the agent's name and address yet"
             ) from None
+
+    def dns_only_passing(self) -> bool:
+        """The agent's dns_config.only_passing; False if the agent does not show its configuration."""
+        path = "/v1/agent/self"
+        if self._only_passing is None:
+            shown = self.record("GET", path, self.call("GET", path, AGENT_RULE)).get("DebugConfig")
+            self._only_passing = isinstance(shown, dict) and shown.get("DNSOnlyPassing") is True
+        return self._only_passing
+
+    def close(self) -> None:
+        super().close()
+        self._only_passing = None  # the agent may have been started with another configuration
 
     def leader(self) -> str:
         """HOST:PORT of the servers' leader; empty when there is none. No token is needed."""

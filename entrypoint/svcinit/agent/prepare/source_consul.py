@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
-    from svcinit.agent.consul.discovery import Resolver
+    from svcinit.agent.consul.discovery import Peer, Resolver
     from svcinit.settings.environment import Settings
 
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
@@ -53,9 +53,14 @@ class ConsulSource(Source):
             from svcinit.agent.consul.discovery import Resolver
 
             timeout = min(DNS_TIMEOUT, self._seconds_left())
-            self._resolver = Resolver(self._settings.dns_addr, self._settings.domain, timeout)
+            self._resolver = Resolver(self._settings.dns_addr, self._settings.domain, timeout, self._by_health)
             self._resolver.stats = self._stats
         return Answer(self._resolver.peers(wanted.name, tag=wanted.tag, dc=wanted.dc), time.time())
+
+    def _by_health(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
+        from svcinit.agent.consul import health
+
+        return health.peers(self._client(), question, self._settings.domain)
 
     def _client(self) -> Consul:
         if self._consul is None:

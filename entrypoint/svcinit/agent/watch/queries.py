@@ -15,9 +15,9 @@ import socket
 import time
 
 from svcinit import log
-from svcinit.agent.consul.api import KV_LIMIT, key_path, key_rule, service_rule
+from svcinit.agent.consul import health
+from svcinit.agent.consul.api import KV_LIMIT, key_path, key_rule
 from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.consul.discovery import Peer, name_and_tag
 from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.errors import SvcinitError, Unavailable
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
+    from svcinit.agent.consul.discovery import Peer
 
 WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that those of many do not end together
 GRACE = 10.0  # seconds on top of what the server may add (wait/16) until the query counts as lost
 BACKOFF = 0.25, 30.0
 LOOK = 0.25  # seconds between two looks at a file
-PORTS = 65535
 BURST, RATE = 20, 10.0  # queries at once, and a second from then on: whatever a server answers, no hot loop
 
 
@@ -172,58 +172,24 @@ class Peers(Watch):
 
     def __init__(self, consul: Consul, wanted: InputId, domain: str, known: str = "") -> None:
         super().__init__(consul, wanted, known)
-        self._dc = wanted.dc
-        self._name, self._tag = name_and_tag(wanted.name, wanted.tag)
-        self._domain = domain.strip(".")
-        self.path, self.rule = f"/v1/health/service/{self._name}", service_rule(self._name, "read")
+        self._health = health.Peers((wanted.name, wanted.tag, wanted.dc), domain)
+        self.path, self.rule = self._health.path, self._health.rule
 
     @property
     def answer(self) -> Answer | None:
-        complete = all(_packed(peer.address) is not None for peer in self.content or ())
-        return super().answer if complete else None  # DNS has the address of a host name
+        return super().answer if health.is_complete(self.content or []) else None  # DNS has the address of a host name
 
     def query(self) -> dict[str, str]:
-        found = {"tag": self._tag} if self._tag else {}
-        return found | ({"dc": self._dc} if self._dc else {})
+        return self._health.query
 
     def read(self, answer: object) -> list[Peer]:
-        try:
-            return sorted({self._peer(entry) for entry in answer if _is_given(entry)})  # type: ignore[attr-defined]
-        except (TypeError, KeyError, AttributeError):
-            raise Unavailable(f"{self.id}: {self.path} answered something that is no list of instances") from None
-
-    def _peer(self, entry: Any) -> Peer:
-        node, service = entry["Node"], entry["Service"]
-        dc, port = node.get("Datacenter") or self._dc, service["Port"]
-        texts = node["Node"], service["Address"] or node["Address"]
-        if not all(isinstance(text, str) for text in texts) or type(port) is not int or not 0 <= port <= PORTS:
-            raise TypeError
-        if not service["Address"]:
-            host = f"{node['Node']}.node.{dc}.{self._domain}".lower()
-            return Peer(host, node["Address"], port, node["Node"].lower())
-        packed = _packed(service["Address"])
-        if packed is None:  # a host name: DNS is asked, and this only tells that it should be
-            return Peer(service["Address"], service["Address"], port, "")
-        return Peer(f"{packed.hex()}.addr.{dc}.{self._domain}", service["Address"], port, "")
+        self._health.only_passing = health.only_passing(self._consul)
+        return self._health.read(answer)
 
 
 def can_be_followed(wanted: InputId) -> bool:
     """Prepared queries have no index to block on; names of RFC 2782 are for DNS alone."""
     return wanted.kind == Kind.PEERS and not wanted.name.endswith(".query") and not wanted.name.startswith("_")
-
-
-def _is_given(entry: Any) -> bool:
-    """DNS gives what is not critical (dns_config.only_passing is off by default)."""
-    return all(check["Status"] != "critical" for check in entry["Checks"] or ())
-
-
-def _packed(address: str) -> bytes | None:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            return socket.inet_pton(family, address)
-        except (OSError, ValueError):  # ValueError: a NUL, or half of a surrogate pair
-            continue
-    return None
 
 
 def _is_readable(channel: socket.socket) -> bool:
