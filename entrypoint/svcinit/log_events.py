@@ -63,6 +63,8 @@ EventName = Literal[
     "background",
     "signal_failed",
     "no_subreaper",
+    "no_parent_signal",
+    "suspended",
     "no_folder",
     "cache_refused",
     "cache_not_written",

@@ -240,7 +240,10 @@ def seen_on(reader: int, text: bytes) -> bytes:
 
 
 def test_a_command_that_stops_writers_in_the_background_does_not_stop_a_preparation(tmp_path: pathlib.Path) -> None:
-    with on_terminal(tmp_path, "sh", "-c", f"stty tostop; {SLEEP}", **templates(tmp_path)) as (pid, reader):
+    with on_terminal(tmp_path, "sh", "-c", f"stty tostop; {SLEEP}", SVCINIT_FOREGROUND="1", **templates(tmp_path)) as (
+        pid,
+        reader,
+    ):
         seen_on(reader, b"started sh")
         eventually(lambda: termios.tcgetattr(reader)[3] & termios.TOSTOP, "stty has run")
         changed(tmp_path, 1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pty
 import resource
-import select
 import shlex
 import signal
 import subprocess
@@ -15,6 +13,7 @@ import sys
 import pytest
 
 from testing.process import PATH, ROOT, descendants, is_alive
+from testing.terminal import Terminal
 from testing.waiting import eventually
 from tests.inits.conftest import Init
 
@@ -219,42 +218,6 @@ def test_runs_a_script_without_an_interpreter_line(init: Init) -> None:
     script.write_text("exit 5\n")
     script.chmod(0o755)
     assert init.run(str(script)) == 5
-
-
-class Terminal:
-    """A pseudo terminal whose session leader runs an init on a command, as `docker run -t` does."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            os.execve(argv[0] if "/" in argv[0] else f"/usr/bin/{argv[0]}", argv, PATH)
-        self.seen = b""
-
-    def says(self, text: bytes, times: int = 1) -> None:
-        def read() -> bool:
-            while select.select([self.master], [], [], 0)[0]:
-                try:
-                    self.seen += os.read(self.master, 4096)
-                except OSError:
-                    break
-            return self.seen.count(text) >= times
-
-        eventually(read, f"{text!r} on the terminal", 5)
-
-    def type(self, text: bytes) -> None:
-        os.write(self.master, text)
-
-    def close(self) -> int:
-        try:
-            below = descendants(self.pid)
-            for pid in [*below, self.pid]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            return os.waitpid(self.pid, 0)[1]
-        finally:
-            os.close(self.master)
 
 
 def on_terminal(init: Init, *command: str) -> Terminal:

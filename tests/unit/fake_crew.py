@@ -67,7 +67,7 @@ class FakeCrew:
     def kill(self, role: str) -> None:
         self.signal(role, signal.SIGKILL)
 
-    def suspend(self) -> None:
+    def suspend(self, number: int) -> None:
         self.log.append("suspended")
 
     def resume(self) -> None:

@@ -162,8 +162,8 @@ class Lifecycle(Reloads):
                 self.crew.kill(role)
             case State.STOPPING, Stopped(Role.MAIN, _):
                 self.crew.resume()
-            case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU):
-                self.crew.suspend()
+            case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU as number):
+                self.crew.suspend(number)
             case State.STARTING | State.RELOADING, Deadline("retry") if self.job == Role.UNDO:
                 self.crew.start_undo()
             case State.STARTING, Deadline("retry") if self.job == Role.MAIN:

@@ -16,7 +16,7 @@ import sys
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
 from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
-from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, Clock, descendants, fork, prctl
+from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Clock, descendants, fork, prctl
 from svcinit.processes.execution import OF_WRITES, become, execute
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
 FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 SI_KERNEL = 0x80  # sigaction(2): the kernel sent the signal
+OF_TERMINAL = _signal.SIGTTIN, _signal.SIGTTOU  # for a process outside the foreground group that uses the terminal
 TICK = 5.0  # seconds: a longer wait is split into waits of this length, so that a pause of the container is noticed
 
 
@@ -46,8 +47,16 @@ class Init:
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # if it stayed ignored, the kernel would reap
+        # Ctrl-C at the terminal of a service goes to svcinit: it starts a stop, as TERM does.
+        self._has_foreground = settings.plain or settings.foreground
         if not self.is_pid1:
             _become_subreaper()
+        if settings.pdeathsig is not None:
+            _end_with_parent(settings.pdeathsig)
+        if settings.user is not None:
+            from svcinit.processes import standard_streams
+
+            standard_streams.give(settings.user[0])
         self._unprotect: Callable[[], object] = int  # each child calls this first
 
     def now(self) -> float:
@@ -116,7 +125,7 @@ class Init:
             log.context(role=role)
             self._unprotect()
             _return_to(self._folder)
-            if role == Role.MAIN:
+            if role == Role.MAIN and self._has_foreground:
                 _pass_terminal(group, os.getpid())
             sys.stderr = None  # a library that writes there could block; log.py does not use it
             return body()
@@ -178,11 +187,15 @@ class Init:
         """Send KILL to the child of `role` and to its process group."""
         self.signal(role, _signal.SIGKILL, group=True)
 
-    def suspend(self) -> None:
-        """Stop like a job of a shell, until a CONT arrives; the shell can take the terminal back.
+    def suspend(self, number: int) -> None:
+        """The service was suspended by signal `number`. Stop like a job of a shell, until a CONT arrives; the shell can
+        take the terminal back.
 
         PID 1 continues: the kernel does not stop PID 1, and no shell could continue it.
         """
+        if number in OF_TERMINAL and not self._has_foreground:
+            log.warning("suspended", "signal {signal} suspended the service: it uses the terminal; set {variable}=1",
+                        signal=number, variable="SVCINIT_FOREGROUND")  # fmt: skip
         if not self.is_pid1:
             _pass_terminal(self._pids.get(Role.MAIN), os.getpgrp())
             os.kill(os.getpid(), _signal.SIGSTOP)
@@ -191,7 +204,8 @@ class Init:
         """Send CONT to the service and its group. They get the terminal back if the shell gave it to us."""
         main = self._pids.get(Role.MAIN)
         if main is not None:
-            _pass_terminal(os.getpgrp(), main)
+            if self._has_foreground:
+                _pass_terminal(os.getpgrp(), main)
             self.signal(Role.MAIN, _signal.SIGCONT, group=True)
 
     def strays(self) -> int:
@@ -237,6 +251,15 @@ def _become_subreaper() -> None:
     """Become the parent of all orphans that descend from us (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     if not prctl(PR_SET_CHILD_SUBREAPER, 1):
         log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
+
+
+def _end_with_parent(number: int) -> None:
+    """Have the kernel send us signal `number` when our parent ends (prctl(2), PR_SET_PDEATHSIG)."""
+    parent = os.getppid()
+    if not prctl(PR_SET_PDEATHSIG, number):
+        log.warning("no_parent_signal", "{variable} has no effect: prctl(2) failed", variable="SVCINIT_PDEATHSIG")
+    elif os.getppid() != parent:  # the parent ended before the call
+        os.kill(os.getpid(), number)
 
 
 def _pass_terminal(owner: int | None, heir: int) -> None:

@@ -115,6 +115,8 @@ class Settings:
     stop: Action
     reload: Action
     signal_group: bool
+    foreground: bool
+    pdeathsig: int | None
     pre_start: tuple[str, ...] | None
     pre_reload: tuple[str, ...] | None
     post_stop: tuple[str, ...] | None

@@ -1,0 +1,137 @@
+"""A service on a terminal, as in `docker run -it`; the parent of svcinit; the standard streams by name. No Consul."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shlex
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from svcinit.processes import child, standard_streams
+from testing.process import PATH, running, svcinit_command
+from testing.terminal import Terminal
+from testing.waiting import eventually
+
+SERVICE = {"SVCINIT_STOP_TIMEOUT": "5s", "SVCINIT_TEMPLATES": ""}
+TRAPS = "trap 'echo got-int' INT; trap 'echo got-term; exit 3' TERM; echo is-up; while :; do sleep 0.05; done"
+NOBODY = 65534
+root = pytest.mark.skipif(os.geteuid() != 0, reason="changes the owner of files")
+
+
+@contextlib.contextmanager
+def on_terminal(*command: str, **env: str) -> Iterator[Terminal]:
+    terminal = Terminal(svcinit_command(*command), {**PATH, **env})
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def test_ctrl_c_stops_a_service_as_docker_stop_does() -> None:
+    """Nothing may reach the service past deregistration and drain."""
+    with on_terminal("bash", "-c", TRAPS, **SERVICE) as terminal:
+        terminal.says(b"is-up")
+        terminal.type(b"\x03")
+        terminal.says(b"got-term")
+        terminal.says(b"exit 3")
+        assert b"got-int" not in terminal.seen
+
+
+@pytest.mark.parametrize("env", [{}, {**SERVICE, "SVCINIT_FOREGROUND": "1"}], ids=["plain", "foreground"])
+def test_ctrl_c_reaches_what_has_the_foreground(env: dict[str, str]) -> None:
+    with on_terminal("bash", "-c", TRAPS, **env) as terminal:
+        terminal.says(b"is-up")
+        terminal.type(b"\x03")
+        terminal.says(b"got-int")
+        assert b"got-term" not in terminal.seen
+
+
+def test_a_service_that_reads_from_the_terminal_is_not_suspended_silently() -> None:
+    script = "echo is-up; read line; echo got-$line"
+    with on_terminal("sh", "-c", script, SVCINIT_LOG_FORMAT="json", **SERVICE) as terminal:
+        terminal.says(b'"event": "suspended"')
+        assert b'"variable": "SVCINIT_FOREGROUND"' in terminal.seen
+    with on_terminal("sh", "-c", script, SVCINIT_FOREGROUND="1", **SERVICE) as terminal:
+        terminal.says(b"is-up")
+        terminal.type(b"this\n")
+        terminal.says(b"got-this")
+
+
+@pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])
+def test_svcinit_gets_its_signal_when_its_parent_ends(env: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """As tini's -p."""
+    with running(
+        tmp_path, "sh", "-c", "echo is-up; exec sleep 1000", env={"SVCINIT_PDEATHSIG": "TERM", **env},
+        launch=lambda *command: ["sh", "-c", '"$@"; echo', "sh", *svcinit_command(*command)],
+    ) as parent:  # fmt: skip
+        parent.says("is-up")
+        [svcinit, service] = child.descendants(parent.pid)
+        parent.signal(signal.SIGKILL)
+        parent.wait()
+        eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in (svcinit, service)), "both ended")
+
+
+@root
+@pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])
+def test_the_service_of_a_user_opens_its_standard_streams_by_name(env: dict[str, str]) -> None:
+    """As nginx, php-fpm and apache do."""
+    script = "echo out > /dev/stdout; echo err > /dev/stderr; read line < /dev/stdin; echo $line"
+    done = subprocess.run(
+        svcinit_command("sh", "-c", script), env={**PATH, **env, "SVCINIT_USER": str(NOBODY)}, input=b"in\n",
+        capture_output=True, timeout=10, check=True,
+    )  # fmt: skip
+    assert done.stdout == b"out\nin\n"
+    assert b"err\n" in done.stderr
+    assert b"denied" not in done.stderr
+
+
+@root
+def test_the_service_of_a_user_opens_its_terminal_by_name() -> None:
+    with on_terminal("sh", "-c", "echo by-name > /dev/stdout; sleep 30", SVCINIT_USER=str(NOBODY)) as terminal:
+        terminal.says(b"by-name")
+
+
+@root
+def test_a_shells_terminal_a_file_a_device_a_named_pipe_and_the_pipe_of_another_user_keep_their_owner(
+    tmp_path: pathlib.Path,
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    paths: list[str | pathlib.Path] = [tmp_path / "fifo", tmp_path / "file", "/dev/null"]
+    opened = [os.open(path, os.O_RDWR) for path in paths]
+    foreign = os.pipe()
+    os.fchown(foreign[1], 1234, -1)
+    opened.append(foreign[1])
+    own = os.pipe()
+
+    def given(*descriptors: int) -> list[int]:
+        """The owners of the descriptors after `give`."""
+        pid = os.fork()
+        if pid == 0:
+            for number, each in enumerate(descriptors):
+                os.dup2(each, number)
+            standard_streams.give(NOBODY)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return [os.fstat(each).st_uid for each in descriptors]
+
+    try:
+        assert given(opened[0], opened[1], opened[2]) == [0, 0, 0]
+        assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+        assert given(opened[3], own[1], own[1]) == [1234, NOBODY, NOBODY]
+    finally:
+        for each in (*opened, foreign[0], *own):
+            os.close(each)
+    script = "stat -L -c 'owner %u' /dev/stdin"
+    in_shell = ["bash", "-c", shlex.join(svcinit_command("sh", "-c", script)) + "; echo"]
+    terminal = Terminal(in_shell, {**PATH, "SVCINIT_USER": str(NOBODY)})
+    try:
+        terminal.says(b"owner 0")
+    finally:
+        terminal.close()
