@@ -13,18 +13,19 @@ machine_mirror() { # the Debian or Ubuntu mirror that this machine installs from
         awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } }' /etc/apt/sources.list
 }
 
-from_debian11() { # DIR PACKAGE...: unpack packages of Debian 11 in DIR/tree; the machine's own apt state stays as it is
-    local work=$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg package
-    shift
+from_debian() { # SUITE DIR PACKAGE...: unpack packages of a Debian suite in DIR/tree; the machine's own apt state does not change
+    local suite=$1 work=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg package
+    shift 2
     if ! grep -q '^ID=debian' /etc/os-release || [ ! -f "$keyring" ]; then
         return 1
     fi
     mkdir -p "$work"/{sources,lists/partial,archives/partial}
-    printf 'Types: deb\nURIs: %s\nSuites: bullseye\nComponents: main\nSigned-By: %s\n' "$(machine_mirror)" "$keyring" \
-        >"$work/sources/bullseye.sources"
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$(machine_mirror)" "$suite" "$keyring" \
+        >"$work/sources/$suite.sources"
     local options=(-qq -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$work/sources"
-        -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work" -o APT::Sandbox::User=root)
-    (cd "$work" && apt-get "${options[@]}" update >&2 && apt-get "${options[@]}" download "${@/%//bullseye}" >&2) || return
+        -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work" -o APT::Sandbox::User=root
+        -o Acquire::Check-Valid-Until=false) # a mirror's index of sid may be past its date
+    (cd "$work" && apt-get "${options[@]}" update >&2 && apt-get "${options[@]}" download "${@/%//$suite}" >&2) || return
     for package in "$work"/*.deb; do dpkg -x "$package" "$work/tree"; done
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ from contextlib import contextmanager
 import pytest
 
 from testing.docker import docker
+from testing.images import ROOT
 from testing.load import Load
 from testing.waiting import eventually
 from tests.site.site import LOOK, Site
+from tools import site as tool
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
 
@@ -102,3 +105,23 @@ def test_one_host_is_stopped_and_started_again(site: Site, row: Row) -> None:
         site.is_whole()
     assert made.failed == []
     row(made)
+
+
+def test_compose_v1_reads_the_same_file() -> None:
+    """Compose v1 of 2021 is what Debian 12 has."""
+    subprocess.run([ROOT / "tools" / "apt-install", "docker-compose"], check=True)
+    said = subprocess.run(
+        ["docker-compose", "--file", tool.FILE, "config", "--services"], capture_output=True, text=True, check=True
+    )
+    assert {"server1", "shop-a", "nginx"} <= set(said.stdout.split())
+    assert said.stderr == ""
+
+
+def test_compose_says_nothing_against_the_file() -> None:
+    said = subprocess.run(
+        [ROOT / "tools" / "compose", "--file", tool.FILE, "config", "--quiet"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (said.stdout, said.stderr) == ("", "")
