@@ -12,9 +12,11 @@ HEAD = """# Settings
 <!-- Made from entrypoint/svcinit/settings/table.py by tools/settings_page.py: change it there. -->
 
 All settings of svcinit are environment variables. Booleans are `1`/`true`/`yes` or `0`/`false`/`no`. Durations are
-`500ms`, `10s`, `5m`, `1h`. Lists are separated by commas. An empty value counts as unset, unless the row explains the
-empty value. Each variable `X` can also be given as `X_FILE`, the path of a file with the value (a Docker secret). If
-the environment contains a variable twice, the first one counts.
+`500ms`, `10s`, `5m`, `1h`. Lists are separated by commas. In every list, `\\,` is a comma within a part:
+`SVCINIT_TAGS=middlewares=auth\\,gzip,blue` has two tags. Before a comma, `\\\\` is a backslash; elsewhere a backslash
+is itself. An empty value counts as unset, unless the row explains the empty value. Each variable `X` can also be given
+as `X_FILE`, the path of a file with the value (a Docker secret). If the environment contains a variable twice, the
+first one counts.
 
 Every file that you give to svcinit must be a regular file. A fifo, a socket, a device or a directory is an error, with
 three exceptions: `/dev/null` counts as an empty file, and the source and the CA certificates may be directories. A file

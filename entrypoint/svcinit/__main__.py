@@ -12,6 +12,22 @@ if TYPE_CHECKING:
 EX_USAGE = 64
 USAGE = "usage: svcinit [--] COMMAND [ARGUMENT...] | --help | --version"
 
+HELP = """
+svcinit is the PID 1 of a container: it configures the service from Consul, starts, registers, reloads and stops it.
+
+Examples:
+  svcinit sleep 60
+      a plain init: forwards signals and reaps children
+  SVCINIT_SERVICE=shop SVCINIT_PORT=8000 svcinit ./shop
+      registers the service in Consul for as long as it runs
+  SVCINIT_SERVICE=shop SVCINIT_SOURCE=file:dev.yaml svcinit ./shop
+      takes the configuration from a file, without Consul
+
+Documentation: docs/index.md in the source of svcinit; each variable: docs/settings.md. `svcinitctl --help` lists the
+commands for a running service; `svcinitctl doctor` checks the settings.
+
+A file can hold the value of any variable X: X_FILE is its path. The default of a variable is in brackets."""
+
 
 def main() -> NoReturn:
     # First of all, before any other import: until then the kernel discards what is sent to PID 1. From here on
@@ -35,7 +51,7 @@ def run(arguments: tuple[str, ...]) -> int:
     if arguments[:1] in (("--help",), ("-h",)):
         from svcinit.settings.environment import help_text
 
-        _print(USAGE, "\n\nX_FILE names a file to read any variable X from.\n", help_text())
+        _print(USAGE, HELP, help_text())
         return 0
     if arguments[:1] == ("--version",):
         from svcinit import __version__

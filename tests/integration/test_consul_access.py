@@ -16,6 +16,7 @@ import pytest
 from svcinit.agent.consul.answers import TlsFailed
 from svcinit.agent.consul.api import Consul
 from svcinit.errors import ConfigError, Unavailable
+from svcinit.settings.parsers import instance_id, pairs
 from testing.consul import ConsulAgent, binary, free_ports, ports, tokens
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -269,3 +270,23 @@ def test_a_watch_goes_over_a_unix_socket_too(consul: ConsulAgent, tmp_path: path
     agent = ConsulAgent(tmp_path / "agent", config={"addresses": {"http": f"127.0.0.1 unix://{tmp_path}/http.sock"}})
     with agent, contextlib.closing(Consul(f"unix://{tmp_path}/http.sock")) as client:
         assert followed(client) == client.leader()
+
+
+@pytest.mark.parametrize("service_id", ["a/b", 'a"b', "a?b#c", "a%2Fb", "a%b", "...", "{a}", "http:/h"])
+def test_an_id_that_settings_accept_can_be_registered_and_removed(consul: ConsulAgent, service_id: str) -> None:
+    assert instance_id(service_id)
+    check = {"CheckID": f"c:{service_id}", "TTL": "1m"}
+    with contextlib.closing(Consul(consul.url)) as client:
+        client.register({"ID": service_id, "Name": "odd", "Port": 1, "Check": check})
+        assert client.report(f"c:{service_id}", "odd", "passing", "")
+        assert client.maintenance(service_id, "odd", on=True, reason="x")
+        assert client.instance(service_id, "odd")
+        client.deregister(service_id, "odd")
+        assert client.services("odd") == {}
+
+
+def test_metadata_that_settings_accept_can_be_registered(consul: ConsulAgent) -> None:
+    meta = pairs(",".join(["k" * 128 + "=v", "long=" + "v" * 512, *(f"k{n}=" for n in range(61))]))
+    with contextlib.closing(Consul(consul.url)) as client:
+        client.register({"ID": "m", "Name": "odd", "Port": 1, "Meta": {**meta, "svcinit": "x"}})
+        client.deregister("m", "odd")

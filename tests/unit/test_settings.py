@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pathlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from svcinit.agent.registration import services
 from svcinit.errors import ConfigError, Fault
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
-from svcinit.settings.table import TABLE, Variable
+from svcinit.settings.parsers import joined, names
+from svcinit.settings.table import GROUPS, TABLE, Variable
 from tools.settings_page import PAGE, page
 
 ELSEWHERE = ("search", 1, "dc2"), ("blue.db", 3, "dc2"), ("geo.query", 1, None)
@@ -306,7 +310,15 @@ def test_the_settings_page_is_current() -> None:
 
 def test_help_names_every_variable() -> None:
     text = environment.help_text()
-    assert all(row.name in text and row.meaning in text for row in TABLE)
+    words = " ".join(text.split())
+    assert all(row.name in words and " ".join(row.meaning.split()) in words for row in TABLE)
+    assert max(map(len, text.split("\n"))) <= 100
+
+
+def test_help_has_every_variable_in_a_group() -> None:
+    assert next(iter(GROUPS)) == TABLE[0].name
+    assert set(GROUPS) <= {row.name for row in TABLE}
+    assert all(f"\n{title}:" in environment.help_text() for title in GROUPS.values())
 
 
 @pytest.mark.parametrize("given", ["svc:pass\nword", "svc:\0", "svc:\x7f"])
@@ -358,3 +370,74 @@ def test_faults_in_the_images_defaults_name_the_file_and_the_line(tmp_path: path
     assert said[1] == ", line 2: expected NAME=value, or a comment after #"
     assert said[2].startswith(", line 4: DJANGO_SETTINGS is not a variable of svcinit")
     assert said[3].startswith(": SVCINIT_DRAIN='soon'")
+
+
+# lists, with commas in their parts
+
+
+LISTS = {"\\,".join(["a", "b"]): ("a,b",), r"a\\,b": ("a\\", "b"), r"a\b,c\d\\": ("a\\b", "c\\d\\\\"), r",\,,": (",",),
+         r"traefik.middlewares=auth\,gzip, blue": ("traefik.middlewares=auth,gzip", "blue")}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "parts"), LISTS.items(), ids=LISTS)
+def test_a_comma_within_a_part_of_a_list_is_escaped(written: str, parts: tuple[str, ...]) -> None:
+    assert environment.read({"SVCINIT_TAGS": written}).tags == parts
+
+
+@given(st.lists(st.text(st.sampled_from("ab\\,"), min_size=1)))
+def test_a_list_of_yaml_is_the_same_list(parts: list[str]) -> None:
+    assert list(names(joined(parts))) == parts
+
+
+def test_every_list_takes_the_same_escape(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    found = environment.read({
+        "SVCINIT_META": r"k=a\,b,l=c", "SVCINIT_CHECK_HEADERS": r"X-Probe:a\,b:c,Y:1", "SVCINIT_KV_PREFIX": r"a\,b,c",
+        "SVCINIT_TEMPLATES": f"{tmp_path}/a\\,b",
+    })  # fmt: skip
+    assert dict(found.meta) == {"k": "a,b", "l": "c"}
+    assert dict(found.check_headers) == {"X-Probe": "a,b:c", "Y": "1"}
+    assert found.kv_prefix == (("a,b", None), ("c", None))
+    assert found.templates == (f"{tmp_path}/a,b",)
+
+
+def test_tags_and_metadata_of_another_service_are_the_list_that_was_written() -> None:
+    entry = {"name": "x", "port": 1, "tags": ["m=auth,gzip", "a\\"], "meta": {"k": "a,b=c", "l": "d\\"}}
+    found = services.services(environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SERVICES": json.dumps([entry])}))[1]
+    assert found.tags == ("m=auth,gzip", "a\\")
+    assert dict(found.meta) == {"k": "a,b=c", "l": "d\\"}
+
+
+# what Consul always refuses
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("SVCINIT_ADVERTISE", each) for each in ("0.0.0.0", "::", "[::]", "0:0:0:0:0:0:0:0", "host:0.0.0.0")],
+        *[("SVCINIT_ID", each) for each in ("http://h/x", "a/../b", ".", "..", "/a", "a/", "a//b", "./a")],
+        ("SVCINIT_META", "k=" + "v" * 513),
+        ("SVCINIT_META", "k=" + "é" * 257),
+        ("SVCINIT_META", "k" * 129 + "=v"),
+        ("SVCINIT_META", "consul-x=1"),
+        ("SVCINIT_META", ",".join(f"k{n}=v" for n in range(64))),
+    ],
+)
+def test_what_consul_always_refuses_is_a_fault_of_its_variable(name: str, value: str) -> None:
+    _, (fault,) = environment.attempt({"SVCINIT_SERVICE": "web", name: value})
+    assert fault.fields["variable"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("SVCINIT_ADVERTISE", each) for each in ("10.0.0.0/8", "0.0.0.0/0", "eth0", "default-route", "::1")],
+        ("SVCINIT_ADVERTISE", "host:a.example"),
+        *[("SVCINIT_ID", each) for each in ("a/b", "a.b", 'a"b', "...", "a%2Fb", "a?b#c")],
+        ("SVCINIT_META", "k=" + "v" * 512),
+        ("SVCINIT_META", "k" * 128 + "=v"),
+        ("SVCINIT_META", ",".join(f"k{n}=v" for n in range(63))),
+    ],
+)  # fmt: skip
+def test_what_consul_takes_is_taken(name: str, value: str) -> None:
+    assert environment.attempt({"SVCINIT_SERVICE": "web", name: value})[1] == []

@@ -12,7 +12,7 @@ import os
 from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest, split_host_port
 from svcinit.settings.parsers import wrong_value
-from svcinit.settings.table import TABLE, TEMPLATES, Variable
+from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, Variable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -424,9 +424,14 @@ def _has_files(directory: str) -> bool:
 
 
 def help_text() -> str:
-    """The table for a terminal: one variable, its default and its meaning."""
+    """The table for a terminal, in groups: each variable, its default and its meaning."""
+    import textwrap
+
     lines = []
     for row in TABLE:
-        default = f" [{row.default}]" if row.default else ""
-        lines.append(f"  {row.name}{default}\n      {row.meaning}")
+        if row.name in GROUPS:
+            lines.append(f"\n{GROUPS[row.name]}:")
+        lines.append(f"  {row.name}" + (f" [{row.default}]" if row.default else ""))
+        lines += textwrap.wrap(row.meaning, 100, initial_indent="      ", subsequent_indent="      ",
+                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
     return "\n".join(lines)

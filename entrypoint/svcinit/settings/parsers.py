@@ -12,13 +12,14 @@ from svcinit.names import account, is_label, split_host_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 LONGEST = 365 * 24 * 3600.0  # seconds
 CAP_KILL = 5  # capabilities(7)
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 QUOTED = r"'(?:[^'\\]|\\.){2,}'|\"(?:[^\"\\]|\\.){2,}\""  # more than a character in quotes
+META_KEY, META_VALUE, META_PAIRS = 128, 512, 63  # Consul's limits: bytes, and 64 pairs with svcinit's own
 UNCATCHABLE = _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD
 
 
@@ -66,8 +67,19 @@ def credentials(raw: str) -> str:
 
 
 def instance_id(raw: str) -> str:
+    """An id that Consul's HTTP API can address: Consul rewrites a path with `//`, `/./` or `/../`, however encoded."""
     if not raw.isascii() or not raw.isprintable() or " " in raw:
         raise ValueError("expected printable ASCII without blanks")
+    if any(part in ("", ".", "..") for part in raw.split("/")):
+        raise ValueError("Consul's HTTP API cannot address an id with an empty part, '.' or '..' between slashes")
+    return raw
+
+
+def advertise(raw: str) -> str:
+    """An address that Consul takes; what it means here is found out when it is needed."""
+    place = raw.removeprefix("host:")
+    if "/" not in place and any(sign in place for sign in ".:") and not place.strip("[]0.:"):
+        raise ValueError("Consul does not take an unspecified address; expected an address that others reach")
     return raw
 
 
@@ -146,10 +158,42 @@ def choice(*options: str) -> Callable[[str], str]:
 
 
 def names(raw: str) -> tuple[str, ...]:
-    return tuple(part for part in map(str.strip, raw.split(",")) if part)
+    """The parts of a list, without the blanks around them and without empty ones: every list is read here.
+
+    A comma within a part is written as `\\,`. Before a comma, two backslashes stand for one; elsewhere a backslash is
+    itself.
+    """
+    parts, part, backslashes = [], "", 0
+    for character in raw:
+        if character == "\\":
+            backslashes += 1
+            continue
+        if character == ",":
+            part += "\\" * (backslashes // 2)
+            if backslashes % 2:
+                part += character
+            else:
+                parts.append(part)
+                part = ""
+        else:
+            part += "\\" * backslashes + character
+        backslashes = 0
+    parts.append(part + "\\" * backslashes)
+    return tuple(part for part in map(str.strip, parts) if part)
+
+
+def joined(parts: Iterable[str]) -> str:
+    """The text of a list that `names` reads as `parts`, for lists in YAML and JSON."""
+    return "".join("\\,".join(map(_doubled, part.split(","))) + "," for part in parts)
+
+
+def _doubled(text: str) -> str:
+    """With twice as many backslashes at its end."""
+    return text + text[len(text.rstrip("\\")) :]
 
 
 def pairs(raw: str) -> dict[str, str]:
+    """`k=v,k=v` with what Consul takes as the metadata of a service (agent/structs, ValidateServiceMetadata)."""
     found = {}
     for part in names(raw):
         key, sign, value = part.partition("=")
@@ -157,7 +201,17 @@ def pairs(raw: str) -> dict[str, str]:
             raise ValueError(f"expected k=v,k=v with keys of letters, digits, '-' and '_', and found {part!r}")
         if key == "svcinit":
             raise ValueError("the key svcinit is svcinit's own")
+        if key.startswith("consul-"):
+            raise ValueError(f"Consul reserves keys that begin with consul-, and found {key!r}")
+        if len(key) > META_KEY or len(value.encode("utf-8", "surrogateescape")) > META_VALUE:
+            raise ValueError(
+                f"Consul takes {META_KEY} bytes of a key and {META_VALUE} of a value; {key[:20]!r} has more"
+            )
         found[key] = value
+    if len(found) > META_PAIRS:
+        raise ValueError(
+            f"expected at most {META_PAIRS} pairs and found {len(found)}: Consul takes 64, with svcinit's own"
+        )
     return found
 
 

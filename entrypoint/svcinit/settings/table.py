@@ -5,6 +5,7 @@ from __future__ import annotations
 from svcinit.settings.parsers import (
     action,
     addresses,
+    advertise,
     boolean,
     check,
     choice,
@@ -68,6 +69,17 @@ class Variable:
         return self.name.removeprefix("SVCINIT_").lower()
 
 
+GROUPS = {  # the first variable of each group, for `svcinit --help`
+    "CONSUL_HTTP_ADDR": "Consul",
+    "SVCINIT_SERVICE": "Registration and checks",
+    "SVCINIT_SOURCE": "Configuration from KV, and templates",
+    "SVCINIT_DNS_ADDR": "Peers, and waiting for them",
+    "SVCINIT_WATCH": "Reloads",
+    "SVCINIT_SIGNALS": "Signals, and how the service is stopped and reloaded",
+    "SVCINIT_PRE_START": "Hooks, user and environment",
+    "SVCINIT_RUN": "State, metrics and logs",
+}
+
 V = Variable
 # fmt: off
 TABLE = (
@@ -84,10 +96,10 @@ TABLE = (
     V("SVCINIT_SERVICE", None, service_name, "name of the service in Consul; if unset, no service is registered"),
     V("SVCINIT_ID", None, instance_id, "instance id; by default NAME-HOSTNAME-PORT"),
     V("SVCINIT_PORT", None, port, "port on which the service listens"),
-    V("SVCINIT_TAGS", "", names, "tags, separated by commas"),
-    V("SVCINIT_META", "", pairs, "service metadata: k=v,k=v"),
+    V("SVCINIT_TAGS", "", names, "tags, separated by commas; \\, is a comma within a tag"),
+    V("SVCINIT_META", "", pairs, "service metadata: k=v,k=v; at most 63 pairs, 128 bytes for a key, 512 for a value"),
     V("SVCINIT_TAG_OVERRIDE", "0", boolean, "1: keep tags that other programs set in Consul's catalog"),
-    V("SVCINIT_ADVERTISE", None, text,
+    V("SVCINIT_ADVERTISE", None, advertise,
       "address to register: an IP, an interface, a CIDR to select an interface, default-route, or host:NAME, a host "
       "name that each client resolves; by default the address of Consul's agent"),
     V("SVCINIT_CHECK", None, check,
@@ -103,7 +115,8 @@ TABLE = (
     V("SVCINIT_CHECK_SUCCESSES", "1", count, "number of consecutive passing probes before the check is passing"),
     V("SVCINIT_CHECK_FAILURES", "1", count, "number of consecutive failed probes before the check is critical"),
     V("SVCINIT_DEREGISTER_AFTER", "30m", duration,
-      "Consul drops an instance that is critical for this time; at least 1m"),
+      "Consul removes an instance that is critical for this time; at least 1m. After docker rm -f or SIGKILL, the "
+      "instance is critical, and remains in the catalog, for this time"),
     V("SVCINIT_READY", "none", ready,
       "readiness probe: must succeed within SVCINIT_START_TIMEOUT after the start, before the service is registered: "
       "tcp, http:/path, https:/path, exec:COMMAND or none"),

@@ -11,7 +11,7 @@ import json
 
 from svcinit.errors import ConfigError
 from svcinit.settings.environment import check_faults, default_check, default_id
-from svcinit.settings.parsers import service_name, wrong_value
+from svcinit.settings.parsers import joined, service_name, wrong_value
 from svcinit.settings.table import TABLE
 
 TYPE_CHECKING = False
@@ -145,9 +145,9 @@ def _raw(given: object, joint: str) -> str:
     if isinstance(given, str | int | float):
         return str(given)
     if isinstance(given, list):
-        return ",".join(_raw(item, "") for item in given)
+        return joined(_raw(item, "") for item in given)
     if isinstance(given, dict) and joint:
-        return ",".join(f"{key}{joint}{_raw(value, '')}" for key, value in given.items())
+        return joined(f"{key}{joint}{_raw(value, '')}" for key, value in given.items())
     raise ValueError("expected what one would write into the variable of that name")
 
 
