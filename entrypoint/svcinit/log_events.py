@@ -70,6 +70,8 @@ EventName = Literal[
     "cache_not_written",
     "state_not_written",
     "written_in_place",
+    "attributes_lost",
+    "hard_links_separated",
     "leftover_removed",
     "rolled_back",
     "not_rolled_back",

@@ -12,7 +12,7 @@ import errno
 import os
 import time
 
-from svcinit import log
+from svcinit import atomic_file, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,35 +179,14 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
             log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
             continue
         try:
-            _replace(inside, name, content)
+            atomic_file.replace(f"{name}.json", inside, content)
             return True
         except OSError as error:
             log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
-            _remove(f"{name}.json", inside)  # none is better than one that is true no more
+            atomic_file.remove(f"{name}.json", inside)  # none is better than one that is true no more
         finally:
             os.close(inside)
     return False
-
-
-def _replace(folder: int, name: str, content: bytes) -> None:
-    """The new file is ours from the start, whatever was put at its name: a fifo there would be waited for."""
-    new = f".{name}.new"
-    _remove(new, folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(new, flags, 0o600, dir_fd=folder)
-    try:
-        while content:
-            content = content[os.write(descriptor, content) :]
-    finally:
-        os.close(descriptor)
-    os.rename(new, f"{name}.json", src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _remove(path: str, folder: int) -> None:
-    try:
-        os.unlink(path, dir_fd=folder)
-    except OSError:
-        pass
 
 
 def clear(folder: str | None) -> None:
@@ -218,7 +197,7 @@ def clear(folder: str | None) -> None:
             if os.path.basename(place) == own:
                 inside = enter(place, {os.geteuid()})
                 for name in NAMES:
-                    _remove(f"{name}.json", inside)
+                    atomic_file.remove(f"{name}.json", inside)
                 os.close(inside)
                 os.rmdir(place)
         except OSError:

@@ -90,7 +90,7 @@ def test_without_capabilities_a_user_and_an_owner_cannot_be_had(case: Case) -> N
     case.template("etc/own.ini", f"{{# svcinit: owner={UID}:{UID} #}}\n")
     found = case.doctor("--cap-drop=SETUID", "--cap-drop=SETGID", "--cap-drop=CHOWN", SVCINIT_USER=UID)
     assert f"docker run --cap-add=SETGID --cap-add=SETUID, or --user {UID}:0" in found.one("capability-missing")
-    assert f"cannot write /etc/own.ini so that it belongs to uid {UID} and gid {UID}" in found.one("target-owner")
+    assert f"cannot give /etc/own.ini to uid {UID} and gid {UID}" in found.one("target-owner")
     assert found.well("targets") == ["/etc/app.ini can be put in place"]
     found = case.doctor("--cap-drop=KILL", SVCINIT_USER=UID)
     assert "the container lacks CAP_KILL" in found.one("settings-wrong")

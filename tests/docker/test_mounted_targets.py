@@ -12,7 +12,7 @@ from testing.docker import Container, Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 
-NOTICE = "written in place, not atomically: the file is a mount of its own file=/etc/app.conf"
+NOTICE = "/etc/app.conf is a mounted file: it was written in place, not atomically"
 TEMPLATE = '{# svcinit: mode=0440 check="grep -q ^fine {}" #}\nfine {{ key("greeting") }}\n'
 WAIT = "trap 'exit 3' TERM; trap 'echo reloaded' HUP; cat /etc/app.conf /etc/other.conf; while :; do sleep 0.05; done"
 

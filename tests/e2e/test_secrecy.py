@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.files.commit import commit, rollback, rollback_record
 from svcinit.agent.templates.render import Rendered
 from testing import planted
 from testing.consul import LOOPBACK, ConsulAgent
@@ -165,7 +165,7 @@ def test_a_file_that_shall_be_secret_is_never_wider_for_a_moment(tmp_path: pathl
             secret = Rendered(str(folder / "secret"), b"%d" % number, 0o600)
             committed = commit([secret])
             if number % 3 == 0:
-                undo(dump_undo(committed))
+                rollback(rollback_record(committed))
     finally:
         over.set()
         watcher.join(10)

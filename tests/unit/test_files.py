@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from places import NOBODY, faults_of, mode_of, needs_root, put, state_of, without_times
-from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.files.commit import commit, rollback, rollback_record
 from svcinit.agent.templates.render import Rendered
 from svcinit.errors import SvcinitError
 
@@ -87,7 +87,7 @@ def test_names_as_long_as_they_may_be_or_not_utf8_can_be_written(etc: Path) -> N
     targets = [f"{etc}/{'ü' * 127}", os.fsdecode(os.fsencode(etc) + b"/\xff"), f"{etc}/a b\n"]
     committed = commit([Rendered(target, b"x") for target in targets])
     assert sorted(os.listdir(etc)) == sorted(os.path.basename(target) for target in targets)
-    undo(dump_undo(committed))
+    rollback(rollback_record(committed))
     assert os.listdir(etc) == []
 
 
@@ -189,7 +189,7 @@ def test_when_a_rename_fails_the_earlier_ones_are_undone(etc: Path) -> None:
     ]
     faults = faults_of(*files)
     assert faults[0] == f"cannot write {etc}/c: is a directory; remove it, or rename the template"
-    assert faults[1] == f"{etc}/c could not be put back: it is a directory"
+    assert faults[1] == f"{etc}/c could not be rolled back: it is a directory"
     assert sorted(name for name in os.listdir(etc) if not name.endswith(".intent")) == ["a", "c", "new"]
     assert (etc / "a").read_bytes() == b"old"
     assert mode_of(etc / "a") == 0o640
@@ -208,41 +208,41 @@ def test_undo_puts_back_content_mode_and_owner_and_removes_what_was_not_there(et
     (etc / "link").symlink_to("far/b")
     before = without_times(state_of(etc))
     files = [Rendered(f"{etc}/{name}", b"new", 0o600, (9, 9)) for name in ("a", "link", "x/y/z", "x/w")]
-    record = dump_undo(commit([*files, Rendered(f"{etc}/same", b"old")]))
+    record = rollback_record(commit([*files, Rendered(f"{etc}/same", b"old")]))
     assert (etc / "far/b").read_bytes() == b"new"
-    undo(record)
+    rollback(record)
     assert without_times(state_of(etc)) == before
     after = state_of(etc)
-    undo(record)  # by one who does not know that it was done already
+    rollback(record)  # by one who does not know that it was done already
     assert state_of(etc) == after
 
 
 def test_undo_leaves_a_directory_that_somebody_uses_by_now(etc: Path) -> None:
-    record = dump_undo(commit([Rendered(f"{etc}/new/a", b"x")]))
+    record = rollback_record(commit([Rendered(f"{etc}/new/a", b"x")]))
     put(etc / "new/of-another")
-    undo(record)
+    rollback(record)
     assert os.listdir(etc / "new") == ["of-another"]
 
 
 def test_undo_of_nothing_does_nothing_and_a_damaged_record_is_a_fault(etc: Path) -> None:
-    undo(b"")
-    undo(dump_undo(commit([])))
-    record = dump_undo(commit([Rendered(f"{etc}/a", b"x")]))
+    rollback(b"")
+    rollback(rollback_record(commit([])))
+    record = rollback_record(commit([Rendered(f"{etc}/a", b"x")]))
     for damaged in (b"junk", record[:-5], b"i\x01\x00\x00\x00"):
-        with pytest.raises(SvcinitError, match="is damaged: nothing was put back"):
-            undo(damaged)
+        with pytest.raises(SvcinitError, match="is damaged: no file was rolled back"):
+            rollback(damaged)
     assert os.listdir(etc) == ["a"]
 
 
 def test_undo_puts_back_all_it_can_and_names_the_rest(etc: Path) -> None:
     put(etc / "a")
     put(etc / "b")
-    record = dump_undo(commit([Rendered(f"{etc}/a", b"new"), Rendered(f"{etc}/b", b"new")]))
+    record = rollback_record(commit([Rendered(f"{etc}/a", b"new"), Rendered(f"{etc}/b", b"new")]))
     (etc / "b").unlink()
     (etc / "b").mkdir()
     with pytest.raises(SvcinitError) as caught:
-        undo(record)
-    assert caught.value.faults == (f"{etc}/b could not be put back: it is a directory",)
+        rollback(record)
+    assert caught.value.faults == (f"{etc}/b could not be rolled back: it is a directory",)
     assert (etc / "a").read_bytes() == b"old"
 
 
@@ -272,5 +272,5 @@ def test_a_commit_that_fails_changes_no_byte_and_one_that_does_not_is_repeatable
         after = state_of(folder)
         assert commit(files).changed == []
         assert state_of(folder) == after
-        undo(dump_undo(committed))
+        rollback(rollback_record(committed))
         assert without_times(state_of(folder)) == without_times(before)

@@ -11,7 +11,7 @@ import pytest
 
 from killing import killed_at
 from places import mode_of, put
-from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.files.commit import commit, rollback, rollback_record
 from svcinit.agent.templates.render import Rendered
 
 
@@ -51,14 +51,14 @@ def test_killed_at_any_point_of_an_undo_every_target_is_whole_and_undo_can_be_re
     files = [Rendered(f"{etc}/a", b"new" * 1000), Rendered(f"{etc}/sub/b", b"new" * 1000)]
     put(etc / "a", b"old" * 2000)
     count = 1
-    record = dump_undo(commit(files))
-    while killed_at(count, partial(undo, record)):
+    record = rollback_record(commit(files))
+    while killed_at(count, partial(rollback, record)):
         assert (etc / "a").read_bytes() in (b"old" * 2000, b"new" * 1000)
         assert not (etc / "sub/b").exists() or (etc / "sub/b").read_bytes() == b"new" * 1000
-        undo(record)
+        rollback(record)
         assert (etc / "a").read_bytes() == b"old" * 2000
         assert not (etc / "sub").exists()
-        record = dump_undo(commit(files))
+        record = rollback_record(commit(files))
         count += 1
     assert count > 5
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from places import NOBODY, faults_of, needs_root, put, state_of, without_times
-from svcinit.agent.files.commit import commit, dump_undo, undo
+from svcinit.agent.files.commit import commit, rollback, rollback_record
 from svcinit.agent.templates.render import Rendered
 from svcinit.errors import SvcinitError
 
@@ -84,8 +84,8 @@ def test_a_directory_a_fifo_and_a_file_for_a_parent_are_reported_together_and_no
         Rendered(f"{etc}/file/x", b"x"),
     ) == (
         f"cannot write {etc}/dir: it is a directory; remove it, or rename the template",
-        f"cannot write {etc}/fifo: it is neither a file nor absent; remove it, or rename the template",
-        f"cannot write {etc}/file/x: not a directory; a part of {etc}/file is a file: remove that, or rename"
+        f"cannot write {etc}/fifo: it is not a regular file; remove it, or rename the template",
+        f"cannot write {etc}/file/x: not a directory; a part of {etc}/file is a file: remove that file, or rename"
         " the template",
     )
     assert state_of(etc) == before
@@ -95,7 +95,7 @@ def test_two_targets_that_are_one_file_are_a_fault(etc: Path) -> None:
     put(etc / "a")
     (etc / "b").symlink_to("a")
     assert faults_of(Rendered(f"{etc}/a", b"1"), Rendered(f"{etc}/b", b"2")) == (
-        f"{etc}/a and {etc}/b are one and the same file: write only one",
+        f"{etc}/a and {etc}/b are the same file: keep only one of the templates",
     )
 
 
@@ -125,7 +125,7 @@ def test_a_destination_that_this_user_may_not_write_is_named_with_what_to_do(ope
     uid = NOBODY if os.geteuid() == 0 else os.geteuid()
     assert in_child(run, uid).splitlines() == [
         f"cannot write {etc}/{path}: permission denied; let uid {uid} write to {etc}{below}, or run svcinit"
-        " as a user who may"
+        " as another user"
         for path, below in (("a", ""), ("d/e", "/d"))
     ]
     assert state_of(open_folder) == before
@@ -143,10 +143,10 @@ def test_a_user_who_may_not_give_files_away_is_told_so(open_folder: Path) -> Non
 
     faults = in_child(run, NOBODY).splitlines()
     assert [fault.partition(":")[0] for fault in faults] == [
-        f"cannot write {open_folder}/roots so that it belongs to uid 0 and gid 0",
-        f"cannot write {open_folder}/new so that it belongs to uid 0 and gid 0",
+        f"cannot give {open_folder}/roots to uid 0 and gid 0",
+        f"cannot give {open_folder}/new to uid 0 and gid 0",
     ]
-    assert faults[0].endswith("change the owner in the image, or run as root with CAP_CHOWN")
+    assert faults[0].endswith("change the owner in the image, or run svcinit as root with CAP_CHOWN")
     assert without_times(state_of(open_folder)) == {f"{open_folder}/roots": (b"old", 0o644, 0, 0)}
 
 
@@ -157,8 +157,8 @@ def test_any_user_can_write_what_is_theirs(open_folder: Path) -> None:
     def run() -> str:
         first = commit([Rendered(f"{open_folder}/a/b", b"1", 0o400)])
         second = commit([Rendered(f"{open_folder}/a/b", b"2", 0o440, (NOBODY, NOBODY))])
-        undo(dump_undo(second))
-        undo(dump_undo(first))
+        rollback(rollback_record(second))
+        rollback(rollback_record(first))
         return f"{first.changed == second.changed} {os.listdir(open_folder)}"
 
     assert in_child(run, NOBODY) == "True []"
@@ -200,7 +200,7 @@ def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_
     put(etc.parent / "srv.conf", b"old, and longer", 0o640)
     script = """
         import os, subprocess, sys
-        from svcinit.agent.files.commit import commit, dump_undo, undo
+        from svcinit.agent.files.commit import commit, rollback, rollback_record
         from svcinit.agent.templates.render import Rendered
         from svcinit.errors import ConfigError
         etc, source, options = sys.argv[1:]
@@ -213,7 +213,7 @@ def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_
             print(open(f"{etc}/app.conf").read(), oct(kind.st_mode), kind.st_uid, os.listdir(etc), flush=True)
         done = commit([Rendered(f"{etc}/app.conf", b"new", 0o600, (7, 8), "grep -q new {}")])
         show()
-        undo(dump_undo(done))
+        rollback(rollback_record(done))
         show()
         try:
             commit([Rendered(f"{etc}/app.conf", b"newer", check="grep -q new$ {}")])
@@ -221,8 +221,7 @@ def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_
             print(error)
         show()
     """
-    warning = "svcinit: warning: written in place, not atomically: the file is a mount of its own"
-    warning += f" file={etc}/app.conf"
+    warning = f"svcinit: warning: {etc}/app.conf is a mounted file: it was written in place, not atomically"
     old = f"old, and longer 0o100640 {os.getuid()} ['app.conf']"
     assert in_own_mounts(script, etc, etc.parent / "srv.conf", options).splitlines() == [
         warning,

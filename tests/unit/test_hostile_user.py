@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from places import NOBODY, faults_of, put, state_of, without_times
-from svcinit.agent.files.commit import Committed, commit, dump_undo, undo
-from svcinit.agent.files.journal import Was
+from svcinit.agent.files.commit import Committed, commit, rollback, rollback_record
+from svcinit.agent.files.journal import Original
 from svcinit.agent.prepare import cache
 from svcinit.agent.templates.render import Rendered, find
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
@@ -237,7 +237,7 @@ def committed(target: Path) -> None:
 
 def undone(target: Path) -> None:
     """By the record of a commit that made the target and its directory."""
-    undo(dump_undo(Committed([], [Was(str(target), None, 0, (0, 0), "")], [str(target.parent)])))
+    rollback(rollback_record(Committed([], [Original(str(target), None, "")], [str(target.parent)])))
     committed(target)
 
 

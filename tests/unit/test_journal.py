@@ -13,8 +13,8 @@ import pytest
 from killing import armed, killed_at_call
 from places import NOBODY, faults_of, needs_root, put, state_of
 from svcinit.agent.files import journal
-from svcinit.agent.files.commit import commit, undo
-from svcinit.agent.files.replacement import Replacement
+from svcinit.agent.files.commit import commit, rollback
+from svcinit.agent.files.replacement import FileState, Replacement
 from svcinit.agent.templates.render import Rendered
 from test_files_refused import in_own_mounts
 
@@ -73,7 +73,8 @@ def test_an_undo_writes_no_second_record_of_files_that_are_back_already(
     """On a slow disk its fsync(2) took the rest of the time, and a rollback that was done was said to have failed."""
     now = os.stat(etc / "a")
     owner, mode = (now.st_uid, now.st_gid), now.st_mode & 0o7777
-    was = [journal.Was(f"{etc}/{name}", b"old", mode, owner, journal.digest(b"new")) for name in "ab"]
+    old = FileState(b"old", mode, owner)
+    originals = [journal.Original(f"{etc}/{name}", old, journal.digest(b"new")) for name in "ab"]
     half(etc, new(etc))
     staged: list[str] = []
     stage = Replacement.stage
@@ -83,7 +84,7 @@ def test_an_undo_writes_no_second_record_of_files_that_are_back_already(
         stage(file)
 
     monkeypatch.setattr(Replacement, "stage", seen)
-    undo(journal.Record(was, []).dump())
+    rollback(journal.Record(originals, []).dump())
     assert staged == [f"{etc}/a"]
     assert {path.name: path.read_bytes() for path in etc.iterdir()} == {"a": b"old", "b": b"old"}
 
@@ -293,8 +294,8 @@ def test_a_record_reaches_only_files_of_its_own_directory(etc: Path) -> None:
         lambda data: data + b"x",
         lambda _: b"null\n",
         lambda _: b"[" * 100_000,
-        lambda data: data.replace(b"intent 1", b"intent 2"),
-        lambda _: json.dumps({"form": journal.FORM, "files": [[1]], "made": [], "folders": []}).encode() + b"\n",
+        lambda data: data.replace(b"intent 2", b"intent 1"),
+        lambda _: json.dumps({"format": journal.FORMAT, "files": [[1]], "created": [], "folders": []}).encode() + b"\n",
     ],
 )
 def test_a_damaged_record_changes_nothing(etc: Path, damage: object) -> None:

@@ -104,7 +104,7 @@ class Container:
         """Was `run` killed at that system call of its commit or rollback, or after it? False where there are fewer."""
 
         def body() -> int:
-            for name in ("commit", "undo"):
+            for name in ("commit", "rollback"):
                 setattr(commit, name, partial(self._armed, getattr(commit, name)))
             return run()
 

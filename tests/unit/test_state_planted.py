@@ -68,7 +68,7 @@ def test_what_is_planted_as_a_state_file_is_read_by_nobody_and_holds_nobody_up(
 def test_what_is_planted_where_a_new_file_is_made_is_replaced_and_nothing_is_written_through_it(
     tmp_path: pathlib.Path, plant: str
 ) -> None:
-    PLANTS[plant](tmp_path / ".init.new")
+    PLANTS[plant](tmp_path / ".init.json.new")
     before = (tmp_path / "other").read_text() if plant == "a link" else ""
     assert written(tmp_path)
     assert (tmp_path / "init.json").exists() or plant == "a directory"

@@ -1,10 +1,10 @@
-"""Files put in place all together or not at all, and put back if asked to.
+"""Writes a set of files: all of them or none. A commit can be rolled back.
 
-    committed = commit(rendered)     stage all, check all, rename all; what is as asked already is not touched
-    undo(dump_undo(committed))       every file as it was, byte for byte, with mode and owner, or gone again
+    committed = commit(rendered)            stage all, run all checks, rename all; files that would not change stay
+    rollback(rollback_record(committed))    every file as before (content, mode, owner, attributes), or removed
 
-After consul-template's renderer and rename(2): whoever reads a target, and whatever is killed when, there is
-one whole version of it, old or new. Standard library only.
+As in consul-template's renderer, files are replaced by rename(2). Readers always see the complete old or the complete
+new file, even if svcinit is killed. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 
-from svcinit.agent.files import journal, paths, replacement
-from svcinit.agent.files.journal import Journal, Was
+from svcinit import log
+from svcinit.agent.files import attributes, journal, paths, replacement
+from svcinit.agent.files.journal import Journal, Original
 from svcinit.agent.files.replacement import Replacement
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class File(Protocol):
-        """What a file shall be: see `render.Rendered`."""
+        """A file as it should be: see `render.Rendered`."""
 
         @property
         def target(self) -> str: ...
@@ -42,16 +43,17 @@ CHECK_TIMEOUT = 10.0
 
 
 class Committed:
-    """What a commit did. changed: targets that are new or different, in the order given."""
+    """The result of a commit. changed: targets that are new or different, in the order given; originals: the files
+    before the commit; created: the directories that it created."""
 
-    def __init__(self, changed: list[str], was: list[Was], made: list[str]) -> None:
+    def __init__(self, changed: list[str], originals: list[Original], created: list[str]) -> None:
         self.changed = changed
-        self.was = was
-        self.made = made
+        self.originals = originals
+        self.created = created
 
 
 class Change:
-    """A file asked for, `new`, and what is there instead, `now` (None: nothing). path: `target` without links."""
+    """new: the new version of a file; now: the file that exists (None: no file); path: `target` without links."""
 
     def __init__(self, file: File) -> None:
         self.target = file.target
@@ -59,21 +61,32 @@ class Change:
         with paths.reach(file.target) as place:
             if file.owner:
                 place.accept_owner(file.owner[0])
-            self.path = place.path  # a link stays a link: what it leads to is replaced
+            self.path = place.path  # a link stays a link: the file that it points to is replaced
             self.now = now = replacement.look_in(place) if not place.absent else None
-        mode = file.mode if file.mode is not None else now.mode if now else NEW_MODE
         owner = file.owner or (now.owner if now else None)
-        self.new = Replacement(self.path, file.content, mode, owner)
+        kept, mode = (now.attributes.copy(), now.mode) if now else (None, NEW_MODE)
+        has_new_owner = now is not None and owner is not None and owner[0] != now.owner[0]
+        self.lost = [attributes.ACL] if kept and has_new_owner and attributes.ACL in kept else []
+        if kept and self.lost:  # the former owner may have given access to itself
+            mode = attributes.mode_without_acl(kept, mode)
+            del kept[attributes.ACL]
+        self.new = Replacement(self.path, file.content, mode if file.mode is None else file.mode, owner, kept)
 
     def is_needed(self) -> bool:
-        now, new = self.now, self.new
-        return now is None or (now.content, now.mode, now.owner) != (new.content, new.mode, new.owner)
+        return self.now is None or not self.now.equals(self.new)
 
-    def was(self) -> Was:
-        now, becomes = self.now, journal.digest(self.new.content)
-        if now is None:
-            return Was(self.path, None, 0, (0, 0), becomes)
-        return Was(self.path, now.content, now.mode, now.owner, becomes)
+    def original(self) -> Original:
+        return Original(self.path, self.now, journal.digest(self.new.content))
+
+    def log_lost(self) -> None:
+        """Log what the replaced file had and the new one does not have."""
+        self.new.lost += self.lost
+        self.new.log_lost()
+        if self.now and self.now.links > 1 and not self.new.is_in_place:
+            log.warning(
+                "hard_links_separated", "{file} had {links} hard links: the other names keep the old content",
+                file=self.path, links=self.now.links,
+            )  # fmt: skip
 
 
 def commit(
@@ -85,41 +98,44 @@ def commit(
     redact: Callable[[str], str] = str,
     begin: Callable[[bytes], None] | None = None,
 ) -> Committed:
-    """Make every file what it shall be, or none.
+    """Write all files or none.
 
-    checks: run the files' check commands; timeout: seconds for each of them; env: their environment, None:
-    one's own; redact: takes secrets out of what they say; begin: is told before the first rename how `undo` puts
-    all back, and nothing (b"") when a commit that fails has done so. Mode and owner that are not asked for stay;
-    a new file is 0644 and belongs to who runs this.
+    checks: run the check commands of the files; timeout: seconds for each of them; env: their environment (None: that
+    of this process); redact: removes secrets from their output; begin: called before the first rename with the record
+    for `rollback`, and with b"" after a failed commit has rolled itself back. Without an explicit mode or owner, a file
+    keeps those that it has. A new file gets 0644 and the user of this process. Extended attributes are kept; a loss is
+    logged.
 
-    Raises ConfigError with all faults found. A full disk is one, too: Unavailable would say that Consul is
-    away, on which a reload goes on with the files in place.
+    Raises ConfigError with all errors. A full disk is a ConfigError too: Unavailable would mean that Consul is
+    unavailable, and then a reload goes on with the existing files.
     """
     files = list(files)
     changes = plan(files)
     if journal.recover(change.path for change in changes):
         changes = plan(files)
     changes = [change for change in changes if change.is_needed()]
-    committed = Committed([change.target for change in changes], [change.was() for change in changes], [])
+    committed = Committed([change.target for change in changes], [change.original() for change in changes], [])
     done = False
     with Journal() as kept:
         try:
-            _stage(changes, committed.made)
+            _stage(changes, committed.created)
             if checks:
                 _check(changes, timeout, env, redact)
             beside = {change.path for change in changes if not change.new.is_in_place}
-            kept.write([was for was in committed.was if was.path in beside])
+            kept.write([original for original in committed.originals if original.path in beside])
             if begin:
-                begin(dump_undo(committed))
+                begin(rollback_record(committed))
             _install(changes, committed, kept, begin)
             done = True
         finally:
             for change in changes:
                 change.new.discard()
             if not done:
-                replacement.remove_dirs(committed.made)
+                replacement.remove_dirs(committed.created)
         replacement.sync_dirs(change.path for change in changes)
         kept.remove()
+    for change in changes:
+        change.log_lost()
     return committed
 
 
@@ -130,52 +146,52 @@ def rehearse(
     env: Mapping[str, str] | None = None,
     redact: Callable[[str], str] = str,
 ) -> None:
-    """Stage every file and run every check as `commit` does, those of unchanged files too; put nothing in place.
+    """Stage all files and run all checks, also those of unchanged files, but replace nothing.
 
-    Raises ConfigError.
+    Raises ConfigError, as `commit` does.
     """
     changes = plan(files)
-    made: list[str] = []
+    created: list[str] = []
     try:
-        _stage(changes, made)
+        _stage(changes, created)
         _check(changes, timeout, env, redact)
     finally:
         for change in changes:
             change.new.discard()
-        replacement.remove_dirs(made)
+        replacement.remove_dirs(created)
 
 
-def dump_undo(committed: Committed) -> bytes:
-    """Return what `undo` needs, for another process."""
-    return journal.Record(committed.was, committed.made).dump()
+def rollback_record(committed: Committed) -> bytes:
+    """The input of `rollback`, for another process."""
+    return journal.Record(committed.originals, committed.created).dump()
 
 
-def undo(data: bytes) -> None:
-    """Put back what a commit changed. May be repeated: a file that is as it was is not touched.
+def rollback(data: bytes) -> None:
+    """Restore the files that a commit changed. Can be repeated: a file that is restored already is not touched.
 
-    data: what `dump_undo` returned; empty: nothing was committed. Raises SvcinitError naming what could not
-    be put back, after all else was.
+    data: the result of `rollback_record`; empty: nothing was committed. Raises SvcinitError that names the files that
+    could not be restored, after all others were restored.
     """
     if not data:
         return
     try:
         record = journal.load(data)
     except ValueError:
-        raise SvcinitError("the record of what the files were is damaged: nothing was put back") from None
-    journal.recover(was.path for was in record.was)  # another undo may have been killed
+        raise SvcinitError("the rollback record is damaged: no file was rolled back") from None
+    journal.recover(original.path for original in record.originals)  # another rollback may have been killed
     with Journal() as kept:
-        with contextlib.suppress(ConfigError):  # without a record a kill in the middle is worse, but nothing else is
-            kept.write(journal.changed(record.was))
-        faults = journal.put_back(record.was)
+        with contextlib.suppress(ConfigError):  # without the record, only a kill during the rollback would be worse
+            kept.write(journal.not_restored(record.originals))
+        faults = journal.restore(record.originals)
         if not faults:
             kept.remove()
-    replacement.remove_dirs(record.made)
+    replacement.remove_dirs(record.created)
     if faults:
         raise SvcinitError(*faults)
 
 
 def plan(files: Iterable[File]) -> list[Change]:
-    """What there is, and what shall be. Raises ConfigError with all that cannot be read or is asked for twice."""
+    """A Change for each file. Raises ConfigError for all files that cannot be read or have two sources."""
     changes: dict[str, Change] = {}
     faults: list[str] = []
     for file in files:
@@ -189,18 +205,18 @@ def plan(files: Iterable[File]) -> list[Change]:
             continue
         other = changes.setdefault(change.path, change)
         if other is not change:
-            told = f"{other.target} and {file.target} are one and the same file: write only one"
-            faults.append(Fault(told, file=file.target))
+            message = f"{other.target} and {file.target} are the same file: keep only one of the templates"
+            faults.append(Fault(message, file=file.target))
     if faults:
         raise ConfigError(*faults)
     return list(changes.values())
 
 
-def _stage(changes: Sequence[Change], made: list[str]) -> None:
+def _stage(changes: Sequence[Change], created: list[str]) -> None:
     faults: list[str] = []
     for change in changes:
         try:
-            replacement.make_dirs(os.path.dirname(change.path), made)
+            replacement.make_dirs(os.path.dirname(change.path), created)
             change.new.stage()
         except OSError as error:
             faults.append(replacement.fault(change.target, change.path, error))
@@ -219,8 +235,8 @@ def _install(
         except (OSError, ConfigError) as error:
             if isinstance(error, OSError):
                 error = ConfigError(replacement.fault(change.target, change.path, error))
-            # This one as well: a file that is a mount may be half written.
-            unrestored = journal.put_back(committed.was[: count + 1])
+            # This file as well: a mounted file may be incomplete.
+            unrestored = journal.restore(committed.originals[: count + 1])
             if not unrestored:
                 kept.remove()
                 if begin:

@@ -1,24 +1,25 @@
-"""What a commit is about to do, written down before its first rename: whoever comes next can put it back.
+"""Writes down before the first rename of a commit how to roll the commit back, so that a later process can do that.
 
-There are two records, of the same form: each file's old content, mode and owner, and the digest of its new content.
+There are two records of the same format. Each has the old content, mode, owner and attributes of every file, and the
+digest of its new content.
 
-- For the life of this svcinit: a memfd that init shares with whoever prepares (`agent/prepare/rollback.py`). It is
-  filled before the first rename and emptied when the verdict is whole, so it also covers a kill after the last rename.
-- For whoever comes after a KILL of the whole container, or shares the volume: a file in each directory,
-  `.svcinit-RANDOM.intent`, 0600. It lies beside the targets because these are what both containers see; one in
-  SVCINIT_CACHE would be lost with its container. It is there from before the first rename until after the last one:
-  then the set is whole, a killed container has no command left to tell, and each start renders anew.
+- For this run of svcinit: a memfd that init shares with every preparation (`agent/prepare/rollback.py`). It is filled
+  before the first rename and emptied when the verdict is complete, so it also covers a kill after the last rename.
+- For other containers on the same volume, and for the next run after a KILL of the whole container: one file in each
+  directory, `.svcinit-RANDOM.intent`, 0600. The record lies beside the targets because both containers see these
+  directories; a record in SVCINIT_CACHE would be lost with its container. The file exists from before the first rename
+  until after the last one. After that the set of files is complete, and each start renders anew.
 
-The old content is copied, not linked (link(2)): not each file system has links, a file that is a mount cannot have one,
-and the memfd needs the content anyway. It is put back, not finished: each start and each retry renders anew, and a file
-that nobody has checked in this life is never the result.
+The record contains a copy of the old content, not a hard link (link(2)): some file systems have no links, a mounted
+file cannot have one, and the memfd needs the content anyway. An interrupted commit is rolled back, never completed:
+each start and each retry renders anew, and a file must not come from a commit whose checks ran in another container.
 
-The records of all directories are durable (fsync(2)) before the first rename, and removed when the last rename is: one
-that is missing says that nothing was renamed, or all. Their removal is not synchronized: should a power failure bring
-one back, only files that still are what that commit made of them are put back, and rendered anew.
+The records of all directories are durable (fsync(2)) before the first rename. They are removed after the last rename.
+If one record is missing, either nothing or everything was renamed. The removal is not synchronized. If a power failure
+brings a record back, svcinit rolls back only files that still have the content of that commit, and renders them anew.
 
-Whoever is at work holds a flock(2) on its records. Root's next prepare believes a record only if it is root's own file
-that nobody else can read, and puts back files of the record's own directory only.
+A running commit holds a flock(2) on its records. svcinit accepts a record only if it is a regular file of its own user
+that no other user can read, and rolls back only files in the directory of the record.
 """
 
 from __future__ import annotations
@@ -32,67 +33,80 @@ import time
 from svcinit import log
 from svcinit.agent.files import replacement
 from svcinit.agent.files.paths import parent
-from svcinit.agent.files.replacement import Replacement
+from svcinit.agent.files.replacement import FileState, Replacement
 from svcinit.errors import ConfigError, Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from svcinit.agent.files.attributes import Attributes
+
     Folder = tuple[str, int, int]  # path, device, inode
 
-FORM = "svcinit intent 1"
+FORMAT = "svcinit intent 2"
 SUFFIX = ".intent"
-WAIT = 2.0  # seconds for another container that is at work in the same directory: it needs some milliseconds
-LOOK = 0.01  # seconds between two looks at whether it is done
+WAIT = 2.0  # seconds that another container gets to finish its commit in the same directory: it needs some milliseconds
+POLL_INTERVAL = 0.01  # seconds
 
 
-class Was:
-    """A file as it was. content: None where there was none; becomes: the digest of what it shall be."""
+class Original:
+    """A file before a commit. state: None if there was no file; becomes: the digest of the new content."""
 
-    __slots__ = ("becomes", "content", "mode", "owner", "path")
+    __slots__ = ("becomes", "path", "state")
 
-    def __init__(self, path: str, content: bytes | None, mode: int, owner: replacement.Owner, becomes: str) -> None:
-        self.path, self.content, self.mode, self.owner, self.becomes = path, content, mode, owner, becomes
+    def __init__(self, path: str, state: FileState | None, becomes: str) -> None:
+        self.path, self.state, self.becomes = path, state, becomes
 
 
 class Record:
-    """made: directories that the commit made; folders: all that have a record of it."""
+    """created: directories that the commit created; folders: all directories with a record of this commit."""
 
-    def __init__(self, was: Sequence[Was], made: list[str], folders: Sequence[Folder] = ()) -> None:
-        self.was, self.made, self.folders = was, made, folders
+    def __init__(self, originals: Sequence[Original], created: list[str], folders: Sequence[Folder] = ()) -> None:
+        self.originals, self.created, self.folders = originals, created, folders
 
     def dump(self) -> bytes:
-        """A line of JSON, then all contents."""
+        """A line of JSON, then the contents of all files."""
         import json
 
-        files = [
-            (was.path, None if was.content is None else len(was.content), was.mode, *was.owner, was.becomes)
-            for was in self.was
-        ]
-        head = {"form": FORM, "files": files, "made": self.made, "folders": self.folders}
-        return b"\n".join([json.dumps(head).encode(), b"".join(was.content or b"" for was in self.was)])
+        files = [(each.path, each.becomes, each.state and _described(each.state)) for each in self.originals]
+        head = {"format": FORMAT, "files": files, "created": self.created, "folders": self.folders}
+        contents = (each.state.content for each in self.originals if each.state)
+        return b"\n".join([json.dumps(head).encode(), b"".join(contents)])
+
+
+def _described(state: FileState) -> tuple[object, ...]:
+    import base64
+
+    known = {name: value for name, value in state.attributes.items() if value is not None}
+    coded = {name: base64.b64encode(value).decode() for name, value in known.items()}
+    return len(state.content), state.mode, *state.owner, coded
 
 
 def load(data: bytes) -> Record:
-    """What `dump` returned. Raises ValueError for anything else, a part of it included."""
+    """The record that `dump` wrote. Raises ValueError for any other data, an incomplete record included."""
+    import base64
     import json
 
     line, _, rest = data.partition(b"\n")
-    at, was = 0, []
+    at, originals = 0, []
     try:
         head = json.loads(line)
-        for path, size, mode, uid, gid, becomes in head["files"]:
-            content = None if size is None else rest[at : at + size]
-            at += size or 0
-            was.append(Was(path, content, mode, (uid, gid), becomes))
-        found = Record(was, head["made"], [(path, device, inode) for path, device, inode in head["folders"]])
-        is_whole = head["form"] == FORM and at == len(rest)
-    except (TypeError, LookupError, RecursionError) as error:
+        for path, becomes, described in head["files"]:
+            state = None
+            if described:
+                size, mode, uid, gid, coded = described
+                attributes: Attributes = {name: base64.b64decode(value) for name, value in coded.items()}
+                state = FileState(rest[at : at + size], mode, (uid, gid), attributes)
+                at += size
+            originals.append(Original(path, state, becomes))
+        record = Record(originals, head["created"], [(path, device, inode) for path, device, inode in head["folders"]])
+        is_complete = head["format"] == FORMAT and at == len(rest)
+    except (TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    if not is_whole:
-        raise ValueError("not whole")
-    return found
+    if not is_complete:
+        raise ValueError("the record is incomplete")
+    return record
 
 
 def digest(content: bytes) -> str:
@@ -101,56 +115,54 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def put_back(entries: Sequence[Was]) -> list[str]:
-    """Make files what they were, the last one first; return what went wrong."""
+def restore(originals: Sequence[Original]) -> list[str]:
+    """Restore files, the last one first; return the errors."""
     faults: list[str] = []
-    for was in reversed(entries):
+    for original in reversed(originals):
         try:
-            _restore(was)
+            _restore(original)
         except OSError as error:
-            faults.append(Fault(f"{was.path} could not be put back: {error.strerror}", file=was.path))
+            faults.append(Fault(f"{original.path} could not be rolled back: {error.strerror}", file=original.path))
         except ConfigError as error:
-            faults += (Fault(f"{was.path} could not be put back: {text}", file=was.path) for text in error.faults)
-    replacement.sync_dirs(was.path for was in entries)
+            faults += (
+                Fault(f"{original.path} could not be rolled back: {text}", file=original.path) for text in error.faults
+            )
+    replacement.sync_dirs(original.path for original in originals)
     return faults
 
 
-def changed(entries: Iterable[Was]) -> list[Was]:
-    """Those that are not what they were, or cannot be read."""
+def not_restored(originals: Iterable[Original]) -> list[Original]:
+    """The files that differ from their originals, or cannot be read."""
     found = []
-    for was in entries:
+    for original in originals:
         try:
-            if _is_back(was):
+            if _is_restored(original):
                 continue
         except (OSError, ConfigError):
-            pass  # `put_back` says why
-        found.append(was)
+            pass  # `restore` reports why
+        found.append(original)
     return found
 
 
-def _is_back(was: Was) -> bool:
-    now = replacement.look(was.path)
-    if now is None:
-        return was.content is None
-    return (now.content, now.mode, now.owner) == (was.content, was.mode, was.owner)
+def _is_restored(original: Original) -> bool:
+    now = replacement.look(original.path)
+    if now is None or original.state is None:
+        return now is original.state
+    return now.equals(original.state)
 
 
-def _restore(was: Was) -> None:
-    if _is_back(was):
+def _restore(original: Original) -> None:
+    if _is_restored(original):
         return
-    if was.content is None:
-        replacement.remove(was.path)
+    old = original.state
+    if old is None:
+        replacement.remove(original.path)
     else:
-        old = Replacement(was.path, was.content, was.mode, was.owner)
-        try:
-            old.stage()
-            old.install()
-        finally:
-            old.discard()
+        replacement.replace(Replacement(original.path, old.content, old.mode, old.owner, old.attributes))
 
 
 class Journal:
-    """The records of one commit in the directories of its files, for as long as it renames. A context manager."""
+    """The records of one commit in the directories of its files. A context manager."""
 
     def __init__(self) -> None:
         self._pages: list[Replacement] = []
@@ -162,18 +174,18 @@ class Journal:
         for page in self._pages:
             page.discard()
 
-    def write(self, entries: Sequence[Was]) -> None:
-        """Raises ConfigError, with nothing left, where a record cannot be written."""
-        if len(entries) < 2 and not any(replacement.is_mount(was.path) for was in entries):
+    def write(self, originals: Sequence[Original]) -> None:
+        """Raises ConfigError, and leaves nothing, if a record cannot be written."""
+        if len(originals) < 2 and not any(replacement.is_mount(each.path) for each in originals):
             return  # one rename is atomic
         name = replacement.own_name(SUFFIX)
         path = ""
         try:
-            places = {folder: os.stat(folder) for folder in sorted({os.path.dirname(was.path) for was in entries})}
+            places = {folder: os.stat(folder) for folder in sorted({os.path.dirname(each.path) for each in originals})}
             folders = [(folder, place.st_dev, place.st_ino) for folder, place in places.items()]
             for folder in places:
                 path = os.path.join(folder, name)
-                own = [was for was in entries if os.path.dirname(was.path) == folder]
+                own = [each for each in originals if os.path.dirname(each.path) == folder]
                 self._pages.append(Replacement(path, Record(own, [], folders).dump(), 0o600, None))
                 self._pages[-1].stage()
             for page in self._pages:
@@ -190,7 +202,7 @@ class Journal:
             raise
 
     def remove(self) -> None:
-        """All is in place, or put back."""
+        """Call this when the commit is complete or rolled back."""
         for page in self._pages:
             with contextlib.suppress(OSError, ConfigError):
                 replacement.remove(page.path)
@@ -198,10 +210,10 @@ class Journal:
 
 
 def recover(paths: Iterable[str]) -> bool:
-    """Put back what the dead had begun in the directories of these files, and remove what they had staged; say whether
-    something may have been put back.
+    """Roll back the commits of killed processes in the directories of these files, and remove their staged files.
 
-    What is damaged or another user's stays as it is, and so does what the living hold for longer than WAIT.
+    Return whether files may have been rolled back. Records that are damaged or belong to another user are left alone,
+    and so are records that a running process holds for longer than WAIT.
     """
     paths = list(paths)
     replacement.remove_leftovers(paths)
@@ -210,9 +222,9 @@ def recover(paths: Iterable[str]) -> bool:
         for name in os.listdir(folder):
             if replacement.is_own(name, SUFFIX):
                 with contextlib.suppress(OSError):
-                    made = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns
-                    stale.append((made, os.path.join(os.path.dirname(path), name)))
-    for _, path in sorted(stale, reverse=True):  # the latest one began on what the others had left
+                    written = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns
+                    stale.append((written, os.path.join(os.path.dirname(path), name)))
+    for _, path in sorted(stale, reverse=True):  # the latest commit first: it began with the files that the others left
         try:
             with contextlib.ExitStack() as held:
                 _recover(path, held)
@@ -232,21 +244,21 @@ def _recover(path: str, held: contextlib.ExitStack) -> None:
     deadline = time.monotonic() + WAIT
     if not all(page is not None and _lock(page, deadline) for page in pages.values()):
         return
-    was = [entry for each, page in pages.items() if page is not None for entry in _own(each, load(_read(page)))]
-    left = [entry for entry in was if _is_left(entry)] if there == siblings else []
-    faults = put_back(left)
+    originals = [entry for each, page in pages.items() if page is not None for entry in _own(each, load(_read(page)))]
+    left = [entry for entry in originals if _is_unchanged(entry)] if there == siblings else []
+    faults = restore(left)
     if faults:
         raise OSError("; ".join(faults))
     for each in there:
         replacement.remove(each)
     if left:
-        log.warning("rolled_back", "rolled back what a killed predecessor had begun: {changed}",
+        log.warning("rolled_back", "rolled back the files of a commit that was killed: {changed}",
                     changed=",".join(entry.path for entry in left))  # fmt: skip
 
 
 def _siblings(path: str, folders: Iterable[Folder]) -> list[str]:
-    """The records of this commit, `path` among them, in the order in which all lock them; not those of directories that
-    only others see."""
+    """The records of this commit, `path` among them, in the order in which every process locks them. Directories that
+    do not exist in this container are left out."""
     folder, name = os.path.split(path)
     own = os.stat(folder)
     found = {path}
@@ -259,7 +271,7 @@ def _siblings(path: str, folders: Iterable[Folder]) -> list[str]:
 
 
 def _open(path: str, held: contextlib.ExitStack) -> int | None:
-    """A record that svcinit's own user wrote and nobody else can read; None for anything else."""
+    """Open a record of svcinit's own user that no other user can read; None for anything else."""
     try:
         with parent(path) as place:
             fd = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.fd)
@@ -276,7 +288,7 @@ def _read(fd: int) -> bytes:
 
 
 def _lock(fd: int, deadline: float) -> bool:
-    """False where the living keep it, or have put back by now."""
+    """False if another process holds the record, or has rolled back and removed it in the meantime."""
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -284,21 +296,20 @@ def _lock(fd: int, deadline: float) -> bool:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
 
 
-def _own(path: str, record: Record) -> list[Was]:
-    """The files of a record, as those of the directory that it lies in: that may be mounted elsewhere here."""
+def _own(path: str, record: Record) -> list[Original]:
+    """The files of a record, with the paths that they have here: the directory may be mounted elsewhere."""
     folder = os.path.dirname(path)
-    named = ((os.path.join(folder, os.path.basename(was.path)), was) for was in record.was)
-    return [Was(place, was.content, was.mode, was.owner, was.becomes) for place, was in named]
+    named = ((os.path.join(folder, os.path.basename(each.path)), each) for each in record.originals)
+    return [Original(path, each.state, each.becomes) for path, each in named]
 
 
-def _is_left(was: Was) -> bool:
-    """Is the file what the dead made of it, so that nobody has changed it since? One that is a mount may be half
-    written."""
+def _is_unchanged(original: Original) -> bool:
+    """Does the file still have the content of the killed commit? A mounted file may be incomplete."""
     try:
-        now = replacement.look(was.path)
+        now = replacement.look(original.path)
     except (OSError, ConfigError):
         return False
-    return now is not None and (digest(now.content) == was.becomes or replacement.is_mount(was.path))
+    return now is not None and (digest(now.content) == original.becomes or replacement.is_mount(original.path))

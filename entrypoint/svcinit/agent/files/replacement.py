@@ -1,8 +1,8 @@
-"""One file replaced by a new version of itself. Standard library only.
+"""Replaces one file by a new version. Standard library only.
 
-The new version is a dot-file beside the target, so that the rename stays within one file system. Whoever made
-it holds a flock(2) on it until it is in place: one that can be locked was left by somebody who is dead, in
-this container or in another that shares the directory, and goes away. Directories are reached as `paths` does.
+The new version is a dot-file beside the target, because a rename works only within one file system. Its writer holds a
+flock(2) on it until the rename. A staged file that can be locked was left by a process that died, in this container or
+in another one that shares the directory; it is removed. Directories are opened as `paths` describes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import fcntl
 import os
 import stat
 
-from svcinit import log
+from svcinit import atomic_file, log
+from svcinit.agent.files import attributes
 from svcinit.agent.files.paths import Place, parent, reach
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
@@ -20,48 +21,65 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from svcinit.agent.files.attributes import Attributes
+
     Owner = tuple[int, int]
 
 _MARK = ".svcinit-"
 _RANDOM_BYTES = 8
-_BASE_BYTES = 200  # of the target's name kept in the staged one's, which may have 255
+_BASE_BYTES = 200  # of the target's name that the name of the staged file contains; a name has at most 255
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_PLACE_BESIDE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_RENAME = (errno.EBUSY, errno.EXDEV)
 
 
-class Now:
-    """A file as it is: content, mode (permission bits), owner (uid, gid)."""
+class FileState:
+    """A file as it is: content, mode (permission bits), owner (uid, gid), extended attributes, number of hard links."""
 
-    __slots__ = ("content", "mode", "owner")
+    __slots__ = ("attributes", "content", "links", "mode", "owner")
 
-    def __init__(self, content: bytes, mode: int, owner: Owner) -> None:
+    def __init__(
+        self, content: bytes, mode: int, owner: Owner, attributes: Attributes | None = None, links: int = 1
+    ) -> None:
         self.content = content
         self.mode = mode
         self.owner = owner
+        self.attributes: Attributes = attributes or {}
+        self.links = links
+
+    def equals(self, other: Replacement | FileState) -> bool:
+        """Are content, mode and owner the same?"""
+        return (self.content, self.mode, self.owner) == (other.content, other.mode, other.owner)
 
 
 class Replacement:
-    """A file on its way to `path`, which is free of links. owner: (uid, gid), None: whoever makes it.
+    """The new version of the file at `path`, which has no links in it.
 
-    staged: where the new version can be read before it is in place.
+    owner: (uid, gid); None: the user of this process. attributes: exactly those that the file shall have; None: those
+    that the directory gives to a new file. staged: a path by which the new version can be read before the rename. lost:
+    the names of the attributes that the new version cannot have.
     """
 
-    def __init__(self, path: str, content: bytes, mode: int, owner: Owner | None) -> None:
+    def __init__(
+        self, path: str, content: bytes, mode: int, owner: Owner | None, attributes: Attributes | None = None
+    ) -> None:
         self.path = path
         self.content = content
         self.mode = mode
         self.owner = owner
+        self.attributes = attributes
+        self.lost: list[str] = []
         self.staged = ""
         self._in_place = False
-        self._fd = -1  # open for reading only: a file open for writing cannot be executed by its check
+        self._fd = -1  # open for reading only: the check could not execute a file that is open for writing
 
     @property
     def is_in_place(self) -> bool:
-        """Is it to be written over the target, since there is no place beside it?"""
+        """Is the new version written over the target, because there is no place beside it?"""
         return self._in_place
 
     def stage(self) -> None:
-        """Write the new version. Raises OSError, and ConfigError where the owner cannot be had."""
+        """Write the new version. Raises OSError, and ConfigError where this process may not set the owner."""
         try:
             self._stage_beside()
         except OSError as error:
@@ -70,12 +88,12 @@ class Replacement:
             self._stage_in_memory()
 
     def install(self) -> None:
-        """Make the new version the target. An OSError may leave it half written if it is a mount."""
+        """Make the new version the target. After an OSError, a target that is a mount may be incomplete."""
         if not self._in_place:
             with parent(self.path) as place:
                 staged = os.path.basename(self.staged)
                 try:
-                    os.rename(staged, place.name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+                    atomic_file.rename(staged, place.name, place.fd)
                 except OSError as error:
                     if error.errno not in _NO_RENAME:
                         raise
@@ -88,21 +106,28 @@ class Replacement:
             self.staged = ""
 
     def discard(self) -> None:
-        """Let go of the new version if it is not in place; of its lock if it is."""
+        """Remove the new version if it was not installed, and release its lock."""
         if self.staged and not self._in_place:
-            _quietly(remove, self.staged)  # if not, the next commit finds it
+            _quietly(remove, self.staged)  # if this fails, the next commit removes it
         self.staged = ""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
+    def log_lost(self) -> None:
+        """Log the attributes that the installed file does not have any more."""
+        if self.lost and not self._in_place:
+            log.warning(
+                "attributes_lost", "extended attributes of {file} were not kept: {names}",
+                file=self.path, names=", ".join(self.lost),
+            )  # fmt: skip
+
     def _stage_beside(self) -> None:
         with parent(self.path) as place:
-            tail = os.fsdecode(os.fsencode(place.name)[-_BASE_BYTES:])  # some programs go by a file's extension
+            tail = os.fsdecode(os.fsencode(place.name)[-_BASE_BYTES:])  # some programs look at the extension of a file
             while self._fd < 0:
                 staged = f"{_MARK}{os.urandom(_RANDOM_BYTES).hex()}-{tail}"
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(staged, flags, 0o600, dir_fd=place.fd)
+                fd = atomic_file.create(staged, place.fd)
                 self.staged = os.path.join(place.folder, staged)
                 try:
                     self._fd = _locked(staged, place.fd)
@@ -115,34 +140,38 @@ class Replacement:
                     os.close(fd)
 
     def _fill(self, fd: int) -> None:
-        _write(fd, self.content)
-        kind = os.fstat(fd)
-        if self.owner not in (None, (kind.st_uid, kind.st_gid)):
+        atomic_file.write(fd, self.content)
+        status = os.fstat(fd)
+        if self.owner not in (None, (status.st_uid, status.st_gid)):
             _give(fd, self.path, self.owner)
-        os.fchmod(fd, self.mode)
+        mode = self.mode
+        if self.attributes is not None:
+            self.lost = attributes.write(fd, self.attributes, mode)
+            if attributes.ACL in self.lost:
+                mode = attributes.mode_without_acl(self.attributes, mode)
+        os.fchmod(fd, mode)
         os.fsync(fd)
 
     def _stage_in_memory(self) -> None:
         self._in_place = True
         self._fd = os.memfd_create("staged")
-        _write(self._fd, self.content)
+        atomic_file.write(self._fd, self.content)
         self.staged = f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def _overwrite(self) -> None:
-        """Never let anybody read more than before until the content is the one that they may read."""
+        """Write the content over the target. Until it is written, nobody may read the file who could not before."""
         fd = _opened_for_writing(self.path)
         try:
             log.warning(
-                "written_in_place", "written in place, not atomically: the file is a mount of its own file={file}",
-                file=self.path,
-            )  # fmt: skip
-            kind = os.fstat(fd)
-            old = stat.S_IMODE(kind.st_mode)
+                "written_in_place", "{file} is a mounted file: it was written in place, not atomically", file=self.path
+            )
+            status = os.fstat(fd)
+            old = stat.S_IMODE(status.st_mode)
             if old & self.mode != old:
                 os.fchmod(fd, old & self.mode)
-            if self.owner not in (None, (kind.st_uid, kind.st_gid)):
+            if self.owner not in (None, (status.st_uid, status.st_gid)):
                 _give(fd, self.path, self.owner)
-            _write(fd, self.content)
+            atomic_file.write(fd, self.content)
             os.ftruncate(fd, len(self.content))
             if old != self.mode:
                 os.fchmod(fd, self.mode)
@@ -151,10 +180,20 @@ class Replacement:
             os.close(fd)
 
 
-def look(path: str) -> Now | None:
-    """Return what is at `path`, None for nothing; a link at its end is not followed.
+def replace(new: Replacement) -> None:
+    """Stage and install one file. Raises OSError and ConfigError; a target that is no mount is then unchanged."""
+    try:
+        new.stage()
+        new.install()
+    finally:
+        new.discard()
+    new.log_lost()
 
-    Raises ConfigError, and OSError for what is not a regular file, too.
+
+def look(path: str) -> FileState | None:
+    """The file at `path`, None if there is none. A link at the end of the path is not followed.
+
+    Raises ConfigError, and OSError, also for anything that is not a regular file.
     """
     try:
         with parent(path) as place:
@@ -163,18 +202,19 @@ def look(path: str) -> Now | None:
         return None
 
 
-def look_in(place: Place) -> Now | None:
+def look_in(place: Place) -> FileState | None:
     """As `look`."""
     try:
-        kind = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
-        if stat.S_ISDIR(kind.st_mode):
+        status = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
-        if not stat.S_ISREG(kind.st_mode):
-            raise OSError(errno.EINVAL, "it is neither a file nor absent")
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(place.name, flags, dir_fd=place.fd), "rb") as file:
-            kind = os.fstat(file.fileno())
-            return Now(file.read(), stat.S_IMODE(kind.st_mode), (kind.st_uid, kind.st_gid))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with open(os.open(place.name, _READ, dir_fd=place.fd), "rb") as file:
+            fd = file.fileno()
+            status = os.fstat(fd)
+            owner = status.st_uid, status.st_gid
+            return FileState(file.read(), stat.S_IMODE(status.st_mode), owner, attributes.read(fd), status.st_nlink)
     except FileNotFoundError:
         return None
 
@@ -186,37 +226,37 @@ def remove(path: str) -> None:
 
 
 def remove_leftovers(paths: Iterable[str]) -> None:
-    """Remove the staged files of those who were killed before they could, beside each of these."""
+    """Remove the staged files beside each of these paths whose writers were killed."""
     for path, folder in folders(paths):
         for name in filter(_is_staged, os.listdir(folder)):
             try:
                 _remove_leftover(name, folder, os.path.join(os.path.dirname(path), name))
             except OSError:
-                continue  # somebody is at work on it
+                continue  # its writer still works on it
 
 
 def _remove_leftover(name: str, folder: int, path: str) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    fd = os.open(name, _READ, dir_fd=folder)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=folder)
-        log.info("leftover_removed", "removed what a killed predecessor left file={file}", file=path)
+        log.info("leftover_removed", "removed {file}, a temporary file of a svcinit that was killed", file=path)
     finally:
         os.close(fd)
 
 
-def make_dirs(folder: str, made: list[str], mode: int = 0o755) -> None:
-    """Create a directory and those above it, in `mode` whatever the umask; adds each to `made`.
+def make_dirs(folder: str, created: list[str], mode: int = 0o755) -> None:
+    """Create a directory and its parents with `mode`, whatever the umask is; add each to `created`.
 
     Raises OSError and ConfigError.
     """
     with reach(os.path.join(folder, "_"), follow=False) as place:
-        place.make(made, mode)
+        place.make(created, mode)
 
 
-def remove_dirs(made: list[str]) -> None:
-    """Remove directories, inner ones first, that nobody has put anything into."""
-    for path in reversed(made):
+def remove_dirs(created: list[str]) -> None:
+    """Remove directories that are empty, inner ones first."""
+    for path in reversed(created):
         _quietly(_remove_dir, path)
 
 
@@ -226,20 +266,21 @@ def _remove_dir(path: str) -> None:
 
 
 def sync_dirs(paths: Iterable[str], *, must: bool = False) -> None:
-    """Have the renames of these files survive a power failure, where the file system can.
+    """Make the renames of these files survive a power failure (fsync(2)), if the file system can do that.
 
-    must: raise OSError where it can and fails.
+    must: raise OSError if the file system can do that and it failed.
     """
     for _, fd in folders(paths):
         try:
             os.fsync(fd)
         except OSError as error:
-            if must and error.errno != errno.EINVAL:  # a file system that does not synchronize directories (fsync(2))
+            if must and error.errno != errno.EINVAL:  # this file system cannot synchronize a directory
                 raise
 
 
 def folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """One path of each directory that these lie in, with the directory, open; not those that cannot be reached."""
+    """For each directory that these paths lie in: one of the paths, and an open descriptor of the directory.
+    Directories that cannot be opened are left out."""
     for _, path in sorted({os.path.dirname(path): path for path in paths}.items()):
         try:
             with parent(path) as place:
@@ -253,7 +294,7 @@ def folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
 
 
 def is_mount(path: str) -> bool:
-    """Say whether something is mounted on this very path (proc(5): field 5 of mountinfo, octal escapes)."""
+    """Is something mounted on this very path? (proc(5): field 5 of mountinfo, with octal escapes)"""
     try:
         with open("/proc/self/mountinfo", "rb") as table:
             points = [line.split(b" ")[4] for line in table]
@@ -266,9 +307,9 @@ def is_mount(path: str) -> bool:
 
 
 def fault(target: str, path: str, error: OSError) -> Fault:
-    """Say why a target cannot be written, and what to do. path: where its links lead."""
+    """Why a target cannot be written, and what to do. path: the target without links."""
     folder, alone = os.path.dirname(path), is_mount(path)
-    writable = f"let uid {os.geteuid()} write to {path if alone else folder}, or run svcinit as a user who may"
+    writable = f"let uid {os.geteuid()} write to {path if alone else folder}, or run svcinit as another user"
     advice = {
         errno.EACCES: writable,
         errno.EPERM: writable,
@@ -277,9 +318,9 @@ def fault(target: str, path: str, error: OSError) -> Fault:
         errno.EDQUOT: f"free space on the file system of {folder}, or give it more",
         errno.EISDIR: "remove it, or rename the template",
         errno.EINVAL: "remove it, or rename the template",
-        errno.ENOTDIR: f"a part of {folder} is a file: remove that, or rename the template",
+        errno.ENOTDIR: f"a part of {folder} is a file: remove that file, or rename the template",
     }.get(error.errno or 0)
-    link = f" (which leads to {path})" if path != target else ""
+    link = f" (a link to {path})" if path != target else ""
     reason = (error.strerror or str(error)).lower()
     return Fault(f"cannot write {target}{link}: {reason}{f'; {advice}' if advice else ''}", file=target)
 
@@ -290,7 +331,7 @@ def own_name(end: str) -> str:
 
 
 def is_own(name: str, end: str) -> bool:
-    """Is it one that `own_name` made?"""
+    """Is this a name that `own_name` returned?"""
     return name.startswith(_MARK) and name[len(_MARK) + 2 * _RANDOM_BYTES :] == end
 
 
@@ -311,7 +352,7 @@ def _opened_for_writing(path: str) -> int:
     with parent(path) as place:
         try:
             return os.open(place.name, os.O_WRONLY | flags, dir_fd=place.fd)
-        except PermissionError:  # one's own, which a template made read-only before
+        except PermissionError:  # perhaps an own file that a template made read-only
             fd = os.open(place.name, os.O_RDONLY | flags, dir_fd=place.fd)
             try:
                 os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IWUSR)
@@ -321,7 +362,7 @@ def _opened_for_writing(path: str) -> int:
 
 
 def _locked(name: str, folder: int) -> int:
-    """Return a locked descriptor of a file just made; -1 if it was taken for a leftover in between."""
+    """A locked descriptor of a new file; -1 if another process removed the file as a leftover in the meantime."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
@@ -332,7 +373,7 @@ def _locked(name: str, folder: int) -> int:
         os.close(fd)
         return -1
     except OSError:
-        return fd  # no locks here, so nobody can take it for a leftover either
+        return fd  # this file system has no locks, so no process removes the file as a leftover
     if os.fstat(fd).st_nlink == 0:
         os.close(fd)
         return -1
@@ -345,14 +386,7 @@ def _give(fd: int, path: str, owner: Owner | None) -> None:
         os.fchown(fd, uid, gid)
     except PermissionError:
         raise ConfigError(
-            f"cannot write {path} so that it belongs to uid {uid} and gid {gid}: svcinit runs as uid"
-            f" {os.geteuid()} and may not give files away; change the owner in the image, or run as root with"
-            " CAP_CHOWN",
+            f"cannot give {path} to uid {uid} and gid {gid}: svcinit runs as uid {os.geteuid()} and may not change"
+            " owners; change the owner in the image, or run svcinit as root with CAP_CHOWN",
             file=path,
         ) from None
-
-
-def _write(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]

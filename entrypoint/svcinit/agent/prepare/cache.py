@@ -70,12 +70,7 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
     replacement.make_dirs(os.path.dirname(folder), [])
     replacement.make_dirs(folder, [], 0o700)
     replacement.remove_leftovers([path])
-    new = replacement.Replacement(path, text, 0o600, None)
-    try:
-        new.stage()
-        new.install()
-    finally:
-        new.discard()
+    replacement.replace(replacement.Replacement(path, text, 0o600, None))
     replacement.sync_dirs([path])  # without it a crash of the machine may bring the old name back (fsync(2))
 
 

@@ -72,7 +72,7 @@ def _settle(settings: Settings, life: str, intent: int) -> None:
     except ValueError:
         return  # its writer was killed before the first rename
     try:
-        commit.undo(data)
+        commit.rollback(data)
     except SvcinitError as error:
         raise ConfigError(*error.faults) from None
     finally:

@@ -184,7 +184,7 @@ class Transaction:
             log.info("rendered", "rendered {file}", file=target)
         reload_of = {file.target: file.reload or "" for file in self.files}
         reloads = list(dict.fromkeys(reload_of[target] for target in committed.changed))
-        return argv, env, committed.changed, commit.dump_undo(committed), reloads
+        return argv, env, committed.changed, commit.rollback_record(committed), reloads
 
     def inputs(self) -> dict[str, object]:
         """What presence follows: the version of each input that was used, and how many entries each had."""
