@@ -94,7 +94,7 @@ def _requests(folder: pathlib.Path, full: Full) -> dict[str, Count]:
 
 def _health(folder: pathlib.Path, svcinit: Running) -> Imports:
     script = folder / "svcinitctl.py"
-    script.write_text(LAUNCH.replace("svcinit.__main__", "svcinit.ctl"))
+    script.write_text(LAUNCH.replace("svcinit.__main__", "svcinit.ctl.cli"))
     done = subprocess.run(
         [*INTERPRETER, "-X", "importtime", str(script), "health"],
         env={**PATH, "SVCINIT_RUN": str(svcinit.folder / "run")}, capture_output=True, text=True, check=True,

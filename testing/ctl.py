@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from testing import planted
 from testing.process import PATH, ROOT
 
-CODE = "from svcinit.ctl import main; main()"
+CODE = "from svcinit.ctl.cli import main; main()"
 
 
 def svcinitctl(*command: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

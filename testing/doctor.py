@@ -18,7 +18,7 @@ from svcinit import ctl
 from testing.process import PATH, ROOT
 
 SCHEMA = json.loads((ROOT / "docs" / "schemas" / "doctor.json").read_text(encoding="utf-8"))
-CTL = "from svcinit.ctl import main; main()"
+CTL = "from svcinit.ctl.cli import main; main()"
 LONGEST = 20.0  # seconds: the 15 that it promises, and what a busy machine takes to start it
 OF_THE_MACHINE = {"pid-host", "not-pid-1"}  # who is PID 1 where the tests run is not theirs to say
 

@@ -4,6 +4,6 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.append("/opt/svcinit/lib")
 
-from svcinit.ctl import main  # noqa: E402
+from svcinit.ctl.cli import main  # noqa: E402
 
 main()

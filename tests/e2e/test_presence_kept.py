@@ -123,7 +123,7 @@ exec "$@"
 def test_two_containers_that_share_dev_shm_each_find_themselves_and_leave_nothing(tmp_path: pathlib.Path) -> None:
     """docker run --read-only --ipc=host: /run takes no file, /dev/shm is the host's."""
     before = set(os.listdir("/dev/shm"))
-    ctl = [sys.executable, "-c", "import sys; from svcinit.ctl import main; main()"]
+    ctl = [sys.executable, "-c", "import sys; from svcinit.ctl.cli import main; main()"]
     env = {"PYTHONPATH": str(ROOT / "entrypoint"), "SVCINIT_RUN": "", "SVCINIT_KV_PREFIX": ""}
     own = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
 

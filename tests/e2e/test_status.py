@@ -268,7 +268,7 @@ def test_it_is_found_where_a_file_says_that_the_state_is(service: Service) -> No
 @contextlib.contextmanager
 def watching(svcinit: Running, output: int) -> Iterator[subprocess.Popen[bytes]]:
     env = {**PATH, "SVCINIT_RUN": str(svcinit.folder / "run"), "PYTHONPATH": str(ROOT / "entrypoint")}
-    command = [sys.executable, "-c", "from svcinit.ctl import main; main()", "status", "--watch"]
+    command = [sys.executable, "-c", "from svcinit.ctl.cli import main; main()", "status", "--watch"]
     process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield process

@@ -14,7 +14,7 @@ import pytest
 from testing.process import PATH, ROOT
 
 Check = Callable[..., subprocess.CompletedProcess[str]]
-CTL = "from svcinit.ctl import main; main()"
+CTL = "from svcinit.ctl.cli import main; main()"
 FIXTURE = """
 kv:
   config/_all/workers: 2

@@ -7,7 +7,7 @@ import sys
 import time
 
 from svcinit.agent.templates.mask import MASKED, Mask, former
-from svcinit.ctl import put
+from svcinit.ctl.output import put
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False

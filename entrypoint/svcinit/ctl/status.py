@@ -8,8 +8,8 @@ import shutil
 import sys
 import time
 
-from svcinit.ctl import put
 from svcinit.ctl import state as states
+from svcinit.ctl.output import put
 from svcinit.state_files import NAMES, places
 
 TYPE_CHECKING = False

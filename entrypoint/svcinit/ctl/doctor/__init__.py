@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 
-from svcinit.ctl import put
 from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
 from svcinit.ctl.doctor.report import Report
+from svcinit.ctl.output import put
 from svcinit.errors import ConfigError
 from svcinit.log import printable
 
