@@ -14,7 +14,7 @@ from unittest import mock
 
 import jsonschema
 
-from svcinit import ctl
+from svcinit.ctl import cli
 from testing.process import PATH, ROOT
 
 SCHEMA = json.loads((ROOT / "docs" / "schemas" / "doctor.json").read_text(encoding="utf-8"))
@@ -73,5 +73,5 @@ def examined(env: Mapping[str, str], *words: str) -> Diagnosis:
     """What the doctor finds in this process, which has loaded already what takes it long."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with mock.patch.dict(os.environ, {**PATH, **env}, clear=True), contextlib.redirect_stdout(out):
-        code = ctl.run(["doctor", "--json", *words])
+        code = cli.run(["doctor", "--json", *words])
     return Diagnosis(code, out.buffer.getvalue().decode())

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from svcinit import ctl
+from svcinit.ctl import cli
 from testing.process import Running, descendants, running
 from testing.waiting import eventually
 from tests.e2e.conftest import APP, LONG
@@ -189,10 +189,10 @@ def test_doctor_tells_what_the_file_has_and_asks_no_consul(
 ) -> None:
     for name, value in laptop.env.items():
         monkeypatch.setenv(name, value)
-    assert ctl.run(["doctor"]) == 0
+    assert cli.run(["doctor"]) == 0
     assert f"{laptop.source}: keys 3, 2 below config/web; services 1" in capsys.readouterr().out
     laptop.source.write_text("kv: 1")
-    assert ctl.run(["doctor"]) == 1
+    assert cli.run(["doctor"]) == 1
     assert "line 1: kv: expected a mapping" in capsys.readouterr().out
-    assert ctl.run(["maintenance", "on"]) == 1
+    assert cli.run(["maintenance", "on"]) == 1
     assert "nothing is registered here: SVCINIT_SOURCE is a file" in capsys.readouterr().err
