@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
+ENGINE := $(VENV)/.engine-of-site
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts mutants release requirements clean
 
@@ -22,18 +23,19 @@ $(READY): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY)  ## the main job from start to end, narrated
+demo: $(READY)  ## the main scenario from start to end, with explanations
 	@tools/with-parts --try-docker $(BIN)/python -m tools.demo
 
 demo-local: $(READY)  ## a service configured from a file, without Consul or Docker
 	@$(BIN)/python -m tools.demo_local
 
-site: $(READY)  ## a whole example site, in containers: http://127.0.0.1:8080/
-	@DOCKER_HOST=$$(tools/docker-engine start) && export DOCKER_HOST && tools/with-parts $(BIN)/python -m tools.site up
+site: $(READY)  ## a complete example site, in containers: http://127.0.0.1:8080/
+	@DOCKER_HOST=$$(tools/docker-engine start-for $(ENGINE)) && export DOCKER_HOST && \
+	    tools/with-parts $(BIN)/python -m tools.site up
 
-site-down: $(READY)  ## take it down again
-	@DOCKER_HOST=$$(tools/docker-engine start) && export DOCKER_HOST && $(BIN)/python -m tools.site down
-	@tools/docker-engine stop
+site-down: $(READY)  ## stop the site, and the Docker engine if `make site` started it
+	@DOCKER_HOST=$$(tools/docker-engine start-for $(ENGINE)) && export DOCKER_HOST && $(BIN)/python -m tools.site down
+	@tools/docker-engine stop-for $(ENGINE)
 
 test: lint docs-site test-unit test-real  ## everything
 
