@@ -6,7 +6,8 @@ import pathlib
 
 BASE_DIR = pathlib.Path(__file__).parent.parent
 CONFIG = json.loads(pathlib.Path(os.environ["APP_CONFIG"]).read_text(encoding="utf-8"))
-VERSION = (BASE_DIR / "VERSION").read_text(encoding="utf-8").strip()
+_version = BASE_DIR / "VERSION"  # not tracked by git: a rollout by hand changes no file of the repository
+VERSION = _version.read_text(encoding="utf-8").strip() if _version.exists() else "1"
 DATABASE_HOST, _, DATABASE_PORT = CONFIG["databases"][0].rpartition(":")
 
 SECRET_KEY = CONFIG["secret_key"]
