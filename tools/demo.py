@@ -1,7 +1,8 @@
-"""`make demo`: the life of one Django service under svcinit, from an empty Consul to an empty Consul, narrated.
+"""`make demo`: start, reload and stop of a Django service under svcinit, with explanations.
 
-On a real Consul (yours, if CONSUL_HTTP_ADDR is set) and a real Docker engine; where there is no engine, svcinit runs
-the same uwsgi as a plain process. Asks nothing, takes under a minute once installed, leaves nothing behind.
+It runs on a real Consul (yours, if CONSUL_HTTP_ADDR is set) and a real Docker engine. Without an engine, svcinit runs
+the same uwsgi as a plain process. The demo asks no questions, takes less than a minute when everything is installed,
+and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class Instance:
         self.hup, self.stop, self.log, self._config = hup, stop, log, config
         self.container: docker.Container | None = None
 
+    def events(self) -> list[str]:
+        """The lines that svcinit itself has logged so far."""
+        return [line for line in self.log().splitlines() if line.startswith("svcinit:")]
+
     @property
     def config(self) -> str:
         if self.container:
@@ -84,7 +89,7 @@ def in_container(env: dict[str, str], code: pathlib.Path, base: str) -> Iterator
 
 @contextmanager
 def as_process(env: dict[str, str], code: pathlib.Path, folder: pathlib.Path) -> Iterator[Instance]:
-    say("   no Docker engine here: the same uwsgi as a plain process, under svcinit all the same", "33")
+    say("   there is no Docker engine: svcinit runs the same uwsgi as a plain process", "33")
     venv = folder / "venv"
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes"]
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
@@ -141,7 +146,7 @@ def main() -> int:
         stack.callback(consul.deregister, "mysql-demo")
         show(f"consul kv put {greeting} hello")
 
-        step(2, "A Django service: the image holds only the environment, the code is a volume")
+        step(2, "A Django service: the image contains only the environment, the code is in a volume")
         (port,) = free_ports(1)
         env = {
             **consul.env, "SVCINIT_SERVICE": SERVICE, "SVCINIT_PORT": str(port), "SVCINIT_CHECK_INTERVAL": "200ms",
@@ -162,32 +167,34 @@ def find_consul(folder: pathlib.Path, stack: ExitStack) -> ConsulAgent:
     given = os.environ.get("CONSUL_HTTP_ADDR")
     if given:
         existing = ExistingConsul(given, os.environ.get("CONSUL_HTTP_TOKEN", ""), os.environ.get("SVCINIT_DNS_ADDR"))
-        proves(f"yours, at {existing.url}")
+        proves(f"your Consul, at {existing.url}")
         return existing
     started = stack.enter_context(ConsulAgent(folder / "consul"))
-    proves(f"none was given, so one was started for this demo: {started.url}")
+    proves(f"a Consul agent that was started for this demo: {started.url}")
     return started
 
 
 def narrate(consul: ConsulAgent, instance: Instance, code: pathlib.Path, port: int, greeting: str, began: float) -> int:
     eventually(lambda: consul.passing(SERVICE), "the service is passing", 60)
     eventually(lambda: instance.log().count("ready in") >= 2, "its workers are up", 60)
-    show("\n".join(line for line in instance.log().splitlines() if line.startswith("svcinit:")))
-    proves("fetched, waited for its peer, rendered, migrated, started and registered: one entrypoint, no script")
+    show("\n".join(instance.events()))
+    proves(
+        "svcinit fetched the keys, waited for the peer, rendered, migrated, started and registered, without a script"
+    )
 
-    step(3, "The file it rendered from KV and peers")
+    step(3, "The file that svcinit rendered from KV and peers")
     show(instance.config)
-    proves("the greeting came from KV, the database from Consul's DNS")
+    proves("the greeting is from KV, the database from Consul's DNS")
 
-    step(4, "What Consul says: the catalog, and DNS")
+    step(4, "The service in Consul: the catalog and DNS")
     (entry,) = consul.passing(SERVICE)
     show(json.dumps({key: entry["Service"][key] for key in ("ID", "Service", "Address", "Port")}))
     host, dns_port = consul.dns.rsplit(":", 1)
     dig = ["dig", "+short", f"@{host}", "-p", dns_port, f"{SERVICE}.service.consul", "SRV"]
     show("$ " + " ".join(dig) + "\n" + subprocess.run(dig, capture_output=True, text=True, check=False).stdout)
-    proves("registered with its health check, passing, and found over DNS")
+    proves("the service is registered, its health check is passing, and DNS finds it")
 
-    step(5, "New code and new configuration, HUP, under load")
+    step(5, "New code and new configuration, then HUP, under load")
     with load(port, clients=4, pause=0.002) as made:
         eventually(lambda: len(made.requests) > 200, "requests are answered")
         (code / "VERSION").write_text("2\n")
@@ -199,19 +206,24 @@ def narrate(consul: ConsulAgent, instance: Instance, code: pathlib.Path, port: i
         eventually(lambda: len(made.bodies_since(ended)) and len(made.requests) > 2000, "requests after it", 60)
     after = " ".join(body.decode() for body in made.bodies_since(ended))
     show(f"before: {made.requests[0].body.decode()}\nafter:  {after}")
-    proves(f"{len(made.requests)} requests sent, {len(made.failed)} failed, longest wait {made.longest * 1000:.0f} ms "
-           "(the app takes 1 s to load)")  # fmt: skip
+    show(next(line for line in instance.events() if "reload 1: done" in line))
+    proves("the reload takes some seconds: uwsgi replaces one worker after another, and each one loads the app for 1 s")
+    proves(f"no client waits for it, because the other workers answer: {len(made.requests)} requests, "
+           f"{len(made.failed)} failed, longest wait {made.longest * 1000:.0f} ms")  # fmt: skip
     assert not made.failed, made.failed[:3]
     assert all(json.loads(body)["version"] == "2" for body in made.bodies_since(ended))
 
-    step(6, "Stop: deregister, drain, finish what is in flight, leave nothing")
+    step(6, "Stop: deregister, drain, finish the requests in progress, leave nothing behind")
+    earlier = len(instance.events())
     status = instance.stop()
-    show("\n".join(line for line in instance.log().splitlines() if line.startswith("svcinit:"))[-600:])
+    show("\n".join(instance.events()[earlier:]))
     left = consul.instances(SERVICE)
     show(f"exit status {status}; instances left in Consul: {len(left)}")
     assert (status, left) == (0, [])
-    proves("gone from Consul before uwsgi was told to stop, and a clean exit")
-    say(f"\nDone in {time.monotonic() - began:.0f} s. Everything that was started has been stopped and removed.", "1")
+    proves("svcinit deregistered the service before uwsgi got the stop signal, and exited cleanly")
+    say(
+        f"\nDone in {time.monotonic() - began:.0f} s. The demo has stopped and removed everything that it started.", "1"
+    )
     return 0
 
 
