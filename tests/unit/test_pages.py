@@ -6,6 +6,7 @@ import ast
 import functools
 import pathlib
 import re
+import subprocess
 
 import pytest
 
@@ -60,10 +61,18 @@ def test_every_variable_on_a_page_is_one(page: pathlib.Path) -> None:
     assert set(re.findall(r"\bSVCINIT_[A-Z_]*[A-Z]\b", text_of(page))) <= known
 
 
-def test_every_page_is_in_the_sites_navigation() -> None:
+def test_every_page_and_image_is_in_the_sites_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
-    named = re.findall(r"^ *- ([\w-]+\.md)$", navigation, re.MULTILINE)
-    assert sorted(named) == [page.name for page in SITE]
+    named = re.findall(r"^ *- (?:[\w-]+: )?([\w/-]+\.md)$", navigation, re.MULTILINE)
+    images = [name_of(page) for page in ROOT.glob("images/*/README.md")]
+    assert sorted(named) == sorted([*(page.name for page in SITE), *images])
+
+
+def test_a_reader_who_does_what_the_pages_say_changes_no_tracked_file() -> None:
+    written = {path for page in PAGES for path in re.findall(r"> ?((?:examples|docs|images)/[\w./-]+)", text_of(page))}
+    assert "examples/site/code/VERSION" in written
+    tracked = subprocess.run(["git", "ls-files", *written], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert tracked.stdout == ""
 
 
 def test_the_readme_is_short_and_names_every_page_target_and_image() -> None:
