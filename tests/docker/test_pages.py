@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import shutil
 import subprocess
-from collections.abc import Callable
 
 import pytest
 
@@ -18,11 +18,13 @@ from tests.docker.conftest import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 
-README = blocks((ROOT / "README.md").read_text())
-FIRST = 1 + next(
-    number for number, block in enumerate(README) if block.language == "sh"
-)  # how long its first example is
+PAGE = (ROOT / "README.md").read_text()
+README = blocks(PAGE)
+LAPTOP = [number for number, block in enumerate(README) if block.language == "sh"][1]  # the block that runs svcinit
+EDIT = re.compile(r"Now change `(?P<old>[^`]+)` to `(?P<new>[^`]+)` in `(?P<file>[^`]+)`")
+PACKAGES = "make python3-venv curl"  # of a fresh machine, as the README says, and what its commands need
 LOOKING = (
+    "cat ",
     "curl ",
     "sleep 1; curl ",
     "dig ",
@@ -30,8 +32,8 @@ LOOKING = (
     "consul catalog ",
 )  # what may be asked again until it says what is expected
 AGENT = "consul agent -dev"
+REPOSITORY = "/home/svcinit"
 NAME, PORT, HTTP, DNS = "hello", "8080", "127.0.0.1:8500", "-p 8600"  # in the pages
-TERMINATED = 143
 
 
 class Newcomer:
@@ -55,8 +57,18 @@ class Newcomer:
         (programs / "consul").symlink_to(binary())
         self.env = {**os.environ, "CONSUL_HTTP_ADDR": consul.url, "PATH": f"{programs}:{os.environ['PATH']}"}
 
+    def write(self, path: str, text: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def argv(self, command: str) -> list[str]:
+        return ["bash", "-c", command]
+
     def follows(self, steps: list[Block]) -> None:
-        write(steps, self.folder, self.own)
+        for block in steps:
+            if block.path:
+                self.write(self.own(block.path), self.own(block.text))
         for block in steps:
             if block.language == "sh" and block.text.strip() != AGENT:  # which the fixture did
                 for command, expected in commands(block.text):
@@ -74,7 +86,7 @@ class Newcomer:
         def is_done() -> bool:
             nonlocal said
             done = subprocess.run(
-                ["bash", "-c", command], cwd=self.folder, env=self.env, timeout=240, check=False, text=True,
+                self.argv(command), cwd=self.folder, env=self.env, timeout=400, check=False, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             said = done.stdout
@@ -86,13 +98,47 @@ class Newcomer:
             raise AssertionError(f"{error}; it said: {said}") from None
 
 
-def write(steps: list[Block], folder: pathlib.Path, own: Callable[[str], str] = str) -> None:
-    """The files that a page has one write."""
-    for block in steps:
-        if block.path:
-            file = folder / own(block.path)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(own(block.text))
+class OnFreshMachine(Newcomer):
+    """The same in a container with nothing but a copy of this repository, and the host's Docker and Consul."""
+
+    def __init__(
+        self, folder: pathlib.Path, engine: Engine, base: str, consul: ConsulAgent, fresh: str, service: str
+    ) -> None:
+        super().__init__(folder, engine, service, consul)
+        # the builds' contexts are in the container
+        self.swaps = {theirs: ours.replace(str(ROOT), ".") for theirs, ours in self.swaps.items()}
+        self.swaps["-f Dockerfile.base"] = f"-f Dockerfile.base --build-arg BASE_IMAGE={base}"
+        host = os.environ["DOCKER_HOST"]
+        socket = pathlib.Path(host.removeprefix("unix://")).parent
+        mounts = {
+            socket: socket, pathlib.Path(shutil.which("docker") or "docker"): "/usr/local/bin/docker",
+            pathlib.Path(binary()): "/usr/local/bin/consul",
+        }  # fmt: skip
+        options = [f"--volume={ours}:{theirs}" for ours, theirs in mounts.items()]
+        env = {"DOCKER_HOST": host, "CONSUL_HTTP_ADDR": consul.url}
+        self.machine = engine.run(fresh, "sleep", "1000", env=env, options=options)
+        self.place, self.path = REPOSITORY, ""
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+        archive = subprocess.run(
+            ["tar", "--null", "--files-from=-", "--create"], cwd=ROOT, input=tracked, stdout=subprocess.PIPE, check=True
+        )
+        self.shell(f"mkdir -p {REPOSITORY}")
+        self.shell(f"tar -xC {REPOSITORY}", stdin=archive.stdout)
+        self.shell(f"apt-get update && apt-get install -y --no-install-recommends {PACKAGES}")
+
+    def argv(self, command: str) -> list[str]:
+        path = f"export PATH='{self.path}'; " if self.path else ""
+        return ["docker", "exec", "--interactive", self.machine.id, "bash", "-c", f"{path}cd {self.place}; {command}"]
+
+    def shell(self, command: str, stdin: bytes = b"") -> str:
+        return docker(*self.argv(command)[1:], timeout=400, stdin=stdin)
+
+    def write(self, path: str, text: str) -> None:
+        self.shell(f"mkdir -p $(dirname {path}) && cat >{path}", stdin=text.encode())
+
+    def goes_on_in_the_place_and_path_of(self, block: Block) -> None:
+        """Each command has a shell of its own: what `cd` and `export` did has to be handed on."""
+        *_, self.place, self.path = self.shell(f"{self.own(block.text)}\npwd; echo $PATH").splitlines()
 
 
 @pytest.fixture
@@ -105,20 +151,28 @@ def newcomer(
     return made
 
 
-def test_the_readmes_first_example_works_in_a_fresh_container(
-    tmp_path: pathlib.Path, engine: Engine, bare_image: str
-) -> None:
-    """Which has svcinit and a shell, and nothing of this repository."""
-    write(README[:FIRST], tmp_path)
-    ((command, expected),) = commands(README[FIRST - 1].text)
-    options = [f"--volume={tmp_path}:/home", "--workdir=/home", "--entrypoint=sh"]
-    container = engine.run(bare_image, "-c", f"exec env {command}", options=options)
-    container.says("\n".join(expected))
-    assert container.stop() == TERMINATED
+@pytest.mark.timeout(600)
+def test_the_readme_does_what_it_says_from_top_to_bottom_on_a_fresh_machine(
+    tmp_path: pathlib.Path, engine: Engine, consul: ConsulAgent, base_image: str, pythonless_image: str,
+    svcinit_image: str,
+) -> None:  # fmt: skip
+    machine = OnFreshMachine(tmp_path, engine, base_image, consul, base_image, pythonless_image)
 
+    prepare, *files, run = README[: LAPTOP + 1]
+    machine.goes_on_in_the_place_and_path_of(prepare)
+    machine.follows(files)
+    ((command, expected),) = commands(machine.own(run.text))
+    log = "/tmp/laptop.log"
+    machine.shell(f"({command}) >{log} 2>&1 & echo $! >/tmp/laptop.pid")
+    machine.runs(f"cat {log}", expected)
+    edit = EDIT.search(PAGE)
+    assert edit
+    machine.shell(f"sed -i 's/{edit['old']}/{edit['new']}/' {edit['file']}")
+    machine.runs(f"cat {log}", [line.replace(edit["old"], edit["new"]) for line in expected])
+    machine.shell("kill $(cat /tmp/laptop.pid)")
 
-def test_the_readmes_example_for_production_does_what_it_says(newcomer: Newcomer) -> None:
-    newcomer.follows(README[FIRST:])
+    machine.place = REPOSITORY
+    machine.follows(README[LAPTOP + 1 :])
 
 
 def test_the_tutorial_does_what_it_says(newcomer: Newcomer) -> None:
