@@ -43,7 +43,7 @@ test-unit: $(READY)  ## tests without Docker or Consul
 	$(BIN)/python -m pytest -m 'not consul and not docker'
 
 test-real: $(READY)  ## tests with the real Consul and the real Docker engine
-	tools/with-parts $(BIN)/python -m pytest -m 'consul or docker'
+	tools/with-parts $(BIN)/python -m pytest -m '(consul or docker) and not parts'
 
 test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, which is built here (Go)
 	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(BIN)/python -m pytest -m 'consul and not docker'

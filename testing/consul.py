@@ -53,15 +53,17 @@ def binary() -> str:
 
 
 @functools.cache
-def version() -> tuple[int, ...]:
-    """Of the Consul at hand: (1, 8, 7)."""
-    first = subprocess.run([binary(), "version"], check=True, capture_output=True, text=True).stdout.split()[1]
+def version(program: str | None = None) -> tuple[int, ...]:
+    """Of a Consul, by default the one at hand: (1, 8, 7)."""
+    first = subprocess.run([program or binary(), "version"], check=True, capture_output=True, text=True).stdout.split()[
+        1
+    ]
     return tuple(int(part) for part in first.lstrip("v").split("+")[0].split("-")[0].split("."))
 
 
-def ports(**given: int) -> dict[str, int]:
+def ports(program: str | None = None, **given: int) -> dict[str, int]:
     """`ports` of an agent's configuration: without gRPC, whose TLS port every agent from 1.14 on opens by default."""
-    return {"grpc": -1, **({"grpc_tls": -1} if version() >= (1, 14) else {}), **given}
+    return {"grpc": -1, **({"grpc_tls": -1} if version(program) >= (1, 14) else {}), **given}
 
 
 def tokens(root: str, **given: str) -> dict[str, str]:
@@ -107,6 +109,7 @@ class ConsulAgent:
 
     secrets: Mapping[str, str] = {}  # what svcinit is told besides, for it to keep to itself
     flags: tuple[str, ...] = ("-dev",)
+    program: str | None = None  # by default the Consul at hand
 
     def __init__(
         self, folder: pathlib.Path, *, config: Mapping[str, Any] | None = None, address: str = LOOPBACK
@@ -141,6 +144,14 @@ class ConsulAgent:
             eventually(lambda agent=agent: agent.reaches_all(), "each can ask the other", 20)  # type: ignore[misc]
 
     @property
+    def server_port(self) -> int:
+        return self._others[2]
+
+    @property
+    def lan_port(self) -> int:
+        return self._others[0]
+
+    @property
     def wan_port(self) -> int:
         return self._others[1]
 
@@ -172,7 +183,7 @@ class ConsulAgent:
             "client_addr": self.address,
             "disable_update_check": True,
             **self.config,
-            "ports": ports(**{
+            "ports": ports(self.program, **{
                 "http": self.http_port, "dns": self.dns_port, "serf_lan": serf_lan, "serf_wan": serf_wan,
                 "server": server, **self.config.get("ports", {}),
             }),
@@ -182,7 +193,7 @@ class ConsulAgent:
         path.write_text(json.dumps(settings))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [binary(), "agent", *self.flags, "-config-file", str(path)],
+                [self.program or binary(), "agent", *self.flags, "-config-file", str(path)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

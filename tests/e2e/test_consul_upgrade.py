@@ -1,0 +1,215 @@
+"""Consul is upgraded in place, server by server and then the agent, while services live on it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import Self
+
+import pytest
+
+from testing.consul import ConsulAgent, binary, free_ports, version
+from testing.process import ROOT, Running, running
+from testing.waiting import eventually
+
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(300)]
+
+SERVICES = 12
+PATIENCE = 60.0  # seconds for a server to be a healthy part of the cluster again
+PAUSE = 0.05  # seconds between two requests
+
+
+class Member(ConsulAgent):
+    """A server, or an agent, that keeps its data; `program`: which Consul runs it."""
+
+    flags = ()
+
+    def __init__(self, folder: pathlib.Path, program: str, *, server: bool) -> None:
+        own = {"server": True, "bootstrap_expect": 3, "performance": {"raft_multiplier": 1}} if server else {}
+        config = {
+            "data_dir": str(folder / "data"),
+            "node_name": folder.name,
+            "retry_interval": "1s",
+            "leave_on_terminate": False,
+            **own,
+        }
+        super().__init__(folder, config=config)
+        self.program = program
+
+    def upgrade(self, program: str) -> None:
+        """As an operator does it: TERM, without a leave, and the new program on the same data.
+
+        An agent that leaves takes its node out of the catalog; without leave_on_terminate=false it does so at TERM.
+        """
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        self.stop()
+        self.program = program
+        self.start()
+
+    def is_up(self) -> bool:
+        assert self.process.is_running(), self.log.read_text()[-2000:]
+        try:
+            return bool(self.get("/v1/status/leader"))
+        except OSError:
+            return False
+
+
+class Site:
+    def __init__(self, folder: pathlib.Path, program: str, stack: ExitStack) -> None:
+        self.servers = [Member(folder / f"server{number}", program, server=True) for number in range(3)]
+        self.agent = Member(folder / "agent", program, server=False)
+        for each in (*self.servers, self.agent):
+            each.config["retry_join"] = [f"127.0.0.1:{other.lan_port}" for other in self.servers]
+        threads = [threading.Thread(target=each.start) for each in self.servers]
+        for thread in threads:
+            thread.start()
+        for each, thread in zip(self.servers, threads, strict=True):
+            thread.join(PATIENCE)
+            stack.callback(each.stop)
+        self.is_healthy()
+        stack.enter_context(self.agent)
+        self.servers[0].kv_put("config/all/n", "1")
+        self.ports = dict(zip((f"s{number}" for number in range(SERVICES)), free_ports(SERVICES), strict=True))
+        self.ran = [stack.enter_context(self._service(folder / name, name)) for name in self.ports]
+
+    def _service(self, folder: pathlib.Path, name: str) -> AbstractContextManager[Running]:
+        template = folder / "templates" / str(folder / "peers").lstrip("/")
+        template.parent.mkdir(parents=True)
+        neighbour = f"s{(int(name[1:]) + 1) % SERVICES}"
+        template.with_name("peers.j2").write_text(f"{{{{ key('n') }}}} {{{{ service('{neighbour}')|hostports|join }}}}")
+        env = {
+            **self.agent.env, "SVCINIT_SERVICE": name, "SVCINIT_PORT": str(self.ports[name]), "SVCINIT_WATCH": "1",
+            "SVCINIT_KV_PREFIX": "config/all", "SVCINIT_TEMPLATES": str(folder / "templates"),
+            "SVCINIT_RELOAD": "none", "SVCINIT_CHECK_INTERVAL": "1s", "SVCINIT_DRAIN": "0s",
+        }  # fmt: skip
+        return running(
+            folder, sys.executable, "-m", "http.server", str(self.ports[name]), "--bind", "127.0.0.1", env=env
+        )
+
+    def is_healthy(self) -> None:
+        def asked() -> bool:
+            try:
+                return all(each.get("/v1/operator/autopilot/health")["FailureTolerance"] == 1 for each in self.servers)
+            except OSError:
+                return False
+
+        eventually(asked, "all three servers are healthy", PATIENCE)
+
+    def leader(self) -> Member:
+        address = self.servers[0].get("/v1/status/leader")
+        (found,) = [each for each in self.servers if address.endswith(f":{each.server_port}")]
+        return found
+
+    def passing_services(self, member: ConsulAgent) -> set[str]:
+        checks = member.get("/v1/health/state/passing?stale")
+        return {check["ServiceName"] for check in checks} & set(self.ports)
+
+
+class Visitor:
+    """Asks every service, and the catalog, again and again until the end of the block."""
+
+    def __init__(self, site: Site) -> None:
+        self._site, self._ended = site, threading.Event()
+        self._threads = [threading.Thread(target=each) for each in (self._visit, self._look)]
+        self.requests = 0
+        self.failed: list[str] = []
+        self.missing: list[set[str]] = []  # services that the catalog did not have
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _visit(self) -> None:
+        while not self._ended.wait(PAUSE):
+            for name, port in self._site.ports.items():
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                try:
+                    connection.request("HEAD", "/")
+                    connection.getresponse()
+                except OSError as error:
+                    self.failed.append(f"{name}: {error!r}")
+                finally:
+                    connection.close()
+                self.requests += 1
+
+    def _look(self) -> None:
+        """As the leader has it: a server that has just started knows nothing yet."""
+        while not self._ended.wait(PAUSE):
+            try:
+                names = set(self._site.agent.get("/v1/catalog/services"))
+            except OSError:  # no leader, or the agent itself is upgraded
+                continue
+            if not names >= set(self._site.ports):
+                self.missing.append(set(self._site.ports) - names)
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path) -> Iterator[Site]:
+    old = subprocess.run([ROOT / "tools" / "consul", "1.8.7"], capture_output=True, text=True, check=True)
+    program = old.stdout.strip()
+    assert version(program) < (1, 9) <= (1, 14) <= version(), "run by `make test-parts`"
+    with ExitStack() as stack:
+        yield Site(tmp_path, program, stack)
+
+
+def reloads(ran: Running) -> int:
+    return int(json.loads((ran.folder / "run" / "init.json").read_text())["reloads"])
+
+
+def renders(ran: Running, value: str) -> bool:
+    """Has its file the value and the neighbour, and is what that led to over?"""
+    state = json.loads((ran.folder / "run" / "init.json").read_text())
+    text = (ran.folder / "peers").read_text()
+    return text.startswith(f"{value} ") and ":" in text and state["state"] == "running" and not state["degraded"]
+
+
+def settled(site: Site) -> list[int]:
+    """How many reloads each service had, once none has had one for two seconds."""
+    eventually(lambda: all(renders(each, "1") for each in site.ran), "all have their neighbour", PATIENCE)
+    seen, since = [reloads(each) for each in site.ran], time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal seen, since
+        now = [reloads(each) for each in site.ran]
+        if now != seen:
+            seen, since = now, time.monotonic()
+        return time.monotonic() - since > 2
+
+    eventually(quiet, "no reload for two seconds", PATIENCE)
+    return seen
+
+
+def test_an_upgrade_of_consul_costs_no_request_no_registration_and_no_reload(
+    site: Site, report: Callable[[str], None]
+) -> None:
+    eventually(lambda: site.passing_services(site.agent) == set(site.ports), "all services pass", PATIENCE)
+    counted, logs = settled(site), [each.err for each in site.ran]
+    start = time.monotonic()
+    with Visitor(site) as visitor:
+        last = site.leader()
+        for server in [*(each for each in site.servers if each is not last), last]:
+            server.upgrade(binary())
+            site.is_healthy()
+        site.agent.upgrade(binary())
+        eventually(lambda: site.passing_services(site.agent) == set(site.ports), "all services pass again", PATIENCE)
+    took = time.monotonic() - start
+    report(f"upgrade of Consul: {took:.0f} s, {visitor.requests} requests, {len(visitor.failed)} failed")
+    assert (visitor.failed, visitor.missing) == ([], [])
+    assert [reloads(each) for each in site.ran] == counted
+    assert not [each.err for log, each in zip(logs, site.ran, strict=True) if "registration" in each.err[len(log) :]]
+    site.servers[0].kv_put("config/all/n", "2")
+    eventually(lambda: all(renders(each, "2") for each in site.ran), "all follow a change", PATIENCE)
