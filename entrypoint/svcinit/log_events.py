@@ -40,7 +40,7 @@ EventName = Literal[
     "reload_waits",
     "restart_needed",
     "check_failed",
-    "taken_back",
+    "verify_failed",
     "reload_ended",
     "watch_failed",
     "watch_answers",

@@ -1,5 +1,5 @@
-"""The vocabulary of the init half: the states of a container, the roles of its children, and the events that change
-the state. This module imports nothing of svcinit, so any part of it can use these names.
+"""The vocabulary of the init half: the states of a container, the roles of its children, the events that change the
+state, and the outcomes of a reload. This module imports nothing of svcinit, so any part of it can use these names.
 
 The values are plain strings and not enum members: the import of `enum` would cost every container start 2 to 5 ms.
 """
@@ -23,6 +23,20 @@ class State:
     DONE = "done"
 
 
+class ReloadOutcome:
+    """How a reload ended. The log, the state file and the metrics use these values."""
+
+    DONE = "done"
+    IN_PLACE = "in_place"  # Consul gave no usable answer: the service was notified, the files are unchanged
+    ABORTED = "aborted"  # the service was not notified; the files are unchanged or were rolled back
+    ROLLED_BACK = "rolled_back"  # SVCINIT_CHECK failed: the files were rolled back, the service was notified again
+    FAILED = "failed"  # the service could not be notified, or did not survive the notification
+    GIVEN_UP = "given_up"  # a stop ended it
+
+
+RELOAD_OUTCOMES = tuple(value for name, value in vars(ReloadOutcome).items() if name.isupper())
+
+
 class Role:
     """The purpose of a child. At most one child has a role at a time; orphans are the exception."""
 
@@ -33,7 +47,7 @@ class Role:
     HOOK = "hook"
     ACTION = "action"
     VERIFY = "verify"
-    UNDO = "undo"
+    ROLLBACK = "rollback"
     METRICS = "metrics"
     ORPHAN = "orphan"
 
@@ -62,6 +76,10 @@ class Exited(Event):
 
     def __init__(self, role: str, code: int) -> None:
         self.role, self.code = role, code
+
+
+class NotStarted(Exited):
+    """The child of `role` could not be started: no process, descriptor or memory is left. `code` is EX_SOFTWARE."""
 
 
 class Stopped(Event):

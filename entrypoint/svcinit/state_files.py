@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 
 from svcinit import atomic_file, log
 
@@ -27,14 +26,6 @@ OTHERS = 0o022  # modes by which somebody else can put files into a directory
 # what reading a state file raises that is not as svcinit writes it
 MISSHAPEN = ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
 PERIOD = 5.0  # seconds, at least, between two writes for the sake of figures alone
-FAILED = "failed"
-OUTCOMES = {  # how a reload can end: how that which is told of it begins
-    "done": "",
-    "in_place": "no usable answer",
-    "aborted": "aborted",
-    "taken_back": "taken back",
-    FAILED: "SVCINIT_RELOAD failed",
-}
 
 
 class StateFile:
@@ -59,62 +50,6 @@ class StateFile:
             self._figures = figures
             return None
         return self._next
-
-
-class Tally:
-    """What happened in one container's life, counted: for init.json."""
-
-    def __init__(self, now: float) -> None:
-        self._started, self._started_monotonic = time.time(), now
-        self._main_started: float | None = None
-        self._main_starts = self._presence_restarts = 0
-        self._main_exits: dict[str, int] = {}
-        self._outcomes = dict.fromkeys(OUTCOMES, 0)
-        self._seconds = self._reload_began = 0.0
-        self._last_reload: dict[str, object] | None = None
-
-    def main_began(self) -> None:
-        self._main_starts += 1
-        self._main_started = time.time()
-
-    def main_ended(self, code: int) -> None:
-        self._main_exits[str(code)] = self._main_exits.get(str(code), 0) + 1
-
-    def presence_died(self) -> None:
-        self._presence_restarts += 1
-
-    def reload_began(self, now: float) -> None:
-        self._reload_began = now
-
-    def reload_ended(self, now: float, number: int, trouble: str) -> None:
-        """`trouble`: what was told of it, empty where it ended well."""
-        outcome = outcome_of(trouble)
-        seconds = now - self._reload_began
-        self._outcomes[outcome] += 1
-        self._seconds += seconds
-        self._last_reload = {
-            "id": number, "outcome": outcome, "trouble": trouble, "seconds": seconds, "ended": time.time()
-        }  # fmt: skip
-
-    def facts(self) -> dict[str, object]:
-        return {
-            "started": self._started,
-            "started_monotonic": self._started_monotonic,
-            "main_started": self._main_started,
-            "main_starts": self._main_starts,
-            "main_exits": dict(self._main_exits),
-            "presence_restarts": self._presence_restarts,
-            "reload_outcomes": dict(self._outcomes),
-            "reload_seconds": {"sum": self._seconds, "count": sum(self._outcomes.values())},
-            "last_reload": self._last_reload,
-        }
-
-
-def outcome_of(trouble: str) -> str:
-    """Which of OUTCOMES it is that a reload is told to have ended with."""
-    if not trouble:
-        return "done"
-    return next((name for name, start in OUTCOMES.items() if start and trouble.startswith(start)), FAILED)
 
 
 def home() -> str:

@@ -203,7 +203,7 @@ def test_the_disk_is_full_at_a_render_and_at_the_write_of_the_cache(
     cache = life.container.read(CACHE)
     cluster.local.put(f"/v1/kv/config/{life.name}/big", b"x" * 100_000)
     life.reload()
-    life.container.says("reload 1: aborted: the files in place stay")
+    life.container.says("reload 1: aborted: the files are unchanged")
     assert "free space on the file system of /out" in life.container.logs
     assert (life.container.read("/out/small"), life.container.read(CACHE)) == (b"small", cache)
     cluster.local.put(f"/v1/kv/config/{life.name}/big", b"fits")

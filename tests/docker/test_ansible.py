@@ -137,7 +137,7 @@ def test_a_site_comes_up_changes_without_a_failed_request_and_goes(site: Site, r
         (site.code / "django-app" / "VERSION").write_text("2")
         site.consul.kv_put("config/shop/uwsgi/workers", "many")
         said = site.play(only="shop")
-        assert "aborted: the files in place stay, the service was not told" in said
+        assert "aborted: the files are unchanged; the service was not notified" in said
         assert "failed=1" in said
         assert hups(site.container("shop-2")) == 0, "the next one was not touched"
         site.consul.kv_delete("config/shop/uwsgi")

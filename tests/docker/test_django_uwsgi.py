@@ -145,7 +145,7 @@ def test_code_that_cannot_be_imported_never_reaches_the_clients(shop: Shop) -> N
         shop.release("broken")
         shop.consul.kv_put("config/shop/greeting", "broken")
         container.kill("HUP")
-        container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were put back")
+        container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were rolled back")
         assert b"hello 0" in container.read("/run/app/config.json")
         assert answers(made.bodies_since(0)) == {("1", "hello 0")}
         wsgi.write_text(good)

@@ -18,7 +18,7 @@ from tests.e2e.failing import has_state
 
 BIG = "x" * 140_000
 TOLD = "KV key 'env/BIG' cannot be an environment variable: it takes 140004 bytes, and the kernel takes at most 131071"
-ABORTED = "aborted: the files in place stay, the service was not told"
+ABORTED = "aborted: the files are unchanged; the service was not notified"
 UP = ("sh", "-c", 'trap "echo hup" HUP; echo up ${#BIG}; while :; do sleep 0.05; done', "sh")
 
 Start = Callable[..., Running]

@@ -194,7 +194,7 @@ def test_a_failing_hook_before_the_reload_has_all_files_put_back(service: Servic
     copied.chmod(0o644)
     service.template("app.ini", "{# svcinit: mode=0600 #}\nnew")
     service.template("added", "new")
-    refuses_to_reload(svcinit, service, "aborted: SVCINIT_PRE_RELOAD failed with status 3; the files were put back")
+    refuses_to_reload(svcinit, service, "aborted: SVCINIT_PRE_RELOAD failed with status 3; the files were rolled back")
     assert "newnewnew" in svcinit.out, "the hook should have seen the new files"
     assert (raw.read_bytes(), raw.stat().st_mode & 0o777) == (old, 0o700)
     assert (target.read_text(), target.stat().st_mode & 0o777) == ("old", 0o640)
@@ -210,7 +210,7 @@ def test_after_an_aborted_reload_the_next_hup_ends_well_and_clears_the_state(ser
     is_passing(service)
     service.consul.kv_put("config/web/n", "2")
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were put back")
+    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were rolled back")
     assert target.read_text() == "1"
     gate.touch()
     svcinit.signal(signal.SIGHUP)
@@ -226,8 +226,8 @@ def test_a_failing_reload_command_is_told_and_the_service_stays_up(service: Serv
     svcinit = service.start()
     is_passing(service)
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("error: reload 1: SVCINIT_RELOAD failed with status 4; the next HUP tries again")
-    has_state(svcinit, state="running", degraded="SVCINIT_RELOAD failed with status 4; the next HUP tries again")
+    svcinit.says("error: reload 1: failed: SVCINIT_RELOAD failed with status 4; the next HUP tries again")
+    has_state(svcinit, state="running", degraded="failed: SVCINIT_RELOAD failed with status 4; the next HUP tries again")
     assert service.notes == ["up"]
 
 

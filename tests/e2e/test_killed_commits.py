@@ -49,7 +49,7 @@ NAMES = "a", "b", "c"
 OLD, NEW = "1 1 1", "2 2 2"
 # a commit of three files has a fsync(2) of each, of the record and of the directory; and of the directory in the end
 LAST_FSYNC = "fsync 6"
-UNDO_FSYNC = "fsync 3"  # of the last file that is put back: the others are back
+ROLLBACK_FSYNC = "fsync 3"  # of the last file that is put back: the others are back
 SECOND_FILE = "rename 3"  # the first one is the record's
 
 
@@ -138,7 +138,7 @@ def test_a_disk_that_is_too_slow_aborts_the_reload_and_the_files_are_the_former_
     assert disk.files == NEW
     svcinit.says("prepare took too long: killed")
     disk.goes_on()
-    svcinit.says("reload 1: aborted: the files in place stay, the service was not told")
+    svcinit.says("reload 1: aborted: the files are unchanged; the service was not notified")
     assert disk.files == OLD
     assert disk.is_clean()
     assert "degraded  aborted" in ctl(svcinit, "status")[1]
@@ -156,8 +156,8 @@ def test_a_disk_that_is_too_slow_to_put_back_either_is_told_so_and_the_next_relo
     disk.stall(LAST_FSYNC)
     svcinit.signal(signal.SIGHUP)
     disk.stalled()
-    disk.stall(UNDO_FSYNC)
-    svcinit.says("reload 1: aborted: the service was not told; putting the files back failed with status 137")
+    disk.stall(ROLLBACK_FSYNC)
+    svcinit.says("reload 1: aborted: the service was not notified; the rollback of the files failed with status 137")
     assert disk.files == "2 1 1"
     disk.goes_on()
     svcinit.signal(signal.SIGHUP)
@@ -190,7 +190,7 @@ def test_a_hook_that_fails_after_such_a_retry_has_the_files_of_before_the_first_
     svcinit.signal(signal.SIGHUP)
     os.kill(disk.stalled(), signal.SIGKILL)
     disk.goes_on()
-    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were put back")
+    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were rolled back")
     assert disk.files == OLD
     assert disk.is_clean()
     assert disk.changed == all_of(disk)

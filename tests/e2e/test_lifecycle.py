@@ -140,7 +140,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
         proxy.fault = "dribble"
         svcinit.signal(signal.SIGHUP)
         svcinit.says("prepare took too long: killed")
-        svcinit.says("reload 1: no usable answer from Consul: reloading on the files in place")
+        svcinit.says("reload 1: in place: no usable answer from Consul; the files are unchanged")
         eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
         assert target.read_text() == "1"
         proxy.fault = ""
@@ -236,7 +236,7 @@ def test_svcinitctl_waits_for_the_reload_and_tells_how_it_ended(service: Service
     service.consul.kv_delete("config/web/n")
     service.consul.kv_put("config/web/other", "1")
     code, said = ctl(svcinit, "reload")
-    assert (code, said) == (1, "aborted: the files in place stay, the service was not told\n")
+    assert (code, said) == (1, "aborted: the files are unchanged; the service was not notified\n")
     assert ctl(svcinit, "health") == (0, "")
     assert ctl(svcinit, "status")[0] == 1
     assert svcinit.stop() == 0

@@ -145,8 +145,8 @@ def test_a_file_that_became_wrong_aborts_the_reload(laptop: Laptop) -> None:
     svcinit = laptop.up()
     laptop.source.write_text("kv: [")
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("reload 1: aborted: the files in place stay")
-    has_state(svcinit, state="running", degraded="aborted: the files in place stay, the service was not told")
+    svcinit.says("reload 1: aborted: the files are unchanged")
+    has_state(svcinit, state="running", degraded="aborted: the files are unchanged; the service was not notified")
     assert laptop.target.read_text().startswith("4 ")
     assert svcinit.stop() == 0
 

@@ -146,7 +146,7 @@ def test_files_that_were_put_back_are_known_as_they_are(service: Service) -> Non
     service.consul.kv_put("config/web/n", "2")
     source.write_text("new")
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("the files were put back")
+    svcinit.says("the files were rolled back")
     known = {entry["target"]: entry for entry in status(svcinit)["preparation"]["templates"]}
     assert known[str(target)]["sha256"] == hashlib.sha256(b"1").hexdigest()
     assert known[str(target)]["changed"] == target.stat().st_mtime

@@ -104,7 +104,7 @@ def test_a_command_that_is_slow_to_install_its_handler_is_told_when_it_has(start
     svcinit = start("sh", "-c", 'echo up; sleep 1; trap "echo told" HUP; while :; do sleep 0.1; done')
     assert ctl(svcinit, "reload") == (0, "reloaded\n")
     svcinit.says("told")
-    assert "reload 1: waits before it tells the service: sh (pid " in svcinit.err
+    assert "reload 1: waits before it notifies the service: sh (pid " in svcinit.err
 
 
 def test_without_proc_the_signal_is_sent_as_ever(tmp_path: pathlib.Path) -> None:
@@ -150,7 +150,7 @@ def test_a_hup_before_the_service_is_ready_reaches_it_once_it_is(service: Servic
     svcinit.says("up\n")
     service.consul.kv_put("config/web/n", "2")
     svcinit.signal(HUP)
-    svcinit.says("reload 1: waits before it tells the service: SVCINIT_READY has not succeeded yet")
+    svcinit.says("reload 1: waits before it notifies the service: SVCINIT_READY has not succeeded yet")
     for hups in (2, 3):
         svcinit.signal(HUP)
         has_state(svcinit, state="reloading", hups=hups)

@@ -197,7 +197,7 @@ def test_a_hook_that_fails_puts_the_files_back_and_the_same_change_is_not_tried_
     target = followed.template("app.ini", '{{ key("n") }}')
     svcinit = up(followed)
     followed.consul.kv_put("config/web/n", "2")
-    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were put back")
+    svcinit.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed with status 1; the files were rolled back")
     assert target.read_text() == "1"
     stays(lambda: "reload 2" not in svcinit.err, "it is not tried again")
     followed.consul.kv_put("config/web/n", "3")
@@ -216,10 +216,10 @@ def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_
     }
     svcinit = up(followed)
     followed.consul.kv_put("config/web/n", "bad")
-    svcinit.says("taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were put back")
+    svcinit.says("rolled back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back")
     eventually(lambda: followed.notes == [*HUPPED, "SIGHUP", "up"], "the service heard of both")
     assert target.read_text() == "good"
-    has_state(svcinit, state="running", degraded=_taken_back())
+    has_state(svcinit, state="running", degraded=_rolled_back())
     stays(lambda: "reload 2" not in svcinit.err, "the bad one is not tried again")
     followed.consul.kv_put("config/web/n", "good again")
     svcinit.says("reload 2: done")
@@ -227,8 +227,8 @@ def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_
     assert svcinit.stop() == 0
 
 
-def _taken_back() -> str:
-    return "taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were put back"
+def _rolled_back() -> str:
+    return "rolled back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
 
 
 def test_an_emptied_prefix_is_no_news(followed: Service) -> None:

@@ -76,7 +76,7 @@ def test_a_fifo_that_stays_full_fails_the_reload_and_no_more(tmp_path: pathlib.P
     with running(tmp_path / "s", *SERVICE, env=env) as it:
         it.says("up")
         it.signal(signal.SIGHUP)
-        it.says("reload 1: SVCINIT_RELOAD failed")
+        it.says("reload 1: failed: SVCINIT_RELOAD failed")
         assert "BlockingIOError" not in it.err
         assert it.stop() == 3
     os.close(reader)
@@ -94,7 +94,7 @@ def test_it_is_written_as_the_services_user_who_leads_it_to_no_file_of_root(
         it.says("up")
         it.signal(signal.SIGHUP)
         it.says(f"write to {home}/told failed: Permission denied")
-        it.says("reload 1: SVCINIT_RELOAD failed")
+        it.says("reload 1: failed: SVCINIT_RELOAD failed")
         assert victim.read_text() == "root's"
 
         (home / "told").unlink()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 import pytest
 
 from svcinit import log
-from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role
 from svcinit.settings.parsers import Action
 
@@ -25,7 +25,7 @@ class FakeCrew:
         self.changed = ["/etc/app.ini"]
         self.news = self.unfinished = self.is_done = False
         self.room = True  # for the command
-        self.ready, self.deaf = True, ""
+        self.ready, self.registered, self.deaf = True, True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
         self.said: list[log.Entry] = []
 
@@ -44,7 +44,7 @@ class FakeCrew:
             if event.role != Role.ORPHAN and event.role not in self.running:
                 pytest.fail(f"{event.role} does not run")
             self.running.discard(event.role)
-            if event.role == Role.UNDO and not event.code:
+            if event.role == Role.ROLLBACK and not event.code:
                 self.unfinished = False
         return event
 
@@ -112,11 +112,14 @@ class FakeCrew:
         self.reloads = []
         self.log.append("told")
 
-    def report(self, life: Lifecycle) -> None:
-        pass
+    def report(self, facts: Mapping[str, object]) -> float | None:
+        return None
 
-    def start_undo(self) -> bool:
-        self._start(Role.UNDO)
+    def is_registered(self) -> bool:
+        return self.registered
+
+    def start_rollback(self) -> bool:
+        self._start(Role.ROLLBACK)
         return self.undoable
 
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:

@@ -26,14 +26,14 @@ from svcinit.model import Role
 from svcinit.processes import child as child_module
 from svcinit.processes import crew as crew_module
 from svcinit.processes import init as init_module
-from svcinit.processes.crew import Crew
+from svcinit.processes.crew import READY, REGISTERED, Crew
 from svcinit.processes.init import NEWS
 from svcinit.settings import environment
 
 PURE = "getpid", "path", "fsencode", "getuid"  # what fails never
 STARTS = "fork", "memfd_create", "getpgrp"  # without these main cannot be started
 VERDICT = {"argv": ["main"], "env": {}, "changed": ["/etc/app"], "reloads": [""]}
-BRIEF = {Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.VERIFY, Role.DEREGISTER}  # end by themselves, with 0
+BRIEF = {Role.PREPARE, Role.HOOK, Role.ACTION, Role.ROLLBACK, Role.VERIFY, Role.DEREGISTER}  # end by themselves, with 0
 MOST = 10_000  # calls of a life
 MOMENT = 0.01  # seconds that a child takes to end
 Step = tuple[float, Callable[["Kernel"], None]]
@@ -78,7 +78,7 @@ class Kernel:
                 frames.append(frame.f_code.co_name)
                 frame = frame.f_back
             self.failed = f"{name} in {frames[0]}"
-            self.failed_main = self.failed_main or (frames.count("start_main") == 2 and name in STARTS)
+            self.failed_main = self.failed_main or ("start_main" in frames and name in STARTS)
             raise OSError(number, os.strerror(number))
 
     # children
@@ -171,6 +171,7 @@ class Kernel:
             self.bury()
             if Role.PRESENCE in self.running.values() and self.crew._beat >= 0:
                 os.pwrite(self.crew._beat, int(self.clock * 1000).to_bytes(8, "little"), 0)
+                os.pwrite(self.crew._ready, REGISTERED, len(READY))
             if self.clock >= until and not self.pending:
                 return None
         return self.pending.pop(0)

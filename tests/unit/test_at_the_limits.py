@@ -32,7 +32,8 @@ def test_a_reload_that_gets_no_process_is_aborted_and_the_service_is_not_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     seen: list[object] = []
-    kernel = Kernel([HUP, at(39, lambda k: (k.life.state, k.life.outcome[:7]), seen), TERM], at_the_limit(5, 38))  # type: ignore[arg-type]
+    look = at(39, lambda k: (k.life.state, k.life.history.degraded[:7]), seen)
+    kernel = Kernel([HUP, look, TERM], at_the_limit(5, 38))  # type: ignore[arg-type]
     assert kernel.run(monkeypatch, WEB, str(tmp_path)) == 0
     assert seen == [(State.RUNNING, "aborted")]
     assert heard(kernel, Role.MAIN) == [signal.SIGTERM]
@@ -60,11 +61,22 @@ def test_files_are_put_back_when_there_is_a_process_for_that(
 ) -> None:
     seen: list[object] = []
     env = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
-    steps = [HUP, at(39, lambda k: k.life.outcome, seen), TERM]
-    kernel = Kernel(steps, at_the_limit(5.005, 10))  # type: ignore[arg-type]
+    steps = [HUP, at(39, lambda k: k.life.history.degraded, seen), TERM]
+    kernel = Kernel(steps, at_the_limit(5.005, 37))  # type: ignore[arg-type]
     assert kernel.run(monkeypatch, env, str(tmp_path)) == 0
-    assert seen == ["aborted: SVCINIT_PRE_RELOAD failed with status 70; the files were put back"]
+    assert seen == ["aborted: SVCINIT_PRE_RELOAD failed with status 70; the files were rolled back"]
     assert heard(kernel, Role.MAIN) == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("hook", ["SVCINIT_PRE_START", "SVCINIT_PRE_RELOAD"])
+def test_a_hook_that_gets_no_process_is_started_when_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, hook: str
+) -> None:
+    limit = at_the_limit(0.005, 3) if hook == "SVCINIT_PRE_START" else at_the_limit(5.005, 8)
+    kernel = Kernel([HUP, TERM], limit)  # type: ignore[arg-type]
+    assert kernel.run(monkeypatch, {**WEB, hook: "migrate"}, str(tmp_path)) == 0
+    assert heard(kernel, Role.MAIN) == [signal.SIGHUP, signal.SIGTERM]
+    assert "status 70" not in kernel.said
 
 
 PRESENCE_DIES: Step = (30, lambda kernel: kernel.end(Role.PRESENCE, 1))
@@ -116,8 +128,8 @@ def test_a_fault_of_our_own_in_every_transition_leaves_the_stop_its_limit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     def break_it(kernel: Kernel) -> None:
-        for name in ("stop", "hurry", "kill_all", "main_gone", "sweep", "tell_stop"):
-            monkeypatch.setattr(kernel.life, name, lambda *_: 1 / 0)
+        for name in ("begin", "on_further_stop", "kill_all", "service_exited", "sweep", "notify"):
+            monkeypatch.setattr(kernel.life.stop, name, lambda *_: 1 / 0)
 
     kernel = Kernel([(39, break_it), TERM], lambda kernel, call: 0 * len(call) * kernel.calls)
     assert kernel.run(monkeypatch, WEB, str(tmp_path)) == 128 + signal.SIGKILL

@@ -10,8 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from svcinit.agent.metrics.families import HISTOGRAM, SUMMARY, TABLE
-from svcinit.model import State
-from svcinit.state_files import OUTCOMES
+from svcinit.model import RELOAD_OUTCOMES, State
 from tools.tables import DOCS, SCHEMA, pages
 
 DASHBOARD = DOCS / "grafana-dashboard.json"
@@ -31,8 +30,8 @@ def test_the_schema_is_one_and_knows_every_state_and_outcome() -> None:
     Draft202012Validator.check_schema(schema)
     states = {value for name, value in vars(State).items() if name.isupper()}
     assert set(schema["properties"]["state"]["enum"]) == states
-    assert list(schema["properties"]["reload_outcomes"]["properties"]) == list(OUTCOMES)
-    assert schema["properties"]["last_reload"]["anyOf"][0]["properties"]["outcome"]["enum"] == list(OUTCOMES)
+    assert list(schema["properties"]["reload_outcomes"]["properties"]) == list(RELOAD_OUTCOMES)
+    assert schema["properties"]["last_reload"]["anyOf"][0]["properties"]["outcome"]["enum"] == list(RELOAD_OUTCOMES)
 
 
 def test_metrics_have_names_as_prometheus_wants_them() -> None:

@@ -15,7 +15,7 @@ import pytest
 from fake_kernel import Fails, Kernel, Step, WrongError
 from svcinit import log
 from svcinit.errors import EX_SOFTWARE, EX_UNAVAILABLE
-from svcinit.model import Role, State
+from svcinit.model import ReloadOutcome, Role, State
 
 TERM_AT = 40.0  # seconds: each pause before another try is over then
 STOPPED_WITHIN = 10.0  # seconds, of `docker stop`
@@ -60,8 +60,9 @@ def is_well(kernel: Kernel) -> None:
     told = f"{kernel.failed}: {life.state}, {kernel.running}, {life.timers}"
     assert life.state == State.RUNNING, told
     assert not life.failed, told
-    assert life.served == life.hups, told
-    wanted = {Role.MAIN, *[Role.PRESENCE] * life.settings.needs_presence, *[Role.METRICS] * life.has_metrics}
+    assert life.settings.plain or life.reload.outcome != ReloadOutcome.FAILED, life.history.degraded
+    assert life.reload.served == life.reload.hups, told
+    wanted = {Role.MAIN, *[Role.PRESENCE] * life.settings.needs_presence, *[Role.METRICS] * life.residents.has_metrics}
     assert set(kernel.running.values()) == wanted, told
 
 
@@ -141,7 +142,7 @@ def test_without_a_fault_each_life_goes_as_it_should(
 ) -> None:
     kernel, code = live(monkeypatch, tmp_path, name, never)
     ended_as_main_did(kernel, code)
-    assert kernel.deregistered < math.inf or not kernel.life.settings.registers or not kernel.life.ever_started
+    assert kernel.deregistered < math.inf or not kernel.life.settings.registers or not kernel.life.start.ever_started
 
 
 @pytest.mark.timeout(120)
@@ -163,7 +164,7 @@ def test_whichever_call_fails_once_the_service_lives_and_ends_as_it_should(
             if kernel.failed_main:
                 mains = [status for _, role, status in kernel.ends if role == Role.MAIN]
                 assert mains[-1:] == [code], f"{kernel.failed}: main was not started again"
-            if kernel.life.settings.registers and kernel.life.ever_started:
+            if kernel.life.settings.registers and kernel.life.start.ever_started:
                 assert kernel.deregistered < math.inf, f"{kernel.failed}: still registered"
         except (AssertionError, WrongError) as error:
             wrong.append(f"{number}: {error}")

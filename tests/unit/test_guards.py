@@ -22,8 +22,8 @@ from svcinit.agent.registration.presence import Presence
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.follower import Follower, Slots
 from svcinit.errors import EX_OK, EX_TEMPFAIL, Unavailable
-from svcinit.lifecycle.pause import HEALTHY, Pause
-from svcinit.lifecycle.steps import SLACK
+from svcinit.lifecycle.job import PREPARE_MARGIN
+from svcinit.lifecycle.residents import HEALTHY, Pause
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.processes import child, execution, init
@@ -73,7 +73,7 @@ def test_at_a_reload_prepare_may_wait_for_consul_for_half_of_the_time_only() -> 
     settings = read({**ENV, "SVCINIT_START_TIMEOUT": "60s", "SVCINIT_DRAIN": "0s"}, "/nosuch")
     life = Lifecycle(settings, Crew([*events, Signalled(signal.SIGTERM), *stop]))  # type: ignore[arg-type]
     assert life.run() == EX_OK
-    assert given == [60.0 + SLACK - SLACK, 15.0]
+    assert given == [60.0 + PREPARE_MARGIN - PREPARE_MARGIN, 15.0]
 
 
 @pytest.fixture

@@ -109,11 +109,11 @@ def test_a_failing_pre_reload_hook_puts_the_files_back_and_the_service_hears_not
         Signalled(HUP),
         Exited(Role.PREPARE, 0),
         Exited(Role.HOOK, 3),
-        Exited(Role.UNDO, 0),
+        Exited(Role.ROLLBACK, 0),
         Signalled(TERM),
     ]
     _, log = live(env, *UP, *events, *STOPPED)
-    assert log[4:] == ["+prepare", "+hook:migrate", "+undo", *STOP_LOG]
+    assert log[4:] == ["+prepare", "+hook:migrate", "+rollback", *STOP_LOG]
 
 
 def test_a_reload_command_is_awaited_before_the_next_reload_begins() -> None:
@@ -270,7 +270,7 @@ def test_a_plain_init_just_forwards_and_times_nothing() -> None:
         Exited(Role.MAIN, 143),
     ]
     code, log = live({}, *events)
-    assert (code, log[2:]) == (143, ["main<-SIGHUP", "main<-SIGTERM", "main<-SIGTERM", "main<-SIGINT"])
+    assert (code, log[1:]) == (143, ["main<-SIGHUP", "main<-SIGTERM", "main<-SIGTERM", "main<-SIGINT"])
 
 
 def test_the_statuses_of_the_command_may_be_mapped() -> None:
@@ -285,11 +285,11 @@ def test_a_hangup_of_the_terminal_is_no_reload() -> None:
 
 def test_a_service_suspended_at_the_terminal_suspends_svcinit_and_both_go_on() -> None:
     events = [Stopped(Role.MAIN, signal.SIGTSTP), Signalled(signal.SIGCONT), Exited(Role.MAIN, 0)]
-    assert live({}, *events) == (0, ["+main", "told", "suspended", "resumed"])
+    assert live({}, *events) == (0, ["+main", "suspended", "resumed"])
 
 
 def test_a_service_stopped_by_somebody_else_does_not_suspend_svcinit() -> None:
-    assert live({}, Stopped(Role.MAIN, signal.SIGSTOP), Exited(Role.MAIN, 0)) == (0, ["+main", "told"])
+    assert live({}, Stopped(Role.MAIN, signal.SIGSTOP), Exited(Role.MAIN, 0)) == (0, ["+main"])
 
 
 def test_a_prepare_that_hangs_after_consul_answered_aborts_the_reload() -> None:
@@ -380,6 +380,6 @@ def test_a_reload_that_the_check_confirms_is_done() -> None:
 
 
 def test_a_reload_that_the_check_does_not_confirm_is_taken_back_and_told_again() -> None:
-    events = [News(), Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.UNDO, 0), Signalled(TERM), *STOPPED]
+    events = [News(), Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0), Signalled(TERM), *STOPPED]
     log = watched(*events, reloads=("",), **CHECKED)
-    assert log == ["main<-SIGHUP", "+verify", "+undo", "main<-SIGHUP", "told", *STOP_LOG]
+    assert log == ["main<-SIGHUP", "+verify", "+rollback", "main<-SIGHUP", "told", *STOP_LOG]

@@ -41,7 +41,7 @@ def test_a_stop_asks_the_hook_of_a_reload_to_end_with_all_that_it_started(capfd:
     crew = Clocked(*UP, HUP, PREPARED, TERM, Exited(Role.HOOK, 143), *DONE)
     live(HOOKED, crew)
     assert crew.log[6:8] == ["0 hook<-SIGTERM group", "0 presence<-SIGTERM"]
-    assert "reload 1: given up (TERM)" in capfd.readouterr().err
+    assert "reload 1: given up: TERM" in capfd.readouterr().err
 
 
 def test_a_hook_before_the_start_that_hangs_is_killed_in_the_time_of_the_start() -> None:
@@ -115,7 +115,7 @@ def test_who_ends_in_time_was_not_killed(capfd: pytest.CaptureFixture[str]) -> N
 def test_a_reload_says_how_it_ended_and_how_long_it_took(
     capfd: pytest.CaptureFixture[str], code: int, said: str
 ) -> None:
-    undone = [Exited(Role.UNDO, 0)] * code
+    undone = [Exited(Role.ROLLBACK, 0)] * code
     crew = Clocked(*UP, LATER, HUP, PREPARED, Exited(Role.HOOK, code), *undone, TERM, *DONE)
     wait = crew.wait
 
@@ -129,7 +129,9 @@ def test_a_reload_says_how_it_ended_and_how_long_it_took(
     assert said in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("check", "said"), [("tcp", "Consul drops the service itself"), ("none", "it has no check")])
+@pytest.mark.parametrize(
+    ("check", "said"), [("tcp", "Consul removes the service"), ("none", "the service has no check")]
+)
 def test_who_could_not_be_deregistered_reads_what_becomes_of_the_registration(
     capfd: pytest.CaptureFixture[str], check: str, said: str
 ) -> None:

@@ -40,7 +40,7 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {"SVCINIT_METRICS": "127.0.0.1:9102"},
     {"SVCINIT_SERVICE": "web", "SVCINIT_METRICS": "127.0.0.1:9102", "SVCINIT_RELOAD": "restart"},
 )
-JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.UNDO, Role.VERIFY, Role.DEREGISTER, Role.PRESENCE, Role.METRICS)
+JOBS = (Role.PREPARE, Role.HOOK, Role.ACTION, Role.ROLLBACK, Role.VERIFY, Role.DEREGISTER, Role.PRESENCE, Role.METRICS)
 STATUSES = (0, 1, 69, 75, 78, 81, 82, 83, 137, 143)
 PATIENCE = 400  # deadlines after which a stop must long have ended
 
@@ -88,18 +88,18 @@ class Container(RuleBasedStateMachine):
         self.life = Lifecycle(self.settings, self.crew)  # type: ignore[arg-type]
         self.main_status: int | None = None
         self.stops = 0
-        self.life.start()
+        self.life.start.begin()
 
     def happen(self, event: Event) -> None:
         if self.life.state == State.DONE:
             return
         if isinstance(event, Exited):
             self.crew.running.discard(event.role)
-            if event.role == Role.UNDO:
+            if event.role == Role.ROLLBACK:
                 self.crew.unfinished = False
             if event.role == Role.MAIN:
                 self.main_status = event.code
-            if event.role == Role.PREPARE and self.life.late:
+            if event.role == Role.PREPARE and self.life.job.late:
                 event = Exited(Role.PREPARE, 75)
         self.life.on(event)
 
@@ -168,14 +168,30 @@ class Container(RuleBasedStateMachine):
     @invariant()
     def the_container_ends_only_when_main_did_and_with_its_status(self) -> None:
         if self.life.state == State.DONE and self.main_status is not None and Role.MAIN not in self.crew.running:
-            assert self.life.code == (self.main_status if self.life.verdict is None else self.life.verdict)
+            forced = self.life.stop.forced_exit_code
+            assert self.life.code == (self.main_status if forced is None else forced)
+
+    @invariant()
+    def a_reload_is_open_while_the_service_reloads_or_may_still_fail_by_it(self) -> None:
+        if self.settings.plain:
+            return
+        reload = self.life.reload
+        if self.life.state == State.RELOADING or reload.is_confirmed_later:
+            assert reload.is_open
+        if self.life.state == State.RUNNING and reload.is_open:
+            assert reload.is_confirmed_later
+            assert "confirm" in self.life.timers
+        facts = self.life.history.facts()
+        outcomes = facts["reload_outcomes"]
+        assert isinstance(outcomes, dict)
+        assert sum(outcomes.values()) == reload.number - reload.is_open, "each reload has exactly one outcome"
 
     @invariant()
     def whatever_is_waited_for_has_a_deadline(self) -> None:
         if self.life.state in (State.STARTING, State.RELOADING, State.DEREGISTERING, State.DRAINING, State.CLOSING):
             assert self.life.timers, f"{self.life.state} could last for ever"
         if self.life.state in (State.STOPPING, State.SWEEPING):
-            assert {"kill", "buried"} & set(self.life.timers), f"{self.life.state} could last for ever"
+            assert {"kill", "after_kill"} & set(self.life.timers), f"{self.life.state} could last for ever"
 
     def teardown(self) -> None:
         """A stop always ends: with children that never die by themselves, and only time passing."""

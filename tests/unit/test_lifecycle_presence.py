@@ -7,8 +7,7 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
-from svcinit.lifecycle.pause import HEALTHY
-from svcinit.lifecycle.steps import BEAT, SILENCE
+from svcinit.lifecycle.residents import HEALTHY, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
@@ -35,7 +34,7 @@ def starts_of(crew: FakeCrew) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("silent", [SILENCE + 0.1, 10 * SILENCE])
+@pytest.mark.parametrize("silent", [HEARTBEAT_TIMEOUT + 0.1, 10 * HEARTBEAT_TIMEOUT])
 def test_a_presence_without_a_sign_of_life_is_killed_and_replaced(silent: float) -> None:
     events: list[Event] = [Deadline(), KILLED, Deadline(), Signalled(TERM), *STOPPED]
     crew = FakeCrew([*UP, *events])
@@ -44,18 +43,18 @@ def test_a_presence_without_a_sign_of_life_is_killed_and_replaced(silent: float)
     assert crew.log == [*START_LOG, "presence<-SIGKILL", "+presence", *STOP_LOG]
 
 
-@pytest.mark.parametrize("silent", [0.0, BEAT, SILENCE])
+@pytest.mark.parametrize("silent", [0.0, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT])
 def test_a_presence_whose_call_takes_long_is_not_killed(silent: float) -> None:
     crew = FakeCrew([*UP, Deadline(), Deadline(), Signalled(TERM), *STOPPED])
     crew.quiet = silent
     life_of(crew).run()
     assert crew.log == [*START_LOG, *STOP_LOG]
-    assert crew.clock >= 2 * BEAT
+    assert crew.clock >= 2 * HEARTBEAT_INTERVAL
 
 
 def test_one_that_not_even_kill_ends_is_killed_again_at_the_next_look() -> None:
     crew = FakeCrew([*UP, Deadline(), Deadline(), KILLED, Deadline(), Signalled(TERM), *STOPPED])
-    crew.quiet = 2 * SILENCE
+    crew.quiet = 2 * HEARTBEAT_TIMEOUT
     life_of(crew).run()
     assert crew.log == [*START_LOG, "presence<-SIGKILL", "presence<-SIGKILL", "+presence", *STOP_LOG]
 
@@ -66,15 +65,15 @@ def test_a_presence_that_dies_again_and_again_is_started_after_longer_and_longer
     began = starts_of(crew)
     life.run()
     assert began == [0.0, 0.5, 1.5, 3.5, 7.5]
-    assert life.tally.facts()["presence_restarts"] == 4
+    assert life.history.facts()["presence_restarts"] == 4
 
 
 def test_a_presence_that_lived_for_long_is_started_again_as_quickly_as_at_first() -> None:
-    lives_on: list[Event] = [Deadline()] * (round(HEALTHY / BEAT) + 1)
+    lives_on: list[Event] = [Deadline()] * (round(HEALTHY / HEARTBEAT_INTERVAL) + 1)
     crew = FakeCrew(
         [*UP, *[DIES, Deadline()] * 3, *lives_on, DIES, Deadline(), DIES, Deadline(), Signalled(TERM), *STOPPED]
     )
     began = starts_of(crew)
     life_of(crew).run()
-    died = 3.5 + HEALTHY + BEAT
+    died = 3.5 + HEALTHY + HEARTBEAT_INTERVAL
     assert began == [0.0, 0.5, 1.5, 3.5, died + 0.5, died + 1.5]

@@ -8,7 +8,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.errors import Outcome
-from svcinit.lifecycle.reload import HANDLES_WITHIN, LOOK
+from svcinit.lifecycle.reload import HANDLER_TIMEOUT, POLL_INTERVAL
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
@@ -74,7 +74,7 @@ def live(env: dict[str, str], events: list[Timed], **facts: float) -> tuple[Time
 def test_a_hup_to_a_service_that_still_starts_is_told_when_it_is_ready() -> None:
     crew, life = live(READY, [(0.4, Signalled(HUP)), *stop(20)], ready=12.0)
     assert crew.told_at == [12.0]
-    assert life.tally.facts()["reload_outcomes"]["done"] == 1  # type: ignore[index]
+    assert life.history.facts()["reload_outcomes"]["done"] == 1  # type: ignore[index]
 
 
 def test_hups_while_it_waits_to_become_ready_make_exactly_one_more_reload() -> None:
@@ -107,8 +107,8 @@ def test_a_reload_does_not_wait_for_ready_for_ever() -> None:
     """Such as where presence, which is to look, dies again and again."""
     crew, life = live({**READY, "SVCINIT_START_TIMEOUT": "60s"}, [(0.4, Signalled(HUP)), *stop(100)], ready=NEVER)
     assert crew.told_at == []
-    assert life.outcome == "SVCINIT_RELOAD failed: SVCINIT_READY has not succeeded yet; the next HUP tries again"
-    assert life.tally.facts()["reload_seconds"]["sum"] == pytest.approx(64.6, abs=2 * LOOK)  # type: ignore[index]
+    assert life.history.degraded == "failed: SVCINIT_READY has not succeeded yet; the next HUP tries again"
+    assert life.history.facts()["reload_seconds"]["sum"] == pytest.approx(64.6, abs=2 * POLL_INTERVAL)  # type: ignore[index]
 
 
 def test_a_stop_while_a_reload_waits_to_be_told_is_obeyed_at_once() -> None:
@@ -121,13 +121,13 @@ def test_a_stop_while_a_reload_waits_to_be_told_is_obeyed_at_once() -> None:
 def test_a_signal_that_would_end_the_service_is_not_sent_and_the_fault_says_what_to_set() -> None:
     crew, life = live(WEB, [(100, Signalled(HUP)), *stop(120)], handles=NEVER)
     assert crew.told_at == []
-    assert life.outcome == (
-        f"SVCINIT_RELOAD failed: {DEAF} does not handle HUP, and would end by it: not sent; "
+    assert life.history.degraded == (
+        f"failed: {DEAF} does not handle HUP, and would end by it: not sent; "
         "set SVCINIT_RELOAD, or reload= of the template, to restart, none or exec:COMMAND"
     )
-    facts = life.tally.facts()
+    facts = life.history.facts()
     assert facts["reload_outcomes"]["failed"] == 1  # type: ignore[index]
-    assert facts["reload_seconds"]["sum"] == pytest.approx(HANDLES_WITHIN, abs=2 * LOOK)  # type: ignore[index]
+    assert facts["reload_seconds"]["sum"] == pytest.approx(HANDLER_TIMEOUT, abs=2 * POLL_INTERVAL)  # type: ignore[index]
     assert "told" not in crew.log[crew.log.index("+presence") :], "what changed is still due"
 
 
@@ -149,7 +149,7 @@ def test_a_service_that_loads_itself_anew_gets_all_of_the_reloads_time() -> None
 
 def test_the_next_hup_tries_again() -> None:
     crew, life = live(WEB, [(100, Signalled(HUP)), (200, Signalled(HUP)), *stop(220)], handles=150.0)
-    assert (crew.told_at, life.outcome) == ([200], "")
+    assert (crew.told_at, life.history.degraded) == ([200], "")
 
 
 def test_a_plain_init_and_the_stop_ask_nobody() -> None:
@@ -162,23 +162,27 @@ def test_a_plain_init_and_the_stop_ask_nobody() -> None:
 def test_a_taken_back_reload_that_cannot_be_told_again_is_told_as_taken_back() -> None:
     env = {**WEB, "SVCINIT_RELOAD_VERIFY": "5s"}
     crew = Timeline(
-        [(9, Signalled(HUP)), (14, Exited(Role.VERIFY, Outcome.NOT_PASSING)), (15, Exited(Role.UNDO, 0)), *stop(99)],
+        [
+            (9, Signalled(HUP)),
+            (14, Exited(Role.VERIFY, Outcome.NOT_PASSING)),
+            (15, Exited(Role.ROLLBACK, 0)),
+            *stop(99),
+        ],
         deaf=10.0,
     )
     life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
     life.run()
     assert crew.told_at == [9]
-    assert life.outcome.startswith("taken back: ")
-    assert DEAF in life.outcome
-    assert life.taken_back == ""
+    assert life.history.degraded.startswith("rolled back: ")
+    assert DEAF in life.history.degraded
 
 
 @pytest.mark.parametrize("code", [1, 69, 70, 143])
 def test_a_check_after_a_reload_that_died_is_no_verdict_on_the_service(code: int) -> None:
     env = {**WEB, "SVCINIT_RELOAD_VERIFY": "5s"}
     crew, life = live(env, [(9, Signalled(HUP)), (10, Exited(Role.VERIFY, code)), *stop(99)])
-    assert "+undo" not in crew.log
-    assert life.outcome == f"SVCINIT_RELOAD_VERIFY could not look: it died with status {code}"
+    assert "+rollback" not in crew.log
+    assert life.history.degraded == f"failed: the process for SVCINIT_RELOAD_VERIFY died with status {code}"
 
 
 @pytest.mark.parametrize("code", [Outcome.NOT_REGISTERED, 69, 75, 78, 143, 0])

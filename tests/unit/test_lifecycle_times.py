@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from fake_crew import FakeCrew
 from svcinit.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Outcome
-from svcinit.lifecycle.steps import FROM_CACHE
-from svcinit.lifecycle.stop import BURIED
+from svcinit.lifecycle.start import FROM_CACHE
+from svcinit.lifecycle.stop import KILL_TIMEOUT
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, State
 from svcinit.settings import environment
@@ -44,6 +44,7 @@ class Clocked(FakeCrew):
     def __init__(self, *events: Event, **gives: object) -> None:
         super().__init__(list(events))
         self.log = Dated(self.now)
+        self.life: Lifecycle | None = None
         vars(self).update(gives)
 
     def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
@@ -51,16 +52,20 @@ class Clocked(FakeCrew):
         super().start_prepare(seconds=seconds, cached=cached)
         self.unfinished = unfinished
 
-    def report(self, life: Lifecycle) -> None:
+    def report(self, facts: Mapping[str, object]) -> float | None:
         """While the service just runs nothing of a reload is left."""
-        if life.state == State.RUNNING and not life.failed:
-            left = set(life.timers) - {"presence", "metrics", "report", "again", "limit"}
-            if left or life.job or life.late:
-                pytest.fail(f"{left}, {life.job}, {life.late} are left of a reload")
+        life = self.life
+        if life is not None and life.state == State.RUNNING and not life.failed:
+            left = set(life.timers) - {"presence", "metrics", "report", "again", "limit", "confirm", "started"}
+            if left or life.job.role or life.job.late:
+                pytest.fail(f"{left}, {life.job.role}, {life.job.late} are left of a reload")
+        return None
 
 
 def live(env: dict[str, str], crew: FakeCrew) -> Lifecycle:
     life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    if isinstance(crew, Clocked):
+        crew.life = life
     life.run()
     assert not crew.events, f"the container ended before all that was to happen did: {crew.log}"
     return life
@@ -71,13 +76,13 @@ def after(env: dict[str, str], *events: Event, **gives: object) -> tuple[Lifecyc
     crew = Clocked(*UP, *events, TERM, *DONE, **gives)
     life = live(env, crew)
     assert crew.log[:4] == ["0 +prepare", "0 +main", "0 told", "0 +presence"]
-    assert life.served == life.hups
+    assert life.reload.served == life.reload.hups
     stop = next(index for index, entry in enumerate(crew.log) if entry.endswith("presence<-SIGTERM"))
     return life, crew.log[4:stop]
 
 
 def outcomes(life: Lifecycle) -> dict[str, int]:
-    found = life.tally.facts()["reload_outcomes"]
+    found = life.history.facts()["reload_outcomes"]
     assert isinstance(found, dict)
     return found
 
@@ -90,30 +95,30 @@ HOOKED = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
 @pytest.mark.parametrize(
     ("env", "before", "log", "outcome"),
     [
-        (WEB, [HUP], ["3 prepare<-SIGKILL"], "no usable answer"),
-        (HOOKED, [HUP, PREPARED], ["3 hook<-SIGKILL", "3 +undo"], "aborted: SVCINIT_PRE_RELOAD"),
-        ({**WEB, "SVCINIT_RELOAD": "exec:r"}, [HUP, PREPARED], ["3 action<-SIGKILL"], "SVCINIT_RELOAD failed"),
-        (HOOKED, [HUP, PREPARED, Exited(Role.HOOK, 1)], ["3 undo<-SIGKILL"], "aborted: SVCINIT_PRE_RELOAD"),
-        (CHECKED, [HUP, PREPARED], ["2.5 verify<-SIGKILL"], "SVCINIT_RELOAD_VERIFY could not look"),
+        (WEB, [HUP], ["3 prepare<-SIGKILL"], "in place: no usable answer"),
+        (HOOKED, [HUP, PREPARED], ["3 hook<-SIGKILL", "3 +rollback"], "aborted: SVCINIT_PRE_RELOAD"),
+        ({**WEB, "SVCINIT_RELOAD": "exec:r"}, [HUP, PREPARED], ["3 action<-SIGKILL"], "failed: SVCINIT_RELOAD failed"),
+        (HOOKED, [HUP, PREPARED, Exited(Role.HOOK, 1)], ["3 rollback<-SIGKILL"], "aborted: SVCINIT_PRE_RELOAD"),
+        (CHECKED, [HUP, PREPARED], ["2.5 verify<-SIGKILL"], "failed: the process for SVCINIT_RELOAD_VERIFY died"),
     ],
 )  # fmt: skip
 def test_a_step_of_a_reload_that_hangs_is_killed_in_its_time(
     env: dict[str, str], before: list[Event], log: list[str], outcome: str
 ) -> None:
     role = log[0].split()[1].split("<")[0]
-    undone = [Exited(Role.UNDO, 0)] * (log[-1].endswith("+undo") or role == Role.VERIFY)
+    undone = [Exited(Role.ROLLBACK, 0)] * (log[-1].endswith("+rollback") or role == Role.VERIFY)
     life, found = after(env, *before, LATER, Exited(role, 137), *undone)
     assert [each for each in found if each in log] == log
     if role == Role.VERIFY:  # it was too late, which is no success of the check
-        assert life.outcome.startswith("taken back")
+        assert life.history.degraded.startswith("rolled back")
     else:
-        assert life.outcome.startswith(outcome)
+        assert life.history.degraded.startswith(outcome)
 
 
 def test_what_not_even_kill_ends_counts_as_dead_a_second_later() -> None:
-    life, found = after(HOOKED, HUP, PREPARED, LATER, LATER, Exited(Role.UNDO, 0), Exited(Role.HOOK, 137))
-    assert found == ["0 +prepare", "0 +hook:migrate", "3 hook<-SIGKILL", "4 +undo"]
-    assert life.outcome.endswith("the files were put back")
+    life, found = after(HOOKED, HUP, PREPARED, LATER, LATER, Exited(Role.ROLLBACK, 0), Exited(Role.HOOK, 137))
+    assert found == ["0 +prepare", "0 +hook:migrate", "3 hook<-SIGKILL", "4 +rollback"]
+    assert life.history.degraded.endswith("the files were rolled back")
 
 
 def test_a_stop_before_the_start_kills_what_ignores_it_after_the_time_to_stop() -> None:
@@ -128,7 +133,7 @@ def test_the_drain_the_time_to_stop_and_the_burial_follow_each_other() -> None:
     assert crew.log[4:] == [
         "0 presence<-SIGTERM", "1 main<-SIGTERM", "9 main<-SIGKILL", "9 all<-SIGKILL"
     ]  # fmt: skip
-    assert crew.clock == 9 + BURIED
+    assert crew.clock == 9 + KILL_TIMEOUT
 
 
 def test_presence_and_what_deregisters_in_its_place_get_a_quarter_of_the_time_each() -> None:
@@ -172,7 +177,7 @@ def test_a_prepare_that_cannot_be_run_aborts_the_reload() -> None:
     dies: list[Event] = [Exited(Role.PREPARE, 137), LATER]
     life, found = after({**WEB, "SVCINIT_RELOAD_TIMEOUT": "700ms"}, HUP, *dies, *dies)
     assert found == ["0 +prepare", "0.5 +prepare"]
-    assert life.outcome.startswith("aborted: prepare could not be run")
+    assert life.history.degraded.startswith("aborted: prepare could not be run")
     assert outcomes(life)["aborted"] == 1
 
 
@@ -185,55 +190,55 @@ def test_before_the_start_it_counts_as_consul_that_does_not_answer() -> None:
 @pytest.mark.parametrize("starts", [True, False])
 def test_what_it_left_half_done_is_put_back_first(starts: bool) -> None:
     env = {**WEB, "SVCINIT_START_TIMEOUT": "200ms", "SVCINIT_RELOAD_TIMEOUT": "700ms"}
-    dies: list[Event] = [Exited(Role.PREPARE, 137), LATER, Exited(Role.PREPARE, 137), LATER, Exited(Role.UNDO, 0)]
+    dies: list[Event] = [Exited(Role.PREPARE, 137), LATER, Exited(Role.PREPARE, 137), LATER, Exited(Role.ROLLBACK, 0)]
     if starts:
         crew = Clocked(*dies, unfinished=True)
         assert live(env, crew).code == EX_UNAVAILABLE
-        assert crew.log[-1] == "0.7 +undo"
+        assert crew.log[-1] == "0.7 +rollback"
     else:
         life, found = after(env, HUP, *dies, unfinished=True)
-        assert found[-1] == "0.7 +undo"
-        assert life.outcome == "aborted: the files in place stay, the service was not told"
+        assert found[-1] == "0.7 +rollback"
+        assert life.history.degraded == "aborted: the files are unchanged; the service was not notified"
 
 
 def test_a_service_does_not_start_on_files_that_could_not_be_put_back() -> None:
-    crew = Clocked(Exited(Role.PREPARE, 75), Exited(Role.UNDO, 1), unfinished=True)
+    crew = Clocked(Exited(Role.PREPARE, 75), Exited(Role.ROLLBACK, 1), unfinished=True)
     assert live(WEB, crew).code == EX_CONFIG
     assert "+main" not in "".join(crew.log)
 
 
 def test_putting_back_is_tried_again_after_half_a_second() -> None:
-    lacks = Exited(Role.UNDO, EX_SOFTWARE)
-    _, found = after(HOOKED, HUP, PREPARED, Exited(Role.HOOK, 1), lacks, LATER, Exited(Role.UNDO, 0))
-    assert found == ["0 +prepare", "0 +hook:migrate", "0 +undo", "0.5 +undo"]
+    lacks = Exited(Role.ROLLBACK, EX_SOFTWARE)
+    _, found = after(HOOKED, HUP, PREPARED, Exited(Role.HOOK, 1), lacks, LATER, Exited(Role.ROLLBACK, 0))
+    assert found == ["0 +prepare", "0 +hook:migrate", "0 +rollback", "0.5 +rollback"]
 
 
 @pytest.mark.parametrize(
-    ("code", "fate"), [(0, "the files were put back"), (1, "putting the files back failed with status 1")]
+    ("code", "fate"), [(0, "the files were rolled back"), (1, "the rollback of the files failed with status 1")]
 )
 def test_a_reload_that_was_undone_says_what_became_of_the_files(code: int, fate: str) -> None:
-    life, _ = after(HOOKED, HUP, PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, code))
-    assert life.outcome == f"aborted: SVCINIT_PRE_RELOAD failed with status 3; {fate}"
+    life, _ = after(HOOKED, HUP, PREPARED, Exited(Role.HOOK, 3), Exited(Role.ROLLBACK, code))
+    assert life.history.degraded == f"aborted: SVCINIT_PRE_RELOAD failed with status 3; {fate}"
 
 
 def test_a_reload_that_left_nothing_to_undo_is_aborted_all_the_same() -> None:
     crew = Clocked(*UP, HUP, PREPARED, Exited(Role.HOOK, 3), TERM, *DONE)
-    crew.start_undo = lambda: False  # type: ignore[method-assign]
-    assert live(HOOKED, crew).outcome == "aborted: SVCINIT_PRE_RELOAD failed with status 3"
+    crew.start_rollback = lambda: False  # type: ignore[method-assign]
+    assert live(HOOKED, crew).history.degraded == "aborted: SVCINIT_PRE_RELOAD failed with status 3"
 
 
 @pytest.mark.parametrize(
-    ("code", "outcome"), [(0, ""), (1, "SVCINIT_RELOAD_VERIFY could not look: it died with status 1")]
+    ("code", "outcome"), [(0, ""), (1, "failed: the process for SVCINIT_RELOAD_VERIFY died with status 1")]
 )
 def test_a_reload_ends_well_only_when_its_check_was_seen_to_succeed(code: int, outcome: str) -> None:
     life, _ = after(CHECKED, HUP, PREPARED, Exited(Role.VERIFY, code))
-    assert life.outcome == outcome
+    assert life.history.degraded == outcome
 
 
 def test_one_that_was_taken_back_says_why() -> None:
-    life, _ = after(CHECKED, HUP, PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.UNDO, 0))
-    assert life.outcome == (
-        "taken back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were put back"
+    life, _ = after(CHECKED, HUP, PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0))
+    assert life.history.degraded == (
+        "rolled back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
     )
 
 
@@ -243,7 +248,7 @@ def test_each_reload_has_a_number_whether_by_hup_or_by_a_change() -> None:
     has_news = iter([True, True])
     crew.has_news = lambda: next(has_news, False)  # type: ignore[method-assign]
     life = live({**WEB, "SVCINIT_WATCH": "1"}, crew)
-    assert (life.reloads, life.outcome, life.hups, life.served) == (4, "", 2, 2)
+    assert (life.reload.number, life.history.degraded, life.reload.hups, life.reload.served) == (4, "", 2, 2)
     assert outcomes(life)["done"] == 4
 
 
@@ -262,15 +267,15 @@ def test_a_cache_that_is_not_there_is_not_gone_by() -> None:
 def test_a_start_from_the_cache_is_degraded_until_a_reload_succeeds() -> None:
     crew = Clocked(Exited(Role.PREPARE, 75), PREPARED, HUP, PREPARED, TERM, *DONE)
     outcomes_seen: list[str] = []
-    crew.report = lambda life: outcomes_seen.append(life.outcome)  # type: ignore[method-assign]
-    assert live({**WEB, "SVCINIT_CACHE": __file__}, crew).outcome == ""
+    crew.report = lambda facts: outcomes_seen.append(str(facts["degraded"]))  # type: ignore[method-assign]
+    assert live({**WEB, "SVCINIT_CACHE": __file__}, crew).history.degraded == ""
     assert FROM_CACHE in outcomes_seen
 
 
 def test_a_reload_without_anything_to_prepare_serves_its_hups_too() -> None:
     crew = Clocked(HUP, HUP, TERM, Exited(Role.MAIN, 0))
     life = live({"SVCINIT_PRE_RELOAD": "", "SVCINIT_STOP_TIMEOUT": "5s"} | NOTHING, crew)
-    assert (life.hups, life.served) == (2, 2)
+    assert (life.reload.hups, life.reload.served) == (2, 2)
 
 
 # how main is told
@@ -291,8 +296,8 @@ def test_a_service_that_is_not_ready_after_long_gets_the_time_of_a_reload(capfd:
     env = {**READY, "SVCINIT_START_TIMEOUT": "5s", "SVCINIT_RELOAD_TIMEOUT": "3s"}
     life = live(env, crew)
     assert crew.told_at == [22]
-    assert "not sent" in life.outcome
-    assert capfd.readouterr().err.count("waits before it tells the service") == 3
+    assert "not sent" in life.history.degraded
+    assert capfd.readouterr().err.count("waits before it notifies the service") == 3
 
 
 def test_a_stop_command_that_fails_is_followed_by_term_to_the_group_where_that_is_asked_for() -> None:

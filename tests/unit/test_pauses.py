@@ -12,7 +12,7 @@ import pytest
 from svcinit.agent.consul.connect import READ_TIMEOUT
 from svcinit.agent.registration.presence import Presence
 from svcinit.errors import Outcome
-from svcinit.lifecycle.steps import BEAT, SILENCE
+from svcinit.lifecycle.residents import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from svcinit.model import Deadline
 from svcinit.processes import child, init
 from svcinit.processes.crew import Crew, touch
@@ -63,22 +63,22 @@ def silences(crew: Crew, kernel: Kernel, seconds: float, *, hangs: bool) -> list
     found, until = [], kernel.clock + seconds
     while kernel.clock < until:
         found.append(crew.silence())
-        assert isinstance(crew.wait(crew.now() + BEAT), Deadline)
-        if not hangs and not kernel.pauses_at <= kernel.clock < kernel.pauses_at + PAUSE + BEAT:
+        assert isinstance(crew.wait(crew.now() + HEARTBEAT_INTERVAL), Deadline)
+        if not hangs and not kernel.pauses_at <= kernel.clock < kernel.pauses_at + PAUSE + HEARTBEAT_INTERVAL:
             touch(crew._beat)  # in a pause it could not, and just after it is not its turn yet
     return found
 
 
-@pytest.mark.parametrize("after", [0.0, 2.0, BEAT - 0.1])
+@pytest.mark.parametrize("after", [0.0, 2.0, HEARTBEAT_INTERVAL - 0.1])
 def test_a_pause_of_46_s_is_no_presence_that_hangs(crew: Crew, kernel: Kernel, after: float) -> None:
-    kernel.pauses_at = kernel.clock + 3 * BEAT + after
-    assert max(silences(crew, kernel, 120, hangs=False)) < SILENCE / 2
+    kernel.pauses_at = kernel.clock + 3 * HEARTBEAT_INTERVAL + after
+    assert max(silences(crew, kernel, 120, hangs=False)) < HEARTBEAT_TIMEOUT / 2
 
 
 def test_one_that_hangs_is_found_in_time_with_a_pause_or_without(crew: Crew, kernel: Kernel) -> None:
-    assert silences(crew, kernel, SILENCE + 2 * BEAT, hangs=True)[-1] > SILENCE
+    assert silences(crew, kernel, HEARTBEAT_TIMEOUT + 2 * HEARTBEAT_INTERVAL, hangs=True)[-1] > HEARTBEAT_TIMEOUT
     kernel.pauses_at = kernel.clock + 7
-    assert silences(crew, kernel, PAUSE + 2 * BEAT, hangs=True)[-1] > SILENCE
+    assert silences(crew, kernel, PAUSE + 2 * HEARTBEAT_INTERVAL, hangs=True)[-1] > HEARTBEAT_TIMEOUT
 
 
 @pytest.mark.parametrize(("seconds", "at"), [(8.0, 2.0), (8.0, 7.5), (60.0, 58.0), (0.5, 0.1), (30.0, 11.0)])

@@ -78,6 +78,7 @@ class Container:
         crew = self.crew
         crew._renew("_verdict")
         crew._renew("_fresh")
+        crew._verdict_taken = False
 
         def body() -> int:
             try:

@@ -12,9 +12,9 @@ import pytest
 from fake_crew import FakeCrew
 from svcinit.errors import Outcome
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.model import Deadline, Event, Exited, Role, Signalled
+from svcinit.model import RELOAD_OUTCOMES, Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
-from svcinit.state_files import OUTCOMES, PERIOD, StateFile, outcome_of, read_state, write_state
+from svcinit.state_files import PERIOD, StateFile, read_state, write_state
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
 FULL = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": ""}
@@ -73,7 +73,7 @@ def tally(env: dict[str, str], *events: Event) -> dict[str, object]:
     life = Lifecycle(environment.read({**FULL, **env}), crew)  # type: ignore[arg-type]
     life.run()
     assert crew.events == []
-    return life.tally.facts()
+    return life.history.facts()
 
 
 HOOK, EXEC = {"SVCINIT_PRE_RELOAD": "migrate"}, {"SVCINIT_RELOAD": "exec:chain"}
@@ -88,34 +88,36 @@ VERIFY = {"SVCINIT_RELOAD_VERIFY": "5s"}
         ("in_place", {}, [Exited(Role.PREPARE, 75)]),
         ("in_place", EXEC, [Exited(Role.PREPARE, 75), Exited(Role.ACTION, 0)]),
         ("aborted", {}, [Exited(Role.PREPARE, 78)]),
-        ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, 0)]),
-        ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.UNDO, 1)]),
-        ("taken_back", VERIFY, [PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.UNDO, 0)]),
+        ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.ROLLBACK, 0)]),
+        ("aborted", HOOK, [PREPARED, Exited(Role.HOOK, 3), Exited(Role.ROLLBACK, 1)]),
+        ("rolled_back", VERIFY, [PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0)]),
         ("failed", EXEC, [PREPARED, Exited(Role.ACTION, 4)]),
         ("failed", VERIFY | EXEC, [PREPARED, Exited(Role.ACTION, 0), Exited(Role.VERIFY, Outcome.NOT_PASSING),
-                                   Exited(Role.UNDO, 0), Exited(Role.ACTION, 1)]),
+                                   Exited(Role.ROLLBACK, 0), Exited(Role.ACTION, 1)]),
         ("failed", VERIFY, [PREPARED, Exited(Role.VERIFY, 143)]),
     ],
 )  # fmt: skip
 def test_each_way_a_reload_ends_is_counted(outcome: str, env: dict[str, str], events: list[Event]) -> None:
     found = tally(env, Signalled(HUP), *events, *END)
-    assert found["reload_outcomes"] == dict.fromkeys(OUTCOMES, 0) | {outcome: 1}
+    assert found["reload_outcomes"] == dict.fromkeys(RELOAD_OUTCOMES, 0) | {outcome: 1}
     last = found["last_reload"]
     assert isinstance(last, dict)
-    assert (last["id"], last["outcome"], bool(last["trouble"])) == (1, outcome, outcome != "done")
+    assert (last["id"], last["outcome"], bool(last["reason"])) == (1, outcome, outcome != "done")
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(0, "done"), (75, "in_place")])
 def test_a_restart_is_a_reload_that_ends_with_the_new_start(code: int, outcome: str) -> None:
     restart: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, code), *END[1:]]
     found = tally({"SVCINIT_RELOAD": "restart"}, *restart, *END)
-    assert found["reload_outcomes"] == dict.fromkeys(OUTCOMES, 0) | {outcome: 1}
+    assert found["reload_outcomes"] == dict.fromkeys(RELOAD_OUTCOMES, 0) | {outcome: 1}
     assert (found["main_starts"], found["main_exits"]) == (2, {"143": 2})
 
 
-def test_a_stop_in_the_middle_of_a_reload_is_no_end_of_it() -> None:
+def test_a_stop_in_the_middle_of_a_reload_gives_it_up() -> None:
     given_up = Exited(Role.PREPARE, 143)
-    assert tally({}, Signalled(HUP), END[0], given_up, *END[1:])["reload_outcomes"] == dict.fromkeys(OUTCOMES, 0)
+    found = tally({}, Signalled(HUP), END[0], given_up, *END[1:])
+    assert found["reload_outcomes"] == dict.fromkeys(RELOAD_OUTCOMES, 0) | {"given_up": 1}
+    assert found["degraded"] == ""
 
 
 def test_how_long_reloads_took_is_summed_up() -> None:
@@ -126,8 +128,3 @@ def test_how_long_reloads_took_is_summed_up() -> None:
 
 def test_a_presence_that_dies_is_counted_and_the_one_that_ends_is_not() -> None:
     assert tally({}, Exited(Role.PRESENCE, 137), Deadline(), *END)["presence_restarts"] == 1
-
-
-@pytest.mark.parametrize("trouble", ["something new went wrong", " aborted"])
-def test_what_is_told_in_unknown_words_counts_as_failed(trouble: str) -> None:
-    assert outcome_of(trouble) == "failed"

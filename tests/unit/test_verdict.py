@@ -25,6 +25,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
 def leave(crew: Crew, content: bytes) -> bool:
     os.ftruncate(crew._verdict, 0)
     os.pwrite(crew._verdict, content, 0)
+    crew._verdict_taken = False
     return crew.take_verdict()
 
 

@@ -1,6 +1,7 @@
-"""What the transitions of a stop do: deregister, drain, tell main, wait, kill what is left, SVCINIT_POST_STOP.
+"""What the transitions of a stop do: deregister, drain, send the stop signal, wait, KILL the remaining processes, run
+SVCINIT_POST_STOP.
 
-A restart is a stop, too, after which main is started again.
+A restart is a stop after which the service is started again.
 """
 
 from __future__ import annotations
@@ -8,198 +9,246 @@ from __future__ import annotations
 import _signal
 
 from svcinit import log
-from svcinit.errors import EX_OK, EX_SOFTWARE
-from svcinit.lifecycle.steps import BRIEFLY, KILLED, RETRY, Steps
+from svcinit.errors import EX_OK, EX_SOFTWARE, EX_UNAVAILABLE
+from svcinit.lifecycle.job import KILLED, RETRY_DELAY
 from svcinit.model import Deadline, Event, Exited, Role, State
 
-# After SVCINIT_DRAIN and SVCINIT_STOP_TIMEOUT: until then the kernel buries what was killed, POST_STOP runs, all ends.
-# Last comes the pause in which the end of main is awaited once more. With the 9 s of the defaults this is below 10 s.
-BURIED, HOOKED, ENDED, LAST = 0.5, 0.8, 0.9, 0.05
-POST_STOP = 1.0  # what SVCINIT_POST_STOP gets at most
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.lifecycle.table import Lifecycle
+
+STOP_TIMEOUT = 8.0  # seconds: with the drain of 1 s this fits into the 10 s of `docker stop`
+# Seconds after SVCINIT_DRAIN and SVCINIT_STOP_TIMEOUT: until when the kernel may end what was killed, until when
+# SVCINIT_POST_STOP may run, and when svcinit exits in any case. With the 9 s of the defaults all is below 10 s.
+KILL_TIMEOUT, POST_STOP_END, EXIT_TIMEOUT = 0.5, 0.8, 0.9
+FORCED_WAIT = 0.05  # seconds for which the end of the service is awaited once more before svcinit exits in any case
+POST_STOP_TIMEOUT = 1.0  # seconds: the longest run of SVCINIT_POST_STOP
+DAEMON_WITHIN = 5.0  # seconds: a service that succeeds sooner and leaves processes has probably become a daemon
 
 
-class Stops(Steps):
-    """The steps of a container's life, those of its end included."""
+class Stop:
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self.lifecycle, self.settings, self.crew, self.job = (
+            lifecycle, lifecycle.settings, lifecycle.crew, lifecycle.job
+        )  # fmt: skip
+        self.restarting = False
+        self.forced_exit_code: int | None = None  # the exit status of svcinit, whatever the service's is
+        self.timeout = self.settings.stop_timeout or STOP_TIMEOUT
+        self._further_stops = 0  # stop signals after the first
+        self._killed_at = 0.0  # when the service is killed
+        self._owes_deregistration = False  # no process could be had for it
 
-    def stop(self, why: str) -> None:
-        """Deregister first: what connects after main was told to stop is lost."""
+    def begin(self, reason: str) -> None:
+        """Deregister first: connections that arrive after the stop signal would be lost."""
+        lifecycle, history = self.lifecycle, self.lifecycle.history
         if not self.restarting:
-            self.account.give_up_reload(why)
-        self.account.stopping(why)
+            lifecycle.reload.give_up(reason)
+        history.stop_began(reason)
         if self.settings.registers:
-            self.account.phase(State.DEREGISTERING)
-        self.crew.signal(self.job, _signal.SIGTERM, group=True)
-        self.end_job()
+            history.phase_began(State.DEREGISTERING)
+        self.crew.signal(self.job.role, _signal.SIGTERM, group=True)
+        self.job.end()
         now = self.crew.now()
-        self.stop_by = now + self.longest_stop()
-        self.timers = {"kill": self.stop_by, "deregister": now + self.budget / 4}
-        self.state, self.owed = State.DEREGISTERING, False
+        self._killed_at = now + self._longest
+        lifecycle.timers = {"kill": self._killed_at, "deregister": now + self.timeout / 4}
+        lifecycle.state, self._owes_deregistration = State.DEREGISTERING, False
         if not self.settings.needs_presence:
-            self.tell_stop()
+            self.notify()
         elif self.crew.alive(Role.PRESENCE):
             self.crew.signal(Role.PRESENCE, _signal.SIGTERM)
         else:
             self.crew.start_deregister()
 
-    def longest_stop(self) -> float:
-        """Seconds until main is killed."""
-        return (self.settings.drain if self.settings.registers else 0.0) + self.budget
+    @property
+    def _longest(self) -> float:
+        """Seconds until the service is killed."""
+        return (self.settings.drain if self.settings.registers else 0.0) + self.timeout
 
-    def has_to_end(self, more: float = 0.0) -> None:
-        if self.limit is None:
-            self.limit = self.crew.now() + more + self.longest_stop() + ENDED
+    def must_exit(self, more: float = 0.0) -> None:
+        """From now on the exit of svcinit has a limit, whatever fails. `more`: additional seconds."""
+        if self.lifecycle.limit is None:
+            self.lifecycle.limit = self.crew.now() + more + self._longest + EXIT_TIMEOUT
+
+    def not_ready(self) -> None:
+        """A service that never becomes ready is stopped with exit status 69, as when a dependency is missing."""
+        self.forced_exit_code = EX_UNAVAILABLE
+        self.lifecycle.reload.service_not_ready()
+        self.begin("not ready in time")
+
+    # deregister and drain
 
     def abandon_presence(self) -> None:
-        """It takes too long: what killing it leads to is decided when its death is seen."""
+        """Presence takes too long and is killed. The next step follows when its end is seen."""
         if not self.crew.alive(Role.PRESENCE) and not self.crew.alive(Role.DEREGISTER):
             self.still_registered(EX_SOFTWARE)
             return
-        self.timers["deregister"] = self.crew.now() + self.budget / 4
+        self.lifecycle.timers["deregister"] = self.crew.now() + self.timeout / 4
         self.crew.kill(Role.PRESENCE)
         self.crew.kill(Role.DEREGISTER)
 
     def drain(self) -> None:
-        self.account.deregistered()
+        self.lifecycle.history.deregistered()
         if self.settings.drain and self.crew.alive(Role.MAIN):
-            self.state = State.DRAINING
-            self.account.phase(self.state)
-            self.timers["drain"] = self.crew.now() + self.settings.drain
+            self.lifecycle.state = State.DRAINING
+            self.lifecycle.history.phase_began(State.DRAINING)
+            self.lifecycle.timers["drain"] = self.crew.now() + self.settings.drain
         else:
-            self.tell_stop()
-
-    def tell_stop(self) -> None:
-        self.timers.pop("deregister", None)
-        self.timers.pop("drain", None)
-        if not self.crew.alive(Role.MAIN):
-            self.sweep()
-            return
-        self.state = State.STOPPING
-        self.account.phase(self.state)
-        self.act(self.settings.stop)
-        if self.suspended:  # it could not hear of the stop
-            self.crew.resume()
+            self.notify()
 
     def still_registered(self, code: int) -> None:
-        """Main is told now, since its time runs; deregistering is tried for as long as something lives."""
-        self.owed = code == EX_SOFTWARE
+        """The service is stopped now, because its time runs. svcinit tries to deregister while any process is alive."""
+        self._owes_deregistration = code == EX_SOFTWARE
         dropped = self.settings.check[0] != "none"
-        fate = "Consul drops the service itself when its check has failed for long enough"
+        fate = "Consul removes the service when its check has failed for long enough"
         log.warning("not_deregistered", "not deregistered yet: {error}",
-                    error=fate if dropped else "it has no check, so Consul never drops it itself")  # fmt: skip
-        self.tell_stop()
+                    error=fate if dropped else "the service has no check, so Consul never removes it")  # fmt: skip
+        self.notify()
         if self.crew.alive(Role.MAIN):
             self.crew.start_deregister()
 
-    def deregistered_late(self, code: int) -> None:
-        self.owed = code == EX_SOFTWARE
-        if self.owed:
-            self.timers["retry"] = self.crew.now() + RETRY
+    def retry_deregister(self) -> None:
+        self.lifecycle.timers["retry"] = self.crew.now() + RETRY_DELAY
 
-    def deregister_last(self) -> None:
-        """Main's end made room for the process that could not be had before."""
-        self.state, self.owed = State.DEREGISTERING, False
-        self.timers["deregister"] = self.crew.now() + self.budget / 4
+    def deregistered_late(self, code: int) -> None:
+        self._owes_deregistration = code == EX_SOFTWARE
+        if self._owes_deregistration:
+            self.retry_deregister()
+
+    def _deregister_last(self) -> None:
+        """The end of the service made room for the process that could not be had before."""
+        self.lifecycle.state, self._owes_deregistration = State.DEREGISTERING, False
+        self.lifecycle.timers["deregister"] = self.crew.now() + self.timeout / 4
         if not self.crew.alive(Role.DEREGISTER):
             self.crew.start_deregister()
 
-    def stop_by_signal(self, code: int) -> None:
+    # stop the service
+
+    def notify(self) -> None:
+        self.lifecycle.timers.pop("deregister", None)
+        self.lifecycle.timers.pop("drain", None)
+        if not self.crew.alive(Role.MAIN):
+            self.sweep()
+            return
+        self.lifecycle.state = State.STOPPING
+        self.lifecycle.history.phase_began(State.STOPPING)
+        if self.settings.stop.kind == "signal":
+            self._signal(self.settings.stop.signal)
+        elif self.settings.stop.kind in ("write", "exec"):
+            self.crew.start_action(self.settings.stop)
+        if self.lifecycle.suspended:  # a stopped process handles no signal
+            self.crew.resume()
+
+    def action_failed(self, code: int) -> None:
         log.warning("action_failed", "{variable} failed with status {code}: sending TERM instead",
                     variable="SVCINIT_STOP", code=code)  # fmt: skip
-        self.crew.signal(Role.MAIN, _signal.SIGTERM, group=self.settings.signal_group)
+        self._signal(_signal.SIGTERM)
 
-    def hurry(self) -> None:
-        """The second stop signal skips the drain, the third kills; the first one during a restart makes it a stop."""
+    def _signal(self, number: int) -> None:
+        self.crew.signal(Role.MAIN, number, group=self.settings.signal_group)
+
+    def on_further_stop(self) -> None:
+        """The second stop signal skips the drain, the third kills. During a restart, the first makes it a stop."""
         if self.restarting:
-            self.restarting = self.again = False
-            self.account.give_up_reload("a stop signal during its restart")
+            reason = "a stop signal during its restart"
+            self.restarting = self.lifecycle.reload.due = False
+            self.lifecycle.reload.give_up(reason)
+            self.lifecycle.history.exit_because(reason)
             return
-        self.stops += 1
-        if self.stops >= 2:
+        self._further_stops += 1
+        if self._further_stops >= 2:
             self.kill_all()
-        elif self.state in (State.DEREGISTERING, State.DRAINING):
-            self.tell_stop()
+        elif self.lifecycle.state in (State.DEREGISTERING, State.DRAINING):
+            self.notify()
 
-    def main_gone(self, code: int) -> None:
-        self.tally.main_ended(code)
-        self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
-        lived = self.crew.now() - self.main_since
-        serving = self.state in (State.RUNNING, State.RELOADING)
-        if serving and code == EX_OK and lived < BRIEFLY and self.crew.strays():
+    def service_exited(self, code: int) -> None:
+        lifecycle = self.lifecycle
+        lifecycle.code = self._exit_code(code)
+        serving = lifecycle.state in (State.RUNNING, State.RELOADING)
+        ran = self.crew.now() - lifecycle.start.service_since
+        if serving and code == EX_OK and ran < DAEMON_WITHIN and self.crew.strays():
             log.warning("background", "{command} ended at once and left processes: has it gone into the background? "
                         "What svcinit starts must stay in the foreground", command=self.crew.argv[0])  # fmt: skip
         if self.settings.plain:
-            self.state = State.DONE
-            return
-        log.info("exited", "{command} exited with status {code}", command=self.crew.argv[0], code=code, seconds=lived)
-        if serving:
-            self.stop("the service ended")
-        elif self.state == State.STOPPING and self.owed:
-            self.deregister_last()
-        elif self.state != State.DEREGISTERING:
+            lifecycle.state = State.DONE
+        elif serving:
+            lifecycle.reload.service_exited(code)
+            self.begin("the service ended")
+        elif lifecycle.state == State.STOPPING and self._owes_deregistration:
+            self._deregister_last()
+        elif lifecycle.state != State.DEREGISTERING:
             self.sweep()
+
+    def _exit_code(self, code: int) -> int:
+        return self.settings.exit_map.get(code, code) if self.forced_exit_code is None else self.forced_exit_code
 
     def kill_all(self) -> None:
         if self.crew.alive(Role.MAIN):
             log.warning("killed", "the service did not stop in time: killed")
-        self.account.killed()
+        self.lifecycle.history.killed()
         self.crew.kill(Role.MAIN)
         self.crew.sweep(_signal.SIGKILL, exec_sessions=not self.restarting)
-        self.timers["buried"] = self.crew.now() + BURIED
+        self.lifecycle.timers["after_kill"] = self.crew.now() + KILL_TIMEOUT
 
     def force(self) -> None:
-        """The last resort: it needs no descriptor, no module and no process."""
-        code = self.code or EX_SOFTWARE
+        """The last resort. It needs no descriptor, no module and no process."""
+        code = self.lifecycle.code or EX_SOFTWARE
         try:
             self.crew.kill(Role.MAIN)
             self.crew.sweep(_signal.SIGKILL, exec_sessions=True)
-            until, event = self.crew.now() + LAST, Event()
+            until, event = self.crew.now() + FORCED_WAIT, Event()
             while self.crew.alive(Role.MAIN) and not isinstance(event, Deadline):
                 event = self.crew.wait(until)
                 if isinstance(event, Exited) and event.role == Role.MAIN:
-                    self.main_code = event.code
-            code = KILLED if self.crew.alive(Role.MAIN) else code if self.main_code is None else self.main_code
+                    self.lifecycle.main_code = event.code
+            main_code = self.lifecycle.main_code
+            code = KILLED if self.crew.alive(Role.MAIN) else code if main_code is None else main_code
             log.error("ended", "exit {code}: {reason}", code=code, reason="stopping failed; everything was killed")
-        except Exception:  # there is nothing left that could be done about it
+        except Exception:  # nothing more can be done
             pass
-        self.code = self.settings.exit_map.get(code, code) if self.verdict is None else self.verdict
-        self.state = State.DONE
+        self.lifecycle.code = self._exit_code(code)
+        self.lifecycle.state = State.DONE
 
-    def give_up(self) -> None:
-        """Not even KILL ended it: what is not seen to exit is no success."""
+    # after the service
+
+    def after_kill(self) -> None:
+        """Not even KILL ended the service. That is no success."""
         if self.crew.alive(Role.MAIN):
-            self.code = KILLED
-        self.close()
+            self.lifecycle.code = KILLED
+        self._close()
 
     def sweep(self) -> None:
-        """Main is gone, or never was: what is left is asked to end, and killed when the time is over. A restart leaves
-        alone who came by `docker exec`, such as a svcinitctl that waits for it."""
-        self.state = State.SWEEPING
-        self.account.phase(self.state)
+        """The service is gone, or was never started: the remaining processes get TERM, later KILL.
+
+        A restart spares the processes of `docker exec`, such as a svcinitctl that waits for it."""
+        self.lifecycle.state = State.SWEEPING
+        self.lifecycle.history.phase_began(State.SWEEPING)
         if self.crew.no_children():
-            self.close()
+            self._close()
         else:
             self.crew.sweep(_signal.SIGTERM, exec_sessions=not self.restarting)
 
     def sweep_again(self) -> None:
-        """Something ended: that may have been the last, or have left children of its own to us."""
+        """A process ended. It may have been the last one, or its children may be ours now."""
         if self.crew.no_children():
-            self.close()
-        elif "buried" in self.timers:
+            self._close()
+        elif "after_kill" in self.lifecycle.timers:
             self.crew.sweep(_signal.SIGKILL, exec_sessions=not self.restarting)
 
-    def close(self) -> None:
-        self.timers.clear()
+    def _close(self) -> None:
+        hook = self.settings.post_stop
+        self.lifecycle.timers.clear()
         if self.restarting:
-            self.start_main()
-        elif self.settings.post_stop and self.ever_started:
-            self.state = State.CLOSING
-            self.begin(Role.HOOK, max(0.0, min(POST_STOP, self.stop_by + HOOKED - self.crew.now())))
-            self.crew.start_hook(self.settings.post_stop)
+            self.lifecycle.start.start_service()
+        elif hook and self.lifecycle.start.ever_started:
+            self.lifecycle.state = State.CLOSING
+            seconds = max(0.0, min(POST_STOP_TIMEOUT, self._killed_at + POST_STOP_END - self.crew.now()))
+            self.job.begin(Role.HOOK, seconds, lambda: self.crew.start_hook(hook))
         else:
-            self.done()
+            self.end()
 
-    def done(self, hook: int = EX_OK) -> None:
+    def end(self, hook: int = EX_OK) -> None:
+        """`hook`: the exit status of SVCINIT_POST_STOP."""
         if hook:
             log.warning("hook_failed", "{variable} failed with status {code}", variable="SVCINIT_POST_STOP", code=hook)
-        self.account.ended(self.code)
-        self.state = State.DONE
+        self.lifecycle.history.ended(self.lifecycle.code)
+        self.lifecycle.state = State.DONE

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     Given = ParamSpec("Given")
 
-    from svcinit.lifecycle.steps import Steps
     from svcinit.settings.environment import Settings
     from svcinit.settings.parsers import Action
 
 VERDICT_LIMIT = 64 << 20  # bytes: of arguments and environment the kernel takes 6 MiB, which JSON may make 36 of
 LIFE_BYTES = BEAT_BYTES = 8
 READY = b"ready"  # what presence leaves for init, and for the next presence, when SVCINIT_READY has succeeded
+REGISTERED = b"registered"  # behind READY: what presence leaves for init when all services are registered
 BLOCKED_LOOKS = 5  # so many in a row: it is not just starting a child
 RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
 
@@ -67,6 +67,7 @@ class Crew(Init):
         self.changed: list[str] = []  # rendered files that main was not successfully told about yet
         self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
         self._before, self._undoable = (self.argv, self.extra_env, self.changed, self.reloads), False
+        self._verdict_taken = False  # that of the last prepare
         self._presences = 0
         self._blocked_looks = 0  # how often in a row a process was seen to block the reload signal
         self._beaten, self._heard = b"", 0.0  # the last sign of life of presence, and when init saw it
@@ -111,7 +112,7 @@ class Crew(Init):
 
         `cached`: from SVCINIT_CACHE instead of Consul.
         """
-        self._undoable = False
+        self._undoable = self._verdict_taken = False
         self._open("_lock", "_inputs", "_intent", *["_secrets"] * self.settings.probes)
         self._renew("_verdict")
         self._renew("_fresh")
@@ -152,7 +153,10 @@ class Crew(Init):
             return False
 
     def take_verdict(self) -> bool:
-        """Take over what a successful prepare found; False when what it left cannot be read."""
+        """Take over what a successful prepare found; False when what it left cannot be read. A transition that fails
+        later calls this again: the verdict counts once."""
+        if self._verdict_taken:
+            return True
         whole = content(self._verdict, VERDICT_LIMIT)
         verdict = _parsed(whole)
         if verdict is None:
@@ -162,6 +166,7 @@ class Crew(Init):
             refill(self._inputs, whole)
         self._take(verdict)
         self._memory, self._fresh = self._fresh, self._memory
+        self._verdict_taken = True
         if self.settings.watch:
             self.signal(Role.PRESENCE, _signal.SIGHUP)
         return True
@@ -206,7 +211,7 @@ class Crew(Init):
         """Main knows of every change, so there is nothing to put back either."""
         self.changed, self.reloads, self._undoable = [], [], False
 
-    def start_undo(self) -> bool:
+    def start_rollback(self) -> bool:
         """Put back the files that the last prepare committed, or only began with; False when there are none."""
         if not self._undoable and not self.begun():
             return False
@@ -222,7 +227,7 @@ class Crew(Init):
 
             return rollback.undo(settings, memory, life, lock, rollback.Intents(*intents))
 
-        self.fork(Role.UNDO, body)
+        self.fork(Role.ROLLBACK, body)
         return True
 
     @_or_dead(Role.VERIFY)
@@ -297,7 +302,20 @@ class Crew(Init):
         """Has SVCINIT_READY succeeded since main was started, where it is asked for?"""
         if self.settings.ready[0] == "none" or not self.settings.registers:
             return True
-        return os.pread(self._ready, len(READY), 0) == READY
+        return self._note(0, READY)
+
+    def is_registered(self) -> bool:
+        """Were all services registered since the service was started, if there are any?"""
+        if not self.settings.registers:
+            return True
+        return self._note(len(READY), REGISTERED)
+
+    def _note(self, offset: int, note: bytes) -> bool:
+        """Has presence left that note?"""
+        try:
+            return os.pread(self._ready, len(note), offset) == note
+        except OSError:
+            return False
 
     def unhandled(self, number: int) -> str:
         """Who would end by a signal to main, or not hear it; empty: nobody, or /proc does not tell."""
@@ -314,14 +332,11 @@ class Crew(Init):
         self._blocked_looks = 0
         return ""
 
-    def report(self, life: Steps) -> None:
-        """Leave the state for svcinitctl in SVCINIT_RUN, when it changed; a plain init leaves none."""
-        if self.settings.plain:
-            return
-        facts = {
+    def report(self, facts: Mapping[str, object]) -> float | None:
+        """Write the state file in SVCINIT_RUN, if anything changed. Returns when to call this again, if needed."""
+        own = {
             "version": __version__,
             "life": self._life,
-            "state": life.state,
             "pid": os.getpid(),
             "main": self.pid(Role.MAIN),
             "presence": self.pid(Role.PRESENCE),
@@ -329,17 +344,8 @@ class Crew(Init):
             "service": self.settings.service,
             "id": self.settings.id,
             "command": list(self.command),
-            "reloads": life.reloads,
-            "restarting": life.restarting,
-            "hups": life.hups,
-            "served": life.served,
-            "degraded": life.outcome,
-            "exit": life.code,
-            **life.tally.facts(),
         }
-        later = self._state.tell(self.now(), facts, {"orphans": self.orphans})
-        if later is not None:
-            life.timers.setdefault("report", later)
+        return self._state.tell(self.now(), {**own, **facts}, {"orphans": self.orphans})
 
     def forget(self) -> None:
         """The container ends, and so does its state where that would outlive it."""

@@ -15,7 +15,7 @@ import sys
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
-from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.model import Deadline, Event, Exited, News, NotStarted, Role, Signalled, Stopped
 from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Clock, descendants, fork, prctl
 from svcinit.processes.execution import OF_WRITES, become, execute
 
@@ -147,7 +147,7 @@ class Init:
         """Something that the child needs is missing: it counts as one that failed at once."""
         log_not_started(role, error)
         self._alive.add(role)
-        self._events.append(Exited(role, EX_SOFTWARE))
+        self._events.append(NotStarted(role, EX_SOFTWARE))
 
     def exec(self, role: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         """Start a child that executes the program `argv` as SVCINIT_USER."""

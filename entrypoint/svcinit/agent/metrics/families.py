@@ -51,7 +51,7 @@ TABLE = (
     M("info", GAUGE, ("version", *SERVICE), "1; the version of svcinit, SVCINIT_SERVICE and SVCINIT_ID"),
     M("start_time_seconds", GAUGE, (), "when svcinit was started, since the epoch"),
     M("state", GAUGE, ("state",), "1 for the state that svcinit is in, 0 for the others"),
-    M("degraded", GAUGE, (), "1 while svcinit is degraded: the last start or reload did not end well"),
+    M("degraded", GAUGE, (), "1 while svcinit is degraded: the last start or reload did not succeed"),
     M("main_start_time_seconds", GAUGE, (), "when the command was last started, since the epoch"),
     M("main_starts_total", COUNTER, (), "starts of the command"),
     M("main_exits_total", COUNTER, ("code",), "exits of the command, by status (128+N: killed by signal N)"),
@@ -59,9 +59,10 @@ TABLE = (
     M("presence_restarts_total", COUNTER, (), "times that it died or was killed, and was started again"),
     M("orphans_reaped_total", COUNTER, (), "zombies reaped that were not children of svcinit's own"),
     M("reloads_total", COUNTER, ("outcome",),
-      "reloads that ended: done; in_place: on the files in place, for want of Consul; aborted: before the command was "
-      "told; taken_back: its check did not succeed; failed: it could not be told"),
-    M("reload_duration_seconds", SUMMARY, (), "time from the beginning of a reload to its end"),
+      "reloads that ended: done; in_place: Consul gave no usable answer, the service was notified; aborted: before the "
+      "service was notified; rolled_back: its check did not succeed; failed: the service could not be notified or did not "
+      "survive it; given_up: by a stop"),
+    M("reload_duration_seconds", SUMMARY, (), "time from the beginning of a reload until the service was notified"),
     M("last_reload_timestamp_seconds", GAUGE, (), "when the last reload ended, since the epoch"),
     M("fetch_duration_seconds", SUMMARY, (), "time that a preparation took to fetch KV and to wait for services"),
     M("render_duration_seconds", SUMMARY, (),

@@ -19,7 +19,7 @@ from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
 from svcinit.processes.child import Clock
-from svcinit.processes.crew import READY
+from svcinit.processes.crew import READY, REGISTERED
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
 TYPE_CHECKING = False
@@ -127,6 +127,7 @@ class Presence:
                 keeper.report()
             if keeper.due <= now:
                 keeper.look(ready=self.ready_probe is None)
+                self._note_registered()
         if self.follower is not None:
             self.follower.turn(now)
 
@@ -224,6 +225,11 @@ class Presence:
             check, service, Remembered(self.settings, self._secrets), runner(self.settings, self._env),
             interval=interval, successes=successes, failures=failures,
         )  # fmt: skip
+
+    def _note_registered(self) -> None:
+        """Init waits for this after a restart of the service."""
+        if all(keeper.registered for keeper in self.keepers):
+            os.pwrite(self._memory, REGISTERED, len(READY))
 
     def _become_ready(self) -> None:
         log.info("ready", "ready", service=self.settings.service)

@@ -11,7 +11,7 @@ import signal
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
-from svcinit.lifecycle.steps import AFTER_KILL, STOP_TIMEOUT
+from svcinit.lifecycle.stop import EXIT_TIMEOUT, STOP_TIMEOUT
 from svcinit.processes.dispositions import look
 from svcinit.processes.execution import become
 from svcinit.settings.environment import UnknownVariable, attempt
@@ -140,8 +140,8 @@ def stop(settings: Settings) -> Iterator[Entry]:
         yield well(f"a plain init passes TERM on and times nothing; docker stop kills after {DOCKER_STOP:g} s")
         return
     drain, budget = settings.drain if settings.registers else 0.0, settings.stop_timeout or STOP_TIMEOUT
-    seconds = math.ceil(drain + budget + AFTER_KILL)
-    told = f"drain {drain:g} s, until KILL {budget:g} s, and {AFTER_KILL:g} s for what is left"
+    seconds = math.ceil(drain + budget + EXIT_TIMEOUT)
+    told = f"drain {drain:g} s, until KILL {budget:g} s, and {EXIT_TIMEOUT:g} s for what is left"
     if seconds > DOCKER_STOP:
         said = f"{told}: {seconds} s; docker stop gives {DOCKER_STOP:g}, unless it was told otherwise"
         yield found("stop-too-long", said, seconds=seconds)

@@ -1,0 +1,126 @@
+"""What the transitions of a start do: prepare the files, run SVCINIT_PRE_START, start the service and its residents.
+
+A restart ends here, too: the service was stopped and is started again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from svcinit.errors import EX_SOFTWARE, EX_UNAVAILABLE
+from svcinit.lifecycle.job import PREPARE_MARGIN
+from svcinit.model import ReloadOutcome, Role, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from svcinit.lifecycle.table import Lifecycle
+
+START_RETRY_TIMEOUT = 3.0  # seconds in which the start of the service is tried again while no process can be had
+FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
+
+
+class Start:
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self.lifecycle, self.settings, self.crew, self.job = (
+            lifecycle, lifecycle.settings, lifecycle.crew, lifecycle.job
+        )  # fmt: skip
+        self.ever_started = False
+        self.service_since = 0.0  # when the service was started
+
+    def begin(self) -> None:
+        self.lifecycle.state = State.STARTING
+        if self.settings.plain:
+            self.start_service()
+            return
+        self.lifecycle.residents.expect_metrics()
+        if self.settings.needs_prepare:
+            self.lifecycle.preparation.begin(self.settings.start_timeout + PREPARE_MARGIN)
+        else:
+            self.run_hook()
+
+    def fall_back(self) -> None:
+        """Consul did not answer within SVCINIT_START_TIMEOUT: start from its last answer, if that was kept."""
+        cache, preparation = self.settings.cache, self.lifecycle.preparation
+        if preparation.cached or not cache or not os.path.exists(cache):
+            limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
+            self.exit_before_start(EX_UNAVAILABLE, f"not ready within {limit}")
+            return
+        self.lifecycle.reload.due = False
+        preparation.begin(self.settings.reload_timeout, cached=True)
+
+    def prepared(self) -> None:
+        """The files are in place. If a HUP arrived meanwhile, they may be old already and are prepared again."""
+        preparation, reload = self.lifecycle.preparation, self.lifecycle.reload
+        if not preparation.take():
+            return
+        if reload.due and not preparation.cached:
+            reload.due = False
+            preparation.run()
+            return
+        if preparation.cached:
+            reload.outcome, reload.reason = ReloadOutcome.IN_PLACE, FROM_CACHE
+        self.run_hook()
+
+    def run_hook(self) -> None:
+        hook = self.settings.pre_start
+        if hook:
+            self.job.begin(Role.HOOK, self.settings.start_timeout, lambda: self.crew.start_hook(hook))
+        else:
+            self.start_service()
+
+    def start_service(self) -> None:
+        lifecycle = self.lifecycle
+        if self.settings.needs_prepare and lifecycle.reload.due and not lifecycle.preparation.cached:
+            lifecycle.reload.due = False
+            self.begin()
+            return
+        if not self.crew.alive(Role.MAIN):  # it runs already if a later step failed and all is repeated
+            if not self.crew.start_main():
+                self._retry()
+                return
+            self.service_since = self.crew.now()
+            if not self.settings.plain:
+                lifecycle.history.service_started()
+        self.job.end()
+        lifecycle.timers.clear()
+        lifecycle.state, lifecycle.limit, self.ever_started = State.RUNNING, None, True
+        if not self.settings.plain:
+            self._started()
+
+    def _retry(self) -> None:
+        self.lifecycle.state = State.STARTING
+        if self.job.role != Role.MAIN:
+            self.job.expect(Role.MAIN, START_RETRY_TIMEOUT, self.start_service)
+        self.job.retry()
+
+    def _started(self) -> None:
+        lifecycle, cached = self.lifecycle, self.settings.needs_prepare and self.lifecycle.preparation.cached
+        restarted, lifecycle.stop.restarting = lifecycle.stop.restarting, False
+        if not restarted:
+            lifecycle.history.degraded = lifecycle.reload.reason
+        lifecycle.reload.service_started(restarted=restarted)
+        lifecycle.history.log_start(
+            self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared, cached=cached
+        )
+        lifecycle.residents.start()
+
+    def never_started(self) -> None:
+        if self.settings.plain:
+            self.lifecycle.code, self.lifecycle.state = EX_SOFTWARE, State.DONE
+            return
+        self.lifecycle.stop.restarting = False
+        self.exit_before_start(EX_SOFTWARE, "the service could not be started")
+
+    def exit_before_start(self, code: int, reason: str) -> None:
+        """Exit without the service. A restart starts the service all the same, on the files of its own preparation."""
+        lifecycle = self.lifecycle
+        if lifecycle.stop.restarting:
+            lifecycle.reload.outcome = ReloadOutcome.FAILED
+            lifecycle.reload.reason = "the HUP that arrived during the restart failed; the files are unchanged"
+            lifecycle.reload.due = False
+            self.start_service()
+            return
+        lifecycle.history.ended_before_start(code, reason)
+        lifecycle.code = code
+        lifecycle.timers = {"kill": self.crew.now() + lifecycle.stop.timeout}
+        lifecycle.stop.sweep()
