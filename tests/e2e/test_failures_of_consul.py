@@ -101,10 +101,10 @@ def test_a_reload_without_consul_goes_out_on_the_files_in_place_and_the_next_one
     own_consul.stop()
     svcinit.signal(signal.SIGHUP)
     svcinit.says(f"warning: Consul at {own_consul.url}: GET /v1/kv/config/web/ failed: Connection refused")
-    svcinit.says("warning: reload 1: in place: no usable answer from Consul; the files are unchanged")
+    svcinit.says("warning: reload 1: in_place: no usable answer from Consul; the files are unchanged")
     eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
-    has_state(svcinit, state="running", degraded="in place: no usable answer from Consul; the files are unchanged")
-    assert "degraded  in place: no usable answer from Consul" in ctl(svcinit, "status")[1]
+    has_state(svcinit, state="running", degraded="in_place: no usable answer from Consul; the files are unchanged")
+    assert "degraded  in_place: no usable answer from Consul" in ctl(svcinit, "status")[1]
     assert target.read_text() == "1"
     assert files_in(service.out) == ["app.ini"]
     own_consul.start()
@@ -163,7 +163,7 @@ def test_a_peer_set_that_comes_back_empty_is_a_failed_fetch(service: Service) ->
     service.consul.deregister("mysql")
     svcinit.signal(signal.SIGHUP)
     svcinit.says("peers of mysql had 1 entries and now has none: this counts as a failed fetch")
-    svcinit.says("reload 1: in place: no usable answer from Consul; the files are unchanged")
+    svcinit.says("reload 1: in_place: no usable answer from Consul; the files are unchanged")
     assert target.read_text() == "10.1.1.1:3306"
 
 

@@ -140,7 +140,7 @@ def test_a_prepare_held_up_by_a_dribbling_consul_is_killed_and_the_reload_still_
         proxy.fault = "dribble"
         svcinit.signal(signal.SIGHUP)
         svcinit.says("prepare took too long: killed")
-        svcinit.says("reload 1: in place: no usable answer from Consul; the files are unchanged")
+        svcinit.says("reload 1: in_place: no usable answer from Consul; the files are unchanged")
         eventually(lambda: service.notes == ["up", "SIGHUP", "up"], "the service got the HUP")
         assert target.read_text() == "1"
         proxy.fault = ""

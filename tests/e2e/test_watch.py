@@ -216,7 +216,7 @@ def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_
     }
     svcinit = up(followed)
     followed.consul.kv_put("config/web/n", "bad")
-    svcinit.says("rolled back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back")
+    svcinit.says("rolled_back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back")
     eventually(lambda: followed.notes == [*HUPPED, "SIGHUP", "up"], "the service heard of both")
     assert target.read_text() == "good"
     has_state(svcinit, state="running", degraded=_rolled_back())
@@ -228,7 +228,7 @@ def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_
 
 
 def _rolled_back() -> str:
-    return "rolled back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
+    return "rolled_back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
 
 
 def test_an_emptied_prefix_is_no_news(followed: Service) -> None:

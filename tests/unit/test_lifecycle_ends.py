@@ -41,7 +41,7 @@ def test_a_stop_asks_the_hook_of_a_reload_to_end_with_all_that_it_started(capfd:
     crew = Clocked(*UP, HUP, PREPARED, TERM, Exited(Role.HOOK, 143), *DONE)
     live(HOOKED, crew)
     assert crew.log[6:8] == ["0 hook<-SIGTERM group", "0 presence<-SIGTERM"]
-    assert "reload 1: given up: TERM" in capfd.readouterr().err
+    assert "reload 1: given_up: TERM" in capfd.readouterr().err
 
 
 def test_a_hook_before_the_start_that_hangs_is_killed_in_the_time_of_the_start() -> None:

@@ -105,7 +105,7 @@ def test_without_consul_the_service_is_told_of_the_former_files_not_of_half_of_t
     events = [HUP, Exited(Role.PREPARE, 75), Exited(Role.ROLLBACK, 0), Exited(Role.HOOK, 0), Deadline()]
     life, log = live(FULL, *events, unfinished=True)
     assert log == ["+prepare", "+rollback", "+hook:migrate", "main<-SIGHUP", "told"]
-    assert life.history.degraded.startswith("in place: no usable answer")
+    assert life.history.degraded.startswith("in_place: no usable answer")
 
 
 def test_a_restart_that_a_hup_overtook_starts_on_the_former_files() -> None:

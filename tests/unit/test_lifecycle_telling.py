@@ -173,7 +173,7 @@ def test_a_taken_back_reload_that_cannot_be_told_again_is_told_as_taken_back() -
     life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
     life.run()
     assert crew.told_at == [9]
-    assert life.history.degraded.startswith("rolled back: ")
+    assert life.history.degraded.startswith("rolled_back: ")
     assert DEAF in life.history.degraded
 
 

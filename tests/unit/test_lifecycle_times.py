@@ -95,7 +95,7 @@ HOOKED = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
 @pytest.mark.parametrize(
     ("env", "before", "log", "outcome"),
     [
-        (WEB, [HUP], ["3 prepare<-SIGKILL"], "in place: no usable answer"),
+        (WEB, [HUP], ["3 prepare<-SIGKILL"], "in_place: no usable answer"),
         (HOOKED, [HUP, PREPARED], ["3 hook<-SIGKILL", "3 +rollback"], "aborted: SVCINIT_PRE_RELOAD"),
         ({**WEB, "SVCINIT_RELOAD": "exec:r"}, [HUP, PREPARED], ["3 action<-SIGKILL"], "failed: SVCINIT_RELOAD failed"),
         (HOOKED, [HUP, PREPARED, Exited(Role.HOOK, 1)], ["3 rollback<-SIGKILL"], "aborted: SVCINIT_PRE_RELOAD"),
@@ -110,7 +110,7 @@ def test_a_step_of_a_reload_that_hangs_is_killed_in_its_time(
     life, found = after(env, *before, LATER, Exited(role, 137), *undone)
     assert [each for each in found if each in log] == log
     if role == Role.VERIFY:  # it was too late, which is no success of the check
-        assert life.history.degraded.startswith("rolled back")
+        assert life.history.degraded.startswith("rolled_back")
     else:
         assert life.history.degraded.startswith(outcome)
 
@@ -238,7 +238,7 @@ def test_a_reload_ends_well_only_when_its_check_was_seen_to_succeed(code: int, o
 def test_one_that_was_taken_back_says_why() -> None:
     life, _ = after(CHECKED, HUP, PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0))
     assert life.history.degraded == (
-        "rolled back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
+        "rolled_back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
     )
 
 

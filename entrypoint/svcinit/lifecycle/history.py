@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-SENTENCES = {
-    ReloadOutcome.DONE: "done",
-    ReloadOutcome.IN_PLACE: "in place: {reason}",
-    ReloadOutcome.ABORTED: "aborted: {reason}",
-    ReloadOutcome.ROLLED_BACK: "rolled back: {reason}",
-    ReloadOutcome.FAILED: "failed: {reason}",
-    ReloadOutcome.GIVEN_UP: "given up: {reason}",
-}
 QUIET = ReloadOutcome.DONE, ReloadOutcome.GIVEN_UP  # outcomes after which svcinit is not degraded
 
 
@@ -125,12 +117,16 @@ class History:
         self._last_reload = {
             "id": self._announced, "outcome": outcome, "reason": reason, "seconds": seconds, "ended": time.time(),
         }  # fmt: skip
-        self.degraded = "" if outcome in QUIET else SENTENCES[outcome].format(reason=reason)
-        write = {ReloadOutcome.DONE: log.info, ReloadOutcome.GIVEN_UP: log.warning, ReloadOutcome.IN_PLACE: log.warning}
-        write.get(outcome, log.error)(
-            "reload_ended", "reload {reload}: " + SENTENCES[outcome], reload=self._announced, outcome=outcome,
-            reason=reason or None, seconds=seconds,
-        )  # fmt: skip
+        self.degraded = "" if outcome in QUIET else f"{outcome}: {reason}"
+        number = self._announced
+        if outcome == ReloadOutcome.DONE:
+            log.info("reload_ended", "reload {reload}: {outcome}", reload=number, outcome=outcome, seconds=seconds)
+        elif outcome in (ReloadOutcome.IN_PLACE, ReloadOutcome.GIVEN_UP):
+            log.warning("reload_ended", "reload {reload}: {outcome}: {reason}", reload=number, outcome=outcome,
+                        reason=reason, seconds=seconds)  # fmt: skip
+        else:
+            log.error("reload_ended", "reload {reload}: {outcome}: {reason}", reload=number, outcome=outcome,
+                      reason=reason, seconds=seconds)  # fmt: skip
         log.context(reload=None)
 
     # the end

@@ -60,8 +60,8 @@ TABLE = (
     M("orphans_reaped_total", COUNTER, (), "zombies reaped that were not children of svcinit's own"),
     M("reloads_total", COUNTER, ("outcome",),
       "reloads that ended: done; in_place: Consul gave no usable answer, the service was notified; aborted: before the "
-      "service was notified; rolled_back: its check did not succeed; failed: the service could not be notified or did not "
-      "survive it; given_up: by a stop"),
+      "service was notified; rolled_back: its check did not succeed; failed: the service could not be notified or "
+      "did not survive it; given_up: by a stop"),
     M("reload_duration_seconds", SUMMARY, (), "time from the beginning of a reload until the service was notified"),
     M("last_reload_timestamp_seconds", GAUGE, (), "when the last reload ended, since the epoch"),
     M("fetch_duration_seconds", SUMMARY, (), "time that a preparation took to fetch KV and to wait for services"),
