@@ -176,6 +176,11 @@ class Cluster:
         except OSError:
             return None
 
+    def outputs(self, name: str) -> list[str]:
+        """What checks that do not pass say, as the catalog has it now."""
+        checks = [check for found in self.instances(name) or [] for check in found["Checks"]]
+        return [f"{check['CheckID']}: {check['Output']}" for check in checks if check["Status"] != "passing"]
+
     def passing(self, name: str) -> list[str]:
         """The ids of the instances that are given to clients."""
         found = self.instances(name) or []
@@ -231,9 +236,11 @@ class Client:
     """Looks the service up in the DNS of `far` before each request, as a client without any cleverness does."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
         self._resolver = Resolver([(cluster.far.address, DNS)], timeout=1.0)
         self._name = name
-        self.good = self.unresolved = 0
+        self.good = 0
+        self.unresolved: list[str] = []  # why there was no address
         self.failed: list[str] = []
         self.last_good = 0.0
         self.longest = 0.0  # seconds without a good answer
@@ -250,12 +257,13 @@ class Client:
 
     def _run(self) -> None:
         while not self._end.wait(PAUSE):
+            began = time.time()
             try:
-                peers = self._resolver.peers(self._name)
-            except SvcinitError:
-                peers = []
+                peers, why = self._resolver.peers(self._name), "no instance is passing"
+            except SvcinitError as error:
+                peers, why = [], str(error)
             if not peers:
-                self.unresolved += 1
+                self.unresolved.append(f"{began:.2f} to {time.time():.2f}: {why}; {self._cluster.outputs(self._name)}")
                 continue
             try:
                 url = f"http://{peers[0].address}:{peers[0].port}/"

@@ -70,9 +70,8 @@ def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callab
     def note(life: Life, right_after: float) -> None:
         client = life.client
         what = request.node.name.removeprefix("test_").translate(str.maketrans("_[", "  ", "]"))
-        cells = (
-            f"{client.good} | {len(client.failed)} | {client.unresolved} | {client.longest:.1f} s | {right_after:.1f} s"
-        )
+        counts = client.good, len(client.failed), len(client.unresolved)
+        cells = f"{' | '.join(map(str, counts))} | {client.longest:.1f} s | {right_after:.1f} s"
         TABLE.note(what, cells)
         report(f"chaos: {what}: {cells}")
 
