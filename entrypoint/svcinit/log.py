@@ -33,6 +33,8 @@ PIPE_BUF = 4096  # bytes, of Linux
 INTERNAL = "internal error, {error} at {file}:{line}, {function}"
 STDERR = 2
 CUT = "..."
+MESSAGE = 300  # characters of each field in these
+RECENT = 3  # lines that are kept for the state files
 IN_SENTENCES = "error", "file", "line", "key", "variable", "outcome"  # what sentences tell in words of their own
 
 _threshold = 1
@@ -41,6 +43,7 @@ _dropped = 0
 _torn = False  # the end of the last line was cut off
 _context: dict[str, Field] = {"role": "init"}
 _held: list[Entry] | None = None
+_recent: list[Entry] = []
 
 
 def configure(level: str, fmt: str, **fields: Field) -> None:
@@ -116,6 +119,13 @@ def replay(entries: list[Entry]) -> None:
         return
 
 
+def recent() -> list[dict[str, object]]:
+    """The last lines of this process: when (seconds since the epoch), the level, and the message."""
+    return [
+        {"time": entry[0], "level": LEVELS[entry[1]], "pid": entry[2], "message": _text(entry)} for entry in _recent
+    ]
+
+
 def _event(level: int, event: EventName, sentence: str, fields: Mapping[str, object]) -> None:
     if level < _threshold:
         return
@@ -129,6 +139,8 @@ def _event(level: int, event: EventName, sentence: str, fields: Mapping[str, obj
 
 def _put(entry: Entry) -> None:
     global _dropped
+    _recent.append(entry)
+    del _recent[:-RECENT]
     try:
         written = _write(_line(entry))
     except (ImportError, OSError):  # no descriptor is left to import what writes the line
@@ -167,6 +179,13 @@ def _form(entry: Entry, limit: int) -> bytes:
 
 def _tells(sentence: str, name: str) -> bool:
     return f"{{{name}}}" in sentence or f"{{{name}:" in sentence
+
+
+def _text(entry: Entry) -> str:
+    """The message alone, as `_form` makes it."""
+    _, _, _, common, _, sentence, own = entry
+    given = {name: _shown(value, MESSAGE) for name, value in {**common, **own}.items() if value is not None}
+    return sentence.format_map({**dict.fromkeys(own, "-"), **dict.fromkeys(common, "-"), **given})
 
 
 def _shown(value: Field, limit: int) -> Field:

@@ -221,7 +221,7 @@ def test_a_registration_that_cannot_be_set_right_says_what_differs(
     own_consul.stop()
     eventually(lambda: _own(status(svcinit))["trouble"], "the trouble is told")
     assert "Connection refused" in _own(status(svcinit))["trouble"]
-    assert "registered, Consul at " in ctl(svcinit, "status")[1]
+    assert re.search(r"^  consul    \S+ registered at \S+; Consul at ", ctl(svcinit, "status")[1], re.MULTILINE)
 
 
 def test_a_service_without_consul_has_a_status_too(tmp_path: pathlib.Path) -> None:
@@ -320,6 +320,69 @@ def test_in_a_narrow_terminal_no_line_goes_on_in_the_next_one(service: Service) 
         os.close(theirs)
     lines = said.partition(ESCAPE + b"[H")[2].partition(ESCAPE + b"[J")[0].split(ESCAPE + b"[K\r\n")
     assert max(map(len, lines)) == 39
+
+
+def test_the_first_lines_are_what_an_operator_needs(service: Service) -> None:
+    service.consul.kv_put("config/web/n", "1")
+    service.template("app.ini", '{{ key("n") }}')
+    svcinit = up(service)
+    (instance,) = service.consul.instances("web")
+    service_id, where = instance["Service"]["ID"], f"127.0.0.1:{service.port}"
+    code, said = ctl(svcinit, "status", env=service.env)
+    lines = said.splitlines()
+    assert (code, lines[0]) == (0, "web: running")
+    assert lines[1] == f"  check     service:{service_id} passing", (
+        "as the agent has it now, not as presence last saw it"
+    )
+    assert lines[2] == f"  consul    {service_id} registered at {where}, in sync"
+    assert lines[3] == "log"
+    assert 1 <= lines.index("processes") - 4 <= 3
+    assert "memory" not in said
+    assert "requests to Consul" not in said
+    _, said = ctl(svcinit, "status", "--verbose", env=service.env)
+    assert {"requests to Consul", "files (rendered in"} <= {line[:18] for line in said.splitlines()}
+    assert "memory" in said
+
+
+def test_maintenance_shows_at_the_call_and_a_registration_that_is_gone_too(service: Service) -> None:
+    svcinit = up(service)  # the next comparison with the agent is up to 30 s away
+    (instance,) = service.consul.instances("web")
+    service_id = instance["Service"]["ID"]
+    service.consul.call("PUT", f"/v1/agent/service/maintenance/{service_id}?enable=true&reason=disk")
+    assert "in maintenance (disk)" in ctl(svcinit, "status", env=service.env)[1].splitlines()[1]
+    service.consul.deregister(service_id)
+    assert "  consul    " + service_id + " not registered" in ctl(svcinit, "status", env=service.env)[1]
+
+
+def test_a_reload_that_is_aborted_prints_why_and_status_keeps_the_files(service: Service) -> None:
+    service.consul.kv_put("config/web/n", "1")
+    target = service.template("app.ini", '{{ key("n") }}')
+    svcinit = up(service)
+    service.template("app.ini", '{{ key("none") }}')
+    code, said = ctl(svcinit, "reload")
+    assert code == 1
+    assert "there is no key none" in said
+    _, said = ctl(svcinit, "status", env=service.env)
+    lines = said.splitlines()
+    assert lines[1].startswith("  degraded  aborted")
+    assert f"  {target}: sha256 {hashlib.sha256(b'1').hexdigest()[:12]}, changed" in said
+    assert lines.index("errors of the last preparation") < lines.index("files")
+
+
+def test_a_fetch_that_fails_leaves_the_files_in_the_status(
+    make_service: Callable[[ConsulAgent], Service], own_consul: ConsulAgent
+) -> None:
+    service = make_service(own_consul)
+    own_consul.kv_put("config/web/n", "1")
+    target = service.template("app.ini", '{{ key("n") }}')
+    svcinit = up(service, SVCINIT_RELOAD_TIMEOUT="2s")
+    own_consul.stop()
+    code, said = ctl(svcinit, "reload")
+    assert code == 1
+    assert "Connection refused" in said
+    _, said = ctl(svcinit, "status", env=service.env)
+    assert "errors of the last preparation\n  Consul at " in said
+    assert f"  {target}: sha256 " in said
 
 
 def test_what_others_wrote_does_nothing_to_the_terminal(service: Service) -> None:

@@ -203,7 +203,7 @@ def test_a_target_without_a_place_is_told_and_the_others_are_tried(
     assert found.well("targets") == [f"{fine} can be put in place"]
     (tmp_path / "out" / "folder").rmdir()
     (tmp_path / "out" / "folder").symlink_to("fine")
-    assert "are one and the same file: write only one" in "".join(examined(env).all("target-wrong"))
+    assert "are the same file: keep only one" in "".join(examined(env).all("target-wrong"))
 
 
 def test_whatever_starts_a_command_is_named_where_the_command_is_not_there(

@@ -8,12 +8,15 @@ import sys
 import time
 
 from svcinit.ctl import state as states
+from svcinit.log import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+    from typing import Any
 
-POLL = 0.02  # seconds between two looks at the state file
+POLL_INTERVAL = 0.02  # seconds between two reads of the state file
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,16 +24,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Send HUP and wait until the reload that it causes, or the one that it was merged into, has ended."""
+    """Send HUP and wait until the reload for it has ended, or the reload that it was merged into."""
     state = states.needed()
     if state is None:
         return 1
+    began = time.time()
     deadline = time.monotonic() + options.timeout
     target = state["hups"] + 1  # a reload that runs already may have fetched before this call: it serves no new HUP
     try:
         os.kill(state["pid"], signal.SIGHUP)
     except PermissionError:
-        print("not permitted to signal svcinit: use docker kill -s HUP, or its own user", file=sys.stderr)
+        print("not permitted to signal svcinit: use docker kill -s HUP, or svcinit's user", file=sys.stderr)
         return 1
     while time.monotonic() < deadline:
         now = states.read()
@@ -38,8 +42,24 @@ def run(options: argparse.Namespace) -> int:
             print("the service is being stopped", file=sys.stderr)
             return 1
         if now["served"] >= target and now["state"] == "running":
-            print(now["degraded"] or "reloaded", file=sys.stderr if now["degraded"] else sys.stdout)
-            return 1 if now["degraded"] else 0
-        time.sleep(POLL)
+            if not now["degraded"]:
+                print("reloaded")
+                return 0
+            print(now["degraded"], *_faults(now, began), sep="\n", file=sys.stderr)
+            return 1
+        time.sleep(POLL_INTERVAL)
     print(f"the reload did not end within {options.timeout:g} s", file=sys.stderr)
     return 1
+
+
+def _faults(state: Mapping[str, Any], began: float) -> list[str]:
+    """The errors of the preparation that this reload ran, as in the log; `began`: seconds since the epoch."""
+    from svcinit.state_files import MISSHAPEN, read_of_life
+
+    try:
+        prepared = read_of_life(states.folder(), "prepare", state["life"]) or {}
+        if prepared.get("ended", 0.0) < began:
+            return []  # the reload failed later: `degraded` has the reason
+        return [f"  {printable(fault)}" for fault in prepared["trouble"]]
+    except MISSHAPEN:
+        return []

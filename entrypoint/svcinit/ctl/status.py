@@ -1,7 +1,8 @@
-"""svcinitctl status: what the state files say, and what svcinit's processes and the service take."""
+"""svcinitctl status: the state files, the registration as Consul's agent has it now, and memory and CPU time."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-PERIOD = 1.0  # seconds, at most, between two looks of --watch
-POLL = 0.1  # seconds between two looks at whether a file changed
+WATCH_INTERVAL = 1.0  # seconds, at most, between two pictures of --watch
+POLL_INTERVAL = 0.1  # seconds between two looks at whether a state file changed
+AGENT_TIMEOUT = 1.0  # seconds for each question to the agent
 TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="for programs")
-    how.add_argument("--watch", action="store_true", help="again whenever it changes, until Ctrl-C")
+    how.add_argument("--json", action="store_true", help="everything, for programs")
+    how.add_argument("--watch", action="store_true", help="print it again after each change, until Ctrl-C")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with requests to Consul, times and memory")
 
 
 def run(options: argparse.Namespace) -> int:
     if options.watch:
-        return watch()
+        return watch(verbose=options.verbose)
     state = states.needed()
     if state is None:
         return 1
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         from svcinit.ctl.status_text import lines
 
-        put("\n".join([*lines(status, time.time()), ""]))
+        put("\n".join([*lines(status, time.time(), verbose=options.verbose), ""]))
     return code(state)
 
 
@@ -48,15 +51,46 @@ def full(init: dict[str, Any]) -> dict[str, Any]:
     from svcinit.agent.metrics.overview import overview
     from svcinit.agent.metrics.processes import figures
 
-    return {**overview(init, states.folder()), "processes": figures(init)}
+    document = overview(init, states.folder())
+    ask_agent(document["services"])
+    return {**document, "processes": figures(init)}
+
+
+def ask_agent(services: dict[str, dict[str, Any]]) -> None:
+    """Bring checks, maintenance mode and registration up to date. `agent_error`: why the agent did not say."""
+    from svcinit.errors import SvcinitError
+
+    for known in services.values():
+        known["agent_error"] = "not asked: the service is not registered yet"
+    asked = {service_id: known for service_id, known in services.items() if known["registered"]}
+    if not asked:
+        return
+    from svcinit.agent.consul.connect import connect
+    from svcinit.settings.environment import read
+
+    try:
+        with contextlib.closing(connect(read(os.environ), AGENT_TIMEOUT)) as consul:
+            for service_id, known in asked.items():
+                _update(known, consul.instance(service_id, known["service"]))
+    except SvcinitError as error:
+        for known in asked.values():
+            known["agent_error"] = known["agent_error"] and str(error)
+
+
+def _update(known: dict[str, Any], record: dict[str, Any] | None) -> None:
+    from svcinit.agent.registration.definition import maintenance_of, statuses
+
+    known.update(agent_error="", registered=record is not None, checks={}, maintenance=None)
+    if record is not None:
+        known.update(checks=statuses(record), maintenance=maintenance_of(record))
 
 
 def code(state: dict[str, Any]) -> int:
     return 0 if state["state"] in states.SERVING and not state["degraded"] else 1
 
 
-def watch() -> int:
-    """A terminal has one picture that changes; anything else gets all of it anew when more than times changed."""
+def watch(*, verbose: bool) -> int:
+    """A terminal has one picture that changes. Any other output gets a new one when more than times changed."""
     from svcinit.ctl.status_text import lines, still
 
     last, shown = 1, None
@@ -67,7 +101,7 @@ def watch() -> int:
             if state is None:
                 return 1
             last, status = code(state), full(state)
-            found = lines(status, time.time())
+            found = lines(status, time.time(), verbose=verbose)
             if sys.stdout.isatty():
                 width, height = shutil.get_terminal_size()
                 picture = REST_OF_LINE.join([*(line[: width - 1] for line in found[: height - 1]), ""])
@@ -78,19 +112,19 @@ def watch() -> int:
             _await_change(stamp)
     except KeyboardInterrupt:
         return last
-    except BrokenPipeError:  # who reads it has seen enough; nor shall the interpreter's end trip over it
+    except BrokenPipeError:  # the reader is gone; the interpreter's own flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return last
 
 
 def _await_change(stamp: list[tuple[int, int]]) -> None:
-    until = time.monotonic() + PERIOD
+    until = time.monotonic() + WATCH_INTERVAL
     while time.monotonic() < until and _stamp() == stamp:
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
 
 
 def _stamp() -> list[tuple[int, int]]:
-    """What changes when one of the state files does."""
+    """Changes when one of the state files does."""
     found = []
     for place in places(states.folder()):
         for name in NAMES:

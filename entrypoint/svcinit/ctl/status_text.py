@@ -1,9 +1,12 @@
-"""The status for people."""
+"""The status for people: first what an operator needs, then the last log lines, then the details."""
 
 from __future__ import annotations
 
+import time
+
 from svcinit.agent.prepare.cache import roughly
 from svcinit.log import printable
+from svcinit.names import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,37 +17,79 @@ MIB = 1 << 20
 DIGITS = 12  # of a checksum that are shown
 
 
-def lines(status: Mapping[str, Any], now: float) -> list[str]:
-    """`now`: seconds since the epoch."""
+def lines(status: Mapping[str, Any], now: float, *, verbose: bool = True) -> list[str]:
+    """`now`: seconds since the epoch. `verbose`: with requests, times and memory."""
     found = [
         f"{status['service'] or 'service'}: {status['state']}",
-        *_facts(status, now),
-        *_services(status["services"], now),
-        *_watch(status["watch"]),
         *([_fact("degraded", status["degraded"])] if status["degraded"] else ()),
-        *_files(status["preparation"], now),
-        *_found(status, now),
-        *_requests(status["consul_requests"]),
-        *_processes(status["processes"]),
+        *_services(status["services"], now),
+        *_log(status["log"]),
+        *_facts(status, now),
+        *_watch(status["watch"]),
+        *_errors(status["preparation"]),
+        *_files(status["preparation"], now, verbose=verbose),
+        *_inputs(status, now, verbose=verbose),
     ]
+    if verbose:
+        found += [*_requests(status["consul_requests"]), *_processes(status["processes"])]
     return [printable(line) for line in found]
 
 
 def still(status: Mapping[str, Any]) -> list[str]:
-    """All but what changes with time alone: ages, figures and times of requests."""
-    return lines({**status, "uptime_seconds": 0.0, "processes": {}, "consul_requests": {}, "orphans": 0}, 0.0)
+    """The lines without what changes all the time: ages, numbers and times of requests."""
+    return lines({**status, "uptime_seconds": 0.0, "orphans": 0}, 0.0, verbose=False)
 
 
 def _fact(name: str, value: object) -> str:
     return f"  {name:9} {'-' if value is None else value}"
 
 
+def _services(services: Mapping[str, Mapping[str, Any]], now: float) -> Iterator[str]:
+    for service_id, known in services.items():
+        checks = ", ".join(f"{name} {status}" for name, status in known["checks"].items())
+        if known["maintenance"] is not None:
+            checks = f"{f'{checks}, ' if checks else ''}in maintenance ({known['maintenance']})"
+        yield _fact("check", f"{checks or '-'}{_source(known, now)}")
+        yield _fact("consul", f"{service_id} {_registration(known)}")
+
+
+def _source(known: Mapping[str, Any], now: float) -> str:
+    """When Consul's agent said so; nothing: it said so now."""
+    if not known["agent_error"]:
+        return ""
+    seen = "" if known["looked"] is None else f", last synced {_ago(known['looked'], now)} ago"
+    return f"{seen} ({known['agent_error']})" if known["registered"] else seen
+
+
+def _registration(known: Mapping[str, Any]) -> str:
+    place = endpoint(known["address"] or "ADDRESS-OF-THE-AGENT", known["port"] or "-")
+    if not known["registered"]:
+        text = "not registered"
+    elif known["trouble"]:
+        text = f"registered at {place}"
+    elif known["differs"]:
+        text = f"registered at {place}, differs in {', '.join(known['differs'])}"
+    else:
+        text = f"registered at {place}, in sync"
+    return f"{text}; {known['trouble']}" if known["trouble"] else text
+
+
+def _log(entries: list[Mapping[str, Any]]) -> Iterator[str]:
+    if entries:
+        yield "log"
+    for entry in entries:
+        mark = "" if entry["level"] == "info" else f"{entry['level']}: "
+        yield f"  {time.strftime('%H:%M:%S', time.gmtime(entry['time']))} {mark}{entry['message']}"
+
+
 def _facts(status: Mapping[str, Any], now: float) -> Iterator[str]:
+    yield "processes"
     yield _fact("id", status["id"])
     up = roughly(status["uptime_seconds"])
     yield _fact("svcinit", f"{status['pid']}, version {status['version']}, up {up}, reaped orphans {status['orphans']}")
     since = f", up {_ago(status['main_started'], now)}" if status["main"] is not None else ""
-    yield _fact("main", f"{_pid(status['main'])}{since}, starts {status['main_starts']}{_exits(status['main_exits'])}")
+    exits = "".join(f", exits with {code}: {count}" for code, count in status["main_exits"].items())
+    yield _fact("service", f"{_pid(status['main'])}{since}, starts {status['main_starts']}{exits}")
     waiting = ", waits for SVCINIT_READY" if status["ready"] is False else ""
     yield _fact("presence", f"{_pid(status['presence'])}, restarts {status['presence_restarts']}{waiting}")
     if status["metrics"] is not None:
@@ -57,42 +102,18 @@ def _pid(pid: int | None) -> str:
 
 
 def _ago(when: float | None, now: float) -> str:
-    """How long ago; a clock that was put back makes it no time."""
+    """How long ago; no time if the clock was set back."""
     return "never" if when is None else roughly(max(0.0, now - when))
 
 
-def _exits(exits: Mapping[str, int]) -> str:
-    return "".join(f", exits with {code}: {count}" for code, count in exits.items())
-
-
 def _reloads(status: Mapping[str, Any], now: float) -> str:
-    told = str(status["reloads"])
+    text = str(status["reloads"])
     counts = ", ".join(f"{name} {count}" for name, count in status["reload_outcomes"].items() if count)
-    told += f" ({counts})" if counts else ""
+    text += f" ({counts})" if counts else ""
     last = status["last_reload"]
     if last:
-        told += f"; number {last['id']} {last['outcome']} after {last['seconds']:.2f} s, {_ago(last['ended'], now)} ago"
-    return told
-
-
-def _services(services: Mapping[str, Mapping[str, Any]], now: float) -> Iterator[str]:
-    for service_id, known in services.items():
-        yield f"  {_registration(known)}: {service_id}"
-        if known["looked"] is None:
-            continue
-        place = f"{known['address'] or 'address of the agent'}:{known['port'] or '-'}"
-        state = f"differs in {', '.join(known['differs'])}" if known["differs"] else "as it should be"
-        checks = "".join(f"; {name} {status}" for name, status in known["checks"].items())
-        yield f"            {place} {state}, looked {_ago(known['looked'], now)} ago{checks}"
-
-
-def _registration(known: Mapping[str, Any]) -> str:
-    told = "registered" if known["registered"] else "not registered"
-    if known["maintenance"] is not None:
-        told += f", in maintenance ({known['maintenance']})"
-    if known["trouble"]:
-        told += f", {known['trouble']}"
-    return told
+        text += f"; number {last['id']} {last['outcome']} after {last['seconds']:.2f} s, {_ago(last['ended'], now)} ago"
+    return text
 
 
 def _watch(watch: Mapping[str, Any] | None) -> Iterator[str]:
@@ -105,31 +126,33 @@ def _watch(watch: Mapping[str, Any] | None) -> Iterator[str]:
             yield _fact("", f"{label}: {followed['trouble']}")
 
 
-def _files(prepared: Mapping[str, Any], now: float) -> Iterator[str]:
-    """What was wrong with no template in particular stands above them all."""
-    if not prepared["templates"] and not prepared["trouble"]:
+def _errors(prepared: Mapping[str, Any]) -> Iterator[str]:
+    if prepared["trouble"]:
+        yield "errors of the last preparation"
+    yield from (f"  {fault}" for fault in prepared["trouble"])
+
+
+def _files(prepared: Mapping[str, Any], now: float, *, verbose: bool) -> Iterator[str]:
+    """The files in place, whether or not the last preparation succeeded."""
+    if not prepared["templates"]:
         return
     took = prepared["render_seconds"]["last"]
-    yield f"files{'' if took is None else f' (rendered in {took * 1000:.0f} ms)'}"
-    errors = [entry["error"] for entry in prepared["templates"] if entry["error"]]
-    yield from (f"  {fault}" for fault in prepared["trouble"] if not any(fault in error for error in errors))
+    yield f"files{f' (rendered in {took * 1000:.0f} ms)' if verbose and took is not None else ''}"
     for entry in prepared["templates"]:
         place = f"sha256 {entry['sha256'][:DIGITS]}" if entry["sha256"] else "not in place"
         yield f"  {entry['target']}: {place}, changed {_ago(entry['changed'], now)} ago"
         yield f"            from {entry['source']}"
-        if entry["error"]:
-            yield f"            {entry['error']}"
 
 
-def _found(status: Mapping[str, Any], now: float) -> Iterator[str]:
-    """KV prefixes and peer sets; what is followed was heard of later than it was last used."""
+def _inputs(status: Mapping[str, Any], now: float, *, verbose: bool) -> Iterator[str]:
+    """KV prefixes and peer sets; a watch may have heard of one after its last use."""
     prepared = status["preparation"]
     followed = status["watch"]["followed"] if status["watch"] else {}
     kinds = (("KV prefix", "keys", prepared["prefixes"]), ("peers of", "instances", prepared["peers"]))
     rows = [(f"{kind} {name}", unit, entry) for kind, unit, found in kinds for name, entry in found.items()]
     if rows:
         took = prepared["fetch_seconds"]["last"]
-        yield f"KV and peers{'' if took is None else f' (fetched in {took * 1000:.0f} ms)'}"
+        yield f"KV and peers{f' (fetched in {took * 1000:.0f} ms)' if verbose and took is not None else ''}"
     for label, unit, entry in rows:
         watched = followed.get(label, {"index": None, "answered": None})
         index = watched["index"] or entry["index"]
@@ -148,7 +171,7 @@ def _requests(requests: Mapping[str, Any]) -> Iterator[str]:
 
 def _processes(processes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if processes:
-        yield f"{'processes':16}{'resident':>12}{'proportional':>14}{'CPU':>11}"
+        yield f"{'memory':16}{'resident':>12}{'proportional':>14}{'CPU':>11}"
     for role, figure in processes.items():
         share = figure["proportional_bytes"]
         proportional = "-" if share is None else f"{share / MIB:.1f} MiB"

@@ -345,7 +345,7 @@ class Crew(Init):
             "id": self.settings.id,
             "command": list(self.command),
         }
-        return self._state.tell(self.now(), {**own, **facts}, {"orphans": self.orphans})
+        return self._state.tell(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
 
     def forget(self) -> None:
         """The container ends, and so does its state where that would outlive it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.agent.consul.stats import RequestStats
+from svcinit.log import RECENT
 from svcinit.state_files import MISSHAPEN, read_of_life
 
 TYPE_CHECKING = False
@@ -35,6 +36,7 @@ def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Ma
     requests.add(presence.get("requests", {}))
     document = dict(init)
     began = document.pop("started_monotonic")
+    document["log"] = _newest([*init.get("log", ()), *presence.get("log", ()), *prepared.get("log", ())])
     looked = presence.get("looked", {})
     return {
         **document,
@@ -48,6 +50,12 @@ def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Ma
         "preparation": {name: prepared.get(name, NOTHING[name]) for name in PREPARED},
         "consul_requests": requests.state(),
     }
+
+
+def _newest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last log lines of all processes; a child begins with those of its parent."""
+    each = {(line["time"], line["pid"], line["message"]): line for line in lines}
+    return [each[key] for key in sorted(each)][-RECENT:]
 
 
 def _watch(presence: Mapping[str, Any]) -> dict[str, Any]:

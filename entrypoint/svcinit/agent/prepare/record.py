@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 
+from svcinit import log
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
@@ -57,6 +58,7 @@ def _record(
         "peers": _entries(done, earlier.get("peers", {}) if faults else {}, Kind.PEERS),
         **{f"{phase}_seconds": _added(earlier, f"{phase}_seconds", done.seconds.get(phase)) for phase in PHASES},
         "requests": requests.state(),
+        "log": log.recent(),
     }
 
 

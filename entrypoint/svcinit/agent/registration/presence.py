@@ -167,6 +167,7 @@ class Presence:
             "looked": {keeper.service.id: keeper.looked for keeper in self.keepers},
             "followed": {} if follower is None else follower.figures(),
             "requests": self.consul.stats.state(),
+            "log": log.recent(),
         }
         self._state.tell(self._now(), facts, figures)
 
