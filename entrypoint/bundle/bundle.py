@@ -19,6 +19,8 @@ import subprocess
 import sys
 import sysconfig
 
+import bill  # beside this file
+
 SOURCES = pathlib.Path(__file__).resolve().parent.parent
 PLACE = "/opt/svcinit"  # what stands in the programs
 PROGRAMS = {"svcinit": ("-DBLOCK_SIGNALS",), "svcinitctl": ()}
@@ -28,6 +30,7 @@ LEFT_OUT = (  # of the standard library: what no server needs, and what nobody h
     "pydoc*", "idlelib", "tkinter", "_tkinter*", "turtle*", "curses", "_curses*", "readline*",
     "dbm", "_dbm*", "_gdbm*", "sqlite3", "_sqlite3*", "ctypes", "_ctypes_test*", "msilib", "nis.*", "ossaudiodev*",
 )  # fmt: skip
+VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 UNNEEDED = "charset_normalizer*"  # of the libraries: guesses encodings; requests goes without it, and so do we
 GLIBC = "lib[cm].so.6", "libnss*", "libpthread.so.*", "libdl.so.*", "librt.so.*", "libutil.so.*"
 OPENED_LATE = "libnss_files.so.2", "libnss_dns.so.2"  # by glibc itself, for users' names and DNS: ldd shows them not
@@ -37,7 +40,7 @@ def main() -> None:
     home = pathlib.Path(sys.argv[1])
     for folder in (home / "lib").glob(UNNEEDED):
         shutil.rmtree(folder)
-    relocate(home / "python", home / "lib")
+    copied = relocate(home / "python", home / "lib")
     shutil.copytree(SOURCES / "svcinit", home / "lib" / "svcinit", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copytree(SOURCES.parent / "templates", home / "templates")
     (home / "bin").mkdir()
@@ -58,21 +61,23 @@ def main() -> None:
             home / "bin" / program,
             SOURCES / "bundle" / "launcher.c",
         )
+    bill.write(home, VERSION.findall((SOURCES / "svcinit" / "__init__.py").read_text())[0], copied)
     # not checked against its source at each start: neither of them ever changes in an image
     run(sys.executable, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", home)
     run("chmod", "-R", "u=rwX,go=rX", home)
 
 
-def relocate(destination: pathlib.Path, third_party: pathlib.Path) -> None:
-    """The interpreter, its standard library and all that these and `third_party` extensions are linked against."""
+def relocate(destination: pathlib.Path, third_party: pathlib.Path) -> set[pathlib.Path]:
+    """Copy the interpreter, its standard library and the libraries that they and `third_party` need; these files."""
     libraries, binary = destination / "lib", destination / "bin" / "python3"
     standard = pathlib.Path(sysconfig.get_path("stdlib"))
     binary.parent.mkdir(parents=True)
     shutil.copy(pathlib.Path(sys.executable).resolve(), binary)
     shutil.copytree(standard, libraries / standard.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     extensions = sorted(libraries.glob("**/*.so"))
-    for needed in {path for file in (binary, *extensions, *third_party.glob("**/*.so")) for path in linked(file)}:
-        shutil.copy(needed, libraries / needed.name)
+    needed = {path for file in (binary, *extensions, *third_party.glob("**/*.so")) for path in linked(file)}
+    for path in needed:
+        shutil.copy(path, libraries / path.name)
     loader = next(file for file in libraries.glob("ld*.so*"))
     # glibc's own parts need nothing but each other, which the interpreter finds for them; they stay as they are
     for file in {*libraries.glob("*.so*"), *extensions} - {
@@ -83,6 +88,7 @@ def relocate(destination: pathlib.Path, third_party: pathlib.Path) -> None:
     # two calls, in this order: in one, patchelf 0.18 breaks a program of a fixed address (Debian 13's own python3)
     run("patchelf", "--force-rpath", "--set-rpath", libraries, binary)
     run("patchelf", "--set-interpreter", loader, binary)
+    return {pathlib.Path(sys.executable).resolve(), *needed}
 
 
 def linked(file: pathlib.Path) -> set[pathlib.Path]:

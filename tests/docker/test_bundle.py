@@ -9,6 +9,8 @@ import signal
 import subprocess
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from testing import images
 from testing.consul import ConsulAgent, free_ports
@@ -68,6 +70,22 @@ def test_the_whole_life_in_an_image_without_python_whatever_its_libc_and_where_s
     assert container.copy("/etc/app.conf") == b"hello again 10.1.1.1:3306\n"
     assert container.stop() == TERMINATED
     consul.has_no("web")
+
+
+def test_the_image_has_a_bill_of_materials_with_the_versions_that_are_in_it(engine: Engine, bare_image: str) -> None:
+    container = engine.run(bare_image, "sleep", "100")
+    text = container.copy("/opt/svcinit/svcinit.cdx.json").decode()
+    assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(text) is None
+    versions = {each["name"]: each["version"] for each in json.loads(text)["components"]}
+    code = "import platform, ssl, requests; print(platform.python_version(), ssl.OPENSSL_VERSION, requests.__version__)"
+    path = "import sys; sys.path.append('/opt/svcinit/lib')"
+    said = container.exec("/opt/svcinit/python/bin/python3", "-IS", "-Wignore", "-c", f"{path}; {code}").split()
+    python, openssl, requests = said[0], said[2], said[-1]
+    assert versions["cpython"] == python
+    assert versions["libssl3"].startswith(openssl)
+    assert versions["requests"] == requests
+    assert "libc6" in versions
+    assert "charset-normalizer" not in versions  # the bundle leaves it out
 
 
 @pytest.mark.parametrize(
