@@ -171,6 +171,7 @@ def _form(entry: Entry, limit: int) -> bytes:
 
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
         record = {"time": stamp, "level": LEVELS[level], "pid": pid, "event": event, "message": message, **shown}
+        record.pop(sentence[1:-1], None)  # `{error}`: the message is this field, which is not repeated
         return json.dumps(record).encode()
     mark = "" if level == 1 else f"{LEVELS[level]}: "
     rest = [name for name in own if name in shown and name not in IN_SENTENCES and not _tells(sentence, name)]
@@ -189,12 +190,12 @@ def _text(entry: Entry) -> str:
 
 
 def _shown(value: Field, limit: int) -> Field:
-    """A number as it is; a text printable, and not too long."""
+    """A number as it is; a text printable, and not too long: its beginning and its end, where errors have the cause."""
     if isinstance(value, float):
         return round(value, 3)
     if not isinstance(value, str):
         return value
-    return printable(value if len(value) <= limit else value[:limit] + CUT)
+    return printable(value if len(value) <= limit else f"{value[: limit // 2]}{CUT}{value[len(value) - limit // 2 :]}")
 
 
 def printable(text: str) -> str:

@@ -67,8 +67,24 @@ def test_the_diff_of_a_running_service_shows_what_a_reload_would_change_and_afte
     assert {path: path.stat().st_mtime_ns for path in before} == {p: kind.st_mtime_ns for p, kind in before.items()}
 
 
+def test_the_diff_says_what_each_check_command_says_to_the_new_file(service: Service) -> None:
+    check = "sh -c 'grep -n evil {} && exit 3; exit 0'"
+    good = service.template("good.ini", f'{{# svcinit: check="{check}" #}}\ngood\n')
+    bad = service.template("bad.ini", f'{{# svcinit: check="{check}" #}}\nevil {{{{ key("n") }}}}\n')
+    service.consul.kv_put("config/web/n", "hunter2-secret")
+    lines = rendered(service, "--diff").splitlines()
+    verdict = f"check `{check}` of {bad}: not accepted: exit status 3"
+    assert [line for line in lines if line.startswith("check ")] == [
+        f"{verdict}; it said: 1:evil ***", f"check `{check}` of {good}: accepted",
+    ]  # fmt: skip
+    assert verdict in rendered(service, "--diff", "--mask").splitlines()
+    assert not good.exists()
+    assert not bad.exists()
+
+
 def test_the_diff_can_be_applied_by_patch(service: Service, tmp_path: pathlib.Path) -> None:
-    target = service.template("list", '{% for n in range(60) %}{{ key_or_default("n" ~ n, n) }}\n{% endfor %}')
+    check = '{# svcinit: check="true {}" #}\n'
+    target = service.template("list", check + '{% for n in range(60) %}{{ key_or_default("n" ~ n, n) }}\n{% endfor %}')
     target.parent.mkdir()
     target.write_text("".join(f"{n}\n" for n in range(60)))
     for name in ("n3", "n30", "n31", "n59"):

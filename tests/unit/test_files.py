@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -155,10 +156,18 @@ def test_what_a_check_refuses_is_not_written_nor_is_anything_else(etc: Path) -> 
 )
 def test_it_is_said_how_a_check_failed(etc: Path, check: str, reason: str) -> None:
     start = time.monotonic()
-    (fault,) = faults_of(Rendered(f"{etc}/a", b"x", check=check), timeout=0.2)
+    timeout = 0.2 if "took longer" in reason else 10.0
+    (fault,) = faults_of(Rendered(f"{etc}/a", b"x", check=check), timeout=timeout)
     assert fault == f"{etc}/a was not accepted by its check, `{check}`: {reason}"
     assert time.monotonic() - start < 5
     assert os.listdir(etc) == []
+
+
+def test_of_a_traceback_the_exception_is_shown(etc: Path) -> None:
+    script = b"def f(n):\n    if n:\n        f(n - 1)\n    raise ValueError('bad port')\nf(50)\n"
+    deep = put(etc.parent / "check.py", script)
+    (fault,) = faults_of(Rendered(f"{etc}/a", b"x", check=f"{sys.executable} {deep} {{}}"))
+    assert fault.endswith("ValueError: bad port")
 
 
 def test_of_a_talkative_check_the_end_is_shown(etc: Path) -> None:

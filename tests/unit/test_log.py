@@ -113,11 +113,28 @@ def test_a_line_that_would_be_too_long_is_shortened_in_its_texts_and_says_so(for
     text = line.decode()
     if form == "text":
         assert text.startswith("svcinit: warning: ü€𝄞ü€𝄞")
-        assert text.endswith("...; trying again seconds=1.5 cut=yes\n")
+        assert text.endswith("ü€𝄞; trying again seconds=1.5 cut=yes\n")
     else:
         found = json.loads(text)
-        assert (found["message"][-17:], found["cut"]) == ("...; trying again", True)
+        assert (found["message"][-17:], found["cut"]) == ("ü€𝄞; trying again", True)
         assert (found["event"], found["file"], found["seconds"]) == ("unavailable", "/etc/app", 1.5)
+
+
+@FORMATS
+def test_of_a_text_that_is_too_long_beginning_and_end_are_kept(form: str) -> None:
+    text = "app.ini was refused: " + "Traceback " * 1000 + "ValueError: no such section"
+    line = said(lambda: log.error("fault", "{error}", error=text, file="/etc/app.ini"), form).decode()
+    message = json.loads(line)["message"] if form == "json" else line.removeprefix("svcinit: error: ")
+    assert message.startswith("app.ini was refused: Traceback")
+    assert "ValueError: no such section" in message
+
+
+def test_a_line_of_json_has_no_text_twice() -> None:
+    found = json.loads(said(lambda: log.error("fault", "{error}", error="no key x", key="x"), "json"))
+    assert (found["message"], found["key"]) == ("no key x", "x")
+    assert "error" not in found
+    found = json.loads(said(lambda: log.warning("unavailable", "{error}; trying again", error="no route"), "json"))
+    assert (found["message"], found["error"]) == ("no route; trying again", "no route")
 
 
 def test_a_line_that_fits_is_not_cut() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.files.commit import Change
     from svcinit.agent.prepare.rendering import Rendering
+    from svcinit.agent.prepare.template_data import TemplateData
     from svcinit.agent.templates.render import Rendered
 
 CONTEXT = 3  # lines
@@ -25,7 +26,11 @@ BINARY = "(no text: {} bytes)\n"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--diff", action="store_true", help="unified diff against the files in place; nothing if none")
+    how.add_argument(
+        "--diff",
+        action="store_true",
+        help="unified diff to the existing files, and whether their check commands accept the new ones",
+    )
     how.add_argument("--out", metavar="DIR", help="write the files below DIR instead, without their check commands")
     parser.add_argument("--mask", action="store_true", help="*** for all that comes from KV or the environment")
     add_command(parser)
@@ -64,10 +69,7 @@ def show(rendering: Rendering, options: argparse.Namespace) -> None:
     if options.out:
         write(files, shown, root)
     elif options.diff:
-        from svcinit.agent.files.commit import plan
-
-        for change in plan(files):
-            put(*differences(change, shown[change.target], mask=options.mask))
+        show_differences(files, shown, rendering.data, mask=options.mask)
     else:
         for file in files:
             put(f"==> {file.target}{described(file)}\n", text_of(shown[file.target]))
@@ -76,6 +78,28 @@ def show(rendering: Rendering, options: argparse.Namespace) -> None:
         put(*(f"argument {number}: {word}\n" for number, word in enumerate(words)))
     if not files:
         print(f"no templates in {', '.join(rendering.settings.templates) or 'SVCINIT_TEMPLATES'}", file=sys.stderr)
+
+
+def show_differences(files: Sequence[Rendered], shown: dict[str, bytes], data: TemplateData, *, mask: bool) -> None:
+    """A diff of each file that would change, after a line with the verdict of its check command.
+
+    patch(1) ignores that line. With `mask` the output of a check command is not shown: it may contain parts of values.
+    """
+    from svcinit.agent.files import commit
+
+    changes = [change for change in commit.plan(files) if change.is_needed()]
+    verdicts, impossible = {}, ""
+    try:
+        verdicts = commit.preview(changes, env=data.env, redact=data.redact)
+    except ConfigError as error:
+        impossible = f"not run: {error}"
+    for change in changes:
+        if change.check:
+            verdict = verdicts.get(change.target)
+            said = impossible if verdict is None else f"not accepted: {verdict.reason if mask else verdict}"
+            accepted = verdict is not None and verdict.is_accepted
+            put(f"check `{change.check}` of {change.target}: {'accepted' if accepted else said}\n")
+        put(*differences(change, shown[change.target], mask=mask))
 
 
 def masked(rendering: Rendering, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
@@ -134,8 +158,6 @@ def lines_of(content: bytes) -> list[str]:
 def differences(change: Change, shown: bytes, *, mask: bool) -> Iterator[str]:
     """What a commit would change of one file, as diff(1) and git have it. shown: what is shown of the new content."""
     now, new = change.now, change.new
-    if not change.is_needed():
-        return
     yield f"--- {change.path if now else '/dev/null'}\n+++ {change.target}\n"
     if now and now.mode != new.mode:
         yield f"old mode {now.mode:04o}\nnew mode {new.mode:04o}\n"

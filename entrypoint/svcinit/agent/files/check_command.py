@@ -1,4 +1,4 @@
-"""A template's check command: does it accept the staged file?"""
+"""Runs the check command of a template on the staged file, before the file is replaced."""
 
 from __future__ import annotations
 
@@ -12,39 +12,59 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-OUTPUT_LIMIT = 300  # bytes of its output in the fault
+OUTPUT_LIMIT = (
+    300  # bytes of output that an error contains: the last ones, since the cause is at the end of a traceback
+)
 
 
-def objection(
+class Verdict:
+    """The result of a check command. reason: why it did not accept the file, empty if it did; output: the end of its
+    output as one line without secrets, empty if it accepted the file."""
+
+    __slots__ = ("output", "reason")
+
+    def __init__(self, reason: str = "", output: str = "") -> None:
+        self.reason, self.output = reason, output
+
+    @property
+    def is_accepted(self) -> bool:
+        return not self.reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}; it said: {self.output}" if self.output else self.reason
+
+
+def run(
     check: str, staged: str, target: str, timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
-) -> str:
-    """Why it does not accept the file `staged`, which is to become `target`; empty where it does."""
+) -> Verdict:
+    """Run `check` with the path `staged` in place of `{}`. The output names `target` instead of `staged`.
+
+    timeout: seconds; env: the environment of the command, None: that of this process; redact: removes secrets.
+    """
     try:
         words = tuple(word.replace("{}", staged) for word in shlex.split(check))
     except ValueError:
-        return "a quote in the command is not closed"
+        return Verdict("a quote in the command is not closed")
     if not words:
-        return "the command is empty"
+        return Verdict("the command is empty")
     try:
         child = Child(command(words, os.environ if env is None else env), timeout)
     except OSError as error:
-        return f"{words[0]} cannot be run: {(error.strerror or str(error)).lower()}"
+        return Verdict(f"{words[0]} cannot be run: {(error.strerror or str(error)).lower()}")
     child.wait()
     if child.code == 0:
-        return ""
-    said = _said(child, staged, target, redact)
+        return Verdict()
     if child.code is None:
-        return f"it took longer than {timeout:g} s{said}"
-    return (f"killed by signal {-child.code}" if child.code < 0 else f"exit status {child.code}") + said
+        reason = f"it took longer than {timeout:g} s"
+    else:
+        reason = f"killed by signal {-child.code}" if child.code < 0 else f"exit status {child.code}"
+    return Verdict(reason, _output(child, staged, target, redact))
 
 
-def _said(child: Child, staged: str, target: str, redact: Callable[[str], str]) -> str:
-    """The end of its output as one line that names the target, not the staged file."""
-
+def _output(child: Child, staged: str, target: str, redact: Callable[[str], str]) -> str:
     def redacted(text: str) -> str:
-        return staged.join(redact(part) for part in text.split(staged))  # the path is no secret, whatever is in it
+        return staged.join(redact(part) for part in text.split(staged))  # the path is not a secret
 
     text = tail(child.output, child.is_cut, redacted).replace(staged, target)
     lines = (line.strip() for line in text.splitlines())
-    shown = end_of(" / ".join(line for line in lines if line), OUTPUT_LIMIT, child.is_cut).rstrip(".")
-    return f"; it said: {shown}" if shown else ""
+    return end_of(" / ".join(line for line in lines if line), OUTPUT_LIMIT, child.is_cut).rstrip(".")

@@ -20,8 +20,10 @@ from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
+
+    from svcinit.agent.files.check_command import Verdict
 
     class File(Protocol):
         """A file as it should be: see `render.Rendered`."""
@@ -151,10 +153,33 @@ def rehearse(
     Raises ConfigError, as `commit` does.
     """
     changes = plan(files)
+    with _staged(changes):
+        _check(changes, timeout, env, redact)
+
+
+def preview(
+    changes: Sequence[Change],
+    *,
+    timeout: float = CHECK_TIMEOUT,
+    env: Mapping[str, str] | None = None,
+    redact: Callable[[str], str] = str,
+) -> dict[str, Verdict]:
+    """What the check commands of these files say to the new versions, by target; nothing is replaced.
+
+    Raises ConfigError if a file cannot be written beside its target.
+    """
+    checked = [change for change in changes if change.check]
+    with _staged(checked):
+        return {change.target: verdict for change, verdict in _verdicts(checked, timeout, env, redact)}
+
+
+@contextlib.contextmanager
+def _staged(changes: Sequence[Change]) -> Iterator[None]:
+    """The new versions beside their targets, until the end of the block."""
     created: list[str] = []
     try:
         _stage(changes, created)
-        _check(changes, timeout, env, redact)
+        yield
     finally:
         for change in changes:
             change.new.discard()
@@ -247,14 +272,20 @@ def _install(
 def _check(
     changes: Sequence[Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
 ) -> None:
-    if not any(change.check for change in changes):
-        return
-    from svcinit.agent.files.check_command import objection
-
     faults = [
-        Fault(f"{change.target} was not accepted by its check, `{change.check}`: {reason}", file=change.target)
-        for change in changes
-        if change.check and (reason := objection(change.check, change.new.staged, change.target, timeout, env, redact))
+        Fault(f"{change.target} was not accepted by its check, `{change.check}`: {verdict}", file=change.target)
+        for change, verdict in _verdicts(changes, timeout, env, redact)
+        if not verdict.is_accepted
     ]
     if faults:
         raise ConfigError(*faults)
+
+
+def _verdicts(
+    changes: Sequence[Change], timeout: float, env: Mapping[str, str] | None, redact: Callable[[str], str]
+) -> Iterator[tuple[Change, Verdict]]:
+    for change in changes:
+        if change.check:
+            from svcinit.agent.files import check_command
+
+            yield change, check_command.run(change.check, change.new.staged, change.target, timeout, env, redact)
