@@ -134,7 +134,7 @@ class History:
     def service_exited(self, command: str, code: int) -> None:
         self._service_exits[str(code)] = self._service_exits.get(str(code), 0) + 1
         seconds = self._now() - self._service_since
-        log.info("exited", "{command} exited with status {code}", command=command, code=code, seconds=seconds)
+        log.info("exited", "{command} exited with status {code}", command=command, code=code, ran_seconds=seconds)
 
     def stop_began(self, reason: str) -> None:
         """The service is about to be stopped. The durations of the phases are measured from here."""

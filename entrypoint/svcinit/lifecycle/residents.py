@@ -61,8 +61,8 @@ class Residents:
     def presence_died(self, code: int) -> None:
         self.lifecycle.reload.news = self.crew.has_news()  # it may have died after a change and before its signal
         pause = self._presence_pause.next(self.crew.now())
-        log.warning("presence_died", "presence died with status {code}; started again in {seconds:g} s",
-                    code=code, seconds=pause, reload=None)  # fmt: skip
+        log.warning("presence_died", "presence died with status {code}; started again in {pause_seconds:g} s",
+                    code=code, pause_seconds=pause, reload=None)  # fmt: skip
         self.lifecycle.history.presence_died()
         self._set_timer("presence", pause)
 
@@ -82,8 +82,8 @@ class Residents:
             self.has_metrics = False
             return
         pause = self._metrics_pause.next(self.crew.now())
-        log.warning("metrics_died", "metrics died with status {code}; started again in {seconds:g} s",
-                    code=code, seconds=pause, reload=None)  # fmt: skip
+        log.warning("metrics_died", "metrics died with status {code}; started again in {pause_seconds:g} s",
+                    code=code, pause_seconds=pause, reload=None)  # fmt: skip
         self._set_timer("metrics", pause)
 
     def _set_timer(self, name: str, seconds: float) -> None:
