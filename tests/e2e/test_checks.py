@@ -256,4 +256,4 @@ def test_an_agent_that_lost_a_ttl_check_is_given_it_again(make_service: MakeServ
     becomes(service, "passing")
     own_consul.call("PUT", f"/v1/agent/service/deregister/{own_consul.instances('web')[0]['Service']['ID']}")
     is_passing(service)
-    assert "the Consul agent no longer knows web: registering it again" in svcinit.err
+    assert "the Consul agent no longer has web: registering it again" in svcinit.err

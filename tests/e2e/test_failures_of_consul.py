@@ -59,7 +59,7 @@ def test_a_service_that_consul_forgot_is_registered_again(make_service: MakeServ
     is_passing(service)
     own_consul.restart()
     eventually(lambda: own_consul.passing("web"), "it is registered again", 40)
-    assert "warning: the Consul agent no longer knows web: registering it again" in svcinit.err
+    assert "warning: the Consul agent no longer has web: registering it again" in svcinit.err
     assert service.notes == ["up"]
 
 

@@ -43,7 +43,7 @@ def test_a_service_that_is_not_ready_in_time_is_stopped_and_never_was_in_the_cat
     svcinit = slow(service)
     main = svcinit.child("main")
     assert svcinit.wait() == 69
-    expected = "error: not ready within SVCINIT_START_TIMEOUT=0.5s: SVCINIT_READY found: Connection refused\n"
+    expected = "error: not ready within SVCINIT_START_TIMEOUT=0.5s: SVCINIT_READY failed: Connection refused\n"
     assert expected in svcinit.err
     assert "registered" not in svcinit.err.replace("deregistered", "")
     assert not is_alive(main)

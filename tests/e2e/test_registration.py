@@ -96,7 +96,7 @@ def test_what_is_changed_by_hand_is_set_right_and_named(service: Service, what: 
         put(service, f"/v1/agent/check/deregister/service:{before['ID']}")
     else:
         put(service, "/v1/agent/service/register", changed)
-    svcinit.says(f"registration of web was changed: set right changed={what}")
+    svcinit.says(f"registration of web was changed: repaired changed={what}")
     eventually(lambda: record(service) == before and has_its_check(service), "it is as before")
     is_passing(service)
 
@@ -110,7 +110,7 @@ def test_tags_that_others_set_stay_where_that_is_allowed(service: Service) -> No
     changed = {"ID": before["ID"], "Name": "web", "Port": before["Port"], "Meta": before["Meta"], "Tags": ["theirs"]}
     put(service, "/v1/agent/service/register", {**changed, "EnableTagOverride": True})
     put(service, f"/v1/agent/check/deregister/service:{before['ID']}")
-    svcinit.says("was changed: set right changed=check")
+    svcinit.says("was changed: repaired changed=check")
     eventually(lambda: has_its_check(service), "it has its check again")
     is_passing(service)
     assert record(service)["Tags"] == ["theirs"]
@@ -131,7 +131,7 @@ def test_maintenance_stays_through_repairs_and_the_loss_of_the_agents_data(
     state = svcinit.folder / "run" / "presence.json"
     eventually(lambda: '"maintenance": "disk swap"' in state.read_text(), "presence saw it")
     put(service, f"/v1/agent/check/deregister/service:{service_id}")
-    svcinit.says("was changed: set right changed=check")
+    svcinit.says("was changed: repaired changed=check")
 
     def notes() -> list[str]:
         checks = own_consul.get("/v1/agent/checks").values()
@@ -176,7 +176,7 @@ def test_only_what_an_earlier_life_left_at_the_same_place_is_removed(service: Se
     svcinit.says("registered web")
     known = set(service.consul.get("/v1/agent/services"))
     assert known - {f"web-{os.uname().nodename}-{service.port}"} == {"elsewhere", "anothers", "other"}
-    assert "removing a registration of web that an earlier life left id=ghost\n" in svcinit.err
+    assert "removing a registration of web that an earlier run left id=ghost\n" in svcinit.err
     for service_id in known:
         service.consul.deregister(service_id)
 
@@ -191,7 +191,7 @@ def test_a_killed_svcinits_registration_is_gone_before_the_new_one_is_ready(
     first.wait()
     service.env["SVCINIT_READY"] = f"exec:test -e {tmp_path}/ready"
     second = service.start()
-    second.says("removing a registration of web that an earlier life left")
+    second.says("removing a registration of web that an earlier run left")
     eventually(lambda: service.consul.instances("web") == [], "the dead instance is gone")
     (tmp_path / "ready").touch()
     is_passing(service)
@@ -207,7 +207,7 @@ def test_of_two_with_the_same_id_the_later_one_stays_and_the_earlier_one_says_so
     first.says("registered web")
     second = start(service, "second", SVCINIT_PORT=ports[1])
     second.says("registered web")
-    why = "the id same is registered by another svcinit that started later: give each an SVCINIT_ID of its own"
+    why = "the id same is registered by another svcinit that started later: give each one its own SVCINIT_ID"
     first.says(why, 20)
     assert first.stop() == 0
     assert record(service)["Port"] == int(ports[1])

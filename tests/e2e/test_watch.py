@@ -324,8 +324,8 @@ def test_idle_it_asks_once_a_prefix_and_service_and_leaves_no_connection_behind(
     for number in range(10):
         service.template(f"t{number}", '{{ key("k1") }} {{ service("db")|length }}')
     svcinit = up(service)
-    eventually(lambda: connections(own_consul.http_port) == 4, "one connection for the registration, one each followed")
-    stays(lambda: connections(own_consul.http_port) == 4, "and so it stays")
+    eventually(lambda: connections(own_consul.http_port) == 5, "two for the registration, one each followed")
+    stays(lambda: connections(own_consul.http_port) == 5, "and so it stays")
     assert svcinit.stop() == 0
     eventually(lambda: connections(own_consul.http_port) == 0, "no connection is left")
 

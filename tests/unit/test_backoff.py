@@ -16,7 +16,8 @@ from svcinit.agent.prepare.rollback import Intents
 from svcinit.agent.registration import keeper
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
-from svcinit.agent.watch import queries
+from svcinit.agent.watch import blocking, queries
+from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import EX_OK
 from svcinit.processes.init import memfd
 from svcinit.settings.environment import read
@@ -127,9 +128,9 @@ def test_a_lost_registration_is_looked_after_however_long_consul_asks_for(clock:
 
     looks: Any = Consul()
     kept = Keeper(
-        service, looks, "life", 30.0, advertise=None, first=False, vouched=False, probe=None, now=clock.monotonic
+        service, looks, "life", 30.0, advertise=None, first_sync=False, known_ready=False, now=clock.monotonic
     )  # fmt: skip
-    kept.look(ready=True)
+    kept.sync(ready=True)
     assert clock.now + keeper.BACKOFF[1] == kept.due
 
 
@@ -142,9 +143,9 @@ def test_a_watch_asks_again_however_long_consul_asks_for(clock: Clock) -> None:
             return {}
 
     looks: Any = Consul()
-    keys = queries.Keys(looks, InputId(Kind.KV, "config/web"))
+    keys = queries.Keys(looks, Connections(looks, 1), InputId(Kind.KV, "config/web"))
     assert keys.turn(clock.now) is False
-    assert clock.now + queries.BACKOFF[1] == keys.due
+    assert clock.now + blocking.BACKOFF[1] == keys.due
 
 
 # what else the network says

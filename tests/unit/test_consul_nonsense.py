@@ -17,6 +17,7 @@ from svcinit.agent.registration.services import services
 from svcinit.agent.templates.faults import WrongError
 from svcinit.agent.templates.filters import from_json, from_yaml
 from svcinit.agent.watch import queries
+from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.settings.environment import read
 
@@ -55,7 +56,7 @@ CONSUL._only_passing = False  # known already
 
 
 def peers() -> None:
-    found = queries.Peers(CONSUL, InputId(Kind.PEERS, "web"), "consul").read(CONSUL.answer)
+    found = queries.Peers(CONSUL, Connections(CONSUL, 1), InputId(Kind.PEERS, "web"), "consul").read(CONSUL.answer)
     assert digest(found)
     assert all(type(peer.port) is int and peer.port <= health.PORTS for peer in found)
     assert all(str(peer) for peer in found)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fake_crew import FakeCrew
+from svcinit.agent.consul.connect import connect
 from svcinit.agent.files import commit
 from svcinit.agent.registration import presence
 from svcinit.agent.registration.keeper import Keeper
@@ -186,10 +187,9 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     killed = clock() + 100
     parent = os.getppid()
     settings = read({**ENV, "SVCINIT_RUN": str(tmp_path)}, "/nosuch")
-    made = Presence(settings, lambda: None, "life", False, -1, {}, -1, now=clock)
-    monkeypatch.setattr(made.consul, "is_hung_up", lambda: False)
+    made = Presence(settings, connect(settings), lambda: None, life="life", now=clock)
     (kept,) = made.keepers
-    monkeypatch.setattr(kept, "_look", lambda **_: looks.append(clock()))
+    monkeypatch.setattr(kept, "_sync", lambda **_: looks.append(clock()))
 
     def leave() -> bool:
         left.append(clock())
@@ -200,7 +200,7 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert clock() <= killed, "init is gone, and presence goes on"
         clock.seconds += max(seconds, 0.1)
 
-    monkeypatch.setattr(kept, "leave", leave)
+    monkeypatch.setattr(kept, "deregister", leave)
     monkeypatch.setattr(made._clock, "take", wait)
     monkeypatch.setattr(os, "getppid", lambda: parent + (clock() >= killed))
     assert made.run() == EX_OK
@@ -222,12 +222,12 @@ def test_an_agent_that_answered_again_is_asked_quickly_when_it_is_unavailable_an
     settings = read(ENV, "/nosuch")
     consul: Any = SimpleNamespace()
     made = Keeper(
-        services(settings)[0], consul, "life", 30.0, advertise=None, first=False, vouched=False, probe=None, now=clock
+        services(settings)[0], consul, "life", 30.0, advertise=None, first_sync=False, known_ready=False, now=clock
     )  # fmt: skip
-    monkeypatch.setattr(made, "_look", look)
+    monkeypatch.setattr(made, "_sync", look)
     pauses = []
     for _ in range(6):
-        made.look(ready=True)
+        made.sync(ready=True)
         pauses.append(made.due - clock())
         clock.seconds = made.due
     assert pauses == [0.25, 0.5, 1.0, 30.0, 0.25, 0.5]

@@ -119,5 +119,5 @@ def test_an_error_about_a_variable_has_the_variable_as_a_field_too() -> None:
                     found += 1
                     fields = {keyword.arg for keyword in node.keywords}  # type: ignore[attr-defined]
                     silent += [] if "variable" in fields else [f"{path.name}:{node.lineno}: {text}"]  # type: ignore[attr-defined]
-    assert found > 10, "the search is broken"
+    assert found > 8, "the search is broken"
     assert silent == []

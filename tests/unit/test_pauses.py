@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcinit.agent.consul.connect import READ_TIMEOUT
+from svcinit.agent.consul.connect import READ_TIMEOUT, connect
 from svcinit.agent.registration.presence import Presence
 from svcinit.errors import Outcome
 from svcinit.lifecycle.residents import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
@@ -107,8 +107,9 @@ def test_a_pause_does_not_count_against_the_time_to_become_ready(
     """SVCINIT_START_TIMEOUT is 60 s: presence gives up that long after its start, and the pause is on top."""
     env = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "1", "SVCINIT_READY": "exec:false", "SVCINIT_RUN": str(tmp_path)}
     ready = memfd("ready")
-    made = Presence(environment.read(env), lambda: None, "life", False, ready, {}, -1, now=kernel.monotonic)
-    monkeypatch.setattr(made.consul, "is_hung_up", lambda: False)
+    settings = environment.read(env)
+    made = Presence(settings, connect(settings), lambda: None, life="life", ready=ready, now=kernel.monotonic)
+    monkeypatch.setattr(made._clock, "wait", kernel.sigtimedwait)
     calls = iter([0.0, 10.0, 10.0 + PAUSE * (pauses_in == "a call")])
 
     def turn(now: float) -> None:

@@ -99,7 +99,7 @@ class Container:
         made._slots = follower.Slots(-1, crew._news, crew._news_memory, crew._lock, -1, crew._intent, crew._news_intent)
         made._file, made._keys, made._peers = [None], [], {}  # type: ignore[list-item]
         made._counts, made._late = {}, 0.0
-        return lambda: made._prepared(-1, made._data()) or EX_OK  # type: ignore[func-returns-value]
+        return lambda: made._prepared(made._data(), lambda: None) or EX_OK  # type: ignore[func-returns-value]
 
     def killed(self, count: int, run: Callable[[], int]) -> bool:
         """Was `run` killed at that system call of its commit or rollback, or after it? False where there are fewer."""

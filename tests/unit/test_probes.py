@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from svcinit.agent.redact import Remembered, remember
-from svcinit.agent.registration.probes import CRITICAL, OUTPUT_LIMIT, PASSING, Probe, runner
+from svcinit.agent.registration.checks import CRITICAL, PASSING
+from svcinit.agent.registration.probes import OUTPUT_LIMIT, Probe, runner
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.worker import Worker
 from svcinit.processes.init import memfd
@@ -32,13 +33,14 @@ def probe(check: str, *values: str, port: int = 1, **more: str) -> Iterator[Prob
             "SVCINIT_PORT": str(port),
             "SVCINIT_CHECK": check,
             "SVCINIT_CHECK_VIA": "ttl",
+            "SVCINIT_CHECK_INTERVAL": "100ms",
             **more,
         }
     )
     memory = memfd("secrets")
     remember(memory, values)
     (service,) = services(settings)
-    made = Probe(service.check, service, Remembered(settings, memory), runner(settings, env), interval=0.1)
+    made = Probe(service.checks[0], Remembered(settings, memory), runner(settings, env))
     yield made
     made.end()
     os.close(memory)
@@ -148,7 +150,7 @@ def test_a_worker_that_there_is_no_room_for_leaves_nothing_open(monkeypatch: pyt
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(os, call, failing(24, "Too many open files"))
     with pytest.raises(OSError, match="Too many"):
-        Worker(lambda: None, lambda _: None)
+        Worker(lambda: None, lambda *_: None)
     assert os.listdir("/proc/self/fd") == before
 
 

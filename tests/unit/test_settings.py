@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from svcinit.agent.registration import services
 from svcinit.errors import ConfigError, Fault
 from svcinit.settings import environment
+from svcinit.settings.checks import Target
 from svcinit.settings.environment import Settings
 from svcinit.settings.parsers import joined, names
 from svcinit.settings.table import GROUPS, TABLE, Variable
@@ -89,7 +90,11 @@ def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
         ("SVCINIT_SERVICE", "my web", "expected letters, digits, '-' and '_'"),
         ("SVCINIT_PORT", "0", "from 1 to 65535"),
         ("SVCINIT_META", "a", "and found 'a'"),
-        ("SVCINIT_CHECK", "http", "expected http:/path, https:/path, tcp, grpc, grpcs, exec:COMMAND or none"),
+        (
+            "SVCINIT_CHECK",
+            "http",
+            "expected http:/path, https:/path, http://HOST:PORT/path, tcp, tcp:HOST:PORT, grpc, grpcs, ",
+        ),
         ("SVCINIT_CHECK", "https:health", "expected http:/path"),
         ("SVCINIT_RENDER_ARGS", "maybe", "expected 1, true, yes, 0, false or no"),
         ("SVCINIT_START_TIMEOUT", "0s", "above zero"),
@@ -122,7 +127,11 @@ def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
         ("SVCINIT_CHECK_METHOD", "GET /", "expected a method of HTTP"),
         ("SVCINIT_CHECK_FAILURES", "0", "expected a number from 1 to 1000"),
         ("SVCINIT_CHECK_VIA", "nagios", "expected consul or ttl"),
-        ("SVCINIT_READY", "grpc", "expected tcp, http:/path, https:/path, exec:COMMAND or none"),
+        (
+            "SVCINIT_READY",
+            "grpc",
+            "expected http:/path, https:/path, http://HOST:PORT/path, tcp, tcp:HOST:PORT, exec:COMMAND or none",
+        ),
         ("SVCINIT_READY", "tcp", "needs SVCINIT_SERVICE"),
         ("SVCINIT_SERVICES", "[]", "needs SVCINIT_SERVICE"),
         ("CONSUL_HTTP_TOKEN", "se\ncret", "(not shown): expected printable ASCII"),
@@ -183,7 +192,7 @@ def test_what_is_derived_from_the_service_name() -> None:
     read = environment.read(WEB)
     assert read.id == f"web-{os.uname().nodename}-8000"
     assert read.kv_prefix == (("config/web", None),)
-    assert read.check == ("tcp", "")
+    assert read.check.key == Target("tcp").key
 
 
 @pytest.mark.parametrize(
@@ -345,7 +354,7 @@ def test_an_image_brings_its_defaults_and_the_environment_goes_before_them(tmp_p
     file = tmp_path / "svcinit.env"
     file.write_text(f"# ours\n\nSVCINIT_CHECK=http:/health\nSVCINIT_TAGS=a\nSVCINIT_PORT_FILE={tmp_path}/port\n")
     alone = environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_TAGS": ""}, str(file))
-    assert (alone.check, alone.port, alone.tags) == (("http", "/health"), 9000, ())
+    assert (alone.check.key, alone.port, alone.tags) == (Target("http", "/health").key, 9000, ())
     assert environment.read(WEB, str(file)).port == 8000
     assert "SVCINIT_CHECK" not in alone.main_environment({})
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from svcinit import state_files as state
+from svcinit.agent.consul.connect import connect
 from svcinit.agent.metrics import overview
 from svcinit.agent.registration import presence
 from svcinit.settings import environment
@@ -160,8 +161,9 @@ def test_a_presence_whose_file_was_replaced_begins_all_the_same(
         "CONSUL_HTTP_ADDR": "127.0.0.1:1",
     }
     (tmp_path / "presence.json").write_text(json.dumps({"life": "ours", **planted}))
-    made = presence.Presence(environment.read(env), lambda: None, "ours", False, -1, {}, -1)
-    made.tell()
+    settings = environment.read(env)
+    made = presence.Presence(settings, connect(settings), lambda: None, life="ours")
+    made.write_state()
     assert json.loads((tmp_path / "presence.json").read_text())["pid"] == os.getpid()
 
 

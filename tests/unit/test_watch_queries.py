@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from svcinit.agent.prepare.inputs import InputId, Kind
-from svcinit.agent.watch import queries
-from svcinit.agent.watch.queries import BURST, RATE, Keys, Peers
+from svcinit.agent.watch.blocking import BURST, RATE, Connections
+from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import Unavailable
 
 PREFIX = InputId(Kind.KV, "config/web")
@@ -55,8 +55,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(queries, "_raise_sigio", lambda _: None)  # signals are for presence to take
+def clock() -> Clock:
     return Clock()
 
 
@@ -86,10 +85,10 @@ def indexes(consul: FakeConsul) -> list[str | None]:
 
 
 def follow(consul: FakeConsul, clock: Clock, queries_wanted: int) -> Keys:
-    watch = Keys(consul, PREFIX)  # type: ignore[arg-type]
+    watch = Keys(consul, Connections(consul, 1), PREFIX)  # type: ignore[arg-type]
     while len(consul.asked) < queries_wanted:
         watch.turn(clock.now)
-        clock.now = max(clock.now + 0.0001, watch.due)
+        clock.now = max(clock.now + 0.0001, 0.0 if watch.is_in_flight else watch.due)  # answers come at once
     return watch
 
 
@@ -126,7 +125,7 @@ def test_a_query_that_fails_is_tried_again_quickly_after_each_answer(
     """And starts from the beginning: whoever answers next may have other indexes."""
     monkeypatch.setattr(random, "uniform", lambda _, most: most)
     consul = answering(({}, 5))
-    watch = Keys(consul, PREFIX)  # type: ignore[arg-type]
+    watch = Keys(consul, Connections(consul, 1), PREFIX)  # type: ignore[arg-type]
     pauses = []
     for fails in (True, True, True, False, True, True):
         monkeypatch.setattr(consul, "receive", refuses if fails else partial(FakeConsul.receive, consul))
@@ -141,7 +140,7 @@ def test_a_query_that_fails_is_tried_again_quickly_after_each_answer(
 
 def test_the_same_content_under_another_index_is_no_news(clock: Clock, answering: Answers) -> None:
     consul = answering(({"a": b"1"}, 5), ({"a": b"1"}, 6), ({"a": b"2"}, 7), ({"a": b"2"}, 8))
-    watch = Keys(consul, PREFIX)  # type: ignore[arg-type]
+    watch = Keys(consul, Connections(consul, 1), PREFIX)  # type: ignore[arg-type]
     news = []
     for _ in range(4):
         assert not watch.turn(clock.now), "a question is no news"
@@ -165,5 +164,6 @@ def test_critical_instances_are_no_peers(answering: Answers) -> None:
         instance("10.0.0.4", "critical"),
         instance("10.0.0.5"),
     ]
-    peers = Peers(answering(), InputId(Kind.PEERS, "web"), "consul")  # type: ignore[arg-type]
+    consul: Any = answering()
+    peers = Peers(consul, Connections(consul, 1), InputId(Kind.PEERS, "web"), "consul")
     assert [peer.address for peer in peers.read(answer)] == ["10.0.0.1", "10.0.0.3", "10.0.0.5"]

@@ -98,7 +98,7 @@ class Stop:
     def still_registered(self, code: int) -> None:
         """The service is stopped now, because its time runs. svcinit tries to deregister while any process is alive."""
         self._owes_deregistration = code == EX_SOFTWARE
-        dropped = self.settings.check[0] != "none"
+        dropped = self.settings.check.kind != "none"
         fate = "Consul removes the service when its check has failed for long enough"
         log.warning("not_deregistered", "not deregistered yet: {error}",
                     error=fate if dropped else "the service has no check, so Consul never removes it")  # fmt: skip

@@ -113,9 +113,13 @@ class Clock:
     def take(self, signals: Collection[int], seconds: float | None) -> _signal.struct_siginfo | None:
         """The next of the signals (sigtimedwait(2)); None: there was none within `seconds`."""
         until = self.now() + (seconds or 0.0)
-        taken = _signal.sigwaitinfo(signals) if seconds is None else _signal.sigtimedwait(signals, seconds)
+        taken = self.wait(signals, seconds)
         self._seen = self._monotonic()
         late = self._seen - self._paused - until
         if seconds is not None and late > PAUSED:
             self._paused += late
         return taken
+
+    def wait(self, signals: Collection[int], seconds: float | None) -> _signal.struct_siginfo | None:
+        """The wait itself."""
+        return _signal.sigwaitinfo(signals) if seconds is None else _signal.sigtimedwait(signals, seconds)

@@ -300,7 +300,7 @@ class Crew(Init):
 
     def is_ready(self) -> bool:
         """Has SVCINIT_READY succeeded since main was started, where it is asked for?"""
-        if self.settings.ready[0] == "none" or not self.settings.registers:
+        if self.settings.ready.kind == "none" or not self.settings.registers:
             return True
         return self._note(0, READY)
 

@@ -11,6 +11,7 @@ import os
 
 from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest, split_host_port
+from svcinit.settings.checks import Target
 from svcinit.settings.parsers import wrong_value
 from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, Variable
 
@@ -29,7 +30,6 @@ KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
 LOADERS = f"{KEPT}LD_", f"{KEPT}GLIBC_TUNABLES="
 HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # what hooks see, and svcinitctl in them
 NO_SETTING = {"SVCINIT_VERSION"}  # Dockerfiles have it, by habit, to pin what they install
-UNPROBED = "none", "exec"  # checks that need no port
 
 
 class UnknownVariable(Fault):
@@ -79,7 +79,11 @@ class Settings:
     meta: Mapping[str, str]
     tag_override: bool
     advertise: str | None
-    check: tuple[str, str]
+    check: Target
+    checks: str | None
+    weights: tuple[int, int] | None
+    tagged_addresses: Mapping[str, tuple[str, int | None]]
+    port_check: bool
     check_via: str
     check_interval: float
     check_timeout: float
@@ -89,7 +93,7 @@ class Settings:
     check_successes: int
     check_failures: int
     deregister_after: float
-    ready: tuple[str, str]
+    ready: Target
     sync_interval: float
     services: str | None
     source: str | None
@@ -108,6 +112,7 @@ class Settings:
     stop_timeout: float | None
     drain: float
     watch: bool
+    watch_connections: int
     settle: tuple[float, float]
     reload_verify: float | None
     signals: Mapping[int, int]
@@ -139,6 +144,8 @@ class Settings:
             or self.render_args
             or self.advertise
             or self.services
+            or self.checks
+            or (self.port_check and self.port and self.registers)
             or self.watch
             or any(map(_has_files, self.templates))
         )
@@ -159,8 +166,8 @@ class Settings:
     @property
     def probes(self) -> bool:
         """May svcinit run probes of its own, and tell what they found? SVCINIT_SERVICES may ask for some."""
-        asked = self.ready[0] != "none" or self.check_via == "ttl" or self.services or self.reload_verify
-        return bool(self.service and asked)
+        asked = self.ready.kind != "none" or self.check_via == "ttl" or self.reload_verify
+        return bool(self.service and (asked or self.services or self.checks))
 
     @property
     def needs_presence(self) -> bool:
@@ -352,24 +359,23 @@ def _derive(values: dict[str, object]) -> list[Contradiction]:
         values["dns_addr"] = ((host_of(str(values["consul_http_addr"])), 8600),)
     if values["source"]:
         values["cache"] = ""  # it is at hand as the cache would be
-    if values["check"][0] == "exec":  # type: ignore[index]
+    if values["check"].kind == "exec":  # type: ignore[attr-defined]
         values["check_via"] = "ttl"
     return check_faults(values) + _contradictions(values)
 
 
 def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     faults: list[Contradiction] = []
-    ready, service = values["ready"][0], values["service"]  # type: ignore[index]
-    if service and ready not in UNPROBED and not values["port"]:
-        faults.append(
-            Contradiction(
-                f"SVCINIT_READY={ready} needs SVCINIT_PORT: the port to probe", "SVCINIT_READY", "SVCINIT_PORT"
-            )
-        )
-    if values["reload_verify"] and values["check"][0] in ("none", "grpc", "grpcs"):  # type: ignore[index]
+    ready: Target = values["ready"]  # type: ignore[assignment]
+    service = values["service"]
+    if service and ready.needs_port and not values["port"]:
+        told = f"SVCINIT_READY={ready.kind} needs SVCINIT_PORT: the port to probe"
+        faults.append(Contradiction(told, "SVCINIT_READY", "SVCINIT_PORT"))
+    if values["reload_verify"] and values["check"].kind in ("none", "grpc", "grpcs"):  # type: ignore[attr-defined]
         told = "SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:"
         faults.append(Contradiction(told, "SVCINIT_RELOAD_VERIFY", "SVCINIT_CHECK"))
-    for name, given in (("READY", ready != "none"), ("SERVICES", values["services"])):
+    needing = (("READY", ready.kind != "none"), ("SERVICES", values["services"]), ("CHECKS", values["checks"]))
+    for name, given in needing:
         if given and not service:
             told = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
             faults.append(Contradiction(told, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
@@ -383,8 +389,8 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     return faults
 
 
-def default_check(port: object) -> tuple[str, str]:
-    return ("tcp", "") if port else ("none", "")
+def default_check(port: object) -> Target:
+    return Target("tcp" if port else "none")
 
 
 def default_id(service: object, port: object) -> str:
@@ -394,8 +400,9 @@ def default_id(service: object, port: object) -> str:
 
 def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
     """What contradicts itself in the check of a service, be it SVCINIT_SERVICE or one of SVCINIT_SERVICES."""
-    kind, faults = values["check"][0], []  # type: ignore[index]
-    if values["service"] and kind not in UNPROBED and not values["port"]:
+    check: Target = values["check"]  # type: ignore[assignment]
+    kind, faults = check.kind, []
+    if values["service"] and check.needs_port and not values["port"]:
         told = f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe"
         faults.append(Contradiction(told, "SVCINIT_CHECK", "SVCINIT_PORT"))
     if kind.startswith("grpc") and values["check_via"] == "ttl":

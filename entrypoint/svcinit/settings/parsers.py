@@ -266,29 +266,6 @@ def listener(raw: str) -> tuple[str, int]:
     return host, number
 
 
-def check(raw: str) -> tuple[str, str]:
-    """`http:/path`, `tcp`, `grpc:/service`, `exec:COMMAND`, `none` to (kind, path or command)."""
-    kind, colon, rest = raw.partition(":")
-    if kind in ("http", "https") and rest.startswith("/"):
-        return kind, rest
-    if kind in ("grpc", "grpcs") and (rest.startswith("/") or not colon):
-        return kind, rest
-    if kind in ("tcp", "none") and not colon:
-        return kind, ""
-    if kind == "exec":
-        words(rest)
-        return kind, rest
-    raise ValueError("expected http:/path, https:/path, tcp, grpc, grpcs, exec:COMMAND or none")
-
-
-def ready(raw: str) -> tuple[str, str]:
-    """As `check`, of what svcinit itself can probe."""
-    found = check(raw)
-    if found[0] in ("grpc", "grpcs"):
-        raise ValueError("expected tcp, http:/path, https:/path, exec:COMMAND or none")
-    return found
-
-
 def method(raw: str) -> str:
     if not raw.isascii() or not raw.isalpha():
         raise ValueError("expected a method of HTTP such as GET or HEAD")

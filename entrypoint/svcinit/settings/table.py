@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from svcinit.settings.checks import check, ready, tagged_addresses, weights
 from svcinit.settings.parsers import (
     action,
     addresses,
     advertise,
     boolean,
-    check,
     choice,
     count,
     credentials,
@@ -24,7 +24,6 @@ from svcinit.settings.parsers import (
     port,
     positive_duration,
     prefixes,
-    ready,
     secret,
     service_name,
     settle,
@@ -102,9 +101,20 @@ TABLE = (
     V("SVCINIT_ADVERTISE", None, advertise,
       "address to register: an IP, an interface, a CIDR to select an interface, default-route, or host:NAME, a host "
       "name that each client resolves; by default the address of Consul's agent"),
+    V("SVCINIT_TAGGED_ADDRESSES", "", tagged_addresses,
+      "further addresses of the service: lan=HOST[:PORT],wan=HOST[:PORT]; by default with the service's port"),
+    V("SVCINIT_WEIGHTS", None, weights,
+      "weights in SRV records, PASSING or PASSING,WARNING: 10,1; by default Consul's own 1,1"),
+    V("SVCINIT_PORT_CHECK", "1", boolean,
+      "1: while another process answers on SVCINIT_PORT, the start waits, up to SVCINIT_START_TIMEOUT; 0: no such "
+      "check, for services that share a port (SO_REUSEPORT)"),
     V("SVCINIT_CHECK", None, check,
       "http:/path, https:/path, tcp, grpc[:/service], grpcs[:/service], exec:COMMAND (always by svcinit: exit 0 is "
-      "passing, 1 is a warning, any other status is critical) or none; by default tcp if a port is set"),
+      "passing, 1 is a warning, any other status is critical) or none; at another place http://HOST:PORT/path, "
+      "tcp:HOST:PORT, without HOST at the service's address; by default tcp if a port is set"),
+    V("SVCINIT_CHECKS", None, text,
+      "further checks of the service: a YAML or JSON list of mappings with name, kind, interval, timeout, "
+      "success_before_passing, failures_before_critical, via"),
     V("SVCINIT_CHECK_VIA", "consul", choice("consul", "ttl"),
       "consul: the agent probes the service; ttl: svcinit probes the service from inside and reports the result"),
     V("SVCINIT_CHECK_INTERVAL", "10s", positive_duration, "time between two probes"),
@@ -119,11 +129,12 @@ TABLE = (
       "instance is critical, and remains in the catalog, for this time"),
     V("SVCINIT_READY", "none", ready,
       "readiness probe: must succeed within SVCINIT_START_TIMEOUT after the start, before the service is registered: "
-      "tcp, http:/path, https:/path, exec:COMMAND or none"),
+      "tcp, http:/path, https:/path, exec:COMMAND or none, at another place as in SVCINIT_CHECK"),
     V("SVCINIT_SYNC_INTERVAL", "30s", positive_duration,
       "longest time between two checks that the registration in Consul's agent is in sync"),
     V("SVCINIT_SERVICES", None, text,
-      "further services of the same container: a YAML or JSON list of mappings with port, name, tags, check, ..."),
+      "further services of the same container: a YAML or JSON list of mappings with port, name, tags, check, checks, "
+      "..."),
     V("SVCINIT_SOURCE", "consul", source,
       "consul, or file:PATH: KV and peers come from a YAML or JSON file or a directory; no service is registered"),
     V("SVCINIT_KV_PREFIX", None, prefixes,
@@ -153,6 +164,8 @@ TABLE = (
     V("SVCINIT_DRAIN", "1s", duration, "pause between deregistering and the stop signal"),
     V("SVCINIT_WATCH", "0", boolean,
       "1: watch KV and the peers in use; a change that affects a file starts a reload"),
+    V("SVCINIT_WATCH_CONNECTIONS", "3", count,
+      "number of connections to Consul's agent for SVCINIT_WATCH; further watches take turns on them"),
     V("SVCINIT_SETTLE", "1s,10s", settle,
       "MIN,MAX: a reload waits until there was no change for MIN, at most for MAX; 0s: no wait"),
     V("SVCINIT_RELOAD_VERIFY", None, positive_duration,
@@ -184,3 +197,4 @@ TABLE = (
     V("SVCINIT_LOG_FORMAT", "text", choice("text", "json"), "text or json, on stderr"),
 )
 # fmt: on
+ROWS = {row.attribute: row for row in TABLE}

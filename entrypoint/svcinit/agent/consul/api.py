@@ -135,9 +135,11 @@ class Consul(Http):
             raise Away(f"{self.title('GET', path)}: the answer is no list of services")
         return answer
 
-    def register(self, definition: dict[str, Any]) -> None:
-        """Register, or replace, a service with its checks; checks that others gave it stay."""
-        self.call("PUT", "/v1/agent/service/register", service_rule(definition["Name"]), None, definition)
+    def register(self, definition: dict[str, Any], *, replaces_checks: bool = False) -> None:
+        """Register, or replace, a service with its checks. Checks that others gave it stay, unless
+        `replaces_checks`."""
+        query = {"replace-existing-checks": "true"} if replaces_checks else None
+        self.call("PUT", "/v1/agent/service/register", service_rule(definition["Name"]), query, definition)
 
     def deregister(self, service_id: str, name: str) -> None:
         """Deregister a service that is there: for others newer agents answer 404, 1.8 a 200, or with ACLs a 500."""

@@ -20,6 +20,7 @@ from svcinit.agent.prepare.inputs import to_json
 from svcinit.agent.prepare.lock import locked
 from svcinit.agent.prepare.rendering import Rendering
 from svcinit.agent.prepare.template_data import TemplateData
+from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.processes.init import FETCHING, refill
 
@@ -48,7 +49,11 @@ def main(
     of; `intents`: see `rollback`. Raises ConfigError, Unavailable.
     """
 
+    is_start = memory < 0  # no preparation of this run has succeeded, so the service is not started yet
+
     def attempt(source: Source, memory: int) -> None:
+        if is_start:
+            require_free_ports(settings)
         done = Transaction(settings, command, source, memory=memory, secrets=secrets, intent=intents.own)
         done.run_and_record(out, fresh, life)
 
@@ -160,7 +165,7 @@ class Transaction:
 
     def check_registration(self) -> None:
         """Raise now what presence, which registers, could only fail on again and again."""
-        if self.settings.services:
+        if self.settings.services or self.settings.checks:
             from svcinit.agent.registration.services import services
 
             services(self.settings)

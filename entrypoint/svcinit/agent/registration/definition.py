@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from svcinit.agent.registration.checks import is_own_id
 from svcinit.names import endpoint
 
 TYPE_CHECKING = False
@@ -12,16 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from svcinit.agent.registration.checks import Check
     from svcinit.agent.registration.services import Service
 
-MARK = "svcinit"  # the meta key that says which life of which svcinit registered it, and by which definition
-MAINTENANCE = "_service_maintenance:"  # how the id of Consul's own check for maintenance begins
+MARK = "svcinit"  # the meta key that holds which run of svcinit registered the service, and a digest of the definition
+MAINTENANCE = "_service_maintenance:"  # the prefix of the id of Consul's own check for maintenance mode
+DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own
+TAGS_OF_ADDRESSES = "lan", "wan"  # Consul itself adds others, such as lan_ipv4
 
 
 def definition(service: Service, address: str | None, agent_address: str, life: str) -> dict[str, Any]:
-    """The registration of a service and its check.
+    """The registration of a service and its checks.
 
-    `address`: what is advertised, None for the agent's own; `agent_address`: where the agent reaches this host then.
+    `address`: the address to register, None for the agent's own; `agent_address`: the address of the agent.
     """
     wanted: dict[str, Any] = {
         "ID": service.id,
@@ -32,17 +36,24 @@ def definition(service: Service, address: str | None, agent_address: str, life: 
         "EnableTagOverride": service.tag_override,
         "Address": address or "",
     }
-    if service.check[0] != "none":
-        wanted["Check"] = _check(service, address or agent_address)
+    if service.weights is not None:
+        wanted["Weights"] = {"Passing": service.weights[0], "Warning": service.weights[1]}
+    if service.tagged_addresses:
+        wanted["TaggedAddresses"] = {
+            tag: {"Address": host, "Port": port or service.port or 0}
+            for tag, (host, port) in service.tagged_addresses.items()
+        }
+    if service.checks:
+        wanted["Checks"] = [_check(service, check, address or agent_address) for check in service.checks]
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     wanted["Meta"][MARK] = f"{life}-{digest[:16]}"
     return wanted
 
 
 def differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What is not as it should be in the agent's own record (Consul.instance), by name; none: nothing is to be done.
+    """The names of the fields in which the agent's record (Consul.instance) is not in sync.
 
-    A check's definition cannot be read back: it is part of the mark.
+    The agent does not return the definition of a check; its digest is part of the mark in the metadata.
     """
     record = actual["Service"]
     fields = {
@@ -52,23 +63,34 @@ def differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         "tags": (record.get("Tags") or [], wanted["Tags"]),
         "meta": (record.get("Meta") or {}, wanted["Meta"]),
         "tag override": (bool(record.get("EnableTagOverride")), wanted["EnableTagOverride"]),
+        "weights": (record.get("Weights") or DEFAULT_WEIGHTS, wanted.get("Weights", DEFAULT_WEIGHTS)),
+        "tagged addresses": (_tagged(record), wanted.get("TaggedAddresses", {})),
     }
-    if wanted["EnableTagOverride"]:  # then they are others' to set
+    if wanted["EnableTagOverride"]:  # other programs may set the tags
         del fields["tags"]
     found = [name for name, (have, want) in fields.items() if have != want]
-    has_check = check_id(wanted["ID"]) in [check.get("CheckID") for check in actual.get("Checks") or []]
-    return found + ["check"] * (has_check != ("Check" in wanted))
+    own = {id for id in statuses(actual) if is_own_id(id, wanted["ID"])}
+    return found + ["check"] * (own != ids_of_checks(wanted))
+
+
+def surplus_checks(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The ids of checks that an svcinit gave to this service and that are not part of `wanted`."""
+    return [id for id in statuses(actual) if is_own_id(id, wanted["ID"]) and id not in ids_of_checks(wanted)]
+
+
+def ids_of_checks(wanted: Mapping[str, Any]) -> set[str]:
+    return {check["CheckID"] for check in wanted.get("Checks", ())}
 
 
 def life_of(record: Mapping[str, Any]) -> str:
-    """The life of svcinit that made this registration; empty: another tool did."""
+    """The run of svcinit that made this registration; empty: another tool made it."""
     meta = record.get("Meta")
     mark = meta.get(MARK) if isinstance(meta, dict) else None
     return mark.partition("-")[0] if isinstance(mark, str) else ""
 
 
 def maintenance_of(actual: Mapping[str, Any]) -> str | None:
-    """The reason why the service is in maintenance mode; None: it is not."""
+    """The reason for the service's maintenance mode; None: it is not in maintenance mode."""
     for check in actual.get("Checks") or []:
         if str(check.get("CheckID")).startswith(MAINTENANCE):
             return str(check.get("Notes") or "")
@@ -80,43 +102,40 @@ def statuses(actual: Mapping[str, Any]) -> dict[str, str]:
     return {str(check.get("CheckID")): str(check.get("Status") or "") for check in actual.get("Checks") or []}
 
 
-def check_id(service_id: str) -> str:
-    return f"service:{service_id}"
+def _tagged(record: Mapping[str, Any]) -> dict[str, object]:
+    found = record.get("TaggedAddresses")
+    return {tag: found[tag] for tag in TAGS_OF_ADDRESSES if tag in found} if isinstance(found, dict) else {}
 
 
-def _check(service: Service, host: str) -> dict[str, Any]:
-    kind, path = service.check
-    target = endpoint(host, service.port)
-    lax = not service.check_tls_verify
+def _check(service: Service, check: Check, service_host: str) -> dict[str, Any]:
+    target = check.target
+    assert check.port is not None or check.is_probed_here
+    place = endpoint(target.host or service_host, check.port)
+    lax = not check.tls_verify
     probe: dict[str, object]
-    if service.is_probed_here:
-        probe = {"TTL": _go(ttl(service))}
-    elif kind in ("http", "https"):
+    if check.is_probed_here:
+        probe = {"TTL": _go(check.ttl)}
+    elif target.kind in ("http", "https"):
         probe = {
-            "HTTP": f"{kind}://{target}{path}",
-            "Method": service.check_method,
-            "Header": {name: [value] for name, value in service.check_headers.items()},
+            "HTTP": f"{target.kind}://{place}{target.rest}",
+            "Method": check.method,
+            "Header": {name: [value] for name, value in check.headers.items()},
             "TLSSkipVerify": lax,
         }
-    elif kind in ("grpc", "grpcs"):
-        probe = {"GRPC": f"{target}{path}", "GRPCUseTLS": kind == "grpcs", "TLSSkipVerify": lax}
+    elif target.kind in ("grpc", "grpcs"):
+        probe = {"GRPC": f"{place}{target.rest}", "GRPCUseTLS": target.kind == "grpcs", "TLSSkipVerify": lax}
     else:
-        probe = {"TCP": target}
-    if not service.is_probed_here:
-        probe |= {"Interval": _go(service.check_interval), "Timeout": _go(service.check_timeout)}
-        probe |= {"SuccessBeforePassing": service.check_successes} if service.check_successes > 1 else {}
-        probe |= {"FailuresBeforeCritical": service.check_failures} if service.check_failures > 1 else {}
+        probe = {"TCP": place}
+    if not check.is_probed_here:
+        probe |= {"Interval": _go(check.interval), "Timeout": _go(check.timeout)}
+        probe |= {"SuccessBeforePassing": check.successes} if check.successes > 1 else {}
+        probe |= {"FailuresBeforeCritical": check.failures} if check.failures > 1 else {}
     return {
-        "CheckID": check_id(service.id),
-        "Name": f"{service.name} {kind}",
+        "CheckID": check.id(service.id),
+        "Name": check.name or f"{service.name} {target.kind}",
         **probe,
         "DeregisterCriticalServiceAfter": _go(service.deregister_after),
     }
-
-
-def ttl(service: Service) -> float:
-    """Seconds without a report until Consul takes the service for critical: one probe late, and some room."""
-    return service.check_interval + service.check_timeout + max(1.0, service.check_interval / 2)
 
 
 def _go(seconds: float) -> str:

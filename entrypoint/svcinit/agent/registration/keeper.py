@@ -1,4 +1,5 @@
-"""Anti-entropy: one service as its agent has it, compared with what it should be, and set right where it differs."""
+"""Anti-entropy: compares the agent's record of one service with the wanted registration, and repairs the
+differences."""
 
 from __future__ import annotations
 
@@ -8,51 +9,65 @@ import time
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.registration.advertise import advertised
-from svcinit.agent.registration.definition import check_id, definition, differences, life_of, maintenance_of, statuses
+from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
+from svcinit.agent.registration.definition import (
+    definition,
+    differences,
+    life_of,
+    maintenance_of,
+    statuses,
+    surplus_checks,
+)
 from svcinit.errors import ConfigError, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
 
-BACKOFF = 0.25, 30.0  # seconds between two tries while the agent is away
-EARLIEST = 0.7  # of the interval: those that started together shall not look together
+BACKOFF = 0.25, 30.0  # seconds between two tries while the agent is unavailable
+EARLIEST = 0.7  # of the interval: containers that started together must not ask the agent at the same time
 LOOPBACK = "127.0.0.1"
+WORST = CRITICAL, WARNING, PASSING
 
 
 class Keeper:
-    """Keeps one service registered as `life`; `due` (monotonic seconds) is when to call `look` next.
+    """Keeps one service registered as `life`; `due` (monotonic seconds) is when to call `sync` next.
 
-    `first`: no presence before this one can have registered it, so what is there under its id or address is a ghost.
-    `vouched`: it is not registered before it was found ready, so it need not wait for the agent's first probe.
+    `first_sync`: no presence of this run has registered the service yet, so a registration of another run under its id
+    or its address and port is stale, and removed. `owns_port`: False where other services may share the port; then
+    only one under the same id is stale. `known_ready`: the service is registered after SVCINIT_READY has succeeded, so
+    it is passing from the start. `probes`: those of the checks that svcinit itself runs.
     """
 
     def __init__(
         self, service: Service, consul: Consul, life: str, interval: float, *,
-        advertise: str | None, first: bool, vouched: bool, probe: Probe | None,
-        now: Callable[[], float] = time.monotonic,
+        advertise: str | None, first_sync: bool, known_ready: bool, owns_port: bool = True,
+        probes: Sequence[Probe] = (), now: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self.service, self.probe, self._now = service, probe, now
+        self.service, self.probes, self._now, self._wall_clock = service, probes, now, wall_clock
         self.due = 0.0
         self.registered = False
-        self.maintenance: str | None = None  # the reason; None: it is not in maintenance mode
+        self.maintenance: str | None = None  # the reason; None: the service is not in maintenance mode
         self.trouble = ""
-        self.differs: list[str] = []  # what was not as it should be at the last look, and could not be set right yet
-        self.checks: dict[str, str] = {}  # status by id, those of others included
-        self.looked: float | None = None  # seconds since the epoch
+        self.differs: list[str] = []  # fields that were not in sync at the last sync and are not repaired yet
+        self.checks: dict[str, str] = {}  # status by id, with the checks that others added
+        self.looked: float | None = None  # last sync, seconds since the epoch
         self.registrations = 0
         self._address = ""
         self._consul, self._life, self._interval, self._advertise = consul, life, interval, advertise
-        self._haunted = first
-        self._status = "passing" if vouched else ""  # of the check, as last known
+        self._first_sync, self._owns_port = first_sync, owns_port
+        self._ever_registered = not first_sync
+        self._last_statuses: dict[str, str] = {}  # of our own checks, as the agent last knew them
+        self._known_ready = known_ready
         self._attempt = 0
         self._agent_address = ""
-        self._rotations = 0  # of the token, by the time that the agent was last given it with a registration
+        self._rotations = 0  # Consul.rotations at the last registration
 
     def facts(self) -> dict[str, object]:
         service = self.service
@@ -65,21 +80,21 @@ class Keeper:
             "registrations": self.registrations,
             "differs": self.differs,
             "maintenance": self.maintenance,
-            "check": self.probe.status if self.probe is not None else None,
+            "check": self._worst_status(),
             "checks": self.checks,
             "trouble": self.trouble,
         }
 
-    def look(self, *, ready: bool) -> None:
-        """One look, and what it takes to set things right; a service that is not `ready` is not registered yet.
+    def sync(self, *, ready: bool) -> None:
+        """Compare, and repair; a service that is not `ready` is not registered yet.
 
-        Compares before it registers: to register the same again would reset the check and wake every watcher. What
-        fails is told once, and tried again.
+        The same registration is not written again, because that would reset the check and wake up every watcher. A
+        failure is logged once, and tried again.
         """
         try:
-            self._look(ready=ready)
+            self._sync(ready=ready)
         except SvcinitError as error:
-            self._agent_address = ""  # whoever answers next may be at another one
+            self._agent_address = ""  # another agent may answer next
             self.due = self._now() + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
             self._attempt += 1
             if str(error) != self.trouble:
@@ -93,106 +108,145 @@ class Keeper:
         self._attempt, self.trouble = 0, ""
         self.due = self._now() + self._interval * random.uniform(EARLIEST, 1.0)
 
-    def report(self) -> None:
-        """Tell the agent what the probe found; it is silent while the agent is away, and then looks first."""
-        if not self.registered or self._attempt or self.probe is None or not self.probe.status:
+    def report(self, probe: Probe) -> None:
+        """Report the result of a probe. Nothing is reported while the agent is unavailable: `sync` comes first then."""
+        if not self.registered:
+            self.due = self.due if self._attempt else 0.0  # the first result may be what the registration waits for
             return
-        service, probe = self.service, self.probe
+        if self._attempt or not probe.status:
+            return
         try:
-            known = self._consul.report(check_id(service.id), service.name, probe.status, probe.output)
+            known = self._consul.report(
+                probe.check.id(self.service.id), self.service.name, probe.status, probe.output
+            )  # fmt: skip
         except SvcinitError as error:
             log.debug("not_reported", "not reported: {error}", error=error)
             known = False
         if not known:
             self.due = 0.0
 
-    def leave(self) -> bool:
-        """Deregister; False when there was nothing of ours. Raises ConfigError, Unavailable."""
+    def changed(self) -> None:
+        """The agent's record has changed, or the agent has closed the connection: sync now."""
+        self.due = self.due if self._attempt else 0.0
+
+    def deregister(self) -> bool:
+        """Deregister; False if the service is not registered by this run. Raises ConfigError, Unavailable."""
         actual = self._consul.instance(self.service.id, self.service.name)
         if actual is None or life_of(actual["Service"]) != self._life:
-            return False  # a namesake's that started later is its own
+            return False  # another svcinit with the same id that started later: the registration is its own
         if self._has_old_token():
             self._consul.register(self._wanted())
         self._consul.deregister(self.service.id, self.service.name)
         self.registered, self.checks = False, {}
         return True
 
-    def _look(self, *, ready: bool) -> None:
+    def _sync(self, *, ready: bool) -> None:
         wanted = self._wanted()
-        if self._haunted:
-            self._exorcise(wanted)
-            self._haunted = False
+        if self._first_sync:
+            self._remove_stale(wanted, ready=ready)
+            self._first_sync = False
         actual = self._consul.instance(self.service.id, self.service.name)
-        self.looked, self.differs, self.checks = time.time(), ["registration"], {}
+        self.looked, self.differs, self.checks = self._wall_clock(), ["registration"], {}
+        if actual is not None and self._is_earlier(actual["Service"]):
+            actual = None
         if actual is not None:
             self.checks = statuses(actual)
             self._check_owner(actual)
-            self.maintenance, self._status = maintenance_of(actual), self.checks.get(check_id(self.service.id), "")
+            self.maintenance, self._last_statuses = maintenance_of(actual), self.checks
             self.differs = found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
                 if not self.registered:
                     log.info("registered_already", "{service} is registered already",
                              service=self.service.name, id=self.service.id)  # fmt: skip
-                self.registered = True
+                self.registered = self._ever_registered = True
                 return
-            if found == ["token"]:
-                log.info("token_renewed", "{service} is registered with a token that was replaced: giving the new one",
-                         service=self.service.name)  # fmt: skip
-            elif self.registered:
-                log.warning("registration_changed", "registration of {service} was changed: set right",
-                            service=self.service.name, changed=",".join(found))  # fmt: skip
-        elif not ready:
-            return
+            self._log_differences(found)
+        elif not ready or not all(probe.status for probe in self.probes):
+            return  # a service is registered with the result of its first probe
         elif self.registered:
-            log.warning("registration_lost", "the Consul agent no longer knows {service}: registering it again",
+            log.warning("registration_lost", "the Consul agent no longer has {service}: registering it again",
                         service=self.service.name, id=self.service.id)  # fmt: skip
         self._register(wanted, actual)
+
+    def _log_differences(self, found: list[str]) -> None:
+        if found == ["token"]:
+            log.info("token_renewed", "{service} is registered with a token that was replaced: registering the new one",
+                     service=self.service.name)  # fmt: skip
+        elif self.registered:
+            log.warning("registration_changed", "registration of {service} was changed: repaired",
+                        service=self.service.name, changed=",".join(found))  # fmt: skip
 
     def _has_old_token(self) -> bool:
         """Was the token replaced since the registration?
 
-        The agent keeps the one that came with it, and tells the catalog all news of the service by that, its end too.
+        The agent keeps the token of the registration, and uses it for every update of the service in the catalog.
         """
         return self._consul.rotations != self._rotations
 
     def _check_owner(self, actual: Mapping[str, Any]) -> None:
-        """Ghosts are gone by now: a registration of another life is that of a namesake that runs."""
+        """Once we are registered, a registration of another run is that of an svcinit with the same id that runs."""
         if life_of(actual["Service"]) not in ("", self._life):
             raise ConfigError(
                 f"the id {self.service.id} is registered by another svcinit that started later: "
-                "give each an SVCINIT_ID of its own",
+                "give each one its own SVCINIT_ID",
                 variable="SVCINIT_ID",
             )
 
-    def _exorcise(self, wanted: Mapping[str, Any]) -> None:
-        """Remove what earlier lives left: their registrations under our id, or at our address and port."""
+    def _is_earlier(self, record: Mapping[str, Any]) -> bool:
+        """Before we are registered, a registration of another run under our id is replaced, in one step: the other
+        svcinit, if it still runs, must not find its registration missing, and repair it."""
+        return not self._ever_registered and life_of(record) not in ("", self._life)
+
+    def _remove_stale(self, wanted: Mapping[str, Any], *, ready: bool) -> None:
+        """Remove the registrations that earlier runs left at our address and port, or under our id if we cannot replace
+        it yet.
+
+        Nothing answered at that port before the service was started (agent/registration/port.py).
+        """
         for service_id, record in self._consul.services(self.service.name).items():
-            life = life_of(record)
-            if not life or life == self._life:
+            if life_of(record) in ("", self._life):
                 continue
             place = record.get("Address") or "", record.get("Port")
-            if service_id == wanted["ID"] or (wanted["Port"] and place == (wanted["Address"], wanted["Port"])):
-                log.info("leftover_deregistered", "removing a registration of {service} that an earlier life left",
+            is_ours = self._owns_port and wanted["Port"] and place == (wanted["Address"], wanted["Port"])
+            is_same = service_id == wanted["ID"]
+            if is_same or is_ours:
+                log.info("leftover_deregistered", "removing a registration of {service} that an earlier run left",
                          service=self.service.name, id=service_id)  # fmt: skip
+            if (is_same and not ready) or (is_ours and not is_same):
                 self._consul.deregister(service_id, self.service.name)
 
     def _register(self, wanted: dict[str, Any], actual: Mapping[str, Any] | None) -> None:
-        check, service = wanted.get("Check"), self.service
-        if actual is not None and check is None and "check" in differences(actual, wanted):
-            self._consul.deregister_check(check_id(service.id), service.name)
-        if check is not None and self.maintenance is None:
-            status = self.probe.status if self.probe is not None else self._status
-            check |= {"Status": status} if status else {}
+        service = self.service
+        for surplus in surplus_checks(actual, wanted) if actual is not None else ():
+            self._consul.deregister_check(surplus, service.name)
+        if self.maintenance is None:
+            for check in wanted.get("Checks", ()):
+                status = self._status_of(check["CheckID"])
+                check |= {"Status": status} if status else {}
         if actual is not None and service.tag_override:
             wanted = {**wanted, "Tags": actual["Service"].get("Tags") or []}
-        self._consul.register(wanted)
+        self._consul.register(wanted, replaces_checks=not self._ever_registered)
+        self._ever_registered = True
         self._rotations = self._consul.rotations
         if actual is None and self.maintenance is not None:
             self._consul.maintenance(service.id, service.name, on=True, reason=self.maintenance)
         self.registered, self.differs = True, []
         self.registrations += 1
         log.info("registered", "registered {service}", service=service.name, id=service.id, port=service.port)
-        self.report()
+        for probe in self.probes:
+            self.report(probe)
+
+    def _status_of(self, wanted_id: str) -> str:
+        """The status to register a check with; empty: Consul's own default, which is critical."""
+        for probe in self.probes:
+            if probe.check.id(self.service.id) == wanted_id:
+                return probe.status
+        return self._last_statuses.get(wanted_id) or (PASSING if self._known_ready else "")
+
+    def _worst_status(self) -> str | None:
+        """Of the checks that svcinit itself runs; None: there are none, or none has a result."""
+        found = [probe.status for probe in self.probes]
+        return next((status for status in WORST if status in found), "" if found else None)
 
     def _wanted(self) -> dict[str, Any]:
         address = advertised(self._advertise)
@@ -203,8 +257,8 @@ class Keeper:
 
 
 def agent_address(consul: Consul) -> str:
-    """Where the agent reaches this host: what it advertises itself, since the service is registered at that."""
+    """The address that the agent advertises, and at which a service without SVCINIT_ADVERTISE is registered."""
     try:
         return consul.agent()["address"]
-    except ConfigError:  # the token may not read the agent: the agent is on this host all the same
+    except ConfigError:  # the token may not read the agent, which is on this host all the same
         return LOOPBACK

@@ -1,8 +1,8 @@
-"""presence: alive means registered. The resident child, for as long as main serves.
+"""presence: alive means registered. The resident child, for as long as the service runs.
 
-It waits until the service is ready, registers it with the local agent, keeps it registered, probes it where Consul
-cannot, and deregisters on TERM. Signals are blocked and taken by sigtimedwait(2), as in init; what takes time (a probe)
-runs in a child. Each turn of its loop leaves a sign of life.
+It waits until the service is ready, registers it with the local agent, keeps it registered, runs the probes that
+Consul cannot run, and deregisters on TERM. Signals stay blocked, as in init (see `wakeup`); whatever takes time, such
+as a probe, runs in a child. Each turn of its loop leaves a sign of life.
 """
 
 from __future__ import annotations
@@ -15,29 +15,33 @@ from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.connect import READ_TIMEOUT, connect
 from svcinit.agent.consul.stats import RequestStats
+from svcinit.agent.registration.checks import PASSING, Check
 from svcinit.agent.registration.keeper import Keeper
+from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services
+from svcinit.agent.registration.wakeup import Wakeup
+from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
-from svcinit.processes.child import Clock
 from svcinit.processes.crew import READY, REGISTERED
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
+    from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
     from svcinit.agent.watch.follower import Follower
     from svcinit.settings.environment import Settings
 
-FAREWELL = 0.05, 0.5  # first and longest pause between two tries to deregister, which has a second or two
+DEREGISTER_BACKOFF = 0.05, 0.5  # seconds between two tries to deregister; init allows a second or two
 BEAT = 5.0  # seconds, at most, between two signs of life
-PROBING = 0.05  # the same while a probe runs: its output is read meanwhile
-READY_INTERVAL = 0.25  # seconds between two probes for readiness
+PROBE_POLL_INTERVAL = 0.05  # seconds between two reads of the output of a running probe
+READY_INTERVAL = 0.25  # seconds between two readiness probes
 NAME = "presence"
-WAKING = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP, _signal.SIGIO}  # end, a probe, init prepared, an answer
+SIGNALS = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP}  # stop; a probe has ended; init has prepared
 
 
 def main(
@@ -46,13 +50,14 @@ def main(
 ) -> int:  # fmt: skip
     """Keep the services registered until TERM, then deregister them.
 
-    `life` marks our registrations; `first`: no presence before this one can have made any; `ready`: a memfd in which
-    one presence tells the next that the service was ready; `env`: of commands that probe; `secrets`: a memfd with
-    all values of KV, or -1; `command` and `slots`: where changes are followed, what is prepared and the memfds shared
-    with init.
-    Returns EX_OK, or the Outcome NOT_READY or NOT_REGISTERED.
+    `life` marks our registrations; `first`: no presence of this run can have registered before; `ready`: a memfd in
+    which a presence leaves for the next one that the service was ready; `env`: of commands that probe; `secrets`: a
+    memfd with all values of KV, or -1; `command` and `slots`: with SVCINIT_WATCH, what is prepared, and the memfds
+    shared with init. Returns EX_OK, or the Outcome NOT_READY or NOT_REGISTERED.
     """
-    presence = Presence(settings, beat, life, first, ready, env, secrets)
+    presence = Presence(
+        settings, connect(settings), beat, life=life, first=first, ready=ready, env=env, secrets=secrets
+    )
     if slots:
         from svcinit.agent.watch import follower
 
@@ -61,55 +66,59 @@ def main(
 
 
 def deregister(settings: Settings, life: str) -> int:
-    """Deregister services whose presence is gone; tries until it works or init's patience ends."""
-    return Presence(settings, lambda: None, life, False, -1, {}, -1).farewell()
+    """Deregister services whose presence is gone. It tries until that succeeds or init ends it."""
+    return Presence(settings, connect(settings), lambda: None, life=life).deregister()
 
 
 class Presence:
+    """`now` is a monotonic clock in seconds. Without a memfd `ready` nothing is probed."""
+
     def __init__(
-        self, settings: Settings, beat: Callable[[], None], life: str, first: bool, ready: int,
-        env: Mapping[str, str], secrets: int, now: Callable[[], float] = time.monotonic,
+        self, settings: Settings, consul: Consul, beat: Callable[[], None], *, life: str, first: bool = False,
+        ready: int = -1, env: Mapping[str, str] | None = None, secrets: int = -1,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._now, self._clock, self._beat = now, Clock(READ_TIMEOUT, now), beat
-        self.settings, self._first, self._memory = settings, first, ready
-        self._env, self._secrets = env, secrets
-        self.consul = connect(settings)
-        self.consul.beat = self.beat  # each call has a deadline, and there may be many in one turn
+        self._now, self._clock, self._beat = now, Wakeup(SIGNALS, READ_TIMEOUT, now), beat
+        self.settings, self.consul, self._first, self._memory = settings, consul, first, ready
+        self._env, self._secrets = env or {}, secrets
+        consul.beat = self.beat  # a single call has a deadline, but one turn may make many calls
         found = services(settings)
         self._can_probe = ready >= 0
         self.ready_probe = self._readiness(found[0]) if found else None
         self.keepers = [
             Keeper(
-                service, self.consul, life, settings.sync_interval, advertise=settings.advertise, first=first,
-                vouched=service is found[0] and settings.ready[0] != "none", probe=self._check(service),
-                now=now,
+                service, consul, life, settings.sync_interval, advertise=settings.advertise, first_sync=first,
+                known_ready=service is found[0] and settings.ready.kind != "none", owns_port=settings.port_check,
+                probes=self._probes(service), now=now,
             )
             for service in found
         ]  # fmt: skip
+        self._connections = Connections(consul, 1)
+        self.record_watch = RecordWatch(consul, self._connections, self.keepers[0]) if found else None
         self.follower: Follower | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
-        self._count_on(read_of_life(settings.run, NAME, life))
+        self._continue_counts(read_of_life(settings.run, NAME, life))
 
     def run(self) -> int:
         give_up = self._clock.now() + self.settings.start_timeout
-        while not self._asked_to_end():
+        while not self._must_end():
             self.turn(self._now())
             if self.ready_probe is not None and self._clock.now() > give_up:
                 limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
                 said = self.ready_probe.output or "no result"
-                log.error("not_ready", "not ready within {limit}: {variable} found: {error}",
+                log.error("not_ready", "not ready within {limit}: {variable} failed: {error}",
                           limit=limit, variable="SVCINIT_READY", error=said)  # fmt: skip
                 self.ready_probe.end()
                 return Outcome.NOT_READY
-            self.tell()
-        for probe in self.probes():
+            self.write_state()
+        for probe in self._running_probes():
             probe.end()
         if self.follower is not None:
             self.follower.end()
         if self._first and not self.consul.reached:
-            return Outcome.NOT_REGISTERED  # nothing of ours ever reached the agent
-        return self.farewell()
+            return Outcome.NOT_REGISTERED  # no request of this run ever reached the agent
+        return self.deregister()
 
     def beat(self) -> None:
         """Leave a sign of life, before each step that takes time."""
@@ -117,44 +126,36 @@ class Presence:
         self._beat()
 
     def turn(self, now: float) -> None:
-        """All that is due."""
-        probe = self.ready_probe
-        if probe is not None and probe.is_due(now) and probe.turn(now) and probe.status == "passing":
-            self._become_ready()
+        """Do all that is due."""
+        ready = self.ready_probe
+        if ready is not None and ready.is_due(now) and ready.turn(now) and ready.status == PASSING:
+            self._become_ready(ready, now)
+        if self.record_watch is not None and self.record_watch.turn(now):
+            self.consul.close()  # where the agent has ended, a kept connection is dead
+            for keeper in self.keepers:
+                keeper.changed()
         for keeper in self.keepers:
-            probe = keeper.probe
-            if probe is not None and probe.is_due(now) and probe.turn(now):
-                keeper.report()
+            if self.ready_probe is None:  # the result of a probe before that would be of a service that still starts
+                for probe in keeper.probes:
+                    if probe.is_due(now) and probe.turn(now):
+                        keeper.report(probe)
             if keeper.due <= now:
-                keeper.look(ready=self.ready_probe is None)
+                keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
         if self.follower is not None:
             self.follower.turn(now)
 
-    def farewell(self) -> int:
-        """Deregister all; EX_OK when there was something of ours."""
-        existed = [self._leave(keeper) for keeper in self.keepers]
+    def deregister(self) -> int:
+        """Deregister all services; EX_OK if one of them was registered by this run. Raises ConfigError."""
+        existed = [self._deregister(keeper) for keeper in self.keepers]
+        self._connections.close()  # only now: an agent keeps a slot for a query whose client left, until it is answered
         self.consul.close()
-        self.tell()
+        self._clock.close()
+        self.write_state()
         return EX_OK if any(existed) else Outcome.NOT_REGISTERED
 
-    def probes(self) -> list[Probe]:
-        found = [self.ready_probe, *(keeper.probe for keeper in self.keepers)]
-        return [probe for probe in found if probe is not None]
-
-    def _count_on(self, earlier: Mapping[str, Any] | None) -> None:
-        """From where the presence before this one got to."""
-        if earlier is None:
-            return
-        try:
-            self.consul.stats.add(RequestStats(earlier["requests"]).state())
-            for keeper in self.keepers:
-                keeper.registrations = int(earlier["services"].get(keeper.service.id, {}).get("registrations", 0))
-        except MISSHAPEN:  # somebody else wrote it: counting begins anew
-            return
-
-    def tell(self) -> None:
-        """Leave the state for svcinitctl and the metrics, when it changed; each turn comes by here."""
+    def write_state(self) -> None:
+        """Write the state for svcinitctl and the metrics, if it has changed."""
         follower = self.follower
         facts = {
             "life": self._life,
@@ -171,70 +172,101 @@ class Presence:
         }
         self._state.tell(self._now(), facts, figures)
 
-    def _leave(self, keeper: Keeper) -> bool:
+    def _running_probes(self) -> Iterator[Probe]:
+        """The probes that have to run in the present state."""
+        if self.ready_probe is not None:
+            yield self.ready_probe
+            return
+        for keeper in self.keepers:
+            yield from keeper.probes
+
+    def _continue_counts(self, earlier: Mapping[str, Any] | None) -> None:
+        """Go on with the counts of the presence before this one."""
+        if earlier is None:
+            return
+        try:
+            self.consul.stats.add(RequestStats(earlier["requests"]).state())
+            for keeper in self.keepers:
+                keeper.registrations = int(earlier["services"].get(keeper.service.id, {}).get("registrations", 0))
+        except MISSHAPEN:  # another program wrote the file: the counts start from 0
+            return
+
+    def _deregister(self, keeper: Keeper) -> bool:
         attempt = 0
         while True:
             self.beat()
             try:
-                return keeper.leave()
+                return keeper.deregister()
             except Unavailable as error:
                 log.debug("not_deregistered", "not deregistered yet: {error}", error=error)
-                _signal.sigtimedwait({_signal.SIGTERM}, pause_before(attempt, FAREWELL))
+                _signal.sigtimedwait({_signal.SIGTERM}, pause_before(attempt, DEREGISTER_BACKOFF))
                 attempt += 1
             except ConfigError as error:
                 log.error("not_deregistered", "not deregistered: {error}", error=error)
                 raise
 
-    def _asked_to_end(self) -> bool:
-        """Wait until something is due; True when init sent TERM, or is gone. A TERM of anybody else is not obeyed: it
-        would take a service that runs out of Consul."""
+    def _must_end(self) -> bool:
+        """Wait until something is due; True when init has sent TERM, or has ended.
+
+        A TERM of another process is ignored: it would take a running service out of Consul.
+        """
         self.beat()
-        probes = self.probes()
-        followed = [] if self.follower is None else [self.follower.due]
-        due = min([*(keeper.due for keeper in self.keepers), *(probe.due for probe in probes), *followed])
-        longest = PROBING if any(probe.is_running for probe in probes) else BEAT
-        taken = self._clock.take(WAKING, max(0.0, min(due - self._now(), longest)))
+        self._clock.descriptors = self._descriptors()
+        taken = self._clock.take(SIGNALS, self._until_due())
         if taken is not None and taken.si_signo == _signal.SIGHUP and self.follower is not None:
             self.follower.refresh()
-        if self.consul.is_hung_up():  # the agent ended, and may have lost us
-            self.consul.close()
-            for keeper in self.keepers:
-                keeper.due = 0.0
-        told = taken is not None and taken.si_signo == _signal.SIGTERM and taken.si_pid == self._parent
-        return told or os.getppid() != self._parent
+        asked = taken is not None and taken.si_signo == _signal.SIGTERM and taken.si_pid == self._parent
+        return asked or os.getppid() != self._parent
+
+    def _until_due(self) -> float:
+        """Seconds until something is due."""
+        probes = list(self._running_probes())
+        times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
+        times += [self.record_watch.next_due()] if self.record_watch is not None else []
+        times += [self.follower.due] if self.follower is not None else []
+        longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
+        return max(0.0, min(min(times, default=0.0) - self._now(), longest))
+
+    def _descriptors(self) -> list[int]:
+        """What wakes it up: answers to queries, and the worker that has prepared a change."""
+        found = [] if self.follower is None else self.follower.descriptors()
+        if self.record_watch is not None and self.record_watch.descriptor is not None:
+            found.append(self.record_watch.descriptor)
+        return found
 
     def _readiness(self, service: Service) -> Probe | None:
-        if not self._can_probe or self.settings.ready[0] == "none" or os.pread(self._memory, len(READY), 0) == READY:
+        if (
+            not self._can_probe
+            or self.settings.ready.kind == "none"
+            or os.pread(self._memory, len(READY), 0) == READY
+        ):  # fmt: skip
             return None
-        return self._probe(self.settings.ready, service, interval=READY_INTERVAL)
+        settings = self.settings
+        options = {
+            "interval": READY_INTERVAL, "timeout": settings.check_timeout, "successes": 1, "failures": 1, "via": "ttl",
+            "method": settings.check_method, "headers": settings.check_headers, "tls_verify": settings.check_tls_verify,
+        }  # fmt: skip
+        return self._probe(Check(settings.ready, service.port, "ready", options))
 
-    def _check(self, service: Service) -> Probe | None:
-        if not self._can_probe or not service.is_probed_here:
-            return None
-        return self._probe(
-            service.check, service, interval=service.check_interval,
-            successes=service.check_successes, failures=service.check_failures,
-        )  # fmt: skip
+    def _probes(self, service: Service) -> list[Probe]:
+        return [self._probe(check) for check in service.checks if self._can_probe and check.is_probed_here]
 
-    def _probe(
-        self, check: tuple[str, str], service: Service, *, interval: float, successes: int = 1, failures: int = 1
-    ) -> Probe:
+    def _probe(self, check: Check) -> Probe:
         from svcinit.agent.redact import Remembered
         from svcinit.agent.registration.probes import Probe, runner
 
-        return Probe(
-            check, service, Remembered(self.settings, self._secrets), runner(self.settings, self._env),
-            interval=interval, successes=successes, failures=failures,
-        )  # fmt: skip
+        return Probe(check, Remembered(self.settings, self._secrets), runner(self.settings, self._env))
 
     def _note_registered(self) -> None:
         """Init waits for this after a restart of the service."""
         if all(keeper.registered for keeper in self.keepers):
             os.pwrite(self._memory, REGISTERED, len(READY))
 
-    def _become_ready(self) -> None:
+    def _become_ready(self, probe: Probe, now: float) -> None:
         log.info("ready", "ready", service=self.settings.service)
         self.ready_probe = None
         os.pwrite(self._memory, READY, 0)
+        for each in self.keepers[0].probes:
+            each.accept_readiness(probe, now)
         for keeper in self.keepers:
             keeper.due = 0.0

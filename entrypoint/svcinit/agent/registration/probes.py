@@ -1,7 +1,8 @@
-"""Probes of svcinit's own: TCP, HTTP or a command, each in a child, so that none can hold up its presence.
+"""The probes that svcinit itself runs: TCP, HTTP or a command, each in a child process, so that none can block
+presence.
 
-A probe that passes its timeout is killed with all that it started. Statuses are Consul's: exit status 0 of a command is
-passing, 1 warning, anything else critical, as in its script checks; 429 over HTTP is a warning.
+A probe that exceeds its timeout is killed with all processes that it started. The statuses are Consul's: exit status 0
+of a command is passing, 1 warning, any other critical, as in Consul's script checks; HTTP status 429 is a warning.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import socket
 
 from svcinit.agent.redact import LONGEST, end_of, tail
+from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.processes.captured import Child, command, say
 from svcinit.settings.parsers import words
 
@@ -16,33 +18,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from svcinit.agent.registration.services import Service
+    from svcinit.agent.registration.checks import Check
     from svcinit.settings.environment import Settings
 
-PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
+    Body = Callable[[], int]  # what runs in the child; its result is the exit status
+
 STATUSES = {0: PASSING, 1: WARNING}
 OUTPUT_LIMIT = 2048  # bytes of output that are kept; Consul's own limit is 4096
 HOSTS = "127.0.0.1", "::1"
 TOO_MANY = 429
-NOT_DONE = 2
+FAILED = 2
 
 
 class Probe:
-    """One way to find out whether a service serves, done again and again; `due` is when to call `turn` next.
+    """Runs a check again and again; `due` (monotonic seconds) is when to call `turn` next.
 
-    `status` and `output` are what `successes` or `failures` in a row made of the results, "" before any did.
+    `status` and `output` are those of the last `check.successes` or `check.failures` consecutive results; both are
+    empty before the first result.
     """
 
     def __init__(
-        self, check: tuple[str, str], service: Service, redact: Callable[[str], str],
-        run: Callable[[tuple[str, ...]], Callable[[], int]], *, interval: float, successes: int = 1, failures: int = 1,
+        self, check: Check, redact: Callable[[str], str], run: Callable[[tuple[str, ...]], Body],
+        start: Callable[[Body, float], Child] = Child,
     ) -> None:  # fmt: skip
-        self.check, self.service, self._redact, self._run = check, service, redact, run
-        self._interval, self._needed = interval, {True: successes, False: failures}
-        self.due = self._began = 0.0
+        self.check, self._redact, self._run, self._start_child = check, redact, run, start
+        self._needed = {True: check.successes, False: check.failures}
+        self.due = self._started_at = 0.0
         self.status = self.output = ""
         self._child: Child | None = None
-        self._row, self._good = 0, False  # how many results of that kind came in a row
+        self._count, self._last_succeeded = 0, False  # consecutive results of the same kind
 
     @property
     def is_running(self) -> bool:
@@ -52,16 +56,24 @@ class Probe:
         return self.is_running or self.due <= now
 
     def turn(self, now: float) -> bool:
-        """Start a probe, or look after the one that runs; True when a result came."""
+        """Start a probe, or check on the running one; True when there is a result."""
         if self._child is None:
             return self._start(now)
         if not self._child.turn(now):
             self.due = self._child.late
             return False
         child, self._child = self._child, None
-        self.due = max(now, self._began + self._interval)
+        self.due = max(now, self._started_at + self.check.interval)
         self._judge(CRITICAL if child.code is None else STATUSES.get(child.code, CRITICAL), self._text(child))
         return True
+
+    def accept_readiness(self, readiness: Probe, now: float) -> None:
+        """SVCINIT_READY has succeeded. Where it is the same check, its success is the first result of this one; another
+        check is passing after one success."""
+        self._count, self._last_succeeded = max(0, self._needed[True] - 1), True
+        if readiness.check.target.key == self.check.target.key:
+            self._judge(PASSING, readiness.output)
+            self.due = now + self.check.interval
 
     def end(self) -> None:
         if self._child is not None:
@@ -69,92 +81,97 @@ class Probe:
             self._child = None
 
     def _text(self, child: Child) -> str:
-        """What it said, cut only when no secret is in it any more: a cut one would not be found."""
+        """The output, cut after the secrets were removed: a part of a secret would not be recognized."""
         text = tail(child.output, child.is_cut, self._redact)
-        late = "" if child.code is not None else f"no result within {self.service.check_timeout:g} s; "
-        if self.check[0] == "exec":
+        late = "" if child.code is not None else f"no result within {self.check.timeout:g} s; "
+        if self.check.target.kind == "exec":
             return late + end_of(text.strip(), OUTPUT_LIMIT - len(late), child.is_cut)
-        text = late + " ".join(text.split())  # of an answer the beginning tells most
+        text = late + " ".join(text.split())  # the beginning of an HTTP response is the useful part
         return text.encode("utf-8", "replace")[:OUTPUT_LIMIT].decode("utf-8", "ignore")
 
     def _judge(self, status: str, output: str) -> None:
-        good = status != CRITICAL
-        self._row = self._row + 1 if good == self._good else 1
-        self._good = good
-        if self._row >= self._needed[good]:
+        succeeded = status != CRITICAL
+        self._count = self._count + 1 if succeeded == self._last_succeeded else 1
+        self._last_succeeded = succeeded
+        if self._count >= self._needed[succeeded]:
             self.status, self.output = status, output
         elif not self.status:
             self.status, self.output = CRITICAL, output
 
     def _start(self, now: float) -> bool:
-        """True where it cannot be started, for want of a process: that is a result, and it is tried again."""
-        self._began = now
+        """True where no process can be started: that is a failed result, and the probe is repeated."""
+        self._started_at = now
         try:
-            self._child = Child(self._body(), self.service.check_timeout)
+            self._child = self._start_child(self._body(), self.check.timeout)
         except OSError as error:
-            self.due = now + self._interval
+            self.due = now + self.check.interval
             self._judge(CRITICAL, f"not probed: {error.strerror}")
             return True
         self.due = self._child.late
         return False
 
-    def _body(self) -> Callable[[], int]:
-        kind, rest = self.check
-        if kind == "exec":
-            return self._run(words(rest))
-        return lambda: _asked(self.service, kind, rest)
+    def _body(self) -> Body:
+        target = self.check.target
+        if target.kind == "exec":
+            return self._run(words(target.rest))
+        return lambda: _probed(self.check)
 
 
-def runner(settings: Settings, env: Mapping[str, str]) -> Callable[[tuple[str, ...]], Callable[[], int]]:
-    """What makes the body of a child that runs a command of the user's: as SVCINIT_USER, with main's environment."""
+def runner(settings: Settings, env: Mapping[str, str]) -> Callable[[tuple[str, ...]], Body]:
+    """Makes the body of a child that runs a user's command: as SVCINIT_USER, with the service's environment."""
     return lambda argv: command(argv, env, settings.user)
 
 
-def _asked(service: Service, kind: str, path: str) -> int:
+def _probed(check: Check) -> int:
     try:
-        return _tcp(service) if kind == "tcp" else _http(service, kind, path)
+        return _tcp(check) if check.target.kind == "tcp" else _http(check)
     except Exception as error:
-        return say(str(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"), NOT_DONE)
+        return say(str(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"), FAILED)
 
 
-def _tcp(service: Service) -> int:
-    _connect(service).close()
-    return say(f"TCP connect to port {service.port}: success", 0)
+def _tcp(check: Check) -> int:
+    _connect(check).close()
+    place = f"{check.target.host}:{check.port}" if check.target.host else f"port {check.port}"
+    return say(f"TCP connect to {place}: success", 0)
 
 
-def _http(service: Service, kind: str, path: str) -> int:
+def _http(check: Check) -> int:
     import http.client
 
-    if kind == "https":
+    target = check.target
+    if target.kind == "https":
         import ssl
 
-        context = ssl.create_default_context() if service.check_tls_verify else ssl._create_unverified_context()
-        channel: socket.socket = context.wrap_socket(_connect(service), server_hostname=_host(service))
+        context = ssl.create_default_context() if check.tls_verify else ssl._create_unverified_context()
+        channel: socket.socket = context.wrap_socket(_connect(check), server_hostname=_host(check))
     else:
-        channel = _connect(service)
-    connection = http.client.HTTPConnection(HOSTS[0], service.port)
+        channel = _connect(check)
+    connection = http.client.HTTPConnection(target.host or HOSTS[0], check.port)
     connection.sock = channel
-    connection.request(service.check_method, path, headers=dict(service.check_headers))
+    connection.request(check.method, target.rest, headers=dict(check.headers))
     answer = connection.getresponse()
-    good = 200 <= answer.status < 300
-    told = f"HTTP {service.check_method} {path}: {answer.status} {answer.reason}"
-    # what passes says the same each time: a changed output is news to Consul's servers
-    if good:
-        return say(told, 0)
+    said = f"HTTP {check.method} {target.rest or '/'}: {answer.status} {answer.reason}"
+    # a passing check always has the same output: Consul's servers store each change of it
+    if 200 <= answer.status < 300:
+        return say(said, 0)
     body = answer.read(OUTPUT_LIMIT + LONGEST).decode("utf-8", "replace")
-    return say(f"{told}: {body}", 1 if answer.status == TOO_MANY else NOT_DONE)
+    return say(f"{said}: {body}", 1 if answer.status == TOO_MANY else FAILED)
 
 
-def _host(service: Service) -> str:
-    return next((value for name, value in service.check_headers.items() if name.lower() == "host"), "localhost")
+def _host(check: Check) -> str:
+    """The name that the certificate must have."""
+    given = next((value for name, value in check.headers.items() if name.lower() == "host"), "")
+    return given or check.target.host or "localhost"
 
 
-def _connect(service: Service) -> socket.socket:
-    assert service.port
+def _connect(check: Check) -> socket.socket:
+    assert check.port
+    if check.target.host:
+        return socket.create_connection((check.target.host, check.port), check.timeout)
     try:
-        return socket.create_connection((HOSTS[0], service.port), service.check_timeout)
+        return socket.create_connection((HOSTS[0], check.port), check.timeout)
     except OSError as refused:
         try:
-            return socket.create_connection((HOSTS[1], service.port), service.check_timeout)
+            return socket.create_connection((HOSTS[1], check.port), check.timeout)
         except OSError:
             raise refused from None

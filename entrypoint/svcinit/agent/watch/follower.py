@@ -1,13 +1,12 @@
-"""Following what the configuration was made from: changes settle, a child prepares anew, init is told of new files.
+"""Follows the inputs of the configuration: a change settles, a child prepares again, and init is notified of new files.
 
-The child is a worker, forked from presence, which has all modules loaded; what the watches know is its data. It and a
-prepare of init's never work at the same time (a lock). Its verdict lies in a memfd that init empties when it has taken
-it; only then the next one may come.
+The child is a worker, forked from presence, which has all modules loaded. Its data are the newest answers of the
+watches. A lock keeps it and a prepare of init from working at the same time. Its verdict is in a memfd. Init empties
+the memfd when it has taken the verdict, and only then the next verdict may come.
 """
 
 from __future__ import annotations
 
-import _signal
 import fcntl
 import gc
 import hashlib
@@ -31,29 +30,31 @@ from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import PREPARING, Transaction, open_source
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
+from svcinit.agent.watch.blocking import NEVER, Connections
 from svcinit.agent.watch.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, Unavailable
 from svcinit.processes.init import NEWS, content, filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.settings.environment import Settings
 
-BACKOFF = 1.0, 30.0  # seconds until a preparation that failed for Consul's or DNS's sake is tried again
-RIPENING = 0.1  # seconds between two looks at whether the child of a former presence is done
-NEVER = float("inf")
-# for the children, which else import them anew
+BACKOFF = 1.0, 30.0  # seconds until a preparation is tried again that failed because Consul or DNS was unavailable
+POLL_INTERVAL = 0.1  # seconds between two checks whether the child of a former presence has finished
+# imported here so that the children need not import them
 PRELOADED = fcntl, cache, commit, hashlib, journal, marshal, record, render, shlex
-REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# what compiling takes is made once, here #}"
+# a template that makes Jinja2 import and build all that compiling needs
+REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# a comment #}"
 
 
 class Slots:
-    """The memfds that init and its presence share: `inputs` of the last preparation of init's, `news` (a verdict) and
-    its `memory` from here, the `lock`, all values of KV: `secrets`, and what init's prepare (`begun`) and the worker
-    (`intent`) had begun."""
+    """The memfds that init and presence share: `inputs`, the verdict of init's last preparation; `news`, the worker's
+    verdict, with its `memory`; the `lock`; `secrets`, all values of KV; what init's prepare (`begun`) and the worker
+    (`intent`) have begun to write."""
 
     def __init__(
         self, inputs: int, news: int, memory: int, lock: int, secrets: int, begun: int, intent: int
@@ -63,21 +64,26 @@ class Slots:
 
 
 class Follower:
-    """All watches of one container; `due` is when to call `turn` next at the latest."""
+    """All watches of one container; `due` (monotonic seconds) is when to call `turn` next at the latest."""
 
-    def __init__(self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots, life: str) -> None:
+    def __init__(
+        self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots, life: str, *,
+        start_worker: Callable[..., Worker] = Worker, wall_clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
+        self._start_worker, self._wall_clock = start_worker, wall_clock
+        self._connections = Connections(consul, settings.watch_connections)
         self._file = [] if settings.source is None else [queries.File(settings.source)]
         prefixes = [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
-        self._keys = [] if self._file else [queries.Keys(consul, prefix) for prefix in dict.fromkeys(prefixes)]
+        self._keys = [] if self._file else [self._keys_below(prefix) for prefix in dict.fromkeys(prefixes)]
         self._peers: dict[InputId, queries.Peers] = {}
-        self._changed_at = self._last_change = 0.0  # 0: nothing is waiting
+        self._changed_at = self._last_change = 0.0  # of the changes that settle; 0: there are none
         self._changes_since: float | None = None
-        self.pending_since: float | None = None  # seconds since the epoch: what was seen then is not prepared yet
+        self.pending_since: float | None = None  # seconds since the epoch: the oldest change that is not prepared yet
         self._worker: Worker | None = None
-        self._busy = False  # it prepares
-        self._next_worker = 0.0  # not before: there was no room for a process
-        self._init, self._told = os.getppid(), False  # init was told of what is not taken yet
+        self._busy = False  # the worker prepares
+        self._next_worker = 0.0  # no worker is started earlier: there was no room for a process
+        self._init, self._notified = os.getppid(), False  # init was notified of the verdict that it has not taken yet
         self._late = self._retry_at = NEVER
         self._turned = 0.0  # when `turn` was last called
         self._attempt = 0
@@ -86,41 +92,47 @@ class Follower:
         self._counts: dict[InputId, int] = {}  # how many entries each input had at the last preparation
         self.refresh()
         engine.Engine(TemplateData(settings, Source()), []).render_text("rehearsal", REHEARSAL)
-        gc.freeze()  # what is loaded stays as it is: children share it
+        gc.freeze()  # the garbage collector leaves the loaded objects alone: children share their pages
 
     @property
     def due(self) -> float:
-        times = [each.due for each in self._watches()]
+        times = [each.due for each in self._watches() if self._can_turn(each)]
         if self._busy:
             times.append(self._late)
         elif self._is_untaken():
-            times.append(NEVER if self._told else self._turned + RIPENING)
+            times.append(NEVER if self._notified else self._turned + POLL_INTERVAL)
         elif self._changed_at:
             times.append(self._settled_at())
         elif self._worker is None and self._knows_all():
             times.append(self._next_worker)
         return min([*times, self._retry_at])
 
+    def descriptors(self) -> list[int]:
+        """They become readable when `turn` is to be called."""
+        found = [each.descriptor for each in self._queries() if each.descriptor is not None]
+        return found + ([self._worker.done] if self._busy and self._worker is not None else [])
+
     def refresh(self) -> None:
-        """Init prepared: what it used is what to follow from now on."""
+        """Init has prepared: follow the inputs of that preparation."""
         try:
             verdict = json.loads(content(self._slots.inputs))
-        except ValueError:  # not yet, or being written: the next time
+        except ValueError:  # empty, or being written: a signal follows
             return
         self._take_over(verdict)
 
     def turn(self, now: float) -> None:
         self._turned = now
-        for each in self._watches():
+        self._take_turns()
+        for each in self._in_order():
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now
                 self._changed_at = self._changed_at or now
-                self._changes_since = self._changes_since or time.time()
+                self._changes_since = self._changes_since or self._wall_clock()
                 self.pending_since = self.pending_since or self._changes_since
         if self._busy:
             self._look_after(now)
         elif self._is_untaken():
-            self._mention()
+            self._notify_of_earlier()
         elif self._is_time(now):
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
@@ -130,7 +142,7 @@ class Follower:
         return {"trouble": self.trouble, "pending_since": self.pending_since}
 
     def figures(self) -> dict[str, object]:
-        """What is followed: when each was last heard of, at which of Consul's indexes, and what is wrong."""
+        """Of each input that is followed: Consul's index, the time of the last answer, and the reason of a failure."""
         return {
             str(each.id): {"index": each.index or None, "answered": each.answered or None, "trouble": each.trouble}
             for each in self._watches()
@@ -139,6 +151,7 @@ class Follower:
     def end(self) -> None:
         for each in self._watches():
             each.close()
+        self._connections.close()
         if self._worker is not None:
             self._worker.kill()
 
@@ -147,10 +160,33 @@ class Follower:
         return all(each.digest for each in self._watches())
 
     def _watches(self) -> list[queries.Watch | queries.File]:
-        return [*self._file, *self._keys, *self._peers.values()]
+        return [*self._file, *self._queries()]
+
+    def _queries(self) -> list[queries.Watch]:
+        return [*self._keys, *self._peers.values()]
+
+    def _keys_below(self, prefix: InputId) -> queries.Keys:
+        return queries.Keys(self._consul, self._connections, prefix)
+
+    def _take_turns(self) -> None:
+        """Where there are more queries than connections, each one blocks for a short time only."""
+        every = self._queries()
+        wait = self._connections.wait_for(len(every))
+        for each in every:
+            each.wait = wait
+        for peers in self._peers.values():
+            peers.from_cache = len(every) > self._connections.limit
+
+    def _in_order(self) -> list[queries.Watch | queries.File]:
+        """Queries in flight first, since their answers free connections; then the one that was asked longest ago."""
+        every = sorted(self._queries(), key=lambda each: (not each.is_in_flight, each.asked_at))
+        return [*self._file, *every]
+
+    def _can_turn(self, each: queries.Watch | queries.File) -> bool:
+        return isinstance(each, queries.File) or each.is_in_flight or not self._connections.is_exhausted
 
     def _take_over(self, verdict: dict[str, Any]) -> None:
-        """The last preparation, of init or of the worker: follow its inputs, and no others."""
+        """Follow the inputs of the last preparation, of init or of the worker, and no others."""
         self._started_with = verdict["argv"], verdict["env"]
         self._counts = from_json(verdict["inputs"].get("counts", ()))
         versions = from_json(verdict["inputs"].get("versions", ()))
@@ -158,7 +194,7 @@ class Follower:
             self._peers.pop(wanted).close()
         for wanted in versions:
             if wanted not in self._peers and queries.can_be_followed(wanted):
-                self._peers[wanted] = queries.Peers(self._consul, wanted, self.settings.domain)
+                self._peers[wanted] = queries.Peers(self._consul, self._connections, wanted, self.settings.domain)
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
 
@@ -170,16 +206,16 @@ class Follower:
         return bool(self._changed_at and now >= self._settled_at()) or now >= self._retry_at
 
     def _is_untaken(self) -> bool:
-        """Does init still have to take the last news?"""
+        """Has init not yet taken the last verdict?"""
         return filled(self._slots.news)
 
-    def _mention(self) -> None:
-        """Tell of what a presence before this one left; what its child is still at is not ripe yet."""
-        if not self._told and (self._is_whole() or is_free(self._slots.lock)):
-            self._tell()
+    def _notify_of_earlier(self) -> None:
+        """A former presence left a verdict. Its child may still be working on it."""
+        if not self._notified and (self._is_whole() or is_free(self._slots.lock)):
+            self._notify()
 
-    def _tell(self) -> None:
-        self._told = True
+    def _notify(self) -> None:
+        self._notified = True
         if os.getppid() == self._init:
             os.kill(self._init, NEWS)
 
@@ -187,9 +223,9 @@ class Follower:
         self._changed_at, self._changes_since, self._retry_at = 0.0, None, NEVER
         for each in self._watches():
             if each.content is not None:
-                each.known = each.digest  # what fails with this is not tried again before it changes
+                each.known = each.digest  # after a failure nothing is tried again before another change
         self._late = now + self.settings.reload_timeout
-        self._told = False
+        self._notified = False
         self._next_worker = now
         self._stand_by(now)
         if self._worker is None:
@@ -199,34 +235,32 @@ class Follower:
             self._busy = True
 
     def _stand_by(self, now: float) -> None:
-        """Have a worker that lives, for the next change."""
+        """Have a worker ready for the next change."""
         if self._worker is not None and self._worker.ended() is not None:
             self._worker = None
         if self._worker is None and now >= self._next_worker:
-            presence = os.getpid()
             try:
-                self._worker = Worker(self._warm_up, lambda data: self._prepared(presence, data))
+                self._worker = self._start_worker(self._warm_up, self._prepared)
             except OSError as error:
                 log.warning("not_started", "no process to prepare changes in: {error}; trying again",
                             error=error.strerror)  # fmt: skip
                 self._next_worker = now + BACKOFF[1]
 
     def _warm_up(self) -> None:
-        """In the child: hold none of presence's connections, and compile the templates."""
-        for each in self._watches():
-            each.close()
+        """In the child: close presence's connections, and compile the templates."""
+        self._connections.close()
         self._consul.close()
         nothing = TemplateData(self.settings, Source())
         engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries).compile_all()
 
     def _data(self) -> bytes:
-        """What the watches know."""
+        """The newest answers of the watches."""
         counts = [(*each, count) for each, count in self._counts.items()]
         answers = [_packed(each.id, each.answer) for each in (*self._keys, *self._peers.values()) if each.answer]
         return marshal.dumps((self._late, counts, answers))
 
-    def _prepared(self, presence: int, data: bytes) -> None:
-        """In the child."""
+    def _prepared(self, data: bytes, is_done: Callable[[], None]) -> None:
+        """In the child: prepare, and call `is_done` when the verdict is there."""
         slots = self._slots
         with locked(slots.lock):
             if filled(slots.begun) or filled(slots.intent):
@@ -241,13 +275,13 @@ class Follower:
             )  # fmt: skip
             log.hold()  # init logs these lines, as part of the reload that this may become
             try:
-                done.run_and_record(slots.news, slots.memory, self._life, lambda: _wake(presence))
+                done.run_and_record(slots.news, slots.memory, self._life, is_done)
             finally:
                 log.replay(log.held())
 
     def _look_after(self, now: float) -> None:
         assert self._worker is not None
-        code = self._worker.ended()  # asked first: what one that ended left is not going to change
+        code = self._worker.ended()  # before the verdict is read: one that has ended changes it no more
         if code is None and now >= self._late and not self._is_whole():
             log.warning("timed_out", "{child} took too long: killed", child="prepare")
             self._worker.kill()
@@ -260,7 +294,7 @@ class Follower:
             self._failed(now, code)
 
     def _is_whole(self) -> bool:
-        """Has the child left its verdict, and is nothing of it to be put back?"""
+        """Has the child left its verdict, with nothing to roll back?"""
         return os.pread(self._slots.news, 1, 0) == b"{" and not filled(self._slots.intent)
 
     def _succeeded(self) -> None:
@@ -270,28 +304,23 @@ class Follower:
         started_with = self._started_with
         self._take_over(verdict)
         if verdict["changed"] or self._started_with != started_with:
-            self._tell()
+            self._notify()
         else:
             os.ftruncate(self._slots.news, 0)
             log.replay(verdict["said"])
 
     def _failed(self, now: float, code: int) -> None:
-        """What is wrong waits for another input; what is away is tried again; what died half way is init's to mend."""
+        """A wrong input waits for a change of inputs. Where a part was unavailable, it is tried again. Init rolls back
+        what a killed child has begun."""
         died = code < 0 and os.pread(self._slots.news, len(PREPARING), 0) == PREPARING
         if self._is_untaken() and (died or filled(self._slots.intent)):
-            self._tell()
+            self._notify()
             return
         os.ftruncate(self._slots.news, 0)
         self.trouble = "a change could not be taken over: the files in place stay"
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1
-
-
-def _wake(presence: int) -> None:
-    """In the child: nobody needs to wait for the rest."""
-    if os.getppid() == presence:
-        os.kill(presence, _signal.SIGIO)
 
 
 def _packed(wanted: InputId, answer: Answer) -> tuple[Any, ...]:

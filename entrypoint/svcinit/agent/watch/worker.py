@@ -1,8 +1,8 @@
-"""A child that is forked ahead of its work and does one piece of it after the other.
+"""A child that is forked ahead of its work, and does one piece of work after the other.
 
-Nothing waits for a fork then, nor for the first touch of each page after one: both processes soon have their own copy
-of what they use. The child warms up and sleeps until `begin` hands it what to work on. It ends when work fails, with
-that as its exit status, when it is killed, and when its parent is gone: the pipe that it sleeps at has no writer then.
+No change waits for a fork then, nor for the copies of pages that a fresh child makes. The child warms up, and sleeps
+until `begin` hands over a piece of work. It ends when work fails, with that as its exit status, when it is killed, and
+when its parent ends: the pipe at which it sleeps has no writer then.
 """
 
 from __future__ import annotations
@@ -20,47 +20,50 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """warm_up and work run in the child; `work` gets the bytes that `begin` was given.
+    """`warm_up` and `work` run in the child. `work` gets the bytes that `begin` was given, and a function to call when
+    its result can be used; the descriptor `done` becomes readable then, and when the child ends.
 
-    Raises OSError where there can be no more processes.
+    Raises OSError if there can be no more processes.
     """
 
-    def __init__(self, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> None:
+    def __init__(self, warm_up: Callable[[], None], work: Callable[[bytes, Callable[[], None]], None]) -> None:
         self._status: int | None = None
-        bell, self._bell = os.pipe()
+        opened: list[int] = []
         try:
-            self._data = os.memfd_create("work")
+            opened += os.pipe()
+            opened += os.pipe()
+            opened.append(os.memfd_create("work"))
+            sleeps_at, self._bell, self.done, result, self._data = opened
+            os.set_blocking(self.done, False)
+            self.pid = child.fork(lambda: self._run(sleeps_at, result, warm_up, work), "prepare")
         except OSError:
-            os.close(self._bell)
-            os.close(bell)
+            for descriptor in opened:
+                os.close(descriptor)
             raise
-        try:
-            self.pid = child.fork(lambda: self._live(bell, warm_up, work), "prepare")
-        except OSError:
-            self._close()
-            raise
-        finally:
-            os.close(bell)
+        os.close(sleeps_at)
+        os.close(result)
 
-    def _live(self, bell: int, warm_up: Callable[[], None], work: Callable[[bytes], None]) -> int:
+    def _run(
+        self, sleeps_at: int, result: int, warm_up: Callable[[], None],
+        work: Callable[[bytes, Callable[[], None]], None],
+    ) -> int:  # fmt: skip
         os.close(self._bell)
+        os.close(self.done)
         log.context(role="worker")
         warm_up()
-        while os.read(bell, 1):
-            work(content(self._data))
+        while os.read(sleeps_at, 1):
+            work(content(self._data), lambda: _ring(result))
         return EX_OK
 
     def begin(self, data: bytes) -> None:
-        """Hand over a piece of work; that of a child which has ended meanwhile is for `ended` to tell."""
+        """Hand over a piece of work. Where the child has ended meanwhile, `ended` says so."""
         refill(self._data, data)
-        try:
-            os.write(self._bell, b"1")
-        except BrokenPipeError:
-            pass
+        _ring(self._bell)
 
     def ended(self) -> int | None:
-        """The exit status, minus the number of the signal that killed it; None while it lives."""
+        """The exit status, minus the number of the signal that killed it; None while it runs."""
         if self._status is None:
+            self._drain()
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
@@ -75,6 +78,19 @@ class Worker:
         self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._close()
 
+    def _drain(self) -> None:
+        try:
+            os.read(self.done, 64)
+        except BlockingIOError:
+            pass
+
     def _close(self) -> None:
-        os.close(self._bell)
-        os.close(self._data)
+        for descriptor in (self._bell, self._data, self.done):
+            os.close(descriptor)
+
+
+def _ring(bell: int) -> None:
+    try:
+        os.write(bell, b"1")
+    except BrokenPipeError:  # the other side has ended
+        pass

@@ -117,7 +117,8 @@ def _named(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, action in (("STOP", settings.stop), ("RELOAD", settings.reload)):
         if action.kind == "exec":
             yield f"SVCINIT_{name}", action.argv[0]
-    yield from (("SVCINIT_READY", words(text)[0]) for kind, text in [settings.ready] if kind == "exec")
+    if settings.ready.kind == "exec":
+        yield "SVCINIT_READY", words(settings.ready.rest)[0]
     yield from _checks(settings)
 
 
@@ -129,9 +130,10 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
     except SvcinitError:  # told by `given`
         return
     for number, service in enumerate(found):
-        if service.check[0] == "exec":
-            where = f"SVCINIT_SERVICES[{number - 1}].check" if number else "SVCINIT_CHECK"
-            yield where, words(service.check[1])[0]
+        for check in service.checks:
+            if check.target.kind == "exec":
+                where = f"SVCINIT_SERVICES[{number - 1}].check" if number else "SVCINIT_CHECK"
+                yield where, words(check.target.rest)[0]
 
 
 def stop(settings: Settings) -> Iterator[Entry]:

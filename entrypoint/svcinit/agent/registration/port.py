@@ -1,0 +1,70 @@
+"""Is the service's port in use before the service is started? Then another process has it.
+
+The service could not bind the port, or would share it with another instance. Its registration would replace that of the
+instance that runs. The kernel lists the listening sockets of the network namespace (proc(5), /proc/net/tcp), which all
+containers with --network=host share.
+"""
+
+from __future__ import annotations
+
+from svcinit.errors import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcinit.settings.environment import Settings
+
+TABLES = "/proc/net/tcp", "/proc/net/tcp6"
+LISTEN = "0A"  # the state of a listening socket
+ANY = "0.0.0.0", "::"
+
+
+def require_free_ports(settings: Settings) -> None:
+    """Raises Unavailable if another process listens on a port that is to be registered. Raises ConfigError for wrong
+    settings of services."""
+    if not (settings.registers and settings.port_check):
+        return
+    from svcinit.agent.registration.advertise import advertised
+    from svcinit.agent.registration.services import services
+
+    wanted = advertised(settings.advertise)
+    for port in dict.fromkeys(service.port for service in services(settings) if service.port):
+        found = list(listeners(port))
+        # an instance on another address of this host does not conflict, unless one of the two is on all addresses
+        taken = next((each for each in found if each in ANY or wanted in (None, each) or not _is_local(wanted)), None)
+        if taken is not None:
+            raise Unavailable(
+                f"port {port} is in use: another process listens on it at {taken}; does this service run twice?",
+                variable="SVCINIT_PORT",
+            )
+
+
+def listeners(port: int) -> Iterator[str]:
+    """The addresses at which a process of this network namespace listens on the port."""
+    for table in TABLES:
+        try:
+            with open(table) as file:
+                rows = [line.split(None, 4)[:4] for line in file.readlines()[1:]]
+        except OSError:  # no IPv6, or no /proc
+            continue
+        for _, place, _, state in rows:
+            address, _, number = place.rpartition(":")
+            if state == LISTEN and int(number, 16) == port:
+                yield _shown(address)
+
+
+def _shown(address: str) -> str:
+    """The kernel prints an address as 32-bit words in the byte order of the machine."""
+    import socket
+    import sys
+
+    words = [int(address[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(address), 8)]
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b"".join(words))
+
+
+def _is_local(address: str | None) -> bool:
+    """Is it an address of this network namespace? The service then listens there; otherwise a proxy forwards to it."""
+    from svcinit.agent.registration.advertise import interfaces
+
+    return any(address == each.partition("%")[0] for addresses in interfaces().values() for each in addresses)

@@ -1,0 +1,64 @@
+"""Follows the agent's own record of a service: svcinit repairs a registration at once when another program removes it.
+
+Source: Consul's "Service - Agent HTTP API" page, "Get Service Configuration": a blocking query by the hash of the
+definition. It ends, too, when the agent stops; the agent may have lost the registration then.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from svcinit.agent.consul.api import service_rule
+from svcinit.agent.watch.blocking import NEVER, BlockingQuery
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from svcinit.agent.consul.api import Consul
+    from svcinit.agent.registration.keeper import Keeper
+    from svcinit.agent.watch.blocking import Connections
+    from svcinit.errors import SvcinitError
+
+AGAIN = 1.0  # seconds between two queries while the agent has no record
+
+
+class RecordWatch(BlockingQuery):
+    """`turn` is True when the keeper has to sync."""
+
+    def __init__(self, consul: Consul, connections: Connections, keeper: Keeper) -> None:
+        super().__init__(consul, connections)
+        self._keeper, self._hash = keeper, ""
+        service = keeper.service
+        self.path = "/v1/agent/service/" + urllib.parse.quote(service.id, safe="")
+        self.rule = service_rule(service.name, "read")
+        self._has_failed = False
+
+    def blocking(self, wait: str) -> dict[str, str]:
+        return {"hash": self._hash, "wait": wait} if self._hash else {}
+
+    def accept(self, answer: Any) -> bool:
+        found = answer.get("ContentHash") if isinstance(answer, dict) else None
+        before, self._hash = self._hash, found if isinstance(found, str) else ""
+        if not self._hash:
+            self.due = self.asked_at + AGAIN
+            return True
+        return before not in ("", self._hash)
+
+    def turn(self, now: float) -> bool:
+        """Nothing is asked before the service is registered."""
+        if not self.is_in_flight and not self._keeper.registered:
+            return False
+        self._has_failed = False
+        return super().turn(now) or self._has_failed
+
+    def next_due(self) -> float:
+        return self.due if self.is_in_flight or self._keeper.registered else NEVER
+
+    def close(self) -> None:
+        super().close()
+        self._hash = ""
+
+    def _fail(self, now: float, error: SvcinitError) -> None:
+        super()._fail(now, error)
+        self._has_failed = True

@@ -1,0 +1,136 @@
+"""A Consul agent in memory, with the methods that presence and its parts call, and a clock that only tests move."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from svcinit.agent.consul.stats import RequestStats
+from svcinit.errors import SvcinitError
+
+
+class FakeClock:
+    """Monotonic seconds."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeChannel:
+    """A connection: the near end is what svcinit waits at. An answer makes it readable."""
+
+    def __init__(self, consul: FakeConsul) -> None:
+        self._consul = consul
+        self.sock, self.far = socket.socketpair()
+        self.path = ""
+        self.query: dict[str, str] = {}
+
+    def answer(self) -> None:
+        self.far.send(b"1")
+
+    def close(self) -> None:
+        if self in self._consul.open_channels:
+            self._consul.open_channels.remove(self)
+        self.sock.close()
+        self.far.close()
+
+
+class FakeConsul:
+    """`fails`: what each call raises, if anything. `calls`: those that write, and `services`: by id, as registered."""
+
+    def __init__(self) -> None:
+        self.fails: SvcinitError | None = None
+        self.registered: dict[str, dict[str, Any]] = {}
+        self.statuses: dict[str, str] = {}
+        self.calls: list[tuple[object, ...]] = []
+        self.rotations = 0
+        self.reached = True
+        self.beat = lambda: None
+        self.stats = RequestStats()
+        self.open_channels: list[FakeChannel] = []
+        self.most_channels = 0
+        self.asked: list[FakeChannel] = []
+        self.answers: dict[str, tuple[Any, int]] = {}  # by path; others are not answered
+
+    def _call(self, *call: object) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.calls.append(call)
+
+    # the agent
+
+    def agent(self) -> dict[str, str]:
+        return {"node": "n1", "address": "10.0.0.1"}
+
+    def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
+        if self.fails is not None:
+            raise self.fails
+        record = self.registered.get(service_id)
+        if record is None:
+            return None
+        checks = [{"CheckID": id, "Status": self.statuses[id]} for id in record["_checks"]]
+        return {"Service": record, "Checks": checks}
+
+    def services(self, name: str) -> dict[str, dict[str, Any]]:
+        if self.fails is not None:
+            raise self.fails
+        return {id: record for id, record in self.registered.items() if record["Service"] == name}
+
+    def register(self, definition: dict[str, Any], *, replaces_checks: bool = False) -> None:
+        self._call("register", definition["ID"])
+        ids = [check["CheckID"] for check in definition.get("Checks", ())]
+        for check in definition.get("Checks", ()):
+            self.statuses[check["CheckID"]] = check.get("Status", "critical")
+        self.registered[definition["ID"]] = {**definition, "Service": definition["Name"], "_checks": ids}
+
+    def deregister(self, service_id: str, name: str) -> None:
+        self._call("deregister", service_id)
+        self.registered.pop(service_id, None)
+
+    def deregister_check(self, check_id: str, name: str) -> None:
+        self._call("deregister_check", check_id)
+
+    def report(self, check_id: str, name: str, status: str, output: str) -> bool:
+        self._call("report", check_id, status)
+        known = any(check_id in record["_checks"] for record in self.registered.values())
+        if known:
+            self.statuses[check_id] = status
+        return known
+
+    def maintenance(self, service_id: str, name: str, *, on: bool, reason: str = "") -> bool:
+        self._call("maintenance", service_id, on)
+        return True
+
+    def made(self, kind: str) -> list[tuple[object, ...]]:
+        """The calls of one kind."""
+        return [call for call in self.calls if call[0] == kind]
+
+    # blocking queries
+
+    def open(self) -> FakeChannel:
+        if self.fails is not None:
+            raise self.fails
+        self.open_channels.append(FakeChannel(self))
+        self.most_channels = max(self.most_channels, len(self.open_channels))
+        return self.open_channels[-1]
+
+    def send(self, channel: FakeChannel, path: str, query: dict[str, str]) -> None:
+        channel.path, channel.query = path, query
+        self.asked.append(channel)
+        if path in self.answers:
+            channel.answer()
+
+    def receive(self, channel: FakeChannel, path: str, rule: str, limit: int) -> tuple[Any, int]:
+        channel.sock.recv(1)
+        if self.fails is not None:
+            raise self.fails
+        return self.answers[path]
+
+    def lost(self, path: str) -> None:
+        self.calls.append(("lost", path))
+
+    def close(self) -> None:
+        """Nothing is kept open."""

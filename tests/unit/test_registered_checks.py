@@ -1,0 +1,157 @@
+"""What is registered of a service: its checks, weights and addresses; and whether its port is free before its start."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from svcinit.agent.registration import port as ports
+from svcinit.agent.registration.definition import definition, differences
+from svcinit.agent.registration.services import services
+from svcinit.errors import ConfigError, Unavailable
+from svcinit.settings.environment import Settings, read
+
+WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_ID": "web", "SVCINIT_PORT": "8000", "SVCINIT_ADVERTISE": "10.0.0.1"}
+
+
+def settings_of(**more: str) -> Settings:
+    return read({**WEB, **more}, "/nosuch")
+
+
+CHECKS = """[{"name": "admin", "kind": "http://:8001/health", "interval": "30s", "timeout": "2s",
+ "success_before_passing": 2, "failures_before_critical": 3},
+ {"name": "local", "kind": "tcp:127.0.0.1:9000"}, {"name": "inside", "kind": "exec:true"}]"""
+
+
+def wanted(**more: str) -> dict[str, Any]:
+    return definition(services(settings_of(**more))[0], "10.0.0.1", "", "life")
+
+
+def test_each_check_has_its_own_place_and_options() -> None:
+    first, admin, local, inside = wanted(SVCINIT_CHECK="http://:8080/", SVCINIT_CHECKS=CHECKS)["Checks"]
+    assert (first["CheckID"], first["HTTP"], first["Interval"]) == ("service:web", "http://10.0.0.1:8080/", "10000ms")
+    assert admin == {
+        "CheckID": "service:web:admin", "Name": "admin", "HTTP": "http://10.0.0.1:8001/health", "Method": "GET",
+        "Header": {}, "TLSSkipVerify": False, "Interval": "30000ms", "Timeout": "2000ms", "SuccessBeforePassing": 2,
+        "FailuresBeforeCritical": 3, "DeregisterCriticalServiceAfter": "1800000ms",
+    }  # fmt: skip
+    assert local["TCP"] == "127.0.0.1:9000"
+    assert inside["TTL"] == "20000ms"
+
+
+@pytest.mark.parametrize(
+    ("check", "field", "place"),
+    [
+        ("http:/health", "HTTP", "http://10.0.0.1:8000/health"),
+        ("http://127.0.0.1:8001/health", "HTTP", "http://127.0.0.1:8001/health"),
+        ("https://shop.example/health", "HTTP", "https://shop.example:443/health"),
+        ("http://[fd00::1]:8001", "HTTP", "http://[fd00::1]:8001"),
+        ("tcp", "TCP", "10.0.0.1:8000"),
+        ("tcp::8001", "TCP", "10.0.0.1:8001"),
+        ("tcp:[::1]:8001", "TCP", "[::1]:8001"),
+        ("grpc://:8001/shop", "GRPC", "10.0.0.1:8001/shop"),
+        ("grpc:/shop", "GRPC", "10.0.0.1:8000/shop"),
+    ],
+)
+def test_a_check_may_be_at_another_place(check: str, field: str, place: str) -> None:
+    (found,) = wanted(SVCINIT_CHECK=check)["Checks"]
+    assert found[field] == place
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "http://",
+        "http://:0/",
+        "http://a b:80/",
+        "http://u@h:80/",
+        "tcp:",
+        "tcp:host",
+        "tcp:host:x",
+        "tcp://h:1",
+        "none:x",
+    ],
+)
+def test_a_place_that_is_none_is_refused(check: str) -> None:
+    with pytest.raises(ConfigError, match="SVCINIT_CHECK="):
+        settings_of(SVCINIT_CHECK=check)
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        ("{", "neither JSON nor YAML"),
+        ('{"name": "a"}', "is no list of mappings"),
+        ('[{"kind": "tcp"}]', "needs a name and a kind"),
+        ('[{"name": "a", "kind": "tcp"}, {"name": "a", "kind": "tcp"}]', "the name a is given twice"),
+        ('[{"name": "a/b", "kind": "tcp"}]', "expected a name"),
+        ('[{"name": "a", "kind": "grpc", "via": "ttl"}]', "svcinit itself cannot probe gRPC"),
+        ('[{"name": "a", "kind": "tcp", "interval": "0s"}]', "interval='0s'"),
+        ('[{"name": "a", "kind": "tcp", "often": 1}]', "often is unknown"),
+        ('[{"name": "a", "kind": "none"}]', "leave the entry out"),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_checks_is_said(checks: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        services(settings_of(SVCINIT_CHECKS=checks))
+    assert said in str(caught.value)
+    assert caught.value.fields["variable"] == "SVCINIT_CHECKS"
+
+
+def test_an_entry_of_services_may_have_several_checks_and_no_port_of_its_own() -> None:
+    listed = '[{"name": "admin", "check": "none", "checks": [{"name": "up", "kind": "tcp::9000"}], "weights": "5,1"}]'
+    _, admin = services(settings_of(SVCINIT_SERVICES=listed))
+    found = definition(admin, "10.0.0.1", "", "life")
+    assert [check["TCP"] for check in found["Checks"]] == ["10.0.0.1:9000"]
+    assert found["Weights"] == {"Passing": 5, "Warning": 1}
+
+
+def test_weights_and_tagged_addresses_are_registered_and_repaired() -> None:
+    made = wanted(SVCINIT_WEIGHTS="10,2", SVCINIT_TAGGED_ADDRESSES="lan=10.0.0.5,wan=198.51.100.7:80")
+    assert made["Weights"] == {"Passing": 10, "Warning": 2}
+    lan, wan = {"Address": "10.0.0.5", "Port": 8000}, {"Address": "198.51.100.7", "Port": 80}
+    assert made["TaggedAddresses"] == {"lan": lan, "wan": wan}
+    record = {
+        **made, "Service": "web", "TaggedAddresses": {"lan": lan, "wan": wan, "lan_ipv4": {"Address": "10.0.0.1"}}
+    }  # fmt: skip
+    actual = {"Service": record, "Checks": [{"CheckID": "service:web"}]}
+    assert differences(actual, made) == []
+    record["Weights"] = {"Passing": 1, "Warning": 1}
+    record["TaggedAddresses"] = {"lan": lan}
+    assert differences(actual, made) == ["weights", "tagged addresses"]
+
+
+@pytest.mark.parametrize("value", ["0", "1,2,3", "x", "70000", "-1"])
+def test_weights_that_consul_refuses_are_a_fault(value: str) -> None:
+    with pytest.raises(ConfigError, match="SVCINIT_WEIGHTS"):
+        settings_of(SVCINIT_WEIGHTS=value)
+
+
+# the port
+
+
+def test_a_port_that_another_process_listens_on_is_refused_and_a_free_one_is_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        settings = settings_of(SVCINIT_PORT=str(number), SVCINIT_ADVERTISE="")
+        with pytest.raises(Unavailable, match=f"port {number} is in use") as caught:
+            ports.require_free_ports(settings)
+        assert caught.value.fields["variable"] == "SVCINIT_PORT"
+        ports.require_free_ports(settings_of(SVCINIT_PORT=str(number), SVCINIT_PORT_CHECK="0"))
+    ports.require_free_ports(settings)
+
+
+def test_an_instance_at_another_address_of_this_host_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_is_local", lambda _: True)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports.require_free_ports(settings_of(SVCINIT_PORT=str(other.getsockname()[1])))
+    with socket.create_server(("0.0.0.0", 0)) as other, pytest.raises(Unavailable):
+        ports.require_free_ports(settings_of(SVCINIT_PORT=str(other.getsockname()[1])))
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_ipv6_is_looked_at_too(host: str) -> None:
+    with socket.create_server((host, 0), family=socket.AF_INET6) as other:
+        assert list(ports.listeners(other.getsockname()[1])) == [host]

@@ -1,0 +1,361 @@
+"""What is registered, when, and with which status. The agent, the clock and the probes' children are the tests'."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fake_consul import FakeClock, FakeConsul
+from svcinit.agent.registration.checks import CRITICAL, PASSING
+from svcinit.agent.registration.keeper import Keeper
+from svcinit.agent.registration.presence import BEAT, Presence
+from svcinit.agent.registration.probes import Probe
+from svcinit.agent.registration.services import services
+from svcinit.agent.registration.wakeup import Wakeup
+from svcinit.errors import EX_OK, Outcome, Unavailable
+from svcinit.processes.init import memfd
+from svcinit.settings.environment import Settings, read
+
+WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_ID": "web", "SVCINIT_PORT": "8000", "SVCINIT_ADVERTISE": "10.0.0.1"}
+MARK = {"svcinit": "earlier-0123456789abcdef"}
+
+
+def settings_of(**more: str) -> Settings:
+    return read({**WEB, **more}, "/nosuch")
+
+
+@pytest.fixture
+def consul() -> FakeConsul:
+    return FakeConsul()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    return FakeClock()
+
+
+class FakeChild:
+    """Ends at once, with the status that the test has set for it."""
+
+    codes: list[int]
+
+    def __init__(self, body: Callable[[], int], seconds: float) -> None:
+        self.late, self.output, self.is_cut = 0.0, b"said", False
+        self.code: int | None = None
+
+    def turn(self, now: float) -> bool:
+        self.code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+        return True
+
+    def end(self) -> None: ...
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit statuses of the next probes; the last one stays."""
+    codes = [0]
+    monkeypatch.setattr(FakeChild, "codes", codes, raising=False)
+    monkeypatch.setattr(Probe.__init__, "__defaults__", (FakeChild,))
+    return codes
+
+
+def keeper(consul: FakeConsul, clock: FakeClock, **more: Any) -> Keeper:
+    (service,) = services(settings_of())
+    options = {"advertise": "10.0.0.1", "first_sync": True, "known_ready": False, **more}
+    return Keeper(service, consul, "life", 30.0, now=clock, **options)  # type: ignore[arg-type]
+
+
+# the keeper
+
+
+def test_what_an_earlier_run_left_is_removed_at_our_place_only(consul: FakeConsul, clock: FakeClock) -> None:
+    for id, address, port, meta in (
+        ("ghost", "10.0.0.1", 8000, MARK),
+        ("elsewhere", "10.0.0.1", 8001, MARK),
+        ("other-address", "10.0.0.2", 8000, MARK),
+        ("by-hand", "10.0.0.1", 8000, {}),
+    ):
+        consul.registered[id] = {"ID": id, "Service": "web", "Address": address, "Port": port, "Meta": meta}
+    keeper(consul, clock).sync(ready=True)
+    assert consul.made("deregister") == [("deregister", "ghost")]
+
+
+def test_where_ports_are_shared_only_the_same_id_is_replaced(consul: FakeConsul, clock: FakeClock) -> None:
+    for id in ("web", "sibling"):
+        consul.registered[id] = {
+            "ID": id, "Service": "web", "Address": "10.0.0.1", "Port": 8000, "Meta": MARK, "_checks": []
+        }  # fmt: skip
+    made = keeper(consul, clock, owns_port=False)
+    made.sync(ready=True)
+    assert consul.made("deregister") == []
+    assert made.registered
+
+
+def test_an_earlier_registration_with_our_id_is_replaced_without_a_gap(consul: FakeConsul, clock: FakeClock) -> None:
+    """Another svcinit with the same id, if it runs, would repair a registration that is missing for a moment."""
+    keeper(consul, clock).sync(ready=True)
+    first = keeper(consul, clock)
+    first._life = "first"
+    first.sync(ready=True)
+    assert consul.made("deregister") == []
+    assert consul.registered["web"]["Meta"]["svcinit"].startswith("first-")
+    later = keeper(consul, clock)
+    later.sync(ready=True)
+    first.sync(ready=True)
+    assert "another svcinit" in first.trouble
+    assert first.deregister() is False
+
+
+def test_before_it_is_ready_an_earlier_registration_is_removed_and_nothing_registered(
+    consul: FakeConsul, clock: FakeClock
+) -> None:
+    consul.registered["web"] = {"ID": "web", "Service": "web", "Meta": MARK, "_checks": []}
+    made = keeper(consul, clock)
+    made.sync(ready=False)
+    assert consul.calls == [("deregister", "web")]
+    assert not made.registered
+
+
+def test_the_pause_after_a_failure_grows_and_begins_anew_after_a_success(consul: FakeConsul, clock: FakeClock) -> None:
+    made, pauses = keeper(consul, clock), []
+    for fails in (True, True, True, False, True, True):
+        consul.fails = Unavailable("no answer") if fails else None
+        made.sync(ready=True)
+        pauses.append(made.due - clock())
+    assert pauses == [0.25, 0.5, 1.0, 30.0, 0.25, 0.5]
+
+
+def test_a_change_of_the_record_does_not_end_a_pause(consul: FakeConsul, clock: FakeClock) -> None:
+    made = keeper(consul, clock)
+    consul.fails = Unavailable("no answer")
+    made.sync(ready=True)
+    due = made.due
+    made.changed()
+    assert made.due == due
+
+
+def test_after_the_agent_lost_its_data_the_check_has_its_last_status(consul: FakeConsul, clock: FakeClock) -> None:
+    made = keeper(consul, clock, known_ready=True)
+    made.sync(ready=True)
+    assert consul.statuses == {"service:web": PASSING}
+    consul.registered.clear()  # before the agent's first probe
+    made.sync(ready=True)
+    assert consul.statuses == {"service:web": PASSING}
+    consul.statuses["service:web"] = CRITICAL
+    made.sync(ready=True)
+    consul.registered.clear()
+    made.sync(ready=True)
+    assert consul.statuses == {"service:web": CRITICAL}
+
+
+def test_without_readiness_a_service_is_registered_with_consuls_own_default(
+    consul: FakeConsul, clock: FakeClock
+) -> None:
+    keeper(consul, clock).sync(ready=True)
+    assert consul.statuses == {"service:web": CRITICAL}
+
+
+# presence
+
+
+class Started:
+    """A presence whose turns the test takes."""
+
+    def __init__(self, consul: FakeConsul, clock: FakeClock, folder: pathlib.Path, **env: str) -> None:
+        self.consul, self.clock = consul, clock
+        self.ready = memfd("ready")
+        settings = settings_of(SVCINIT_RUN=str(folder), **env)
+        self.presence = Presence(
+            settings, consul, lambda: None, life="life", first=True, ready=self.ready, now=clock  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def turns(self, seconds: float = 0.0) -> None:
+        """All turns up to `seconds` later."""
+        until = self.clock.now + seconds
+        while True:
+            for _ in range(3):
+                self.presence.turn(self.clock.now)
+            if self.clock.now >= until:
+                return
+            self.clock.now = min(until, self.clock.now + max(0.05, self.presence._until_due()))
+
+
+@pytest.fixture
+def start(consul: FakeConsul, clock: FakeClock, tmp_path: pathlib.Path) -> Iterator[Callable[..., Started]]:
+    made: list[Started] = []
+
+    def begin(**env: str) -> Started:
+        made.append(Started(consul, clock, tmp_path, **env))
+        return made[-1]
+
+    yield begin
+    for each in made:
+        each.presence._connections.close()
+        each.presence._clock.close()
+        os.close(each.ready)
+
+
+@pytest.mark.parametrize("check", ["http:/", "exec:true"])
+@pytest.mark.parametrize("more", [{}, {"SVCINIT_CHECK_SUCCESSES": "3"}])
+def test_a_service_is_registered_as_passing_the_moment_it_is_ready(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul, check: str, more: dict[str, str]
+) -> None:
+    """A probe before that found a service that was still starting."""
+    started = start(SVCINIT_READY=check, SVCINIT_CHECK=check, SVCINIT_CHECK_VIA="ttl", **more)
+    results[:] = [2]
+    started.turns(3)
+    assert consul.made("register") == []
+    results[:] = [0]
+    started.turns(0.5)
+    assert consul.made("register") == [("register", "web")]
+    assert consul.statuses == {"service:web": PASSING}
+
+
+def test_a_check_other_than_ready_is_probed_before_the_registration(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul
+) -> None:
+    started = start(SVCINIT_READY="tcp", SVCINIT_CHECK="http:/", SVCINIT_CHECK_VIA="ttl", SVCINIT_CHECK_SUCCESSES="2")
+    results[:] = [2, 2, 0]
+    started.turns(2)
+    assert consul.statuses == {"service:web": PASSING}
+    assert consul.made("register") == [("register", "web")]
+
+
+def test_a_check_that_fails_although_the_service_is_ready_is_registered_as_critical(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul
+) -> None:
+    started = start(SVCINIT_READY="tcp", SVCINIT_CHECK="http:/", SVCINIT_CHECK_VIA="ttl")
+    results[:] = [0, 2]
+    started.turns(2)
+    assert consul.statuses == {"service:web": CRITICAL}
+
+
+def test_a_loss_of_the_agents_data_within_the_first_interval_leaves_it_passing(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul
+) -> None:
+    started = start(SVCINIT_READY="http:/", SVCINIT_CHECK="http:/", SVCINIT_CHECK_VIA="ttl")
+    started.turns(1)
+    consul.registered.clear()
+    consul.statuses.clear()
+    started.presence.keepers[0].changed()
+    results[:] = [2]  # not probed again before its interval is over
+    started.turns(1)
+    assert consul.statuses == {"service:web": PASSING}
+
+
+def test_a_service_that_never_becomes_ready_is_not_registered(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = start(SVCINIT_READY="http:/", SVCINIT_START_TIMEOUT="3s")
+    results[:] = [2]
+
+    def wait(_: object, seconds: float | None) -> None:
+        started.clock.now += max(seconds or 0.0, 0.01)
+
+    monkeypatch.setattr(started.presence._clock, "wait", wait)
+    assert started.presence.run() == Outcome.NOT_READY
+    assert consul.calls == []
+
+
+def test_a_registration_that_another_program_removes_is_repaired_at_once(
+    start: Callable[..., Started], consul: FakeConsul
+) -> None:
+    """The agent answers the query that waits for a change of its record."""
+    path = "/v1/agent/service/web"
+    consul.answers[path] = {"ContentHash": "one"}, 0
+    started = start()
+    started.turns(0.1)
+    del consul.answers[path]
+    started.turns(1)
+    assert consul.asked[-1].query["hash"] == "one"
+    consul.registered.clear()
+    consul.answers[path] = None, 0
+    consul.asked[-1].answer()
+    started.turns(0)
+    assert consul.made("register") == [("register", "web")] * 2
+
+
+def test_an_agent_that_ends_is_asked_at_once_and_then_with_pauses(
+    start: Callable[..., Started], consul: FakeConsul
+) -> None:
+    consul.answers["/v1/agent/service/web"] = {"ContentHash": "one"}, 0
+    started = start()
+    started.turns(0.1)
+    consul.answers.clear()
+    started.turns(1)
+    consul.fails = Unavailable("connection reset")
+    consul.asked[-1].answer()  # the end of the connection is readable, too
+    started.turns(0)
+    assert started.presence.keepers[0].trouble == "connection reset"
+    assert started.presence.keepers[0].due > started.clock()
+
+
+def test_one_container_without_a_watch_has_one_query_in_flight(
+    start: Callable[..., Started], consul: FakeConsul
+) -> None:
+    started = start(SVCINIT_SERVICES='[{"name": "a", "port": 1}, {"name": "b", "port": 2}]')
+    started.turns(100)
+    assert consul.most_channels == 1
+
+
+def test_presence_waits_no_longer_than_a_beat_and_never_without_an_end(
+    start: Callable[..., Started], consul: FakeConsul
+) -> None:
+    started = start()
+    for _ in range(50):
+        started.presence.turn(started.clock.now)
+        assert 0 <= started.presence._until_due() <= BEAT
+        started.clock.now += 1
+
+
+def test_deregistering_closes_the_query_last(start: Callable[..., Started], consul: FakeConsul) -> None:
+    started = start()
+    started.turns(1)
+    assert consul.open_channels
+    assert started.presence.deregister() == EX_OK
+    assert consul.open_channels == []
+    assert consul.registered == {}
+
+
+# the wakeup
+
+
+@pytest.fixture
+def blocked() -> Iterator[None]:
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    yield
+    signal.sigtimedwait({signal.SIGTERM, signal.SIGHUP}, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+@pytest.mark.parametrize("has_signalfd", [True, False])
+@pytest.mark.usefixtures("blocked")
+def test_a_pending_signal_ends_a_wait_and_its_sender_is_known(
+    has_signalfd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Wakeup({signal.SIGTERM}, 1.0)
+    if not has_signalfd:
+        waits.close()
+    os.kill(os.getpid(), signal.SIGTERM)
+    taken = waits.take({signal.SIGTERM}, 20.0)
+    assert taken is not None
+    assert (taken.si_signo, taken.si_pid) == (signal.SIGTERM, os.getpid())
+    waits.close()
+
+
+@pytest.mark.usefixtures("blocked")
+def test_a_descriptor_ends_a_wait_without_a_signal() -> None:
+    waits, (read_end, write_end) = Wakeup({signal.SIGTERM}, 1.0), os.pipe()
+    os.write(write_end, b"1")
+    waits.descriptors = [read_end]
+    assert waits.take({signal.SIGTERM}, 20.0) is None
+    for descriptor in (read_end, write_end):
+        os.close(descriptor)
+    waits.close()

@@ -1,0 +1,271 @@
+"""SVCINIT_WATCH with more inputs than connections: the queries take turns. The agent, the clock and the worker are the
+tests' own."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fake_consul import FakeClock, FakeConsul
+from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.watch import follower
+from svcinit.agent.watch.blocking import GRACE, ROTATION, WAIT, Connections
+from svcinit.agent.watch.follower import POLL_INTERVAL, Follower, Slots
+from svcinit.agent.watch.queries import Keys, Peers
+from svcinit.errors import EX_SOFTWARE, Unavailable
+from svcinit.processes.init import NEWS, memfd, refill
+from svcinit.settings.environment import read
+
+CONNECTIONS = 3
+
+
+class FakeWorker:
+    """Remembers what it was given; the test ends its work."""
+
+    made: list[FakeWorker]
+
+    def __init__(self, warm_up: Callable[[], None], work: object) -> None:
+        self.work: list[bytes] = []
+        self.code: int | None = None
+        self.killed = False
+        self.done = 0
+        self.made.append(self)
+
+    def begin(self, data: bytes) -> None:
+        self.work.append(data)
+
+    def ended(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        self.killed, self.code = True, -9
+
+
+class Following:
+    """A follower of `services` services, whose turns the test takes."""
+
+    def __init__(self, consul: FakeConsul, clock: FakeClock, services: int, slots: list[int]) -> None:
+        self.consul, self.clock, self.slots = consul, clock, Slots(*slots)
+        env = {
+            "SVCINIT_SERVICE": "web",
+            "SVCINIT_WATCH": "1",
+            "SVCINIT_SETTLE": "0s",
+            "SVCINIT_KV_PREFIX": "config/web",
+        }
+        settings = read({**env, "SVCINIT_WATCH_CONNECTIONS": str(CONNECTIONS)}, "/nosuch")
+        self.inputs = [InputId(Kind.KV, "config/web"), *(InputId(Kind.PEERS, f"p{n}") for n in range(services))]
+        self.verdict(self.slots.inputs)
+        self.follower = Follower(
+            settings, consul, ("true",), self.slots, "life",  # type: ignore[arg-type]
+            start_worker=FakeWorker, wall_clock=clock,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def verdict(self, slot: int, changed: tuple[str, ...] = ()) -> None:
+        versions = [[*each, "0"] for each in self.inputs]
+        found = {
+            "argv": ["true"], "env": {}, "changed": list(changed), "said": [],
+            "inputs": {"counts": [], "versions": versions},
+        }  # fmt: skip
+        refill(slot, json.dumps(found).encode())
+
+    def turns(self, seconds: float) -> None:
+        """All turns of so many seconds. A query that is not answered at once is answered at its own end."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.follower.turn(self.clock.now)
+            self.follower.turn(self.clock.now)
+            ends = self.ends()
+            due = max(self.follower.due, self.clock.now + 0.05)
+            self.clock.now = min([until, due, *(end for end, _ in ends)])
+            for end, channel in ends:
+                if end <= self.clock.now:
+                    self.answer(channel)
+
+    def ends(self) -> list[tuple[float, Any]]:
+        waits = [(each.query.get("wait", "0ms"), each) for each in self.consul.open_channels if each.path]
+        return [(self.clock.now + max(0.05, float(wait.removesuffix("ms")) / 1000), each) for wait, each in waits]
+
+    def answer(self, channel: Any) -> None:
+        content: Any = {} if channel.path.startswith("/v1/kv/") else []
+        self.consul.answers[channel.path] = content, 7
+        channel.path, path = "", channel.path
+        channel.answered = path
+        channel.answer()
+
+
+class Consul(FakeConsul):
+    def kv_query(self, dc: str | None) -> dict[str, str]:
+        return {"recurse": ""}
+
+    def pairs(self, path: str, answer: dict[str, bytes]) -> dict[str, bytes]:
+        return answer
+
+    def dns_only_passing(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Following]]:
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    monkeypatch.setattr(FakeWorker, "made", [], raising=False)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    slots = [memfd(name) for name in ("inputs", "news", "memory", "lock", "secrets", "begun", "intent")]
+    made: list[Following] = []
+
+    def begin(services: int) -> Following:
+        made.append(Following(Consul(), FakeClock(), services, slots))
+        return made[-1]
+
+    yield begin
+    for each in made:
+        each.follower._connections.close()
+    for slot in slots:
+        os.close(slot)
+
+
+def waits(consul: FakeConsul) -> set[float]:
+    return {float(each.query["wait"].removesuffix("ms")) / 1000 for each in consul.asked if "wait" in each.query}
+
+
+@pytest.mark.parametrize("services", [0, 1, 2, 3, 16, 100])
+def test_no_container_has_more_connections_than_it_may(follow: Callable[[int], Following], services: int) -> None:
+    made = follow(services)
+    made.turns(60)
+    assert made.consul.most_channels == min(CONNECTIONS, 1 + services)
+
+
+def test_each_input_is_asked_for_at_least_every_ten_seconds(follow: Callable[[int], Following]) -> None:
+    made = follow(16)
+    made.turns(3 * ROTATION)
+    assert all(each.digest for each in made.follower._queries())
+    oldest = min(each.asked_at for each in made.follower._queries())
+    assert made.clock.now - oldest <= ROTATION * 1.2
+    assert max(waits(made.consul)) == pytest.approx(ROTATION * CONNECTIONS / 17, abs=0.001)
+
+
+def test_where_each_query_has_its_connection_it_blocks_for_long_and_asks_the_servers(
+    follow: Callable[[int], Following],
+) -> None:
+    made = follow(CONNECTIONS - 1)
+    made.turns(300)
+    assert waits(made.consul) == {WAIT[1]}
+    assert not any("cached" in each.query for each in made.consul.asked)
+
+
+def test_queries_for_peers_that_take_turns_are_answered_from_the_agents_cache(
+    follow: Callable[[int], Following],
+) -> None:
+    made = follow(CONNECTIONS)
+    made.turns(30)
+    assert [query.query().get("cached") for query in made.follower._queries()] == [None, "", "", ""]
+
+
+def test_a_follower_that_waits_for_connections_is_not_due_all_the_time(follow: Callable[[int], Following]) -> None:
+    made = follow(16)
+    made.follower.turn(made.clock.now)
+    assert len(made.follower.descriptors()) == CONNECTIONS
+    assert made.follower.due > made.clock.now + 1
+
+
+def test_a_query_that_fails_leaves_its_connection_to_the_others(follow: Callable[[int], Following]) -> None:
+    made = follow(16)
+    made.turns(15)
+    made.consul.fails = Unavailable("connection reset")
+    for channel in list(made.consul.open_channels):
+        channel.answer()
+    made.follower.turn(made.clock.now)
+    assert made.consul.open_channels == []
+    made.consul.fails = None
+    made.turns(60)
+    assert not any(each.trouble for each in made.follower._queries())
+
+
+def changed(made: Following) -> FakeWorker:
+    """A change of the keys has come and is handed to the worker."""
+    made.turns(1)
+    made.follower.turn(made.clock.now)
+    (worker,) = FakeWorker.made
+    return worker
+
+
+def test_a_first_answer_that_differs_from_what_was_prepared_is_a_change(follow: Callable[[int], Following]) -> None:
+    made = follow(0)
+    assert len(changed(made).work) == 1
+    assert made.follower.pending_since is not None
+
+
+def test_an_answer_that_is_in_use_already_is_none(follow: Callable[[int], Following]) -> None:
+    made = follow(0)
+    (keys,) = made.follower._keys
+    keys.known = "x"
+    assert keys.accept({})
+    keys.known = keys.digest
+    assert changed(made).work == []
+
+
+def test_a_worker_that_hangs_is_killed_and_the_change_prepared_again(follow: Callable[[int], Following]) -> None:
+    made = follow(0)
+    worker = changed(made)
+    made.clock.now = made.follower._late - 0.1
+    made.follower.turn(made.clock.now)
+    assert not worker.killed
+    made.clock.now += 0.2
+    made.follower.turn(made.clock.now)
+    assert worker.killed
+    assert made.follower.trouble
+    assert made.clock.now < made.follower._retry_at <= made.clock.now + follower.BACKOFF[0]
+
+
+@pytest.mark.parametrize(("code", "retried"), [(EX_SOFTWARE, True), (75, True), (-11, True), (78, False)])
+def test_only_what_another_try_can_change_is_tried_again(
+    follow: Callable[[int], Following], code: int, retried: bool
+) -> None:
+    made = follow(0)
+    changed(made).code = code
+    made.follower.turn(made.clock.now)
+    assert (made.follower._retry_at < float("inf")) == retried
+
+
+def test_init_is_notified_of_a_changed_file_once(
+    follow: Callable[[int], Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, number: sent.append(number))
+    made = follow(0)
+    changed(made)
+    made.verdict(made.slots.news, ("/etc/a",))
+    for _ in range(5):
+        made.follower.turn(made.clock.now)
+    assert sent == [NEWS]
+    assert made.follower.due - made.clock.now > POLL_INTERVAL
+
+
+def test_a_change_of_no_file_is_not_news(follow: Callable[[int], Following], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, number: sent.append(number))
+    made = follow(0)
+    changed(made)
+    made.verdict(made.slots.news)
+    made.follower.turn(made.clock.now)
+    assert sent == []
+    assert os.fstat(made.slots.news).st_size == 0
+
+
+@pytest.mark.parametrize("kind", [Keys, Peers])
+def test_a_query_whose_answer_does_not_come_is_given_up(kind: type[Any]) -> None:
+    consul: Any = Consul()
+    domain = ["consul"] if kind is Peers else []
+    query = kind(consul, Connections(consul, 1), InputId(Kind.PEERS, "db"), *domain)
+    query.turn(1000.0)
+    assert query.is_in_flight
+    query.turn(1000.0 + GRACE - 1)
+    assert query.is_in_flight
+    query.turn(1000.0 + GRACE)
+    assert not query.is_in_flight
+    assert query.trouble
