@@ -245,7 +245,7 @@ class Reload:
 
     @property
     def _has_ready(self) -> bool:
-        return self.settings.ready[0] != "none"
+        return self.settings.ready.kind != "none"
 
     def _verify(self) -> bool:
         """Start SVCINIT_RELOAD_VERIFY, if it is set and this is the first notification of the reload."""
