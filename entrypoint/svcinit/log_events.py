@@ -14,6 +14,7 @@ EventName = Literal[
     "internal_error",
     "rendered",
     "unavailable",
+    "no_splay",
     "empty",
     "peers_by_health",
     "peers_maybe_missing",

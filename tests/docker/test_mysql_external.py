@@ -86,7 +86,7 @@ def test_it_is_in_dns_while_it_answers_and_where_its_name_leads_to(
         "app", "sleep", "infinity", options=("--volume", f"{tmp_path}/templates:/etc/svcinit/templates:ro"),
         SVCINIT_WAIT_FOR="mysql", SVCINIT_RELOAD="none",
     )  # fmt: skip
-    app.says("mysql: 0 of 1 instances in DNS; trying again", PATIENCE)
+    app.says("mysql: 0 of 1 instances in DNS", PATIENCE)
     keeper = place.keeper()
     eventually(lambda: place.consul.instances("mysql"), f"it is registered: {keeper.logs}", PATIENCE)
     assert place.found() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import signal
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def known(make_service: MakeService, own_consul: ConsulAgent) -> Service:
     own_consul.kv_put("config/web/env/COLOUR", "blue")
     own_consul.register("mysql", 3306, address="10.1.1.1")
     service = make_service(own_consul)
-    service.env |= {"SVCINIT_START_TIMEOUT": "1s", "SVCINIT_WAIT_FOR": "mysql"}
+    service.env["SVCINIT_WAIT_FOR"] = "mysql"
     service.env["SVCINIT_CACHE"] = str(service.folder / "volume" / "cache.json")
     text = '{{ key("n") }} {{ service("mysql")|hostports|join(",") }} {{ node }} {{ this.address }}\n'
     service.template("app.ini", text)
@@ -37,6 +38,7 @@ def known(make_service: MakeService, own_consul: ConsulAgent) -> Service:
     assert first.stop() == 0
     (service.out / "app.ini").rename(service.folder / "before")
     service.log.unlink()
+    service.env["SVCINIT_START_TIMEOUT"] = "1s"
     return service
 
 
@@ -106,7 +108,7 @@ def test_a_cache_that_is_damaged_is_said_to_be_and_not_used(known: Service) -> N
     svcinit = known.start()
     assert svcinit.wait() == 69
     assert "is not used: it is damaged: its checksum is wrong" in svcinit.err
-    assert "exit 69: not ready within SVCINIT_START_TIMEOUT=1s" in svcinit.err
+    assert " s (SVCINIT_START_TIMEOUT=1s)\n" in svcinit.err
     assert known.notes == []
 
 
@@ -143,3 +145,38 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_else_suffers(known: 
     is_passing(known)
     assert "warning: SVCINIT_CACHE='/proc/svcinit/cache.json' cannot be written: " in svcinit.err
     assert svcinit.stop() == 0
+
+
+def test_without_consul_and_cache_a_start_with_defaults_is_degraded_until_consul_answers(
+    known: Service, tmp_path: pathlib.Path
+) -> None:
+    known.env |= {
+        "SVCINIT_CACHE": str(tmp_path / "none" / "cache.json"),
+        "SVCINIT_START_WITHOUT": "defaults",
+        "SVCINIT_WATCH": "1",
+        "SVCINIT_SETTLE": "0s",
+    }
+    known.template("app.ini", '{{ key_or_default("n", "none") }} {{ service("mysql") | length }}')
+    known.consul.stop()
+    svcinit = known.start()
+    svcinit.says("started")
+    assert (known.out / "app.ini").read_text() == "none 0"
+    assert json.loads(ctl(svcinit, "status", "--json")[1])["degraded"]
+    known.consul.start()
+    known.consul.kv_put("config/web/n", "2")
+    known.consul.register("mysql", 3306, address="10.1.1.1")
+    has_state(svcinit, state="running", degraded="")
+    eventually(lambda: (known.out / "app.ini").read_text() == "2 1", "the first answer is a reload")
+    assert svcinit.stop() == 0
+
+
+def test_a_start_with_defaults_ends_with_69_where_a_template_has_none(known: Service, tmp_path: pathlib.Path) -> None:
+    known.env |= {
+        "SVCINIT_CACHE": str(tmp_path / "none" / "cache.json"),
+        "SVCINIT_START_WITHOUT": "defaults",
+        "SVCINIT_WATCH": "1",
+    }
+    known.consul.stop()
+    svcinit = known.start()
+    assert svcinit.wait() == 69
+    assert "there is no key n" in svcinit.err

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from testing import planted
 from testing.consul import ConsulAgent
 from testing.process import Running
 from testing.secured import GuardedConsul, Token
@@ -85,6 +86,27 @@ def started(guarded_service: Service, token: Token) -> Running:
     svcinit = guarded_service.start()
     is_passing(guarded_service)
     return svcinit
+
+
+def test_a_token_that_is_made_after_the_start_is_waited_for(guarded: GuardedConsul, guarded_service: Service) -> None:
+    secret = planted.token()
+    guarded_service.env["CONSUL_HTTP_TOKEN"] = secret
+    svcinit = guarded_service.start()
+    svcinit.says("is denied (ACL not found)")
+    svcinit.says("Consul does not know the token, or not yet; trying again for up to ")
+    guarded.grant(LEAST, secret)
+    is_passing(guarded_service)
+    assert svcinit.stop() == 0
+
+
+def test_a_token_without_the_rule_ends_the_start_at_once(guarded: GuardedConsul, guarded_service: Service) -> None:
+    guarded_service.env["CONSUL_HTTP_TOKEN"] = guarded.grant('key_prefix "other/" { policy = "read" }').secret
+    guarded_service.env["SVCINIT_KV_PREFIX"] = "config/web"
+    guarded_service.env["SVCINIT_SERVICE"] = "web"
+    began = time.monotonic()
+    svcinit = guarded_service.start()
+    assert svcinit.wait() == 78
+    assert time.monotonic() - began < AT_ONCE
 
 
 def test_a_token_that_is_revoked_is_told_and_once_given_back_all_works_again(

@@ -122,9 +122,9 @@ class FakeCrew:
         self._start(Role.ROLLBACK)
         return self.undoable
 
-    def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+    def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
         self.unfinished = False  # it puts back first
-        self._start(Role.PREPARE, "cached" if cached else "")
+        self._start(Role.PREPARE, fallback)
 
     def start_main(self) -> bool:
         if self.room:

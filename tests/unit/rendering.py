@@ -38,6 +38,7 @@ class Data:
         self.kv = kv or {}
         self.env = env or {}
         self.node = "host1"
+        self.token_hint = ""
         self.this = This()
         self._peers = peers or {}
         self.asked: list[tuple[str, str | None, str | None]] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import time
 from typing import Any
 
 import pytest
 
-from svcinit.agent.consul.answers import Away, Reply
+from svcinit.agent.consul.answers import Away, Cause, Denied, Reply
 from svcinit.agent.consul.backoff import pause_before, retry_after
 from svcinit.agent.prepare import transaction
 from svcinit.agent.prepare.inputs import InputId, Kind
@@ -18,7 +19,7 @@ from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch import blocking, queries
 from svcinit.agent.watch.blocking import Connections
-from svcinit.errors import EX_OK
+from svcinit.errors import EX_CONFIG, EX_OK, EX_TEMPFAIL, ConfigError, SvcinitError
 from svcinit.processes.init import memfd
 from svcinit.settings.environment import read
 
@@ -75,12 +76,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-@pytest.mark.parametrize("asked", [None, 120.0, FOREVER])
-@pytest.mark.parametrize("back_after", [0.1, 30.0, 59.999, None])
-def test_a_start_goes_on_trying_until_its_time_is_over(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, asked: float | None, back_after: float | None
-) -> None:
-    began, tries = clock.now, 0
+class Logged:
+    """Lines of the log, by event."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def warning(self, event: str, _message: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+
+def prepare(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, error: SvcinitError, back_after: float, memory: bytes = b"",
+    env: dict[str, str] | None = None,
+) -> tuple[int, int, Logged]:  # fmt: skip
+    """A preparation of 60 s that fails with `error` for `back_after` seconds: its outcome, tries and log."""
+    began, tries, logged = clock.now, 0, Logged()
 
     class Transaction:
         def __init__(self, *_: object, **__: object) -> None:
@@ -89,32 +100,82 @@ def test_a_start_goes_on_trying_until_its_time_is_over(
         def run_and_record(self, *_: object) -> None:
             nonlocal tries
             tries += 1
-            if back_after is None or clock.now < began + back_after:
-                raise Away("away", asked)
+            if clock.now < began + back_after:
+                raise error
 
     monkeypatch.setattr(transaction, "Transaction", Transaction)
-    out = memfd("verdict")
-    call: Any = lambda: transaction.main(  # noqa: E731
-        read({}),
-        ("x",),
-        seconds=60.0,
-        out=out,
-        memory=-1,
-        fresh=-1,
-        secrets=-1,
-        lock=memfd("lock"),
-        cached=False,
-        intents=Intents(-1, -1, -1),
-        life="",
-    )
-    if back_after is None:
-        with pytest.raises(Away):
-            call()
-        assert clock.now == began + 60
-    else:
-        assert call() == EX_OK
-        assert clock.now <= began + back_after + transaction.BACKOFF[1]
+    monkeypatch.setattr(transaction, "log", logged)
+    before = memfd("memory")
+    os.write(before, memory)
+    try:
+        code = transaction.main(
+            read(env or {}), ("x",), seconds=60.0, out=memfd("verdict"), memory=before, fresh=-1, secrets=-1,
+            lock=memfd("lock"), fallback="", intents=Intents(-1, -1, -1), life="",
+        )  # fmt: skip
+    except SvcinitError as raised:
+        code = raised.code
+    return code, tries, logged
+
+
+@pytest.mark.parametrize("asked", [None, 4.0, 120.0, FOREVER])
+@pytest.mark.parametrize("back_after", [0.1, 30.0, 59.999, 60.0, FOREVER])
+def test_a_start_goes_on_trying_until_its_time_is_over_and_the_last_try_is_at_its_end(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, asked: float | None, back_after: float
+) -> None:
+    began = clock.now
+    code, tries, logged = prepare(monkeypatch, clock, Away("away", asked), back_after)
     assert tries < 200
+    assert [(event, fields["remaining_seconds"]) for event, fields in logged.lines] == [("unavailable", 60.0)]
+    if back_after > 60:
+        assert (code, clock.now) == (EX_TEMPFAIL, began + 60)
+    else:
+        assert code == EX_OK
+        assert clock.now <= began + min(60.0, back_after + transaction.BACKOFF[1])
+
+
+UNKNOWN = Denied("denied", Cause.TOKEN_UNKNOWN, rule="rule")
+DENIED = Denied("denied", rule="rule")
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "back_after", "code", "seconds"),
+    [
+        (UNKNOWN, b"", 2.0, EX_OK, 7.0),
+        (UNKNOWN, b"", FOREVER, EX_CONFIG, 60.0),
+        (UNKNOWN, b"x", 2.0, EX_CONFIG, 0.0),  # a reload
+        (DENIED, b"", 2.0, EX_CONFIG, 0.0),
+        (ConfigError("wrong"), b"", 2.0, EX_CONFIG, 0.0),
+    ],
+    ids=["unknown", "unknown-for-good", "unknown-at-a-reload", "denied", "wrong"],
+)
+def test_a_start_waits_for_a_token_that_consul_does_not_know_yet_and_for_nothing_else_that_is_wrong(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, error: SvcinitError, memory: bytes, back_after: float, code: int,
+    seconds: float,
+) -> None:  # fmt: skip
+    began = clock.now
+    found, _, logged = prepare(monkeypatch, clock, error, back_after, memory)
+    assert found == code
+    assert clock.now - began <= seconds
+    assert [event for event, _ in logged.lines] == ["unavailable"] * bool(seconds)
+
+
+@pytest.mark.parametrize(
+    ("env", "warns"),
+    [
+        ({}, True),
+        ({"SVCINIT_SPLAY": "10s"}, False),
+        ({"SVCINIT_WATCH": "0"}, False),
+        ({"SVCINIT_RELOAD": "none"}, False),
+    ],
+)
+def test_a_start_warns_where_one_change_would_restart_all_instances_at_once(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], warns: bool
+) -> None:
+    given = {"SVCINIT_WATCH": "1", "SVCINIT_RELOAD": "restart", **env}
+    _, _, logged = prepare(monkeypatch, clock, Away("away"), 3.0, env=given)
+    assert [event for event, _ in logged.lines].count("no_splay") == warns
+    _, _, logged = prepare(monkeypatch, clock, Away("away"), 0.0, b"a reload", given)
+    assert not logged.lines
 
 
 def test_a_lost_registration_is_looked_after_however_long_consul_asks_for(clock: Clock) -> None:

@@ -153,12 +153,18 @@ def test_a_template_that_cannot_be_rendered_does_not_hide_the_next(
     template("b.ini", "{{ env.NONE }}")
     template("c.ini", '{{ service("db", min=1) | length }}')
     fine = template("d.ini", '{{ key("n") }}')
-    found = examined({**env, "SVCINIT_RENDER_ARGS": "1", "SVCINIT_WAIT_FOR": "db:2"}, "--", "true", '{{ key("o") }}')
+    found = examined(
+        {**env, "SVCINIT_RENDER_ARGS": "1", "SVCINIT_WAIT_FOR": "db:2", "SVCINIT_WAIT_FOR_KEYS": "n,o"},
+        "--",
+        "true",
+        '{{ key("o") }}',
+    )
     told = found.all("template-fails")
     expected = ("there is no key m", "environment variable NONE is not set", "there is no key o")
     assert [words for words, text in zip(expected, told, strict=True) if words not in text] == []
     assert "service db has 0 of the 1 peers needed" in found.one("template-waits")
     assert "db: 0 of 2 instances in SVCINIT_SOURCE" in found.one("peers-missing")
+    assert "o" in found.one("keys-missing").split(": ")[-1]
     assert f"{fine} can be put in place" in found.well("targets")
     assert not (tmp_path / "out").exists()
 

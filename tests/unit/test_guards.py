@@ -65,9 +65,9 @@ def test_at_a_reload_prepare_may_wait_for_consul_for_half_of_the_time_only() -> 
     given: list[float] = []
 
     class Crew(FakeCrew):
-        def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+        def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
             given.append(seconds)
-            super().start_prepare(seconds=seconds, cached=cached)
+            super().start_prepare(seconds=seconds, fallback=fallback)
 
     stop: list[Event] = [Exited(Role.PRESENCE, 0), Exited(Role.MAIN, 0)]
     events: list[Event] = [Exited(Role.PREPARE, 0), Deadline(), Signalled(signal.SIGHUP), Exited(Role.PREPARE, 0)]
@@ -241,6 +241,7 @@ def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_a
     made = Follower.__new__(Follower)
     made._slots = Slots(-1, news, -1, -1, -1, -1, -1)
     made._file, made._keys, made._peers, made._attempt = [], [], {}, 0
+    made._owes_reload = False
     made._changes_since, made._started_with, made.settings = None, ([], {}), read(ENV, "/nosuch")
     pauses = []
     for fails in (True, True, True, False, True, True):

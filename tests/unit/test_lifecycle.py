@@ -208,9 +208,23 @@ def test_without_consul_the_start_falls_back_to_the_cache_once_and_a_reload_asks
     (tmp_path / "cache.json").touch()
     begun: list[Event] = [Exited(Role.PREPARE, 75), Signalled(HUP), Exited(Role.PREPARE, 0)]
     _, log = live(env, *begun, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
-    assert log[:6] == ["+prepare", "+prepare:cached", "+main", "told", "+presence", "+prepare"]
+    assert log[:6] == ["+prepare", "+prepare:cache", "+main", "told", "+presence", "+prepare"]
     code, log = live(env, Exited(Role.PREPARE, 75), Exited(Role.PREPARE, 75))
-    assert (code, log) == (69, ["+prepare", "+prepare:cached"])
+    assert (code, log) == (69, ["+prepare", "+prepare:cache"])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_without_consul_and_a_usable_cache_the_start_goes_on_with_defaults_where_that_is_asked_for(
+    tmp_path: pathlib.Path, cached: bool
+) -> None:
+    path = tmp_path / "cache.json"
+    env = {**FULL, "SVCINIT_CACHE": str(path), "SVCINIT_WATCH": "1", "SVCINIT_START_WITHOUT": "defaults"}
+    if cached:
+        path.touch()
+    away, tries = Exited(Role.PREPARE, 75), ["+prepare", *["+prepare:cache"] * cached, "+prepare:defaults"]
+    _, log = live(env, *[away] * (len(tries) - 1), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
+    assert log[: len(tries) + 1] == [*tries, "+main"]
+    assert live(env, *[away] * len(tries)) == (69, tries)
 
 
 def test_a_stop_action_that_fails_falls_back_to_term() -> None:

@@ -192,8 +192,8 @@ def test_of_two_ways_to_tell_main_the_second_is_not_lost_when_it_fails_at_first(
     crew = Clocked(*UP, HUP, PREPARED, acted, LATER, acted, TERM, *DONE)
     start_prepare = crew.start_prepare
 
-    def prepares(**given: float) -> None:
-        start_prepare(**given)  # type: ignore[arg-type]
+    def prepares(*, seconds: float, fallback: str = "") -> None:
+        start_prepare(seconds=seconds, fallback=fallback)
         crew.reloads = ["exec:second"]
 
     crew.start_prepare = prepares  # type: ignore[method-assign]

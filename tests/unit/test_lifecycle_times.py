@@ -9,7 +9,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.errors import EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Outcome
-from svcinit.lifecycle.start import FROM_CACHE
+from svcinit.lifecycle.start import STARTED_WITHOUT
 from svcinit.lifecycle.stop import KILL_TIMEOUT
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, State
@@ -47,9 +47,9 @@ class Clocked(FakeCrew):
         self.life: Lifecycle | None = None
         vars(self).update(gives)
 
-    def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+    def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
         unfinished = self.unfinished
-        super().start_prepare(seconds=seconds, cached=cached)
+        super().start_prepare(seconds=seconds, fallback=fallback)
         self.unfinished = unfinished
 
     def report(self, facts: Mapping[str, object]) -> float | None:
@@ -269,7 +269,7 @@ def test_a_start_from_the_cache_is_degraded_until_a_reload_succeeds() -> None:
     outcomes_seen: list[str] = []
     crew.report = lambda facts: outcomes_seen.append(str(facts["degraded"]))  # type: ignore[method-assign]
     assert live({**WEB, "SVCINIT_CACHE": __file__}, crew).history.degraded == ""
-    assert FROM_CACHE in outcomes_seen
+    assert STARTED_WITHOUT["cache"] in outcomes_seen
 
 
 def test_a_reload_without_anything_to_prepare_serves_its_hups_too() -> None:

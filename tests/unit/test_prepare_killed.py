@@ -84,7 +84,7 @@ class Container:
             try:
                 return transaction.main(
                     self.settings, ("main",), seconds=5, out=crew._verdict, memory=crew._memory, fresh=crew._fresh,
-                    secrets=-1, lock=crew._lock, cached=False, life=crew._life, intents=self.intents(),
+                    secrets=-1, lock=crew._lock, fallback="", life=crew._life, intents=self.intents(),
                 )  # fmt: skip
             except SvcinitError as error:
                 return error.code
@@ -283,7 +283,7 @@ def test_what_cannot_be_put_back_is_a_fault_and_is_tried_again(container: Contai
         count += 1
     (container.etc / "a").rename(container.etc / "kept")
     (container.etc / "a").mkdir()
-    with pytest.raises(ConfigError, match="a could not be put back: it is a directory"):
+    with pytest.raises(ConfigError, match="a could not be rolled back: it is a directory"):
         container.undo()
     assert container.crew.begun()
     (container.etc / "a").rmdir()

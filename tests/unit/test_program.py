@@ -22,10 +22,18 @@ LONGEST = limits.LONGEST
 
 def fault(kv: dict[str, bytes]) -> str:
     with pytest.raises(ConfigError) as raised:
-        program.environment(kv, "env")
+        program.variables(kv, "env", "exact")
     (found,) = raised.value.faults
     assert found.fields["key"] in kv
     return found
+
+
+def of_keys(kv: dict[str, bytes], form: str = "exact") -> dict[str, str]:
+    return program.environment(kv, program.variables(kv, "env", form))
+
+
+def check_sum(mine: environment.Settings, given: tuple[str, ...], argv: list[str], env: dict[str, str]) -> None:
+    program.check_sum(mine, given, argv, env, {name: f"env/{name}" for name in env})
 
 
 def starts(argv: list[str], env: dict[str, str]) -> bool:
@@ -47,12 +55,28 @@ def test_a_key_that_cannot_be_a_variable_is_named(name: str) -> None:
 def test_half_a_surrogate_pair_in_a_key_is_told_and_other_odd_bytes_pass() -> None:
     assert "half a surrogate pair" in fault({"env/A\ud800": b"x"})
     assert "NUL byte" in fault({"env/A": b"x\0"})
-    assert program.environment({"env/\udcff": b"\xff\n", "env/é": b""}, "env") == {"\udcff": "\udcff\n", "é": ""}
+    assert of_keys({"env/\udcff": b"\xff\n", "env/é": b""}) == {"\udcff": "\udcff\n", "é": ""}
+
+
+def test_keys_are_variables_in_capitals_where_that_is_asked_for() -> None:
+    kv = {"env/db/host-name": b"a", "env/log.level": b"b", "env/PORT": b"c", "env/é": b"d", "other/x": b"e"}
+    found = {"DB_HOST_NAME": "a", "LOG_LEVEL": "b", "PORT": "c", "é": "d"}
+    assert of_keys(kv, "upper") == found
+    assert "cannot be an environment variable" in fault({"env/db/host": b"a"})
+
+
+def test_two_keys_that_are_one_variable_are_a_fault_that_names_both() -> None:
+    with pytest.raises(ConfigError) as raised:
+        program.variables(
+            {"env/db/host": b"a", "env/DB_HOST": b"b", "env/x": b"c", "env/db.host": b"d"}, "env", "upper"
+        )
+    assert [found.fields["key"] for found in raised.value.faults] == ["env/DB_HOST", "env/db.host"]
+    assert all("DB_HOST" in found and "'env/" in found for found in raised.value.faults)
 
 
 def test_the_longest_variable_and_argument_are_those_that_the_kernel_takes() -> None:
     most = LONGEST - len("BIG=")
-    env = program.environment({"env/BIG": b"x" * most}, "env")
+    env = of_keys({"env/BIG": b"x" * most})
     assert starts(["true", "x" * LONGEST], env)
     assert not starts(["true"], {"BIG": "x" * (most + 1)})
     assert fault({"env/BIG": b"x" * (most + 1)}) == (
@@ -69,8 +93,8 @@ def test_arguments_that_no_program_can_be_given_are_told_together_by_number() ->
         render_arguments(words, data)
     assert [told.partition("`: ")[2] for told in raised.value.faults] == [
         f"it takes {LONGEST + 1} bytes, and the kernel takes at most {LONGEST}",
-        "its text would hold half a surrogate pair, which no argument can",
-        "its text would hold a NUL byte, which no argument can",
+        "its text would contain half a surrogate pair, which no argument can",
+        "its text would contain a NUL byte, which no argument can",
     ]
 
 
@@ -97,23 +121,23 @@ def test_too_much_together_is_told_with_the_largest_keys() -> None:
     mine, most = environment.read({}, "/nosuch"), limits.most() - limits.RESERVE
     env = {**values(most // 100_000 + 1), "LARGER": "x" * 100_001}
     with pytest.raises(ConfigError) as raised:
-        program.check_sum(mine, ("run",), ["run"], env)
+        check_sum(mine, ("run",), ["run"], env)
     (told,) = raised.value.faults
     assert f"and the kernel takes {most} beside what svcinit adds" in told
     assert told.endswith(
         "the largest are KV key env/LARGER (100001), KV key env/V000 (100000), KV key env/V001 (100000)"
     )
     assert told.fields["key"] == "env/LARGER"
-    program.check_sum(mine, ("run",), ["run"], values(most // 100_000 - 1))
+    check_sum(mine, ("run",), ["run"], values(most // 100_000 - 1))
 
 
 def test_what_the_container_was_given_is_left_to_the_kernel_until_kv_adds_to_it() -> None:
     full = environment.read({**values(limits.most() // 100_000), "MORE": "x" * 90_000}, "/nosuch")
-    program.check_sum(full, ("run",), ["run"], {})
+    check_sum(full, ("run",), ["run"], {})
     with pytest.raises(ConfigError):
-        program.check_sum(full, ("run",), ["run"], {"A": ""})
+        check_sum(full, ("run",), ["run"], {"A": ""})
     with pytest.raises(ConfigError):
-        program.check_sum(full, ("{{ a }}",), ["b"], {})
+        check_sum(full, ("{{ a }}",), ["b"], {})
 
 
 def test_hooks_with_long_commands_count_too() -> None:
@@ -122,7 +146,7 @@ def test_hooks_with_long_commands_count_too() -> None:
     mine = environment.read({"SVCINIT_PRE_START": words}, "/nosuch")
     env = values((most - 150_000) // 100_000)
     with pytest.raises(ConfigError):
-        program.check_sum(mine, ("run",), ["run"], env)
+        check_sum(mine, ("run",), ["run"], env)
 
 
 def test_faults_of_environment_arguments_and_templates_are_told_together(tmp_path: pathlib.Path) -> None:

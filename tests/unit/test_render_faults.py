@@ -157,7 +157,7 @@ def test_faults_of_arguments_are_reported_together_by_number() -> None:
     assert caught.value.faults == (
         "argument 1 of the command, line 1, `{{ a }}`: a is not defined",
         "argument 3 of the command, line 1, `--b={{ key('b') }}`: there is no key b; there are no keys at all",
-        "argument 4 of the command, `{{ '\\0' }}`: its text would hold a NUL byte, which no argument can",
+        "argument 4 of the command, `{{ '\\0' }}`: its text would contain a NUL byte, which no argument can",
     )
 
 

@@ -12,8 +12,10 @@ from svcinit.agent.prepare import cache
 from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json, to_json
 from svcinit.agent.prepare.source import Source
 from svcinit.agent.prepare.source_cache import CacheSource
+from svcinit.agent.prepare.source_defaults import DefaultsSource
 from svcinit.agent.prepare.source_watch import WatchSource
 from svcinit.agent.prepare.template_data import TemplateData
+from svcinit.agent.templates.render import render_arguments
 from svcinit.errors import Unavailable
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
@@ -114,3 +116,71 @@ def test_a_watch_stands_in_for_what_it_knows_and_another_source_for_the_rest(tmp
     assert data.kv == {"a": b"new", "b": b"2"}
     assert fallback.asked == [SECOND]
     assert (data.answers[FIRST].fetched_at, data.answers[SECOND].fetched_at) == (2000.0, 1000.0)
+
+
+def missing(data: TemplateData) -> dict[object, str]:
+    """The faults, by variable."""
+    data.fetch()
+    with pytest.raises(Unavailable) as raised:
+        data.wait()
+    return {fault.fields["variable"]: fault for fault in raised.value.faults}
+
+
+def test_keys_and_services_that_are_waited_for_are_named_together(tmp_path: Path) -> None:
+    asked = {"SVCINIT_WAIT_FOR_KEYS": "a,x/y,b,c,d/", "SVCINIT_WAIT_FOR": "db:2"}
+    found = missing(TemplateData(ours(tmp_path, **asked), Fixed(CONTENTS)))
+    assert found["SVCINIT_WAIT_FOR_KEYS"].endswith(": x/y, c, d/")
+    assert found["SVCINIT_WAIT_FOR"].endswith("db: 1 of 2 instances in DNS")
+
+
+def test_a_folder_is_there_when_it_has_a_key(tmp_path: Path) -> None:
+    source = Fixed({**CONTENTS, SECOND: {"config/web/d/e": b""}})
+    data = TemplateData(ours(tmp_path, SVCINIT_WAIT_FOR_KEYS="d/,d/e,a"), source)
+    data.fetch()
+    data.wait()
+
+
+@pytest.mark.parametrize(("token", "count", "hints"), [("t", 0, True), ("t", 1, False), ("", 0, False)])
+def test_no_peers_and_a_token_hint_at_the_one_that_dns_answers_with(
+    tmp_path: Path, token: str, count: int, hints: bool
+) -> None:
+    source = Fixed({**CONTENTS, DB: CONTENTS[DB][:count]})
+    found = missing(TemplateData(ours(tmp_path, CONSUL_HTTP_TOKEN=token, SVCINIT_WAIT_FOR="db:2"), source))
+    assert (Source.token_hint in found["SVCINIT_WAIT_FOR"]) is hints
+    message = "{{ service('db', min=2) | list }}"
+    with pytest.raises(Unavailable) as raised:
+        render_arguments([message], TemplateData(ours(tmp_path, CONSUL_HTTP_TOKEN=token), source))
+    assert (Source.token_hint in str(raised.value)) is hints
+
+
+class Away(Fixed):
+    """Does not answer for some kinds of inputs."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__(CONTENTS)
+        self.kinds = kinds
+
+    def read(self, wanted: InputId) -> Answer:
+        answer = super().read(wanted)
+        if wanted.kind in self.kinds:
+            raise Unavailable("no answer")
+        return answer
+
+
+def test_a_start_with_defaults_takes_what_consul_answers_and_nothing_for_the_rest(tmp_path: Path) -> None:
+    live = Away(Kind.PEERS)
+    source = DefaultsSource(live)
+    data = TemplateData(ours(tmp_path), source)
+    data.fetch()
+    assert (data.kv, data.peers("db"), data.peers("web")) == ({"a": b"1", "b": b"2"}, [], [])
+    assert live.asked == [FIRST, SECOND, DB], "DNS is not asked twice"
+    versions = source.versions(data.answers)
+    assert [wanted for wanted, version in versions.items() if not version] == [DB, InputId(Kind.PEERS, "web")]
+
+
+def test_a_start_with_defaults_waits_for_nothing_only_where_nothing_answers(tmp_path: Path) -> None:
+    asked = {"SVCINIT_WAIT_FOR": "db", "SVCINIT_WAIT_FOR_KEYS": "a"}
+    data = TemplateData(ours(tmp_path, **asked), DefaultsSource(Away(Kind.KV, Kind.PEERS)))
+    data.fetch()
+    data.wait()
+    assert set(missing(TemplateData(ours(tmp_path, **asked), DefaultsSource(Away(Kind.PEERS))))) == {"SVCINIT_WAIT_FOR"}

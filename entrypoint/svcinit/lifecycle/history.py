@@ -64,6 +64,10 @@ class History:
     def prepare_began(self) -> None:
         self._prepare_began = self._now()
 
+    def preparing_seconds(self) -> float:
+        """Seconds since the first prepare of this start began."""
+        return self._now() - self._prepare_began
+
     def prepare_ended(self) -> None:
         self._prepare_seconds = self._now() - self._prepare_began
 

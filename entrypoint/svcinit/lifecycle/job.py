@@ -79,12 +79,12 @@ class Preparation:
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self.lifecycle, self.crew, self.job = lifecycle, lifecycle.crew, lifecycle.job
-        self.cached = False  # from SVCINIT_CACHE and not from Consul
+        self.fallback = ""  # how to start without Consul, if it does not answer: see `Start.fall_back`
         self._code = EX_OK  # of a prepare whose files are rolled back before this status has an effect
 
-    def begin(self, seconds: float, *, cached: bool = False) -> None:
-        self.cached = cached
-        if not cached:
+    def begin(self, seconds: float, *, fallback: str = "") -> None:
+        self.fallback = fallback
+        if not fallback:
             self.lifecycle.history.prepare_began()
         self.job.begin(Role.PREPARE, seconds, self.run)
 
@@ -94,7 +94,7 @@ class Preparation:
         self.job.late = False
         left = self.job.seconds_left
         starts = self.lifecycle.state == State.STARTING
-        self.crew.start_prepare(seconds=left - PREPARE_MARGIN if starts else left / 2, cached=self.cached)
+        self.crew.start_prepare(seconds=left - PREPARE_MARGIN if starts else left / 2, fallback=self.fallback)
 
     def take(self) -> bool:
         """Take over what prepare found. False: it left nothing that can be read, so it is started again."""

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from svcinit.lifecycle.table import Lifecycle
 
 START_RETRY_TIMEOUT = 3.0  # seconds in which the start of the service is tried again while no process can be had
-FROM_CACHE = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
+STARTED_WITHOUT = {
+    "cache": "started from SVCINIT_CACHE, without Consul; the next HUP tries again",
+    "defaults": "started with the defaults of the templates, without Consul; its first answer is a reload",
+}
 
 
 class Start:
@@ -39,26 +42,34 @@ class Start:
             self.run_hook()
 
     def fall_back(self) -> None:
-        """Consul did not answer within SVCINIT_START_TIMEOUT: start from its last answer, if that was kept."""
-        cache, preparation = self.settings.cache, self.lifecycle.preparation
-        if preparation.cached or not cache or not os.path.exists(cache):
-            limit = f"SVCINIT_START_TIMEOUT={self.settings.start_timeout:g}s"
-            self.exit_before_start(EX_UNAVAILABLE, f"not ready within {limit}")
+        """Consul did not answer within SVCINIT_START_TIMEOUT: start without it, if that is possible."""
+        fallback = self._next_fallback()
+        if not fallback:
+            passed, limit = self.lifecycle.history.preparing_seconds(), self.settings.start_timeout
+            reason = f"not ready within {passed:.1f} s (SVCINIT_START_TIMEOUT={limit:g}s)"
+            self.exit_before_start(EX_UNAVAILABLE, reason)
             return
         self.lifecycle.reload.due = False
-        preparation.begin(self.settings.reload_timeout, cached=True)
+        self.lifecycle.preparation.begin(self.settings.reload_timeout, fallback=fallback)
+
+    def _next_fallback(self) -> str:
+        """`cache` first, then `defaults` if SVCINIT_START_WITHOUT asks for them; empty: there is no other one."""
+        tried, cache = self.lifecycle.preparation.fallback, self.settings.cache
+        if not tried and cache and os.path.exists(cache):
+            return "cache"
+        return "defaults" if self.settings.start_without == "defaults" and tried != "defaults" else ""
 
     def prepared(self) -> None:
         """The files are in place. If a HUP arrived meanwhile, they may be old already and are prepared again."""
         preparation, reload = self.lifecycle.preparation, self.lifecycle.reload
         if not preparation.take():
             return
-        if reload.due and not preparation.cached:
+        if reload.due and not preparation.fallback:
             reload.due = False
             preparation.run()
             return
-        if preparation.cached:
-            reload.outcome, reload.reason = ReloadOutcome.IN_PLACE, FROM_CACHE
+        if preparation.fallback:
+            reload.outcome, reload.reason = ReloadOutcome.IN_PLACE, STARTED_WITHOUT[preparation.fallback]
         self.run_hook()
 
     def run_hook(self) -> None:
@@ -70,7 +81,7 @@ class Start:
 
     def start_service(self) -> None:
         lifecycle = self.lifecycle
-        if self.settings.needs_prepare and lifecycle.reload.due and not lifecycle.preparation.cached:
+        if self.settings.needs_prepare and lifecycle.reload.due and not lifecycle.preparation.fallback:
             lifecycle.reload.due = False
             self.begin()
             return
@@ -94,7 +105,7 @@ class Start:
         self.job.retry()
 
     def _started(self) -> None:
-        lifecycle, cached = self.lifecycle, self.settings.needs_prepare and self.lifecycle.preparation.cached
+        lifecycle, cached = self.lifecycle, self.lifecycle.preparation.fallback == "cache"
         restarted, lifecycle.stop.restarting = lifecycle.stop.restarting, False
         if not restarted:
             lifecycle.history.degraded = lifecycle.reload.reason

@@ -107,10 +107,10 @@ class Crew(Init):
             self.fork_as_user(Role.ACTION, lambda: _write(action.path, action.text))
 
     @_or_dead(Role.PREPARE)
-    def start_prepare(self, *, seconds: float, cached: bool = False) -> None:
+    def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
         """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict.
 
-        `cached`: from SVCINIT_CACHE instead of Consul.
+        `fallback`: `cache` or `defaults`, to prepare without Consul.
         """
         self._undoable = self._verdict_taken = False
         self._open("_lock", "_inputs", "_intent", *["_secrets"] * self.settings.probes)
@@ -129,7 +129,7 @@ class Crew(Init):
 
             return transaction.main(
                 settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, secrets=secrets, lock=lock,
-                cached=cached, life=life, intents=rollback.Intents(*intents),
+                fallback=fallback, life=life, intents=rollback.Intents(*intents),
             )  # fmt: skip
 
         self.fork(Role.PREPARE, body)

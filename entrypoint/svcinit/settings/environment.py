@@ -101,18 +101,22 @@ class Settings:
     allow_empty: bool
     consistency: str
     cache: str
+    start_without: str
     templates: tuple[str, ...]
     render_args: bool
     env_prefix: str
+    env_format: str
     dns_addr: tuple[tuple[str, int], ...]
     domain: str
     wait_for: tuple[tuple[str, int, str | None], ...]
+    wait_for_keys: tuple[str, ...]
     start_timeout: float
     reload_timeout: float
     stop_timeout: float | None
     drain: float
     watch: bool
     watch_connections: int
+    splay: float
     settle: tuple[float, float]
     reload_verify: float | None
     signals: Mapping[int, int]
@@ -379,6 +383,12 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
         if given and not service:
             told = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
             faults.append(Contradiction(told, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
+    if values["start_without"] == "defaults" and not values["watch"]:
+        told = "SVCINIT_START_WITHOUT=defaults needs SVCINIT_WATCH=1, which notices the first answer of Consul"
+        faults.append(Contradiction(told, "SVCINIT_START_WITHOUT", "SVCINIT_WATCH"))
+    if values["wait_for_keys"] and not values["kv_prefix"]:
+        told = "SVCINIT_WAIT_FOR_KEYS needs SVCINIT_KV_PREFIX: the prefix that the keys are below"
+        faults.append(Contradiction(told, "SVCINIT_WAIT_FOR_KEYS", "SVCINIT_KV_PREFIX"))
     missing = [path for path in values["templates"] if path != TEMPLATES and not os.path.isdir(path)]  # type: ignore[attr-defined]
     if missing:
         told = f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates"

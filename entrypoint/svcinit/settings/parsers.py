@@ -95,6 +95,14 @@ def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(found)
 
 
+def key_names(raw: str) -> tuple[str, ...]:
+    """`db/url,features/` to names of keys and, with the slash at the end, of folders."""
+    found = tuple(part.lstrip("/") for part in names(raw))
+    if not all(found) or any("//" in name for name in found):
+        raise ValueError("expected names of keys such as db/url,features, with no empty part")
+    return found
+
+
 def boolean(raw: str) -> bool:
     if raw.lower() not in TRUE + FALSE:
         raise ValueError("expected 1, true, yes, 0, false or no")

@@ -1,4 +1,4 @@
-"""What main is started with, as a program can be: names that a variable can have, texts that execve(2) takes."""
+"""The arguments and environment of the service: names that a variable can have, texts that execve(2) accepts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,36 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-SHOWN = 3  # of the largest, where all together are too much
+SHOWN = 3  # the number of the largest entries to name, where all together are too large
+UPPER = str.maketrans("abcdefghijklmnopqrstuvwxyz/-.", "ABCDEFGHIJKLMNOPQRSTUVWXYZ___")
 
 
-def environment(kv: Mapping[str, bytes], prefix: str) -> dict[str, str]:
-    """The keys below `prefix` as variables. Raises ConfigError for those that cannot be any."""
+def variables(kv: Mapping[str, bytes], prefix: str, form: str) -> dict[str, str]:
+    """The key of each variable: those below `prefix`, with names as SVCINIT_ENV_FORMAT has it.
+
+    Raises ConfigError for all keys that cannot be a variable, or are the same one.
+    """
     start = prefix.strip("/") + "/"
-    env, faults = {}, []
-    for key, value in kv.items() if prefix else ():
-        if key.startswith(start):
-            name = key[len(start) :]
-            env[name] = os.fsdecode(value)
-            fault = _variable_fault(name, value)
-            if fault:
-                faults.append(Fault(f"KV key {key!r} cannot be an environment variable: {fault}", key=key))
+    found: dict[str, str] = {}
+    faults = []
+    for key in kv if prefix else ():
+        if not key.startswith(start):
+            continue
+        name = key[len(start) :].translate(UPPER) if form == "upper" else key[len(start) :]
+        fault = _variable_fault(name, kv[key])
+        if name in found:
+            fault = f"{found[name]!r} is {name}, too: rename one of the two"
+        if fault:
+            faults.append(Fault(f"KV key {key!r} cannot be an environment variable: {fault}", key=key))
+        found[name] = key
     if faults:
         raise ConfigError(*faults)
-    return env
+    return found
+
+
+def environment(kv: Mapping[str, bytes], keys: Mapping[str, str]) -> dict[str, str]:
+    """The value of each variable. `keys`: see `variables`."""
+    return {name: os.fsdecode(kv[key]) for name, key in keys.items()}
 
 
 def _variable_fault(name: str, value: bytes) -> str:
@@ -46,52 +59,56 @@ def _variable_fault(name: str, value: bytes) -> str:
 
 
 def text_fault(text: str) -> str:
-    """Why no argument can be this text; nothing if one can."""
+    """Why this text cannot be an argument; empty if it can."""
     if "\0" in text:
-        return "its text would hold a NUL byte, which no argument can"
+        return "its text would contain a NUL byte, which no argument can"
     try:
         return too_long(limits.length(text))
     except UnicodeEncodeError:
-        return "its text would hold half a surrogate pair, which no argument can"
+        return "its text would contain half a surrogate pair, which no argument can"
 
 
 def too_long(size: int) -> str:
     return f"it takes {size} bytes, and the kernel takes at most {limits.LONGEST}" if size > limits.LONGEST else ""
 
 
-def check_sum(settings: Settings, given: Sequence[str], argv: Sequence[str], env: Mapping[str, str]) -> None:
-    """Raises ConfigError where the kernel would refuse all of it together, and what KV or a template made is in it.
+def check_sum(
+    settings: Settings, given: Sequence[str], argv: Sequence[str], env: Mapping[str, str], keys: Mapping[str, str]
+) -> None:
+    """Raises ConfigError where the kernel would refuse arguments and environment together.
 
-    What the container itself was given (`given` and its environment) passed the kernel once.
+    What the container itself was started with (`given` and its environment) was accepted by the kernel, so it is only
+    checked if KV or a template changes it. `keys`: see `variables`.
     """
     if not env and tuple(argv) == tuple(given):
         return
     most, used = limits.most() - limits.RESERVE, limits.used(settings, argv, settings.main_environment(env))
     if used <= most:
         return
-    parts = {f"KV key {settings.env_prefix.strip('/')}/{name}": limits.length(env[name]) for name in env}
-    parts |= {f"argument {number}": limits.length(word) for number, word in enumerate(argv)}
-    largest = sorted(parts, key=lambda name: -parts[name])[:SHOWN]
-    named = ", ".join(f"{each} ({parts[each]})" for each in largest)
+    parts: list[tuple[int, str, str | None]]
+    parts = [(limits.length(value), f"KV key {keys[name]}", keys[name]) for name, value in env.items()]
+    parts += [(limits.length(word), f"argument {number}", None) for number, word in enumerate(argv)]
+    largest = sorted(parts, key=lambda part: -part[0])[:SHOWN]
+    named = ", ".join(f"{part} ({size})" for size, part, _ in largest)
     raise ConfigError(
         f"the command's arguments and environment take {used} bytes, and the kernel takes {most} beside what svcinit "
         f"adds (a quarter of the stack limit, ulimit -s); the largest are {named}",
-        key=next((each.removeprefix("KV key ") for each in largest if each.startswith("KV key ")), None),
+        key=next((key for _, _, key in largest if key), None),
     )
 
 
 def together(*parts: Callable[[], Any]) -> list[Any]:
-    """What each of them returns. Raises ConfigError with the faults of all, else the first Unavailable."""
-    made, faults, away = [], list[str](), list[Unavailable]()
+    """What each of them returns. Raises ConfigError with the faults of all, otherwise the first Unavailable."""
+    results, faults, unavailable = [], list[str](), list[Unavailable]()
     for part in parts:
         try:
-            made.append(part())
+            results.append(part())
         except ConfigError as error:
             faults += error.faults
         except Unavailable as error:
-            away.append(error)
+            unavailable.append(error)
     if faults:
         raise ConfigError(*faults)
-    if away:
-        raise away[0]
-    return made
+    if unavailable:
+        raise unavailable[0]
+    return results

@@ -81,10 +81,13 @@ class Rendering:
 
     def environment(self) -> dict[str, str]:
         """The variables that KV adds to the environment of the service. Raises ConfigError."""
-        return program.environment(self.data.kv, self.settings.env_prefix)
+        return program.environment(self.data.kv, self._variables())
+
+    def _variables(self) -> dict[str, str]:
+        return program.variables(self.data.kv, self.settings.env_prefix, self.settings.env_format)
 
     def program(self) -> tuple[list[str], dict[str, str]]:
         """Arguments and environment, which have a common limit. Raises as both do."""
         argv, env = program.together(self.arguments, self.environment)
-        program.check_sum(self.settings, self.command, argv, env)
+        program.check_sum(self.settings, self.command, argv, env, self._variables())
         return argv, env

@@ -6,7 +6,7 @@ takes that as an argument (`source_watch.py`).
 
 from __future__ import annotations
 
-from svcinit.agent.prepare.inputs import Answer, InputId, digest
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """`where`: the place, after "instances"; `none_found`: what is logged about an input that is empty.
+    """`where`: the place, after "instances"; `token_hint`: what to add if a token is used and there are none.
 
     `may_lose_data`: an input that had entries and has none counts as a failed read, because servers that recover
     answer so. `waits`: SVCINIT_WAIT_FOR and SVCINIT_WAIT_FOR_KEYS apply. `is_live`: what was read is kept in
@@ -23,12 +23,17 @@ class Source:
     """
 
     where = "in DNS"
-    none_found = "there are none, or none that the token may read"
+    token_hint = "; DNS answers with the agent's own token (acl.tokens.default or dns), not with CONSUL_HTTP_TOKEN"
     may_lose_data = waits = is_live = True
 
     def read(self, wanted: InputId) -> Answer:
         """The content of an input. Raises ConfigError and Unavailable."""
         raise NotImplementedError
+
+    def none_found(self, kind: str) -> str:
+        """What is logged about an input that is empty."""
+        whose = "the" if kind == Kind.KV else "the agent's own"
+        return f"there are none, or none that {whose} token may read"
 
     def agent(self) -> dict[str, str]:
         """The Consul agent's `node` name and `address`. Raises ConfigError and Unavailable."""

@@ -17,6 +17,7 @@ class CacheSource(Source):
     """Raises Unavailable where there is no cache, or none that can be used."""
 
     may_lose_data = waits = is_live = False
+    token_hint = ""
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.cache

@@ -46,8 +46,8 @@ NO_HOST = " ,/[]"  # characters that no address and no host name has
 class FileSource(Source):
     """The file is read once, at the first `read`. Raises ConfigError with file and line of what is wrong."""
 
-    none_found = "SVCINIT_SOURCE has none"
     where = "in SVCINIT_SOURCE"
+    token_hint = ""
     may_lose_data = False  # a person emptied it
 
     def __init__(self, settings: Settings) -> None:
@@ -62,6 +62,9 @@ class FileSource(Source):
             keys = {key: value for key, value in self.kv.items() if key.startswith(f"{wanted.name}/")}
             return Answer(keys, time.time())
         return Answer(self._peers(wanted), time.time())
+
+    def none_found(self, _kind: str) -> str:
+        return "SVCINIT_SOURCE has none"
 
     def agent(self) -> dict[str, str]:
         return {"node": os.uname().nodename, "address": LOOPBACK}

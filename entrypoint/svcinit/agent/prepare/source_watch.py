@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from svcinit.agent.prepare.inputs import Kind
 from svcinit.agent.prepare.source import Source
 
 TYPE_CHECKING = False
@@ -15,11 +16,16 @@ if TYPE_CHECKING:
 class WatchSource(Source):
     """`known`: the newest answers of the watches (`agent/watch/queries.py`)."""
 
+    token_hint = ""
+
     def __init__(self, known: Mapping[InputId, Answer], fallback: Source) -> None:
         self._known, self._fallback = known, fallback
 
     def read(self, wanted: InputId) -> Answer:
         return self._known.get(wanted) or self._fallback.read(wanted)
+
+    def none_found(self, _kind: str) -> str:
+        return self._fallback.none_found(Kind.KV)  # watches read peers with the same token
 
     def agent(self) -> dict[str, str]:
         return self._fallback.agent()

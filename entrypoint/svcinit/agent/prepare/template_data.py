@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from svcinit import log
 from svcinit.agent.prepare.inputs import Answer, InputId, Kind, counts
-from svcinit.errors import Unavailable
+from svcinit.errors import Fault, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,17 +39,34 @@ class TemplateData:
             self.kv.update({key[start:]: value for key, value in found.items()})
 
     def wait(self) -> None:
-        """Raises Unavailable, with all that is missing, until SVCINIT_WAIT_FOR is fulfilled."""
-        if not self.source.waits:
-            return
-        missing = []
+        """Raises Unavailable, with all that is missing of SVCINIT_WAIT_FOR and SVCINIT_WAIT_FOR_KEYS."""
+        missing = [*self.missing_peers(), *self.missing_keys()] if self.source.waits else []
+        if missing:
+            raise Unavailable(*missing)
+
+    def missing_peers(self) -> list[Fault]:
+        """The services of SVCINIT_WAIT_FOR that have too few instances, as one fault; none: an empty list."""
+        missing, hint = [], ""
         for name, count, dc in self.settings.wait_for:
             have = len(self.peers(name, None, dc))
             if have < count:
                 wanted = InputId(Kind.PEERS, name, dc).text
                 missing.append(f"{wanted}: {have} of {count} instances {self.source.where}")
-        if missing:
-            raise Unavailable("SVCINIT_WAIT_FOR: " + ", ".join(missing), variable="SVCINIT_WAIT_FOR")
+                hint = hint or self.token_hint * (not have)
+        return [Fault("SVCINIT_WAIT_FOR: " + ", ".join(missing) + hint, variable="SVCINIT_WAIT_FOR")] * bool(missing)
+
+    def missing_keys(self) -> list[Fault]:
+        """The keys of SVCINIT_WAIT_FOR_KEYS that do not exist, as one fault; none: an empty list. After `fetch`."""
+        missing = [name for name in self.settings.wait_for_keys if not self._has(name)]
+        if not missing:
+            return []
+        prefixes = ", ".join(InputId(Kind.KV, *prefix).text for prefix in self.settings.kv_prefix)
+        said = f"SVCINIT_WAIT_FOR_KEYS: not below {prefixes}: {', '.join(missing)}"
+        return [Fault(said, variable="SVCINIT_WAIT_FOR_KEYS", key=missing[0])]
+
+    def _has(self, name: str) -> bool:
+        """Is there a key of that name, or one in that folder?"""
+        return any(key.startswith(name) for key in self.kv) if name.endswith("/") else name in self.kv
 
     def read(self, wanted: InputId) -> Any:
         """The content of an input. Raises Unavailable when it had entries and now has none."""
@@ -81,7 +98,7 @@ class TemplateData:
         """Log each input that is empty, once."""
         for wanted, count in counts(self.answers).items():
             if not count and wanted not in self.earlier:
-                log.warning("empty", "{input}: {error}", input=str(wanted), error=self.source.none_found)
+                log.warning("empty", "{input}: {error}", input=str(wanted), error=self.source.none_found(wanted.kind))
 
     def values(self) -> list[str]:
         """The values of all keys, as text."""
@@ -96,6 +113,11 @@ class TemplateData:
         return self._redactor(text)
 
     # what templates see: `engine.Data`
+
+    @property
+    def token_hint(self) -> str:
+        """To add where a service has no instances: the token may be the reason."""
+        return self.source.token_hint if self.settings.consul_http_token else ""
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         found: list[Peer] = self.read(InputId(Kind.PEERS, name, dc, tag))

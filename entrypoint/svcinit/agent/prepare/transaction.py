@@ -39,14 +39,15 @@ PREPARING = b"preparing"  # stands in place of a verdict that is not complete ye
 
 def main(
     settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, secrets: int,
-    lock: int, cached: bool, life: str, intents: rollback.Intents,
+    lock: int, fallback: str, life: str, intents: rollback.Intents,
 ) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as something that it needs is unavailable.
 
     `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
     `secrets` (or -1) takes the values of all keys; `lock` is held meanwhile, since presence prepares too where it
-    follows changes; `cached`: from SVCINIT_CACHE, without any network; `life`: the run of svcinit that the record is
-    of; `intents`: see `rollback`. Raises ConfigError, Unavailable.
+    follows changes; `fallback`: how to start without Consul, `cache` or `defaults` as in SVCINIT_START_WITHOUT, or
+    empty; `life`: the run of svcinit that the record is of; `intents`: see `rollback`.
+    Raises ConfigError, Unavailable.
     """
 
     is_start = memory < 0  # no preparation of this run has succeeded, so the service is not started yet
@@ -59,33 +60,55 @@ def main(
 
     with locked(lock):
         rollback.settle(settings, life, intents)
-        if not cached:
-            deadline = time.monotonic() + seconds
-            _retry(lambda: attempt(open_source(settings, deadline), memory), out, deadline)
+        deadline = time.monotonic() + seconds
+        if fallback:
+            refill(out, FETCHING)
+            try:
+                attempt(_open_fallback(settings, fallback, deadline), -1)
+            except ConfigError as error:
+                if fallback == "defaults":  # for example a key without a default: Consul is what is missing
+                    raise Unavailable(*error.faults) from None
+                raise
             return EX_OK
-        from svcinit.agent.prepare.source_cache import CacheSource
-
-        attempt(CacheSource(settings), -1)
+        is_first = memory < 0 or not os.fstat(memory).st_size
+        if is_first and settings.watch and settings.reload.kind == "restart" and not settings.splay:
+            log.warning("no_splay", "{variable} is 0s: a change in Consul restarts all instances at the same time",
+                        variable="SVCINIT_SPLAY")  # fmt: skip
+        _retry(lambda: attempt(open_source(settings, deadline), memory), out, deadline, is_first=is_first)
         return EX_OK
 
 
-def _retry(attempt: Callable[[], None], out: int, deadline: float) -> None:
-    """Call `attempt` until it succeeds. The last try is at the deadline (monotonic seconds)."""
+def _retry(attempt: Callable[[], None], out: int, deadline: float, *, is_first: bool) -> None:
+    """Call `attempt` until it succeeds. The last try is at the deadline (monotonic seconds).
+
+    `is_first`: at a start, Consul may not know the token yet.
+    """
     logged = ""
     for number in range(1 << 30):
         try:
             refill(out, FETCHING)
             attempt()
             return
-        except Unavailable as error:
+        except SvcinitError as error:
             left = deadline - time.monotonic()
-            if left <= 0:
+            hint = _retry_hint(error, is_first=is_first)
+            if left <= 0 or hint is None:
                 raise
             pause = min(left, pause_before(number, BACKOFF, getattr(error, "retry_after", None)))
             if str(error) != logged:
                 logged = str(error)
-                log.warning("unavailable", "{error}; trying again", error=logged, **error.fields)
+                log.warning("unavailable", "{error}; trying again for up to {remaining_seconds} s", error=logged + hint,
+                            remaining_seconds=round(left, 1), **error.fields)  # fmt: skip
             time.sleep(pause)
+
+
+def _retry_hint(error: SvcinitError, *, is_first: bool) -> str | None:
+    """What to add to an error that is worth another try; None: it is not."""
+    if isinstance(error, Unavailable):
+        return ""
+    if is_first and getattr(error, "unknown", False):  # as `answers.Denied` has it
+        return "; Consul does not know the token, or not yet"
+    return None
 
 
 def open_source(settings: Settings, deadline: float) -> Source:
@@ -97,6 +120,16 @@ def open_source(settings: Settings, deadline: float) -> Source:
     from svcinit.agent.prepare.source_file import FileSource
 
     return FileSource(settings)
+
+
+def _open_fallback(settings: Settings, fallback: str, deadline: float) -> Source:
+    if fallback == "cache":
+        from svcinit.agent.prepare.source_cache import CacheSource
+
+        return CacheSource(settings)
+    from svcinit.agent.prepare.source_defaults import DefaultsSource
+
+    return DefaultsSource(open_source(settings, deadline))
 
 
 class Transaction:

@@ -64,6 +64,10 @@ if TYPE_CHECKING:
         def node(self) -> str:
             """Name of the Consul node."""
 
+        @property
+        def token_hint(self) -> str:
+            """To add where a service has no instances and a token may be the reason; empty otherwise."""
+
 
 _OPTIONS = re.compile(r"\{#[-+]?\s*svcinit:(?P<text>(?:(?!#\}).)*?)(?P<close>[-+]?#\})[ \t]*\n?")
 _ANY_OPTIONS = re.compile(r"\{#[-+]?\s*svcinit:")
@@ -359,7 +363,8 @@ class _Names:
         if len(peers) < min:
             called = f"{tag}.{name}" if tag else name
             place = f" in {dc}" if dc else ""
-            raise Unavailable(f"service {called}{place} has {len(peers)} of the {min} peers needed")
+            hint = "" if peers else self._data.token_hint
+            raise Unavailable(f"service {called}{place} has {len(peers)} of the {min} peers needed{hint}")
         return sorted(peers, key=lambda peer: (peer.address, peer.port, peer.node, peer.host))
 
     def _keys(self) -> list[str]:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import marshal
 import os
+import random
 import shlex
 import time
 
@@ -78,6 +79,8 @@ class Follower:
         self._keys = [] if self._file else [self._keys_below(prefix) for prefix in dict.fromkeys(prefixes)]
         self._peers: dict[InputId, queries.Peers] = {}
         self._changed_at = self._last_change = 0.0  # of the changes that settle; 0: there are none
+        self._splay = 0.0  # seconds that the present change waits after it has settled
+        self._owes_reload = False  # svcinit started without Consul: its first answer is a reload
         self._changes_since: float | None = None
         self.pending_since: float | None = None  # seconds since the epoch: the oldest change that is not prepared yet
         self._worker: Worker | None = None
@@ -126,7 +129,8 @@ class Follower:
         for each in self._in_order():
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now
-                self._changed_at = self._changed_at or now
+                if not self._changed_at:
+                    self._changed_at, self._splay = now, random.uniform(0, self.settings.splay)
                 self._changes_since = self._changes_since or self._wall_clock()
                 self.pending_since = self.pending_since or self._changes_since
         if self._busy:
@@ -195,12 +199,13 @@ class Follower:
         for wanted in versions:
             if wanted not in self._peers and queries.can_be_followed(wanted):
                 self._peers[wanted] = queries.Peers(self._consul, self._connections, wanted, self.settings.domain)
+        self._owes_reload = "" in versions.values()
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
 
     def _settled_at(self) -> float:
         least, most = self.settings.settle
-        return min(self._last_change + least, self._changed_at + most)
+        return min(self._last_change + least, self._changed_at + most) + self._splay
 
     def _is_time(self, now: float) -> bool:
         return bool(self._changed_at and now >= self._settled_at()) or now >= self._retry_at
@@ -301,9 +306,9 @@ class Follower:
         verdict = json.loads(content(self._slots.news))
         self.trouble, self._attempt = "", 0
         self.pending_since = self._changes_since
-        started_with = self._started_with
+        started_with, owes_reload = self._started_with, self._owes_reload
         self._take_over(verdict)
-        if verdict["changed"] or self._started_with != started_with:
+        if verdict["changed"] or self._started_with != started_with or owes_reload:
             self._notify()
         else:
             os.ftruncate(self._slots.news, 0)

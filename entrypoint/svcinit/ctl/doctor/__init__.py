@@ -135,7 +135,9 @@ class Examination:
         if settings.source is not None:
             attempts.append(("source", lambda: files.source(settings)))
         if settings.wait_for and (self.dns_answers or settings.source is not None):
-            attempts.append(("wait", lambda: files.wait(settings)))
+            attempts.append(("wait", lambda: files.peers(settings)))
+        if settings.wait_for_keys and (answers or settings.source is not None):
+            attempts.append(("wait", lambda: files.keys(settings)))
         if settings.needs_prepare:
             reached, named = answers or settings.source is not None, self.dns_answers
             attempts.append(("targets", lambda: files.targets(settings, self.command, reached=reached, named=named)))

@@ -34,7 +34,7 @@ CHECKS = {  # what each tries
     "kv": "May the token read each KV prefix, and are there keys? Can those below SVCINIT_ENV_PREFIX be variables?",
     "dns": "Does each DNS server answer, and show services? With the time that it took.",
     "source": "SVCINIT_SOURCE: can the file be read?",
-    "wait": "Are the services in SVCINIT_WAIT_FOR there now?",
+    "wait": "Are the services of SVCINIT_WAIT_FOR and the keys of SVCINIT_WAIT_FOR_KEYS there now?",
     "address": "Which address would be registered, and can others be sent there?",
     "register": "What do the svcinit that runs here and the agent say of each service, and of its check?",
 }
@@ -175,6 +175,9 @@ FINDINGS = {
     "peers-missing": W(WARNING, "There are fewer healthy instances than SVCINIT_WAIT_FOR asks for: svcinit would wait "
       "until SVCINIT_START_TIMEOUT.",
       "start them, see their checks in Consul, or ask for fewer"),
+    "keys-missing": W(WARNING, "Keys of SVCINIT_WAIT_FOR_KEYS do not exist: svcinit would wait for them until "
+      "SVCINIT_START_TIMEOUT.",
+      "put them below one of the KV prefixes, or remove them from SVCINIT_WAIT_FOR_KEYS"),
     # the registration
     "address-unknown": W(WRONG, "SVCINIT_ADVERTISE matches no address of this container.",
       "let it name one of those that there are"),

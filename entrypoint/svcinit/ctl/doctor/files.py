@@ -14,12 +14,12 @@ from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
-from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.errors import ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.state_files import enter, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from svcinit.agent.prepare.inputs import Answer
     from svcinit.agent.templates.render import Rendered
@@ -221,18 +221,36 @@ def source(settings: Settings) -> Iterator[Entry]:
     yield well(f"{settings.source}: keys {', '.join([str(len(kv)), *prefixes])}; services {len(services)}")
 
 
-def wait(settings: Settings) -> Iterator[Entry]:
+def peers(settings: Settings) -> Iterator[Entry]:
+    """Are the services of SVCINIT_WAIT_FOR there?"""
+    yield from _missing(settings, TemplateData.missing_peers, "peers-missing", "SVCINIT_WAIT_FOR: all are there")
+
+
+def keys(settings: Settings) -> Iterator[Entry]:
+    """Are the keys of SVCINIT_WAIT_FOR_KEYS there?"""
+
+    def missing(data: TemplateData) -> list[Fault]:
+        data.fetch()
+        return data.missing_keys()
+
+    yield from _missing(settings, missing, "keys-missing", "SVCINIT_WAIT_FOR_KEYS: all are there")
+
+
+def _missing(
+    settings: Settings, look: Callable[[TemplateData], Sequence[str]], finding: str, success: str
+) -> Iterator[Entry]:
     data = _rendering(settings, ()).data
     try:
-        data.wait()
-    except ConfigError:  # told by `source`
+        faults = look(data)
+    except ConfigError:  # `source` or `kv` reports it
         return
     except Unavailable as error:
-        yield from (found("peers-missing", fault) for fault in error.faults)
-    else:
-        yield well("SVCINIT_WAIT_FOR: all are there")
+        faults = error.faults
     finally:
         data.source.close()
+    yield from (found(finding, fault, check="wait") for fault in faults)
+    if not faults:
+        yield well(success, check="wait")
 
 
 def run_folder(settings: Settings) -> Iterator[Entry]:

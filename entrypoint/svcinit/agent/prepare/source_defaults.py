@@ -1,0 +1,56 @@
+"""Inputs for SVCINIT_START_WITHOUT=defaults: what Consul still answers, and nothing instead of the rest."""
+
+from __future__ import annotations
+
+import time
+
+from svcinit import log
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind
+from svcinit.agent.prepare.source import Source
+from svcinit.errors import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+class DefaultsSource(Source):
+    """`live`: it is asked for each input, until it does not answer for one of the same kind."""
+
+    may_lose_data = is_live = False
+
+    def __init__(self, live: Source) -> None:
+        self._live = live
+        self._unanswered: set[InputId] = set()
+        self._answered = False
+        log.warning("degraded", "starting without Consul, with the defaults of the templates")
+
+    @property
+    def waits(self) -> bool:  # type: ignore[override]
+        """What Consul does not have is waited for, unless it answers nothing at all."""
+        return self._answered
+
+    def read(self, wanted: InputId) -> Answer:
+        if wanted.kind not in {each.kind for each in self._unanswered}:
+            try:
+                answer = self._live.read(wanted)
+                self._answered = True
+                return answer
+            except Unavailable as error:
+                log.debug("unavailable", "{error}", error=error, **error.fields)
+        self._unanswered.add(wanted)
+        return Answer({} if wanted.kind == Kind.KV else [], time.time())
+
+    def agent(self) -> dict[str, str]:
+        return self._live.agent()
+
+    def versions(self, answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
+        """An input without an answer has no version: the first answer is a change."""
+        return {**super().versions(answers), **dict.fromkeys(self._unanswered & set(answers), "")}
+
+    def request_stats(self) -> dict[str, Any]:
+        return self._live.request_stats()
+
+    def close(self) -> None:
+        self._live.close()
