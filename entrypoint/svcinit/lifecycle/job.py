@@ -37,6 +37,7 @@ class Job:
 
     def expect(self, role: str, seconds: float, start: Callable[[], object]) -> None:
         """As `begin`, for a child that was started, or will be."""
+        self._forget_end()
         self.role, self.late, self._start = role, False, start
         self.lifecycle.timers["job"] = self.crew.now() + seconds
 
@@ -57,11 +58,15 @@ class Job:
         return code == EX_SOFTWARE and "job" in self.lifecycle.timers
 
     def end(self) -> None:
-        failed = self.lifecycle.failed
-        self.lifecycle.failed = [each for each in failed if not isinstance(each, Exited) or each.role != self.role]
+        self._forget_end()
         self.role, self.late = "", False
         for name in ("job", "retry", "ready", "notify"):
             self.lifecycle.timers.pop(name, None)
+
+    def _forget_end(self) -> None:
+        """The job is over: if the transition of its exit failed, it is not tried again."""
+        failed = self.lifecycle.failed
+        self.lifecycle.failed = [each for each in failed if not isinstance(each, Exited) or each.role != self.role]
 
     def expire(self) -> Exited | None:
         """The deadline has passed. Returns how the job ended, if no process has its role or not even KILL ended it."""
