@@ -1,7 +1,6 @@
 """Many followers of one prefix: followers.py COUNT FOLDER. Ends them on TERM."""
 
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -10,7 +9,7 @@ import urllib3.util.connection
 
 from svcinit.agent.prepare.inputs import InputId, Kind, digest, to_json
 from svcinit.agent.registration import presence
-from svcinit.processes.init import memfd, refill
+from svcinit.handover import Slots, Verdict
 from svcinit.settings import environment
 from testing.herd import forked
 
@@ -29,21 +28,12 @@ def follow(folder: pathlib.Path, number: int) -> None:
     source.parent.mkdir(parents=True)
     source.write_text('{{ key("n") }}')
     read = environment.read({**os.environ, "SVCINIT_TEMPLATES": str(tree)})
-    slots = memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock"), -1, -1, -1
+    slots = Slots()
+    for slot in (slots.heartbeat, slots.inputs, slots.news, slots.news_memory, slots.news_intent, slots.lock):
+        slot.open()
     versions = {InputId(Kind.KV, "config/fleet"): digest({"config/fleet/n": b"0"})}
-    known = {"versions": to_json(versions)}
-    refill(slots[0], json.dumps({"inputs": known, "argv": ["x"], "env": {}}).encode())
-    presence.main(
-        read,
-        lambda: None,
-        life=f"{number:016x}",
-        first=True,
-        ready=-1,
-        env={},
-        secrets=-1,
-        command=("x",),
-        slots=slots,
-    )
+    slots.inputs.write(Verdict(["x"], {}, inputs={"versions": to_json(versions)}))
+    presence.main(read, ("x",), slots, life=f"{number:016x}", first=True, env={})
 
 
 if __name__ == "__main__":

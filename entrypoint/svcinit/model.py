@@ -52,6 +52,9 @@ class Role:
     ORPHAN = "orphan"
 
 
+NEWS = _signal.SIGRTMIN  # presence sends it to init when a change is prepared; the sender is checked
+
+
 class Event:
     """An event that the lifecycle waits for. The base class itself means that nothing happened."""
 

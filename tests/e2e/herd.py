@@ -4,13 +4,16 @@ import os
 import sys
 
 from svcinit.agent.registration import presence
+from svcinit.handover import Slots
 from svcinit.settings import environment
 from testing.herd import forked
 
 
 def keep(number: int) -> None:
     read = environment.read({**os.environ, "SVCINIT_ID": f"herd-{number}"})
-    presence.main(read, lambda: None, life=f"{number:016x}", first=True, ready=-1, env={}, secrets=-1)
+    slots = Slots()
+    slots.heartbeat.open()
+    presence.main(read, (), slots, life=f"{number:016x}", first=True, env={})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import _signal
 import errno
 import io
-import json
 import math
 import os
 import sys
@@ -19,20 +18,20 @@ from typing import Any
 
 import pytest
 
-from svcinit import log, state_files
+from svcinit import handover, log, state_files
+from svcinit.handover import Heartbeat, Memory, Message, Readiness, Slot, Verdict
 from svcinit.lifecycle import table
 from svcinit.lifecycle.table import Lifecycle
-from svcinit.model import Role
+from svcinit.model import NEWS, Role
 from svcinit.processes import child as child_module
 from svcinit.processes import crew as crew_module
 from svcinit.processes import init as init_module
-from svcinit.processes.crew import READY, REGISTERED, Crew
-from svcinit.processes.init import NEWS
+from svcinit.processes.crew import Crew
 from svcinit.settings import environment
 
 PURE = "getpid", "path", "fsencode", "getuid"  # what fails never
 STARTS = "fork", "memfd_create", "getpgrp"  # without these main cannot be started
-VERDICT = {"argv": ["main"], "env": {}, "changed": ["/etc/app"], "reloads": [""]}
+VERDICT = Verdict(["main"], {}, ["/etc/app"], [""])
 BRIEF = {Role.PREPARE, Role.HOOK, Role.ACTION, Role.ROLLBACK, Role.VERIFY, Role.DEREGISTER}  # end by themselves, with 0
 MOST = 10_000  # calls of a life
 MOMENT = 0.01  # seconds that a child takes to end
@@ -132,15 +131,21 @@ class Kernel:
     def leave(self, role: str, code: int) -> None:
         """What the child did before it ended."""
         if role == Role.PREPARE and code == 0:
-            os.ftruncate(self.crew._verdict, 0)
-            os.pwrite(self.crew._verdict, json.dumps(VERDICT).encode(), 0)
+            self.leaves(self.crew.slots.verdict, VERDICT)
+            self.leaves(self.crew.slots.fresh, Memory([]))
         if role in (Role.PRESENCE, Role.DEREGISTER) and code == 0:
             self.deregistered = self.now()
+
+    def leaves(self, slot: Slot, message: Message) -> None:
+        """A child does: its calls are not init's."""
+        before, self.counting = self.counting, False
+        slot.write(message)
+        self.counting = before
 
     def news(self) -> None:
         presence = self.role(Role.PRESENCE)
         assert presence is not None
-        os.pwrite(self.crew._news, json.dumps(VERDICT).encode(), 0)
+        self.leaves(self.crew.slots.news, VERDICT)
         self.pending.append(types.SimpleNamespace(si_signo=NEWS, si_pid=presence, si_code=0))
 
     def arrive(self, number: int) -> None:
@@ -169,9 +174,9 @@ class Kernel:
             while self.script and self.script[0][0] <= self.now():
                 self.do(self.script.pop(0)[1])
             self.bury()
-            if Role.PRESENCE in self.running.values() and self.crew._beat >= 0:
-                os.pwrite(self.crew._beat, int(self.clock * 1000).to_bytes(8, "little"), 0)
-                os.pwrite(self.crew._ready, REGISTERED, len(READY))
+            if Role.PRESENCE in self.running.values() and self.crew.slots.heartbeat.is_open:
+                self.leaves(self.crew.slots.heartbeat, Heartbeat(int(self.clock * 1000)))
+                self.leaves(self.crew.slots.ready, Readiness(registered=True))
             if self.clock >= until and not self.pending:
                 return None
         return self.pending.pop(0)
@@ -227,7 +232,7 @@ class Kernel:
         with monkeypatch.context() as patch:
             patch.setattr(log, "_write", self.log)
             settings = environment.read({"SVCINIT_CACHE": "", "SVCINIT_RUN": folder, **env})
-            for module in (init_module, child_module, crew_module, state_files, table):
+            for module in (init_module, child_module, crew_module, handover, state_files, table):
                 for name, real in (("os", os), ("_signal", _signal), ("time", time)):
                     if hasattr(module, name):
                         patch.setattr(module, name, self.proxy(real))
@@ -239,10 +244,10 @@ class Kernel:
             try:
                 return self.life.run()
             finally:
-                for name in ("_verdict", "_memory", "_fresh", "_beat", "_ready", "_inputs", "_news", "_news_memory",
-                             "_lock", "_secrets"):  # fmt: skip
-                    if getattr(self.crew, name) >= 0:
-                        os.close(getattr(self.crew, name))
+                self.counting = False
+                if not settings.plain:
+                    for slot in self.crew.slots.all():
+                        slot.close()
 
     def log(self, line: bytes) -> bool:
         self.call("write")

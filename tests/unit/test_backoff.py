@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import os
 import time
 from typing import Any
 
@@ -13,14 +12,13 @@ from svcinit.agent.consul.answers import Away, Cause, Denied, Reply
 from svcinit.agent.consul.backoff import pause_before, retry_after
 from svcinit.agent.prepare import transaction
 from svcinit.agent.prepare.inputs import InputId, Kind
-from svcinit.agent.prepare.rollback import Intents
 from svcinit.agent.registration import keeper
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch import blocking, queries
 from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import EX_CONFIG, EX_OK, EX_TEMPFAIL, ConfigError, SvcinitError
-from svcinit.processes.init import memfd
+from svcinit.handover import Slots
 from svcinit.settings.environment import read
 
 FOREVER = 86400.0
@@ -105,13 +103,12 @@ def prepare(
 
     monkeypatch.setattr(transaction, "Transaction", Transaction)
     monkeypatch.setattr(transaction, "log", logged)
-    before = memfd("memory")
-    os.write(before, memory)
+    slots = Slots()
+    for slot in (slots.verdict, slots.lock, slots.memory):
+        slot.open()
+    slots.memory.replace(memory)
     try:
-        code = transaction.main(
-            read(env or {}), ("x",), seconds=60.0, out=memfd("verdict"), memory=before, fresh=-1, secrets=-1,
-            lock=memfd("lock"), fallback="", intents=Intents(-1, -1, -1), life="",
-        )  # fmt: skip
+        code = transaction.main(read(env or {}), ("x",), slots, seconds=60.0, fallback="", life="")
     except SvcinitError as raised:
         code = raised.code
     return code, tries, logged

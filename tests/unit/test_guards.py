@@ -21,14 +21,15 @@ from svcinit.agent.registration import presence
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.presence import Presence
 from svcinit.agent.registration.services import services
-from svcinit.agent.watch.follower import Follower, Slots
+from svcinit.agent.watch.follower import Follower
 from svcinit.errors import EX_OK, EX_TEMPFAIL, Unavailable
+from svcinit.handover import Slots, Verdict
 from svcinit.lifecycle.job import PREPARE_MARGIN
 from svcinit.lifecycle.residents import HEALTHY, Pause
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.processes import child, execution, init
-from svcinit.processes.init import Init, memfd, refill
+from svcinit.processes.init import Init
 from svcinit.settings.environment import read
 from testing.process import PATH, svcinit_command
 from testing.waiting import eventually
@@ -237,9 +238,10 @@ def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda _, most: most)
-    news = memfd("news")
+    slots = Slots()
+    slots.news.open()
     made = Follower.__new__(Follower)
-    made._slots = Slots(-1, news, -1, -1, -1, -1, -1)
+    made._slots = slots
     made._file, made._keys, made._peers, made._attempt = [], [], {}, 0
     made._owes_reload = False
     made._changes_since, made._started_with, made.settings = None, ([], {}), read(ENV, "/nosuch")
@@ -249,9 +251,8 @@ def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_a
             made._failed(100.0, EX_TEMPFAIL)
             pauses.append(made._retry_at - 100.0)
         else:
-            refill(news, b'{"argv": [], "env": {}, "changed": [], "said": [], "inputs": {"peers": []}}')
-            made._succeeded()
-    os.close(news)
+            made._succeeded(Verdict([], {}))
+    slots.news.close()
     assert pauses == [1.0, 2.0, 4.0, 1.0, 2.0]
 
 

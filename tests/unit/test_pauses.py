@@ -12,11 +12,11 @@ import pytest
 from svcinit.agent.consul.connect import READ_TIMEOUT, connect
 from svcinit.agent.registration.presence import Presence
 from svcinit.errors import Outcome
+from svcinit.handover import Heartbeat, Slot
 from svcinit.lifecycle.residents import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from svcinit.model import Deadline
 from svcinit.processes import child, init
-from svcinit.processes.crew import Crew, touch
-from svcinit.processes.init import memfd
+from svcinit.processes.crew import Crew
 from svcinit.settings import environment
 
 PAUSE = 46.0
@@ -52,9 +52,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 @pytest.fixture
 def crew(kernel: Kernel) -> Crew:
-    made = Crew(environment.read({}), ("true",))
-    made._beat = memfd("beat")
-    touch(made._beat)
+    made = Crew(environment.read({"SVCINIT_STOP_TIMEOUT": "5s"}), ("true",))
+    made.slots.heartbeat.open().write(Heartbeat.now())
     return made
 
 
@@ -65,7 +64,8 @@ def silences(crew: Crew, kernel: Kernel, seconds: float, *, hangs: bool) -> list
         found.append(crew.silence())
         assert isinstance(crew.wait(crew.now() + HEARTBEAT_INTERVAL), Deadline)
         if not hangs and not kernel.pauses_at <= kernel.clock < kernel.pauses_at + PAUSE + HEARTBEAT_INTERVAL:
-            touch(crew._beat)  # in a pause it could not, and just after it is not its turn yet
+            # in a pause it could not, and just after it is not its turn yet
+            crew.slots.heartbeat.write(Heartbeat.now())
     return found
 
 
@@ -106,7 +106,7 @@ def test_a_pause_does_not_count_against_the_time_to_become_ready(
 ) -> None:
     """SVCINIT_START_TIMEOUT is 60 s: presence gives up that long after its start, and the pause is on top."""
     env = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "1", "SVCINIT_READY": "exec:false", "SVCINIT_RUN": str(tmp_path)}
-    ready = memfd("ready")
+    ready = Slot("ready").open()
     settings = environment.read(env)
     made = Presence(settings, connect(settings), lambda: None, life="life", ready=ready, now=kernel.monotonic)
     monkeypatch.setattr(made._clock, "wait", kernel.sigtimedwait)

@@ -5,7 +5,6 @@ All files are old and nothing is told, or all are new and exactly what changed i
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,13 +20,11 @@ from svcinit.agent.prepare import rollback, transaction
 from svcinit.agent.watch import follower
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.processes.crew import Crew
-from svcinit.processes.init import filled
 from svcinit.settings import environment
 
 OLD = {"a": b"old a", "b": b"old b", "volume/c": b"old c"}
 WAYS = {"a": "restart", "b": "HUP", "volume/c": "HUP"}
 SLICES = 2
-SHARED = "_lock", "_inputs", "_intent", "_news", "_news_memory", "_news_intent"
 
 
 class Container:
@@ -53,15 +50,14 @@ class Container:
         if hasattr(self, "crew"):
             self.end()
         self.crew = crew = Crew(self.settings, ("main",))
-        for name in SHARED:
-            crew._renew(name)
+        slots = crew.slots
+        for slot in (slots.lock, slots.inputs, slots.intent, slots.news, slots.news_memory, slots.news_intent):
+            slot.open()
         crew.signal = lambda *_, **__: None  # type: ignore[method-assign]
 
     def end(self) -> None:
-        for name in (*SHARED, "_verdict", "_fresh", "_memory"):
-            descriptor = getattr(self.crew, name)
-            if descriptor >= 0:
-                os.close(descriptor)
+        for slot in self.crew.slots.all():
+            slot.close()
 
     def value(self, value: str) -> None:
         self.source.write_text(f"kv: {{config/web: {{v: {value}}}}}")
@@ -70,21 +66,17 @@ class Container:
         for name, content in OLD.items():
             put(self.etc / name, content, 0o600)
 
-    def intents(self) -> rollback.Intents:
-        return rollback.Intents(self.crew._intent, self.crew._news_intent, self.crew._news)
-
     def preparation(self) -> Callable[[], int]:
         """As Crew.start_prepare."""
         crew = self.crew
-        crew._renew("_verdict")
-        crew._renew("_fresh")
+        crew.slots.verdict.renew()
+        crew.slots.fresh.renew()
         crew._verdict_taken = False
 
         def body() -> int:
             try:
                 return transaction.main(
-                    self.settings, ("main",), seconds=5, out=crew._verdict, memory=crew._memory, fresh=crew._fresh,
-                    secrets=-1, lock=crew._lock, fallback="", life=crew._life, intents=self.intents(),
+                    self.settings, ("main",), crew.slots, seconds=5, fallback="", life=crew._life
                 )  # fmt: skip
             except SvcinitError as error:
                 return error.code
@@ -96,10 +88,10 @@ class Container:
         crew = self.crew
         made = follower.Follower.__new__(follower.Follower)
         made.settings, made._command, made._life = self.settings, ("main",), crew._life
-        made._slots = follower.Slots(-1, crew._news, crew._news_memory, crew._lock, -1, crew._intent, crew._news_intent)
+        made._slots = crew.slots
         made._file, made._keys, made._peers = [None], [], {}  # type: ignore[list-item]
         made._counts, made._late = {}, 0.0
-        return lambda: made._prepared(made._data(), lambda: None) or EX_OK  # type: ignore[func-returns-value]
+        return lambda: made._prepared(made._change(), lambda: None) or EX_OK  # type: ignore[func-returns-value]
 
     def killed(self, count: int, run: Callable[[], int]) -> bool:
         """Was `run` killed at that system call of its commit or rollback, or after it? False where there are fewer."""
@@ -116,8 +108,8 @@ class Container:
         armed()
         return act(*arguments, **options)
 
-    def undo(self, memory: int = -1) -> int:
-        return rollback.undo(self.settings, memory, self.crew._life, self.crew._lock, self.intents())
+    def undo(self, *, committed: bool = False) -> int:
+        return rollback.undo(self.settings, self.crew._life, self.crew.slots, committed=committed)
 
     def state(self) -> str:
         """old, new or mixed; AssertionError for what is neither."""
@@ -177,7 +169,7 @@ def test_init_knows_at_each_point_whether_there_is_something_to_put_back(contain
             assert container.crew.take_verdict()
             assert container.state() == "new"
             assert container.all_changed()
-            container.undo(container.crew._memory)  # its hook fails
+            container.undo(committed=True)  # its hook fails
         elif container.crew.begun():
             assert not finished
             assert container.undo() == EX_OK
@@ -196,7 +188,7 @@ def test_the_retry_tells_the_command_of_all_that_changed_and_can_be_undone(conta
         assert container.crew.take_verdict()
         assert container.state() == "new"
         assert container.all_changed()
-        container.undo(container.crew._memory)
+        container.undo(committed=True)
         assert container.state() == "old"
         assert container.crew.begun() is False
         container.preparation()()
@@ -232,7 +224,7 @@ def test_the_next_life_never_sees_some_of_each_even_if_its_start_fails(container
 def test_a_worker_that_is_killed_leaves_all_to_the_prepare_of_init(container: Container, part: int) -> None:
     for _ in calls(container, container.work, part):
         taken = container.crew.has_news() and container.crew.take_news()
-        assert not (taken and filled(container.crew._news_intent)), "what is told is put back later"
+        assert not (taken and container.crew.slots.news_intent.is_filled), "what is told is put back later"
         if not taken:
             if container.crew.begun() or container.state() != "old":
                 with pytest.raises(Unavailable, match="was killed"):
@@ -241,11 +233,11 @@ def test_a_worker_that_is_killed_leaves_all_to_the_prepare_of_init(container: Co
             assert container.crew.take_verdict()
         assert container.state() == "new"
         assert container.all_changed()
-        container.undo(container.crew._memory)
+        container.undo(committed=True)
         assert container.state() == "old"
         container.preparation()()
         assert container.is_clean()
-        assert not filled(container.crew._news_intent)
+        assert not container.crew.slots.news_intent.is_filled
 
 
 @parts
@@ -258,8 +250,8 @@ def test_a_rollback_that_is_killed_is_finished_by_the_next_prepare(container: Co
         container.lay_old()
         container.preparation()()
         assert container.crew.take_verdict()
-        container.crew._undoable, memory = True, container.crew._memory
-        if not container.killed(count, partial(container.undo, memory)):
+        container.crew._undoable = True
+        if not container.killed(count, partial(container.undo, committed=True)):
             break
         if container.crew.begun():
             container.crew.changed, container.crew.reloads = [], []

@@ -18,7 +18,7 @@ from svcinit.agent.registration.checks import CRITICAL, PASSING
 from svcinit.agent.registration.probes import OUTPUT_LIMIT, Probe, runner
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.worker import Worker
-from svcinit.processes.init import memfd
+from svcinit.handover import Slot
 from svcinit.settings.environment import read
 
 TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
@@ -37,13 +37,13 @@ def probe(check: str, *values: str, port: int = 1, **more: str) -> Iterator[Prob
             **more,
         }
     )
-    memory = memfd("secrets")
+    memory = Slot("secrets").open()
     remember(memory, values)
     (service,) = services(settings)
     made = Probe(service.checks[0], Remembered(settings, memory), runner(settings, env))
     yield made
     made.end()
-    os.close(memory)
+    memory.close()
 
 
 def result(made: Probe) -> tuple[str, str]:

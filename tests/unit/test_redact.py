@@ -26,7 +26,7 @@ from svcinit.agent.redact import (
     remember,
     tail,
 )
-from svcinit.processes.init import memfd
+from svcinit.handover import Slot
 from svcinit.settings.environment import read
 
 TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
@@ -150,7 +150,7 @@ def test_the_end_of_a_text_is_kept_and_marked_and_never_longer_than_it_may_be() 
 
 
 def test_values_that_others_left_are_redacted_and_so_are_those_of_before() -> None:
-    memory = memfd("secrets")
+    memory = Slot("secrets").open()
     redact = Remembered(GIVEN, memory)
     assert redact(TOKEN) == TOKEN
     remember(memory, [TOKEN])
@@ -158,47 +158,47 @@ def test_values_that_others_left_are_redacted_and_so_are_those_of_before() -> No
     remember(memory, [PASSWORD, "other"])
     assert redact(f"{TOKEN} {PASSWORD}") == f"{REDACTED} {REDACTED}"
     assert recall(memory) == [TOKEN, PASSWORD, "other"]
-    os.close(memory)
+    memory.close()
 
 
 def test_of_former_values_only_so_many_are_kept() -> None:
-    memory = memfd("secrets")
+    memory = Slot("secrets").open()
     for turn in range(8):
         remember(memory, [str(turn) * (FORMER_LIMIT // 4)])
     values = recall(memory)
     assert values is not None
     assert [value[0] for value in values] == ["4", "5", "6", "7"]
-    os.close(memory)
+    memory.close()
 
 
 def test_where_the_values_cannot_be_read_nothing_is_shown_and_what_was_known_stays_known() -> None:
-    memory = memfd("secrets")
+    memory = Slot("secrets").open()
     remember(memory, [TOKEN])
     redact = Remembered(GIVEN, memory)
     assert redact(f"a {TOKEN}") == f"a {REDACTED}"
-    os.pwrite(memory, b'["half', 0)
+    os.pwrite(memory.fd, b'["half', 0)
     assert redact(f"a {TOKEN}") == f"a {REDACTED}"
     assert Remembered(GIVEN, memory)("anything") == REDACTED
     assert Remembered(GIVEN, memory)("") == ""
     remember(memory, [PASSWORD])
     assert Remembered(GIVEN, memory)(f"a {PASSWORD}") == f"a {REDACTED}"
-    os.close(memory)
+    memory.close()
 
 
 def test_a_writer_that_is_killed_at_any_byte_leaves_all_or_what_is_seen_to_be_broken() -> None:
     for old, new in ((["a" * 50, TOKEN], [PASSWORD]), ([], [PASSWORD, TOKEN])):
         for size in range(1, 200):
-            memory = memfd("secrets")
+            memory = Slot("secrets").open()
             if old:
                 remember(memory, old)
-            before = os.pread(memory, 1000, 0)
+            before = os.pread(memory.fd, 1000, 0)
             remember(memory, new)
-            after = os.pread(memory, 1000, 0)
-            os.truncate(memory, 0)
-            os.pwrite(memory, before, 0)
-            os.pwrite(memory, after[:size], 0)
-            assert recall(memory) in (None, [*old, *new])
-            os.close(memory)
+            after = os.pread(memory.fd, 1000, 0)
+            memory.clear()
+            os.pwrite(memory.fd, before, 0)
+            os.pwrite(memory.fd, after[:size], 0)
+            assert recall(memory) in (None, old, [*old, *new])
+            memory.close()
 
 
 def test_a_long_line_is_known_by_its_pieces() -> None:

@@ -19,7 +19,7 @@ from svcinit.agent.registration.probes import Probe
 from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
 from svcinit.errors import EX_OK, Outcome, Unavailable
-from svcinit.processes.init import memfd
+from svcinit.handover import Slot
 from svcinit.settings.environment import Settings, read
 
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_ID": "web", "SVCINIT_PORT": "8000", "SVCINIT_ADVERTISE": "10.0.0.1"}
@@ -170,7 +170,7 @@ class Started:
 
     def __init__(self, consul: FakeConsul, clock: FakeClock, folder: pathlib.Path, **env: str) -> None:
         self.consul, self.clock = consul, clock
-        self.ready = memfd("ready")
+        self.ready = Slot("ready").open()
         settings = settings_of(SVCINIT_RUN=str(folder), **env)
         self.presence = Presence(
             settings, consul, lambda: None, life="life", first=True, ready=self.ready, now=clock  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ def start(consul: FakeConsul, clock: FakeClock, tmp_path: pathlib.Path) -> Itera
     for each in made:
         each.presence._connections.close()
         each.presence._clock.close()
-        os.close(each.ready)
+        each.ready.close()
 
 
 @pytest.mark.parametrize("check", ["http:/", "exec:true"])

@@ -11,7 +11,7 @@ import pytest
 
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.agent.watch import follower
-from svcinit.processes.init import memfd
+from svcinit.handover import Slots
 from svcinit.settings import environment
 
 STEP = 0.25  # seconds between two turns: that at which a file is looked at
@@ -23,7 +23,7 @@ def prepared_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: int
     path = tmp_path / "source.yaml"
     path.write_text("kv: {config/web/a: 0}")
     mine = environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SOURCE": f"file:{path}", "SVCINIT_WATCH": "1", **env})
-    slots = follower.Slots(memfd("inputs"), memfd("news"), memfd("memory"), memfd("lock"), -1, -1, -1)
+    slots = Slots()
     prepared: list[float] = []
     monkeypatch.setattr(follower.Follower, "_stand_by", lambda *_: None)
     monkeypatch.setattr(follower.Follower, "_prepare", lambda _, now: prepared.append(now))

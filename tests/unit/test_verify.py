@@ -8,6 +8,7 @@ import pytest
 
 from svcinit.agent.registration import verify
 from svcinit.errors import EX_OK, Outcome
+from svcinit.handover import CLOSED
 from svcinit.settings.environment import read
 
 
@@ -20,4 +21,4 @@ def test_a_service_that_is_not_registered_is_checked_too(tmp_path: pathlib.Path,
         "SVCINIT_CHECK": f"exec:{command}",
         "SVCINIT_RELOAD_VERIFY": "300ms",
     }
-    assert verify.main(read(given, "/nosuch"), {"PATH": "/usr/bin:/bin"}, -1) == code
+    assert verify.main(read(given, "/nosuch"), {"PATH": "/usr/bin:/bin"}, CLOSED) == code

@@ -4,7 +4,6 @@ tests' own."""
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -16,10 +15,11 @@ from fake_consul import FakeClock, FakeConsul
 from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.agent.watch import follower
 from svcinit.agent.watch.blocking import GRACE, ROTATION, WAIT, Connections
-from svcinit.agent.watch.follower import POLL_INTERVAL, Follower, Slots
+from svcinit.agent.watch.follower import POLL_INTERVAL, Follower
 from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import EX_SOFTWARE, Unavailable
-from svcinit.processes.init import NEWS, memfd, refill
+from svcinit.handover import Change, Slot, Slots, Verdict
+from svcinit.model import NEWS
 from svcinit.settings.environment import read
 
 CONNECTIONS = 3
@@ -31,14 +31,14 @@ class FakeWorker:
     made: list[FakeWorker]
 
     def __init__(self, warm_up: Callable[[], None], work: object) -> None:
-        self.work: list[bytes] = []
+        self.work: list[Change] = []
         self.code: int | None = None
         self.killed = False
         self.done = 0
         self.made.append(self)
 
-    def begin(self, data: bytes) -> None:
-        self.work.append(data)
+    def begin(self, change: Change) -> None:
+        self.work.append(change)
 
     def ended(self) -> int | None:
         return self.code
@@ -50,8 +50,8 @@ class FakeWorker:
 class Following:
     """A follower of `services` services, whose turns the test takes."""
 
-    def __init__(self, consul: FakeConsul, clock: FakeClock, services: int, slots: list[int]) -> None:
-        self.consul, self.clock, self.slots = consul, clock, Slots(*slots)
+    def __init__(self, consul: FakeConsul, clock: FakeClock, services: int, slots: Slots) -> None:
+        self.consul, self.clock, self.slots = consul, clock, slots
         env = {
             "SVCINIT_SERVICE": "web",
             "SVCINIT_WATCH": "1",
@@ -66,13 +66,9 @@ class Following:
             start_worker=FakeWorker, wall_clock=clock,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def verdict(self, slot: int, changed: tuple[str, ...] = ()) -> None:
+    def verdict(self, slot: Slot, changed: tuple[str, ...] = ()) -> None:
         versions = [[*each, "0"] for each in self.inputs]
-        found = {
-            "argv": ["true"], "env": {}, "changed": list(changed), "said": [],
-            "inputs": {"counts": [], "versions": versions},
-        }  # fmt: skip
-        refill(slot, json.dumps(found).encode())
+        slot.write(Verdict(["true"], {}, changed, inputs={"counts": [], "versions": versions}))
 
     def turns(self, seconds: float) -> None:
         """All turns of so many seconds. A query that is not answered at once is answered at its own end."""
@@ -115,7 +111,9 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Followin
     monkeypatch.setattr(random, "uniform", lambda _, most: most)
     monkeypatch.setattr(FakeWorker, "made", [], raising=False)
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    slots = [memfd(name) for name in ("inputs", "news", "memory", "lock", "secrets", "begun", "intent")]
+    slots = Slots()
+    for slot in slots.all():
+        slot.open()
     made: list[Following] = []
 
     def begin(services: int) -> Following:
@@ -125,8 +123,8 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Followin
     yield begin
     for each in made:
         each.follower._connections.close()
-    for slot in slots:
-        os.close(slot)
+    for slot in slots.all():
+        slot.close()
 
 
 def waits(consul: FakeConsul) -> set[float]:
@@ -254,7 +252,7 @@ def test_a_change_of_no_file_is_not_news(follow: Callable[[int], Following], mon
     made.verdict(made.slots.news)
     made.follower.turn(made.clock.now)
     assert sent == []
-    assert os.fstat(made.slots.news).st_size == 0
+    assert not made.slots.news.is_filled
 
 
 @pytest.mark.parametrize("kind", [Keys, Peers])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import binascii
 import json
-import os
 import re
+
+from svcinit.handover import Secrets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from svcinit.handover import Slot
     from svcinit.settings.environment import Settings
 
 SHORTEST = 4  # characters: redacting shorter values would garble the text
@@ -23,7 +25,6 @@ PIECE = 1024  # characters: of a longer line each such piece is a secret
 LONGEST = 2 * PIECE - 1
 DEPTH = 4  # of JSON in base64 in JSON
 FORMER_LIMIT = 4 << 20  # characters of former values that are remembered: the service may still have them
-SUM_BYTES = 4
 REDACTED = "***"
 CUT = "(cut) "
 SECRETIVE = "PASSW", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"  # in the names of variables
@@ -107,9 +108,9 @@ def end_of(text: str, limit: int, is_cut: bool = False) -> str:
 
 
 class Remembered:
-    """A redactor of the values in a memfd, which whoever prepares changes meanwhile (`remember`)."""
+    """A redactor of the values in the slot `memory`, which each preparation changes (`remember`)."""
 
-    def __init__(self, settings: Settings, memory: int) -> None:
+    def __init__(self, settings: Settings, memory: Slot) -> None:
         self._settings, self._memory = settings, memory
         self._seen: tuple[int, int] | None = None
         self._redact: Redactor | None = None
@@ -117,7 +118,7 @@ class Remembered:
     def __call__(self, text: str) -> str:
         if not text:
             return text
-        seen = _stamp(self._memory)
+        seen = self._memory.stamp
         if self._redact is None or seen != self._seen:
             values = recall(self._memory)
             if values is not None:
@@ -125,7 +126,7 @@ class Remembered:
         return REDACTED if self._redact is None else self._redact(text)
 
 
-def remember(memory: int, values: Sequence[str]) -> None:
+def remember(memory: Slot, values: Sequence[str]) -> None:
     """Leave `values` for `recall`, after what was left before. A reader sees all of it, or that it is not whole."""
     fresh, room = set(values), FORMER_LIMIT
     former = []
@@ -133,33 +134,15 @@ def remember(memory: int, values: Sequence[str]) -> None:
         room -= len(value)
         if value not in fresh and room > 0:
             former.append(value)
-    data = json.dumps([*reversed(former), *values]).encode()
-    data = _sum_of(data) + data
-    done = 0
-    while done < len(data):
-        done += os.pwrite(memory, data[done:], done)
-    os.ftruncate(memory, len(data))
+    memory.write(Secrets([*reversed(former), *values]))
 
 
-def recall(memory: int) -> list[str] | None:
+def recall(memory: Slot) -> list[str] | None:
     """What was left; None where it is not whole: it is being written, or its writer was killed."""
-    if memory < 0:
+    if not memory.is_filled:
         return []
-    data = os.pread(memory, os.fstat(memory).st_size, 0)
-    if data[:SUM_BYTES] != _sum_of(data[SUM_BYTES:]):
-        return None if data else []
-    return list(map(str, json.loads(data[SUM_BYTES:])))
-
-
-def _sum_of(data: bytes) -> bytes:
-    return binascii.crc32(data).to_bytes(SUM_BYTES, "little")
-
-
-def _stamp(memory: int) -> tuple[int, int]:
-    if memory < 0:
-        return 0, 0
-    status = os.fstat(memory)
-    return status.st_mtime_ns, status.st_size
+    left = memory.read(Secrets)
+    return None if left is None else left.values
 
 
 def _pieces(line: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""What runs in each child of init: main, hooks and actions are programs, the rest is the network half, forked.
+"""What each child of init runs. The service, hooks and actions are programs; the other children run the network half.
 
-The network half is imported only inside those children. Init learns of them by exit status, by a memfd that holds
-the verdict of prepare, and by another in which presence leaves the time of its last sign of life.
+Only these children import the network half. Init learns their results by exit status, signals, and the slots of
+`handover.py`.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ import time
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE
 from svcinit.model import Role
-from svcinit.processes.init import FETCHING, Init, content, filled, log_not_started, memfd, refill
+from svcinit.processes.init import Init, log_not_started
 from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, ParamSpec
+    from typing import ParamSpec
 
     Given = ParamSpec("Given")
 
+    from svcinit.handover import Readiness, Slots, Verdict
     from svcinit.settings.environment import Settings
     from svcinit.settings.parsers import Action
 
-VERDICT_LIMIT = 64 << 20  # bytes: of arguments and environment the kernel takes 6 MiB, which JSON may make 36 of
-LIFE_BYTES = BEAT_BYTES = 8
-READY = b"ready"  # what presence leaves for init, and for the next presence, when SVCINIT_READY has succeeded
-REGISTERED = b"registered"  # behind READY: what presence leaves for init when all services are registered
-BLOCKED_LOOKS = 5  # so many in a row: it is not just starting a child
-RETRY = 0.02  # seconds between two tries to open a fifo that nobody reads yet
+RUN_ID_BYTES = 8
+BLOCKED_LOOKS = 5  # a process that blocks the reload signal so many times in a row is not just starting a child
+RETRY = 0.02  # seconds between two attempts to open a fifo that nobody reads yet
 
 
-def _or_dead(role: str) -> Callable[[Callable[Given, None]], Callable[Given, None]]:
-    """For what starts a child: it counts as dead at once where something that it needs cannot be had."""
+def _or_failed(role: str) -> Callable[[Callable[Given, None]], Callable[Given, None]]:
+    """For a method that starts a child: if something that the child needs is missing, it counts as one that failed."""
 
     def decorate(start: Callable[Given, None]) -> Callable[Given, None]:
         def run(*given: Given.args, **named: Given.kwargs) -> None:
@@ -55,185 +53,190 @@ def _or_dead(role: str) -> Callable[[Callable[Given, None]], Callable[Given, Non
 class Crew(Init):
     """Init with the knowledge of what each role runs."""
 
+    slots: Slots  # a plain init has none
+
     def __init__(self, settings: Settings, command: tuple[str, ...]) -> None:
         super().__init__(settings)
         if not settings.plain:
+            from svcinit import handover
             from svcinit.processes import oom
 
             self._unprotect = oom.protect()
+            self.slots = handover.Slots()
         self.command = command
         self.argv = command
         self.extra_env: dict[str, str] = {}
-        self.changed: list[str] = []  # rendered files that main was not successfully told about yet
-        self.reloads: list[str] = []  # how main hears of `changed`, as their templates ask; empty: by SVCINIT_RELOAD
+        self.changed: list[str] = []  # rendered files of which the service was not notified yet
+        self.reloads: list[str] = []  # how their templates ask to notify the service; empty: by SVCINIT_RELOAD
         self._before, self._undoable = (self.argv, self.extra_env, self.changed, self.reloads), False
         self._verdict_taken = False  # that of the last prepare
         self._presences = 0
-        self._blocked_looks = 0  # how often in a row a process was seen to block the reload signal
-        self._beaten, self._heard = b"", 0.0  # the last sign of life of presence, and when init saw it
-        self.prepared: dict[str, object] = {}  # what there is to tell of it: how many `files` and `keys`
-        self.said: list[log.Entry] = []  # what presence's child kept back while it prepared the news
+        self._blocked_looks = 0  # how many times in a row a process blocked the reload signal
+        self._beat, self._heard = 0, 0.0  # the last heartbeat of presence, and when init saw it
+        self.prepared: dict[str, object] = {}  # the numbers of `files` and `keys` of the last preparation
+        self.said: list[log.Entry] = []  # the log entries that presence's worker held back
         self._state = StateFile(settings.run, "init")
-        # memfds; those of presence: what is followed, news and their memory, the lock of whoever prepares; and what
-        # prepare and presence's worker had begun to write (agent/prepare/rollback.py)
-        self._verdict = self._memory = self._fresh = self._beat = self._ready = -1
-        self._inputs = self._news = self._news_memory = self._lock = self._intent = self._news_intent = -1
-        self._secrets = -1  # a memfd of the values of KV: prepare fills it, those who tell what probes said read it
-        self._life = os.urandom(LIFE_BYTES).hex()  # tells our registrations from those of a namesake or an earlier life
+        self._life = os.urandom(RUN_ID_BYTES).hex()  # marks the registrations of this run of svcinit
 
     def start_main(self) -> bool:
-        """False where something that it needs cannot be had now."""
+        """Start the service; False if something that it needs is missing now."""
         try:
-            self._renew("_ready")
+            if not self.settings.plain:
+                self.slots.ready.renew()
             self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
         except (OSError, MemoryError) as error:
             log_not_started(Role.MAIN, error)
             return False
         return True
 
-    @_or_dead(Role.HOOK)
+    @_or_failed(Role.HOOK)
     def start_hook(self, argv: tuple[str, ...]) -> None:
         self.exec(Role.HOOK, argv, self._action_env())
 
-    @_or_dead(Role.ACTION)
+    @_or_failed(Role.ACTION)
     def start_action(self, action: Action) -> None:
-        """Perform a `write:` or `exec:` action in a child, as SVCINIT_USER.
-
-        Not even a fifo that nobody reads can hold init up.
-        """
+        """Perform a `write:` or `exec:` action as SVCINIT_USER. In a child: a fifo without a reader must not block
+        init."""
         if action.kind == "exec":
             self.exec(Role.ACTION, action.argv, self._action_env())
         else:
             self.fork_as_user(Role.ACTION, lambda: _write(action.path, action.text))
 
-    @_or_dead(Role.PREPARE)
+    @_or_failed(Role.PREPARE)
     def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
-        """Fetch, wait, render, check and commit, giving up by itself within `seconds`; its status is the verdict.
+        """Fetch, wait, render, check and commit. The child gives up within `seconds`; its exit status is the outcome.
 
         `fallback`: `cache` or `defaults`, to prepare without Consul.
         """
+        from svcinit.handover import Progress
+
         self._undoable = self._verdict_taken = False
-        self._open("_lock", "_inputs", "_intent", *["_secrets"] * self.settings.probes)
-        self._renew("_verdict")
-        self._renew("_fresh")
-        os.pwrite(self._verdict, FETCHING, 0)
-        settings, command, lock = self.settings, self.command, self._lock
-        out, memory, fresh, life = self._verdict, self._memory, self._fresh, self._life
-        secrets, intents = self._secrets, (self._intent, self._news_intent, self._news)
+        settings, command, slots, life = self.settings, self.command, self.slots, self._life
+        for slot in (slots.lock, slots.inputs, slots.intent, *[slots.secrets] * settings.probes):
+            slot.open()
+        slots.verdict.renew()
+        slots.fresh.renew()
+        slots.verdict.write(Progress(Progress.FETCHING))
 
         def body() -> int:
             import gc
 
-            gc.disable()  # it ends before collecting would pay: 15 ms of its imports
-            from svcinit.agent.prepare import rollback, transaction
+            gc.disable()  # the child ends before a collection would pay: 15 ms of its imports
+            from svcinit.agent.prepare import transaction
 
-            return transaction.main(
-                settings, command, seconds=seconds, out=out, memory=memory, fresh=fresh, secrets=secrets, lock=lock,
-                fallback=fallback, life=life, intents=rollback.Intents(*intents),
-            )  # fmt: skip
+            return transaction.main(settings, command, slots, seconds=seconds, fallback=fallback, life=life)
 
         self.fork(Role.PREPARE, body)
 
     def fetching(self) -> bool:
-        """Was the last prepare still at Consul and DNS when it ended?"""
+        """Did the last prepare still need Consul or DNS when it ended?"""
+        from svcinit.handover import Progress
+
         try:
-            return os.pread(self._verdict, len(FETCHING), 0) == FETCHING
+            found = self.slots.verdict.read(Progress)
         except OSError:
             return False
+        return found is not None and found.phase == Progress.FETCHING
 
     def begun(self) -> bool:
-        """Did the last prepare change files without having come to its end? Then they are to be put back."""
-        return filled(self._intent)
+        """Did the last prepare change files without completing its verdict? Then they must be rolled back."""
+        return self.slots.intent.is_filled
 
     def finished(self) -> bool:
-        """Had the last prepare done all that matters when it ended, well or not?"""
+        """Had the last prepare completed its verdict when it ended, whatever its exit status?"""
         try:
-            return os.pread(self._verdict, 1, 0) == b"{" and not self.begun()
+            return self._verdict() is not None and not self.begun()
         except OSError:
             return False
 
     def take_verdict(self) -> bool:
-        """Take over what a successful prepare found; False when what it left cannot be read. A transition that fails
-        later calls this again: the verdict counts once."""
+        """Use what a successful prepare found; False if its verdict cannot be read. A transition that fails later calls
+        this again: the verdict counts once."""
         if self._verdict_taken:
             return True
-        whole = content(self._verdict, VERDICT_LIMIT)
-        verdict = _parsed(whole)
+        verdict = self._verdict()
         if verdict is None:
-            log.error("prepare_died", "prepare said it was done but left nothing that can be read")
+            log.error("prepare_died", "prepare succeeded but left no verdict that can be read")
             return False
-        if self.settings.watch:  # what may fail comes first: all is then done again
-            refill(self._inputs, whole)
+        slots = self.slots
+        if self.settings.watch:  # first what may fail: all is repeated then
+            slots.inputs.copy(slots.verdict)
         self._take(verdict)
-        self._memory, self._fresh = self._fresh, self._memory
+        slots.memory, slots.fresh = slots.fresh, slots.memory
         self._verdict_taken = True
         if self.settings.watch:
             self.signal(Role.PRESENCE, _signal.SIGHUP)
         return True
 
+    def _verdict(self) -> Verdict | None:
+        from svcinit.handover import Verdict
+
+        return self.slots.verdict.read(Verdict)
+
     def has_news(self) -> bool:
-        """Did presence prepare a change, or die while it did?"""
-        return filled(self._news)
+        """Did presence prepare a change, or end while it prepared one?"""
+        return self.slots.news.is_filled
 
     def take_news(self) -> bool:
-        """Take over what presence prepared; False when it died half way, so that all is to be prepared again."""
-        whole = content(self._news, VERDICT_LIMIT)
-        verdict = None if filled(self._news_intent) else _parsed(whole)
-        if verdict is not None:  # what may fail comes first: all is then done again
-            self._renew("_memory")
-            refill(self._memory, content(self._news_memory))
-            refill(self._inputs, whole)
-        os.ftruncate(self._news, 0)
+        """Use what presence prepared; False if it ended before that was complete: then all is prepared again."""
+        from svcinit.handover import Verdict
+
+        slots = self.slots
+        verdict = None if slots.news_intent.is_filled else slots.news.read(Verdict)
+        if verdict is not None:  # first what may fail: all is repeated then
+            slots.memory.renew()
+            slots.memory.copy(slots.news_memory)
+            slots.inputs.copy(slots.news)
+        slots.news.clear()
         if verdict is not None:
             self._take(verdict)
-        self.signal(Role.PRESENCE, _signal.SIGHUP)  # the next news may come
+        self.signal(Role.PRESENCE, _signal.SIGHUP)  # it may prepare the next change
         return verdict is not None
 
-    def _take(self, verdict: dict[str, Any]) -> None:
-        argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
+    def _take(self, verdict: Verdict) -> None:
+        argv = tuple(verdict.argv)
         before = self.argv, self.extra_env, self.changed, self.reloads
-        if self.alive(Role.MAIN) and (tuple(argv), env) != (self.argv, self.extra_env):
+        reloads = verdict.reloads
+        if self.alive(Role.MAIN) and (argv, verdict.env) != (self.argv, self.extra_env):
             if self.settings.reload.kind == "restart":
-                reloads.append("")  # that is a start
+                reloads = [*reloads, ""]
             else:
                 log.warning(
                     "restart_needed",
                     "the command's arguments or environment changed: they take effect at its next start",
                 )
-        self.argv, self.extra_env = tuple(argv), env
-        self.prepared = {"files": verdict.get("files"), "keys": verdict.get("keys")}
-        self.said = verdict.get("said", [])
-        self._before, self._undoable = before, bool(changed)
-        self.changed = self.changed + [path for path in changed if path not in self.changed]
+        self.argv, self.extra_env = argv, verdict.env
+        self.prepared = {"files": verdict.files, "keys": verdict.keys}
+        self.said = verdict.said
+        self._before, self._undoable = before, bool(verdict.changed)
+        self.changed = self.changed + [path for path in verdict.changed if path not in self.changed]
         self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
 
     def notified(self) -> None:
-        """Main knows of every change, so there is nothing to put back either."""
+        """The service was notified of all changes: they are not rolled back any more."""
         self.changed, self.reloads, self._undoable = [], [], False
 
     def start_rollback(self) -> bool:
-        """Put back the files that the last prepare committed, or only began with; False when there are none."""
-        if not self._undoable and not self.begun():
+        """Roll back the files that the last prepare committed, or had begun; False if there are none."""
+        committed = self._undoable
+        if not committed and not self.begun():
             return False
-        memory = -1
-        if self._undoable:
+        if committed:
             self.argv, self.extra_env, self.changed, self.reloads = self._before
-            memory = self._memory
-        settings, life, lock = self.settings, self._life, self._lock
-        intents = self._intent, self._news_intent, self._news
+        settings, life, slots = self.settings, self._life, self.slots
 
         def body() -> int:
             from svcinit.agent.prepare import rollback
 
-            return rollback.undo(settings, memory, life, lock, rollback.Intents(*intents))
+            return rollback.undo(settings, life, slots, committed=committed)
 
         self.fork(Role.ROLLBACK, body)
         return True
 
-    @_or_dead(Role.VERIFY)
+    @_or_failed(Role.VERIFY)
     def start_verify(self) -> None:
         """Does the service's own check succeed within SVCINIT_RELOAD_VERIFY?"""
-        settings, env, secrets = self.settings, self._action_env(), self._secrets
+        settings, env, secrets = self.settings, self._action_env(), self.slots.secrets
 
         def body() -> int:
             from svcinit.agent.registration import verify
@@ -242,34 +245,32 @@ class Crew(Init):
 
         self.fork(Role.VERIFY, body)
 
-    @_or_dead(Role.PRESENCE)
+    @_or_failed(Role.PRESENCE)
     def start_presence(self) -> None:
-        """Keep the service registered; ends with EX_OK after TERM, when it has deregistered."""
-        self._renew("_beat")
-        settings, beat, ready, life, first = self.settings, self._beat, self._ready, self._life, self._presences == 0
-        env, secrets, command = self._action_env(), self._secrets, self.command
-        slots: tuple[int, ...] = ()
-        if self.settings.watch:
-            # for the next presence, too: a child of this one may write to them late
-            self._open("_news", "_news_memory", "_news_intent")
-            slots = (
-                self._inputs, self._news, self._news_memory, self._lock, self._secrets, self._intent, self._news_intent,
-            )  # fmt: skip
+        """Keep the service registered; the child deregisters it after TERM and exits with EX_OK."""
+        from svcinit.handover import Heartbeat
+
+        settings, slots, life, first = self.settings, self.slots, self._life, self._presences == 0
+        slots.heartbeat.renew()
+        env, command = self._action_env(), self.command
+        if settings.watch:
+            # opened here and not in presence: the next presence reads what a late child of this one writes
+            for slot in (slots.news, slots.news_memory, slots.news_intent):
+                slot.open()
         self._presences += 1
-        touch(beat)
-        self._beaten, self._heard = b"", self.now()
+        slots.heartbeat.write(Heartbeat.now())
+        self._beat, self._heard = 0, self.now()
 
         def body() -> int:
             from svcinit.agent.registration import presence
 
-            log.context(reload=None)  # it outlives the one that goes on
-            return presence.main(settings, lambda: touch(beat), life=life, first=first, ready=ready, env=env,
-                                 secrets=secrets, command=command, slots=slots)  # fmt: skip
+            log.context(reload=None)  # presence continues after the reload that runs now
+            return presence.main(settings, command, slots, life=life, first=first, env=env)
 
         self.fork(Role.PRESENCE, body)
 
     def start_deregister(self) -> None:
-        """Deregister only: for when presence is not there to do it."""
+        """Only deregister, because presence is not there to do it."""
         settings, life = self.settings, self._life
 
         def body() -> int:
@@ -280,51 +281,55 @@ class Crew(Init):
         self.fork(Role.DEREGISTER, body)
 
     def start_metrics(self) -> None:
-        """Answer scrapes at SVCINIT_METRICS, out of the state files."""
+        """Answer the scrapes at SVCINIT_METRICS from the state files."""
         settings, life = self.settings, self._life
 
         def body() -> int:
             from svcinit.agent.metrics import exporter
 
-            log.context(reload=None)  # it outlives the one that goes on
+            log.context(reload=None)  # the exporter continues after the reload that runs now
             return exporter.main(settings, life)
 
         self.fork(Role.METRICS, body)
 
     def silence(self) -> float:
-        """Seconds since presence was last seen to have given a sign of life."""
-        beaten = os.pread(self._beat, BEAT_BYTES, 0)
-        if beaten != self._beaten:
-            self._beaten, self._heard = beaten, self.now()
+        """Seconds since init saw a new heartbeat of presence."""
+        from svcinit.handover import Heartbeat
+
+        beat = self.slots.heartbeat.read(Heartbeat)
+        if beat is not None and beat.milliseconds != self._beat:
+            self._beat, self._heard = beat.milliseconds, self.now()
         return self.now() - self._heard
 
     def is_ready(self) -> bool:
-        """Has SVCINIT_READY succeeded since main was started, where it is asked for?"""
+        """Has SVCINIT_READY succeeded since the service was started, if it is set?"""
         if self.settings.ready.kind == "none" or not self.settings.registers:
             return True
-        return self._note(0, READY)
+        found = self._readiness()
+        return found is not None and found.ready
 
     def is_registered(self) -> bool:
         """Were all services registered since the service was started, if there are any?"""
-        if not self.settings.registers:
-            return True
-        return self._note(len(READY), REGISTERED)
+        found = self._readiness() if self.settings.registers else None
+        return not self.settings.registers or (found is not None and found.registered)
 
-    def _note(self, offset: int, note: bytes) -> bool:
-        """Has presence left that note?"""
+    def _readiness(self) -> Readiness | None:
+        from svcinit.handover import Readiness
+
         try:
-            return os.pread(self._ready, len(note), offset) == note
+            return self.slots.ready.read(Readiness)
         except OSError:
-            return False
+            return None
 
     def unhandled(self, number: int) -> str:
-        """Who would end by a signal to main, or not hear it; empty: nobody, or /proc does not tell."""
+        """The process that this signal to the service would end, or that blocks it; empty: there is none, or /proc does
+        not show it."""
         main = self.pid(Role.MAIN)
         try:
             from svcinit.processes import dispositions
 
             ends, blocks = dispositions.look(main, number, group=self.settings.signal_group) if main else ("", "")
-        except (OSError, ImportError):  # no descriptor is left: that does not tell either
+        except (OSError, ImportError):  # no descriptor is left: then /proc does not show it either
             ends = blocks = ""
         self._blocked_looks = self._blocked_looks + 1 if blocks and not ends else 0
         if self._blocked_looks < BLOCKED_LOOKS:
@@ -348,12 +353,13 @@ class Crew(Init):
         return self._state.tell(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
 
     def forget(self) -> None:
-        """The container ends, and so does its state where that would outlive it."""
+        """The container ends: remove its state files from a directory that other containers share."""
         if not self.settings.plain:
             clear(self.settings.run)
 
     def _action_env(self) -> Mapping[str, str]:
-        """What hooks, actions and check commands see: main's environment, what changed, and whom to tell."""
+        """The environment of hooks, actions and probes: that of the service, the changed files, and the service's
+        process ID."""
         main = self.pid(Role.MAIN)
         own = {"SVCINIT_CHANGED": ""} if main is None else {"SVCINIT_CHANGED": "", "SVCINIT_MAIN_PID": str(main)}
         env = self.settings.main_environment({**self.extra_env, **own})
@@ -364,57 +370,10 @@ class Crew(Init):
             env.update(limits.changed(self.changed, room))
         return env
 
-    def _open(self, *names: str) -> None:
-        """A memfd for each attribute that holds none yet."""
-        for name in names:
-            if getattr(self, name) < 0:
-                setattr(self, name, memfd(name.strip("_")))
-
-    def _renew(self, name: str) -> None:
-        """A new memfd in place of the one that the attribute holds; where there is no other, that one is emptied."""
-        former: int = getattr(self, name)
-        try:
-            new = memfd(name.strip("_"))
-        except OSError:
-            if former < 0:
-                raise
-            os.ftruncate(former, 0)
-            return
-        setattr(self, name, new)
-        try:
-            os.close(former)
-        except OSError:  # there was none
-            pass
-
-
-def touch(beat: int) -> None:
-    """Leave a sign of life: the monotonic clock in milliseconds."""
-    os.pwrite(beat, int(time.monotonic() * 1000).to_bytes(BEAT_BYTES, "little"), 0)
-
-
-def _parsed(whole: bytes) -> dict[str, Any] | None:
-    """What prepare found; None where that cannot be read."""
-    import json
-
-    try:
-        verdict = json.loads(whole)
-        argv, env, changed, reloads = (verdict[name] for name in ("argv", "env", "changed", "reloads"))
-        if not (_texts(argv) and argv and _texts(env) and _texts(env.values()) and _texts(changed + reloads)):
-            raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    return dict(verdict)
-
-
-def _texts(values: object) -> bool:
-    return not isinstance(values, str) and all(isinstance(value, str) for value in values)  # type: ignore[attr-defined]
-
 
 def _write(path: str, text: str) -> int:
-    """Write `text` to a fifo or file.
-
-    A fifo that is not there, not read yet or full is waited for: init has the deadline.
-    """
+    """Write `text` to a fifo or file. Wait for a fifo that does not exist, has no reader or is full: init has the
+    deadline."""
     try:
         descriptor = _opened(path)
         rest = text.encode("utf-8", "surrogateescape")

@@ -15,7 +15,7 @@ import sys
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
-from svcinit.model import Deadline, Event, Exited, News, NotStarted, Role, Signalled, Stopped
+from svcinit.model import NEWS, Deadline, Event, Exited, News, NotStarted, Role, Signalled, Stopped
 from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Clock, descendants, fork, prctl
 from svcinit.processes.execution import OF_WRITES, become, execute
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-NEWS = _signal.SIGRTMIN  # from presence: it has prepared a change; from anybody else it is a signal as any other
-FETCHING = b"fetching"  # what stands in place of the verdict until prepare has what it needs
 SI_KERNEL = 0x80  # sigaction(2): the kernel sent the signal
 OF_TERMINAL = _signal.SIGTTIN, _signal.SIGTTOU  # for a process outside the foreground group that uses the terminal
 TICK = 5.0  # seconds: a longer wait is split into waits of this length, so that a pause of the container is noticed
@@ -292,26 +290,3 @@ def _return_to(folder: str | None) -> None:
     except OSError as error:
         log.warning("no_folder", "cannot change to the working directory {file}: {error}; using / instead",
                     file=folder, error=error.strerror)  # fmt: skip
-
-
-def refill(descriptor: int, data: bytes) -> None:
-    """Give a memfd another content."""
-    os.ftruncate(descriptor, 0)
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], done)
-
-
-def content(descriptor: int, limit: int = 1 << 40) -> bytes:
-    """All that a memfd holds, `limit` bytes at most."""
-    return os.pread(descriptor, min(os.fstat(descriptor).st_size, limit), 0)
-
-
-def filled(descriptor: int) -> bool:
-    """Does a memfd (or -1 for none) hold something?"""
-    return descriptor >= 0 and os.fstat(descriptor).st_size > 0
-
-
-def memfd(name: str) -> int:
-    """An anonymous file that forked children share and programs do not (memfd_create(2))."""
-    return os.memfd_create(f"svcinit-{name}", os.MFD_CLOEXEC)

@@ -9,22 +9,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from svcinit.handover import Slot
+
 
 @contextlib.contextmanager
-def locked(lock: int) -> Iterator[None]:
+def locked(lock: Slot) -> Iterator[None]:
     """Hold the lock. It is released when the process dies, too."""
-    fcntl.lockf(lock, fcntl.LOCK_EX)
+    fcntl.lockf(lock.fd, fcntl.LOCK_EX)
     try:
         yield
     finally:
-        fcntl.lockf(lock, fcntl.LOCK_UN)
+        fcntl.lockf(lock.fd, fcntl.LOCK_UN)
 
 
-def is_free(lock: int) -> bool:
+def is_free(lock: Slot) -> bool:
     """Is there no preparation now?"""
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
-    fcntl.lockf(lock, fcntl.LOCK_UN)
+    fcntl.lockf(lock.fd, fcntl.LOCK_UN)
     return True

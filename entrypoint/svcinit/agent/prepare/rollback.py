@@ -1,47 +1,44 @@
 """Rolls files back: those of a commit after a hook that failed, and those of a prepare that was killed.
 
-Init's prepares share one memfd with init, presence's worker another: `Intents`. Each is filled before the first rename
-(`agent/files/journal.py`) and emptied when the verdict is complete. If one is filled while nothing prepares, its writer
-was killed. Only children of init roll back, one after the other, so that init knows the state of each file; the worker
-does not begin before.
+Init's prepares share the slot `intent` with init, presence's worker the slot `news_intent`. Each is filled before the
+first rename (`agent/files/journal.py`) and emptied when the verdict is complete. If one is filled while nothing
+prepares, its writer was killed. Only children of init roll back, one after the other, so that init knows the state of
+each file; the worker does not begin before.
 """
 
 from __future__ import annotations
 
 import os
 
-from svcinit.agent.prepare import memory as memories
 from svcinit.agent.prepare import record
 from svcinit.agent.prepare.lock import locked
 from svcinit.agent.prepare.rendering import find_templates
 from svcinit.errors import EX_OK, ConfigError, SvcinitError
-from svcinit.processes.init import content, filled, refill
+from svcinit.handover import UNLIMITED, Memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
 
 
-class Intents:
-    """The memfds of what was begun: `own` by init's prepares, `worker` by presence's; `news`: the worker's verdict."""
-
-    def __init__(self, own: int, worker: int, news: int) -> None:
-        self.own, self.worker, self.news = own, worker, news
-
-
-def undo(settings: Settings, memory: int, life: str, lock: int, intents: Intents) -> int:
-    """Roll back what a killed prepare had begun, and what the preparation that left `memory` (or -1) committed."""
-    with locked(lock):
-        _settle_all(settings, life, intents)
-        if memory >= 0:
-            refill(intents.own, memories.load(memory)[1])  # should this be killed, the next prepare does the rest
-            _settle_all(settings, life, intents)
+def undo(settings: Settings, life: str, slots: Slots, *, committed: bool) -> int:
+    """Roll back what a killed preparation had begun. `committed`: also what the last successful preparation committed.
+    Raises ConfigError, SvcinitError."""
+    with locked(slots.lock):
+        _settle_all(settings, life, slots)
+        if committed:
+            memory = slots.memory.read(Memory)
+            if memory is None:
+                raise SvcinitError("the record of the last preparation cannot be read: its files are not rolled back")
+            slots.intent.replace(memory.undo)  # if this process is killed, the next preparation does the rest
+            _settle_all(settings, life, slots)
     return EX_OK
 
 
-def settle(settings: Settings, life: str, intents: Intents) -> None:
+def settle(settings: Settings, life: str, slots: Slots) -> None:
     """Roll back what killed processes had begun, in this run and in others; the lock is held. Raises ConfigError."""
-    _settle_all(settings, life, intents)
+    _settle_all(settings, life, slots)
     try:
         targets = [template.target for template in find_templates(settings)]
     except ConfigError:
@@ -53,21 +50,21 @@ def settle(settings: Settings, life: str, intents: Intents) -> None:
     journal.recover(os.path.realpath(target) for target in targets)
 
 
-def _settle_all(settings: Settings, life: str, intents: Intents) -> None:
-    if filled(intents.worker):
-        _settle(settings, life, intents.worker)
-        os.ftruncate(intents.news, 0)
-        os.ftruncate(intents.worker, 0)
-    if filled(intents.own):
-        _settle(settings, life, intents.own)
-        os.ftruncate(intents.own, 0)
+def _settle_all(settings: Settings, life: str, slots: Slots) -> None:
+    if slots.news_intent.is_filled:
+        _settle(settings, life, slots.news_intent)
+        slots.news.clear()
+        slots.news_intent.clear()
+    if slots.intent.is_filled:
+        _settle(settings, life, slots.intent)
+        slots.intent.clear()
 
 
-def _settle(settings: Settings, life: str, intent: int) -> None:
+def _settle(settings: Settings, life: str, intent: Slot) -> None:
     from svcinit.agent.files import commit, journal
 
     try:
-        data = content(intent)
+        data = intent.content(UNLIMITED)
         journal.load(data)
     except ValueError:
         return  # its writer was killed before the first rename

@@ -1,28 +1,25 @@
 """prepare: fetch, wait, render, check, commit; all of it or nothing. The short-lived child of a start and a reload.
 
 Its exit status is the outcome: 0 done, 75 try again (Consul or DNS unavailable, peers missing), 78 wrong (template,
-key, token, target). Init gets the result (arguments, environment, changed files) as JSON in one memfd. The next
-preparation and a rollback get what they need in another one (`memory.py`).
+key, token, target). Init gets the result (arguments, environment, changed files) as a Verdict, the next preparation and
+a rollback get a Memory (`handover.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.prepare import memory as memories
 from svcinit.agent.prepare import program, record, rollback
-from svcinit.agent.prepare.inputs import to_json
+from svcinit.agent.prepare.inputs import from_json, to_json
 from svcinit.agent.prepare.lock import locked
 from svcinit.agent.prepare.rendering import Rendering
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
-from svcinit.processes.init import FETCHING, refill
+from svcinit.handover import CLOSED, Memory, Progress, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,54 +28,51 @@ if TYPE_CHECKING:
     from svcinit.agent.prepare.inputs import InputId
     from svcinit.agent.prepare.source import Source
     from svcinit.agent.templates.render import Rendered
+    from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
 
 BACKOFF = 0.1, 5.0  # seconds: the first retry comes within the first, no pause is longer than the second
-PREPARING = b"preparing"  # stands in place of a verdict that is not complete yet
 
 
 def main(
-    settings: Settings, command: tuple[str, ...], *, seconds: float, out: int, memory: int, fresh: int, secrets: int,
-    lock: int, fallback: str, life: str, intents: rollback.Intents,
+    settings: Settings, command: tuple[str, ...], slots: Slots, *, seconds: float, fallback: str, life: str
 ) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as something that it needs is unavailable.
 
-    `out` takes the verdict, `memory` (or -1) is what the last successful one left, `fresh` takes what this one leaves;
-    `secrets` (or -1) takes the values of all keys; `lock` is held meanwhile, since presence prepares too where it
-    follows changes; `fallback`: how to start without Consul, `cache` or `defaults` as in SVCINIT_START_WITHOUT, or
-    empty; `life`: the run of svcinit that the record is of; `intents`: see `rollback`.
+    `fallback`: how to start without Consul, `cache` or `defaults` as in SVCINIT_START_WITHOUT, or empty; `life`: the
+    run of svcinit that the record is of. Presence prepares too if it follows changes: the lock is held meanwhile.
     Raises ConfigError, Unavailable.
     """
 
-    is_start = memory < 0  # no preparation of this run has succeeded, so the service is not started yet
+    is_start = not slots.memory.is_filled  # no preparation of this run has succeeded: the service is not started yet
 
-    def attempt(source: Source, memory: int) -> None:
+    def attempt(source: Source, memory: Slot) -> None:
         if is_start:
             require_free_ports(settings)
-        done = Transaction(settings, command, source, memory=memory, secrets=secrets, intent=intents.own)
-        done.run_and_record(out, fresh, life)
+        done = Transaction(settings, command, source, memory=memory, secrets=slots.secrets, intent=slots.intent)
+        done.run_and_record(slots.verdict, slots.fresh, life)
 
-    with locked(lock):
-        rollback.settle(settings, life, intents)
+    with locked(slots.lock):
+        rollback.settle(settings, life, slots)
         deadline = time.monotonic() + seconds
         if fallback:
-            refill(out, FETCHING)
+            slots.verdict.write(Progress(Progress.FETCHING))
             try:
-                attempt(_open_fallback(settings, fallback, deadline), -1)
+                attempt(_open_fallback(settings, fallback, deadline), CLOSED)
             except ConfigError as error:
                 if fallback == "defaults":  # for example a key without a default: Consul is what is missing
                     raise Unavailable(*error.faults) from None
                 raise
             return EX_OK
-        is_first = memory < 0 or not os.fstat(memory).st_size
-        if is_first and settings.watch and settings.reload.kind == "restart" and not settings.splay:
+        if is_start and settings.watch and settings.reload.kind == "restart" and not settings.splay:
             log.warning("no_splay", "{variable} is 0s: a change in Consul restarts all instances at the same time",
                         variable="SVCINIT_SPLAY")  # fmt: skip
-        _retry(lambda: attempt(open_source(settings, deadline), memory), out, deadline, is_first=is_first)
+        inputs = slots.memory
+        _retry(lambda: attempt(open_source(settings, deadline), inputs), slots.verdict, deadline, is_first=is_start)
         return EX_OK
 
 
-def _retry(attempt: Callable[[], None], out: int, deadline: float, *, is_first: bool) -> None:
+def _retry(attempt: Callable[[], None], out: Slot, deadline: float, *, is_first: bool) -> None:
     """Call `attempt` until it succeeds. The last try is at the deadline (monotonic seconds).
 
     `is_first`: at a start, Consul may not know the token yet.
@@ -86,7 +80,7 @@ def _retry(attempt: Callable[[], None], out: int, deadline: float, *, is_first: 
     logged = ""
     for number in range(1 << 30):
         try:
-            refill(out, FETCHING)
+            out.write(Progress(Progress.FETCHING))
             attempt()
             return
         except SvcinitError as error:
@@ -135,17 +129,17 @@ def _open_fallback(settings: Settings, fallback: str, deadline: float) -> Source
 class Transaction:
     """One try, from the inputs of `source`.
 
-    `memory`: a memfd that the last successful preparation left, or -1; `counts`: how many entries inputs had since
-    then; `secrets`: a memfd for the values of keys, or -1; `intent`: a memfd for how to roll back what this has begun,
-    or -1.
+    `memory`: the Memory of the last successful preparation; `counts`: how many entries inputs had since then;
+    `secrets`: takes the values of keys; `intent`: takes the record of how to roll back what this has begun.
     """
 
     def __init__(
-        self, settings: Settings, command: tuple[str, ...], source: Source, *, memory: int = -1,
-        counts: Mapping[InputId, int] | None = None, secrets: int = -1, intent: int = -1,
+        self, settings: Settings, command: tuple[str, ...], source: Source, *, memory: Slot = CLOSED,
+        counts: Mapping[InputId, int] | None = None, secrets: Slot = CLOSED, intent: Slot = CLOSED,
     ) -> None:  # fmt: skip
-        if memory >= 0 and os.fstat(memory).st_size:
-            counts = {**memories.load(memory)[0], **(counts or {})}
+        earlier = memory.read(Memory)
+        if earlier is not None:
+            counts = {**from_json(earlier.counts), **(counts or {})}
         self.settings, self._secrets, self._intent = settings, secrets, intent
         self.source = source
         self.data = TemplateData(settings, source, counts)
@@ -153,7 +147,7 @@ class Transaction:
         self.files: list[Rendered] = []
         self.seconds: dict[str, float] = {}  # that each phase took
 
-    def run_and_record(self, out: int, fresh: int, life: str, then: Callable[[], None] = lambda: None) -> None:
+    def run_and_record(self, out: Slot, fresh: Slot, life: str, then: Callable[[], None] = lambda: None) -> None:
         """`run`, then `then`; at last what nobody waits for but init: the record and SVCINIT_CACHE."""
         try:
             self.run(out, fresh)
@@ -171,14 +165,14 @@ class Transaction:
             contents = {each: answer.content for each, answer in self.data.answers.items()}
             cache.keep(self.settings, contents, self.data.known_agent)
 
-    def run(self, out: int, fresh: int) -> None:
+    def run(self, out: Slot, fresh: Slot) -> None:
         """Nothing is done before the verdict is complete and the intent is empty: until then all is rolled back."""
         try:
             with self.timed("fetch"):
                 self.check_registration()
                 self.data.fetch()
                 self.data.wait()
-            refill(out, PREPARING)  # whatever hangs from here on is not Consul
+            out.write(Progress(Progress.RENDERING))  # whatever hangs from here on is not Consul
             with self.timed("render"):
                 argv, env, changed, undo_record, reloads = self.commit()
         except ConfigError:
@@ -187,13 +181,12 @@ class Transaction:
         finally:
             self.source.close()
         self.data.warn_about_empty()
-        memories.store(fresh, self.data.counts(), undo_record)
+        fresh.write(Memory(to_json(self.data.counts()), undo_record))
         self.remember_secrets()
-        verdict = {
-            "argv": argv, "env": env, "changed": changed, "reloads": reloads, "inputs": self.inputs(),
-            "files": len(self.files), "keys": len(self.data.kv), "said": log.held(),
-        }  # fmt: skip
-        refill(out, json.dumps(verdict).encode())
+        out.write(Verdict(
+            argv, env, changed, reloads, inputs=self.inputs(), files=len(self.files), keys=len(self.data.kv),
+            said=log.held(),
+        ))  # fmt: skip
         self.write_intent(b"")
 
     def check_registration(self) -> None:
@@ -233,12 +226,12 @@ class Transaction:
 
     def write_intent(self, undo_record: bytes) -> None:
         """See `commit.commit`: begin."""
-        if self._intent >= 0:
-            refill(self._intent, undo_record)
+        if self._intent.is_open:
+            self._intent.replace(undo_record)
 
     def remember_secrets(self) -> None:
         """Leave the values of keys to the processes that log the output of probes."""
-        if self._secrets >= 0 and self.data.kv:
+        if self._secrets.is_open and self.data.kv:
             from svcinit.agent.redact import remember
 
             remember(self._secrets, self.data.values())

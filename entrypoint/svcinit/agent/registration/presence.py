@@ -22,7 +22,7 @@ from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
 from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
-from svcinit.processes.crew import READY, REGISTERED
+from svcinit.handover import CLOSED, Heartbeat, Readiness
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
 TYPE_CHECKING = False
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
     from svcinit.agent.watch.follower import Follower
+    from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
 
 DEREGISTER_BACKOFF = 0.05, 0.5  # seconds between two tries to deregister; init allows a second or two
@@ -45,23 +46,22 @@ SIGNALS = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP}  # stop; a probe ha
 
 
 def main(
-    settings: Settings, beat: Callable[[], None], *, life: str, first: bool, ready: int, env: Mapping[str, str],
-    secrets: int, command: tuple[str, ...] = (), slots: tuple[int, ...] = (),
+    settings: Settings, command: tuple[str, ...], slots: Slots, *, life: str, first: bool, env: Mapping[str, str]
 ) -> int:  # fmt: skip
     """Keep the services registered until TERM, then deregister them.
 
-    `life` marks our registrations; `first`: no presence of this run can have registered before; `ready`: a memfd in
-    which a presence leaves for the next one that the service was ready; `env`: of commands that probe; `secrets`: a
-    memfd with all values of KV, or -1; `command` and `slots`: with SVCINIT_WATCH, what is prepared, and the memfds
-    shared with init. Returns EX_OK, or the Outcome NOT_READY or NOT_REGISTERED.
+    `life` marks our registrations; `first`: no presence of this run can have registered before; `env`: of commands that
+    probe. With SVCINIT_WATCH, changes of what `command` was prepared from are followed. Returns EX_OK, or the Outcome
+    NOT_READY or NOT_REGISTERED.
     """
     presence = Presence(
-        settings, connect(settings), beat, life=life, first=first, ready=ready, env=env, secrets=secrets
-    )
-    if slots:
+        settings, connect(settings), lambda: slots.heartbeat.write(Heartbeat.now()), life=life, first=first,
+        ready=slots.ready, env=env, secrets=slots.secrets,
+    )  # fmt: skip
+    if settings.watch:
         from svcinit.agent.watch import follower
 
-        presence.follower = follower.Follower(settings, presence.consul, command, follower.Slots(*slots), life)
+        presence.follower = follower.Follower(settings, presence.consul, command, slots, life)
     return presence.run()
 
 
@@ -71,19 +71,19 @@ def deregister(settings: Settings, life: str) -> int:
 
 
 class Presence:
-    """`now` is a monotonic clock in seconds. Without a memfd `ready` nothing is probed."""
+    """`now` is a monotonic clock in seconds. Unless the slot `ready` is open nothing is probed."""
 
     def __init__(
         self, settings: Settings, consul: Consul, beat: Callable[[], None], *, life: str, first: bool = False,
-        ready: int = -1, env: Mapping[str, str] | None = None, secrets: int = -1,
+        ready: Slot = CLOSED, env: Mapping[str, str] | None = None, secrets: Slot = CLOSED,
         now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._now, self._clock, self._beat = now, Wakeup(SIGNALS, READ_TIMEOUT, now), beat
-        self.settings, self.consul, self._first, self._memory = settings, consul, first, ready
+        self.settings, self.consul, self._first, self._ready = settings, consul, first, ready
         self._env, self._secrets = env or {}, secrets
         consul.beat = self.beat  # a single call has a deadline, but one turn may make many calls
         found = services(settings)
-        self._can_probe = ready >= 0
+        self._can_probe = ready.is_open
         self.ready_probe = self._readiness(found[0]) if found else None
         self.keepers = [
             Keeper(
@@ -235,11 +235,8 @@ class Presence:
         return found
 
     def _readiness(self, service: Service) -> Probe | None:
-        if (
-            not self._can_probe
-            or self.settings.ready.kind == "none"
-            or os.pread(self._memory, len(READY), 0) == READY
-        ):  # fmt: skip
+        reached = self._ready.read(Readiness)
+        if not self._can_probe or self.settings.ready.kind == "none" or (reached is not None and reached.ready):
             return None
         settings = self.settings
         options = {
@@ -259,13 +256,13 @@ class Presence:
 
     def _note_registered(self) -> None:
         """Init waits for this after a restart of the service."""
-        if all(keeper.registered for keeper in self.keepers):
-            os.pwrite(self._memory, REGISTERED, len(READY))
+        if self._ready.is_open and all(keeper.registered for keeper in self.keepers):
+            self._ready.write(Readiness(ready=self.ready_probe is None, registered=True))
 
     def _become_ready(self, probe: Probe, now: float) -> None:
         log.info("ready", "ready", service=self.settings.service)
         self.ready_probe = None
-        os.pwrite(self._memory, READY, 0)
+        self._ready.write(Readiness(ready=True))
         for each in self.keepers[0].probes:
             each.accept_readiness(probe, now)
         for keeper in self.keepers:

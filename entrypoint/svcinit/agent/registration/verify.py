@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from svcinit.handover import Slot
     from svcinit.settings.environment import Settings
 
 INTERVAL = 0.2  # seconds between two probes
@@ -22,7 +23,7 @@ POLL = 0.02
 
 
 def main(
-    settings: Settings, env: Mapping[str, str], secrets: int, *,
+    settings: Settings, env: Mapping[str, str], secrets: Slot, *,
     now: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
 ) -> int:  # fmt: skip
     """EX_OK as soon as SVCINIT_CHECK succeeds, NOT_PASSING if it does not within SVCINIT_RELOAD_VERIFY seconds."""

@@ -1,8 +1,8 @@
 """Follows the inputs of the configuration: a change settles, a child prepares again, and init is notified of new files.
 
 The child is a worker, forked from presence, which has all modules loaded. Its data are the newest answers of the
-watches. A lock keeps it and a prepare of init from working at the same time. Its verdict is in a memfd. Init empties
-the memfd when it has taken the verdict, and only then the next verdict may come.
+watches. A lock keeps it and a prepare of init from working at the same time. Its verdict is in the slot `news`. Init
+empties this slot when it has taken the verdict, and only then the next verdict may come.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import fcntl
 import gc
 import hashlib
 import json
-import marshal
 import os
 import random
 import shlex
@@ -22,46 +21,36 @@ from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import cache, record
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json
+from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json, to_json
 from svcinit.agent.prepare.lock import is_free, locked
 from svcinit.agent.prepare.rendering import Rendering
 from svcinit.agent.prepare.source import Source
 from svcinit.agent.prepare.source_watch import WatchSource
 from svcinit.agent.prepare.template_data import TemplateData
-from svcinit.agent.prepare.transaction import PREPARING, Transaction, open_source
+from svcinit.agent.prepare.transaction import Transaction, open_source
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.blocking import NEVER, Connections
 from svcinit.agent.watch.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, Unavailable
-from svcinit.processes.init import NEWS, content, filled
+from svcinit.handover import Change, Progress, Verdict
+from svcinit.model import NEWS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
+    from svcinit.handover import Slots
     from svcinit.settings.environment import Settings
 
 BACKOFF = 1.0, 30.0  # seconds until a preparation is tried again that failed because Consul or DNS was unavailable
 POLL_INTERVAL = 0.1  # seconds between two checks whether the child of a former presence has finished
 # imported here so that the children need not import them
-PRELOADED = fcntl, cache, commit, hashlib, journal, marshal, record, render, shlex
+PRELOADED = fcntl, cache, commit, hashlib, journal, json, record, render, shlex
 # a template that makes Jinja2 import and build all that compiling needs
 REHEARSAL = "{% for x in [1] if x %}{{ x | string ~ 'x' }}{% endfor %}{# a comment #}"
-
-
-class Slots:
-    """The memfds that init and presence share: `inputs`, the verdict of init's last preparation; `news`, the worker's
-    verdict, with its `memory`; the `lock`; `secrets`, all values of KV; what init's prepare (`begun`) and the worker
-    (`intent`) have begun to write."""
-
-    def __init__(
-        self, inputs: int, news: int, memory: int, lock: int, secrets: int, begun: int, intent: int
-    ) -> None:  # fmt: skip
-        self.inputs, self.news, self.memory, self.lock, self.secrets = inputs, news, memory, lock, secrets
-        self.begun, self.intent = begun, intent
 
 
 class Follower:
@@ -117,11 +106,9 @@ class Follower:
 
     def refresh(self) -> None:
         """Init has prepared: follow the inputs of that preparation."""
-        try:
-            verdict = json.loads(content(self._slots.inputs))
-        except ValueError:  # empty, or being written: a signal follows
-            return
-        self._take_over(verdict)
+        verdict = self._slots.inputs.read(Verdict)
+        if verdict is not None:  # otherwise the slot is empty, or init writes it now: a signal follows
+            self._take_over(verdict)
 
     def turn(self, now: float) -> None:
         self._turned = now
@@ -189,11 +176,11 @@ class Follower:
     def _can_turn(self, each: queries.Watch | queries.File) -> bool:
         return isinstance(each, queries.File) or each.is_in_flight or not self._connections.is_exhausted
 
-    def _take_over(self, verdict: dict[str, Any]) -> None:
+    def _take_over(self, verdict: Verdict) -> None:
         """Follow the inputs of the last preparation, of init or of the worker, and no others."""
-        self._started_with = verdict["argv"], verdict["env"]
-        self._counts = from_json(verdict["inputs"].get("counts", ()))
-        versions = from_json(verdict["inputs"].get("versions", ()))
+        self._started_with = verdict.argv, verdict.env
+        self._counts = from_json(verdict.inputs.get("counts", ()))
+        versions = from_json(verdict.inputs.get("versions", ()))
         for wanted in set(self._peers) - set(versions):
             self._peers.pop(wanted).close()
         for wanted in versions:
@@ -212,11 +199,11 @@ class Follower:
 
     def _is_untaken(self) -> bool:
         """Has init not yet taken the last verdict?"""
-        return filled(self._slots.news)
+        return self._slots.news.is_filled
 
     def _notify_of_earlier(self) -> None:
         """A former presence left a verdict. Its child may still be working on it."""
-        if not self._notified and (self._is_whole() or is_free(self._slots.lock)):
+        if not self._notified and (self._verdict() is not None or is_free(self._slots.lock)):
             self._notify()
 
     def _notify(self) -> None:
@@ -236,7 +223,7 @@ class Follower:
         if self._worker is None:
             self._failed(now, EX_TEMPFAIL)
         else:
-            self._worker.begin(self._data())
+            self._worker.begin(self._change())
             self._busy = True
 
     def _stand_by(self, now: float) -> None:
@@ -258,70 +245,69 @@ class Follower:
         nothing = TemplateData(self.settings, Source())
         engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries).compile_all()
 
-    def _data(self) -> bytes:
+    def _change(self) -> Change:
         """The newest answers of the watches."""
-        counts = [(*each, count) for each, count in self._counts.items()]
         answers = [_packed(each.id, each.answer) for each in (*self._keys, *self._peers.values()) if each.answer]
-        return marshal.dumps((self._late, counts, answers))
+        return Change(self._late, to_json(self._counts), answers)
 
-    def _prepared(self, data: bytes, is_done: Callable[[], None]) -> None:
+    def _prepared(self, change: Change, is_done: Callable[[], None]) -> None:
         """In the child: prepare, and call `is_done` when the verdict is there."""
         slots = self._slots
         with locked(slots.lock):
-            if filled(slots.begun) or filled(slots.intent):
+            if slots.intent.is_filled or slots.news_intent.is_filled:
                 raise Unavailable("a preparation was killed: svcinit rolls its files back first")
-            late, counts, answers = marshal.loads(data)
-            source = open_source(self.settings, late)
+            source = open_source(self.settings, change.late)
             if not self._file:
-                source = WatchSource(dict(map(_unpacked, answers)), source)
+                source = WatchSource(dict(map(_unpacked, change.answers)), source)
             done = Transaction(
-                self.settings, self._command, source, memory=slots.memory, counts=from_json(counts),
-                secrets=slots.secrets, intent=slots.intent,
+                self.settings, self._command, source, memory=slots.news_memory,
+                counts=from_json(change.counts), secrets=slots.secrets, intent=slots.news_intent,
             )  # fmt: skip
             log.hold()  # init logs these lines, as part of the reload that this may become
             try:
-                done.run_and_record(slots.news, slots.memory, self._life, is_done)
+                done.run_and_record(slots.news, slots.news_memory, self._life, is_done)
             finally:
                 log.replay(log.held())
 
     def _look_after(self, now: float) -> None:
         assert self._worker is not None
         code = self._worker.ended()  # before the verdict is read: one that has ended changes it no more
-        if code is None and now >= self._late and not self._is_whole():
+        if code is None and now >= self._late and self._verdict() is None:
             log.warning("timed_out", "{child} took too long: killed", child="prepare")
             self._worker.kill()
             code = EX_TEMPFAIL
-        if self._is_whole():
+        verdict = self._verdict()
+        if verdict is not None:
             self._busy = False
-            self._succeeded()
+            self._succeeded(verdict)
         elif code is not None:
             self._busy = False
             self._failed(now, code)
 
-    def _is_whole(self) -> bool:
-        """Has the child left its verdict, with nothing to roll back?"""
-        return os.pread(self._slots.news, 1, 0) == b"{" and not filled(self._slots.intent)
+    def _verdict(self) -> Verdict | None:
+        """What the child has left, if it is complete and nothing is to be rolled back."""
+        return None if self._slots.news_intent.is_filled else self._slots.news.read(Verdict)
 
-    def _succeeded(self) -> None:
-        verdict = json.loads(content(self._slots.news))
+    def _succeeded(self, verdict: Verdict) -> None:
         self.trouble, self._attempt = "", 0
         self.pending_since = self._changes_since
         started_with, owes_reload = self._started_with, self._owes_reload
         self._take_over(verdict)
-        if verdict["changed"] or self._started_with != started_with or owes_reload:
+        if verdict.changed or self._started_with != started_with or owes_reload:
             self._notify()
         else:
-            os.ftruncate(self._slots.news, 0)
-            log.replay(verdict["said"])
+            self._slots.news.clear()
+            log.replay(verdict.said)
 
     def _failed(self, now: float, code: int) -> None:
         """A wrong input waits for a change of inputs. Where a part was unavailable, it is tried again. Init rolls back
         what a killed child has begun."""
-        died = code < 0 and os.pread(self._slots.news, len(PREPARING), 0) == PREPARING
-        if self._is_untaken() and (died or filled(self._slots.intent)):
+        progress = self._slots.news.read(Progress)
+        died = code < 0 and progress is not None and progress.phase == Progress.RENDERING
+        if self._is_untaken() and (died or self._slots.news_intent.is_filled):
             self._notify()
             return
-        os.ftruncate(self._slots.news, 0)
+        self._slots.news.clear()
         self.trouble = "a change could not be taken over: the files in place stay"
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
@@ -329,14 +315,14 @@ class Follower:
 
 
 def _packed(wanted: InputId, answer: Answer) -> tuple[Any, ...]:
-    """For marshal."""
+    """As an answer in handover.Change."""
     content = answer.content
     if wanted.kind == Kind.PEERS:
         content = [(peer.host, peer.address, peer.port, peer.node) for peer in content]
     return *wanted, content, answer.fetched_at, answer.index
 
 
-def _unpacked(packed: tuple[Any, ...]) -> tuple[InputId, Answer]:
+def _unpacked(packed: Sequence[Any]) -> tuple[InputId, Answer]:
     *wanted, content, fetched_at, index = packed
     known = InputId(*wanted)
     return known, Answer([Peer(*each) for each in content] if known.kind == Kind.PEERS else content, fetched_at, index)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 
 from svcinit import log
-from svcinit.errors import EX_OK
+from svcinit.errors import EX_OK, SvcinitError
+from svcinit.handover import Change, Slot
 from svcinit.processes import child
-from svcinit.processes.init import content, refill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """`warm_up` and `work` run in the child. `work` gets the bytes that `begin` was given, and a function to call when
+    """`warm_up` and `work` run in the child. `work` gets the Change that `begin` was given, and a function to call when
     its result can be used; the descriptor `done` becomes readable then, and when the child ends.
 
     Raises OSError if there can be no more processes.
     """
 
-    def __init__(self, warm_up: Callable[[], None], work: Callable[[bytes, Callable[[], None]], None]) -> None:
+    def __init__(self, warm_up: Callable[[], None], work: Callable[[Change, Callable[[], None]], None]) -> None:
         self._status: int | None = None
         opened: list[int] = []
         try:
             opened += os.pipe()
             opened += os.pipe()
-            opened.append(os.memfd_create("work"))
-            sleeps_at, self._bell, self.done, result, self._data = opened
+            self._change = Slot("change").open()
+            opened.append(self._change.fd)
+            sleeps_at, self._bell, self.done, result, _ = opened
             os.set_blocking(self.done, False)
             self.pid = child.fork(lambda: self._run(sleeps_at, result, warm_up, work), "prepare")
         except OSError:
@@ -45,19 +46,22 @@ class Worker:
 
     def _run(
         self, sleeps_at: int, result: int, warm_up: Callable[[], None],
-        work: Callable[[bytes, Callable[[], None]], None],
+        work: Callable[[Change, Callable[[], None]], None],
     ) -> int:  # fmt: skip
         os.close(self._bell)
         os.close(self.done)
         log.context(role="worker")
         warm_up()
         while os.read(sleeps_at, 1):
-            work(content(self._data), lambda: _ring(result))
+            change = self._change.read(Change)
+            if change is None:
+                raise SvcinitError("the change to prepare cannot be read")
+            work(change, lambda: _ring(result))
         return EX_OK
 
-    def begin(self, data: bytes) -> None:
+    def begin(self, change: Change) -> None:
         """Hand over a piece of work. Where the child has ended meanwhile, `ended` says so."""
-        refill(self._data, data)
+        self._change.write(change)
         _ring(self._bell)
 
     def ended(self) -> int | None:
@@ -85,7 +89,8 @@ class Worker:
             pass
 
     def _close(self) -> None:
-        for descriptor in (self._bell, self._data, self.done):
+        self._change.close()
+        for descriptor in (self._bell, self.done):
             os.close(descriptor)
 
 

@@ -1,0 +1,305 @@
+"""What init and its forked children hand to each other: messages of one format, in memory files that they share.
+
+    slots.verdict.write(Verdict(argv=["uwsgi"], env={}))  # in prepare
+    slots.verdict.read(Verdict)  # in init; None if there is no complete verdict
+
+A slot is a memory file (memfd_create(2)): forked children share it, programs do not inherit it.
+
+A message is two lines of JSON. The first line is the head: the version of this format, the kind of the message, and
+the length in bytes and the checksum of the second line. So a reader recognizes a message that is not complete (its
+writer still writes it, or was killed), and one of another kind or version. A reader then gets None; it never gets an
+exception, and never reads more than LIMIT bytes.
+
+Text may hold bytes that are not UTF-8, in file names for example. In Python they are lone surrogates (os.fsdecode,
+PEP 383), which JSON escapes (`\\udcff`); so they survive. Contents (values of keys, files) are base64.
+
+`json` is imported at the first use. A plain init never imports it, because it hands nothing over. The init of a
+service imports it for its state file while prepare runs, so the verdict costs no further import.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Self, TypeVar
+
+    from svcinit import log
+
+    Kind = TypeVar("Kind", bound="Message")
+
+VERSION = 1
+LIMIT = 256 << 20  # bytes of a message that is read; the files of one rollback may be large
+UNLIMITED = 1 << 60
+HEAD_LIMIT = 256  # bytes of the first line
+CHUNK = 1 << 20
+# the exceptions of a message whose fields are not the expected ones
+MALFORMED = ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError
+
+
+class Message:
+    """The base of all messages. The attributes are the fields, and each can be expressed in JSON."""
+
+    def body(self) -> dict[str, Any]:
+        return vars(self)
+
+    @classmethod
+    def parsed(cls, body: Mapping[str, Any]) -> Self:
+        """Raises one of MALFORMED for fields that are not the expected ones."""
+        return cls(**body)
+
+
+class Progress(Message):
+    """What a preparation is doing now; its verdict replaces this message in the same slot."""
+
+    FETCHING = "fetching"  # it needs Consul or DNS
+    RENDERING = "rendering"  # it has all data: a hang is not caused by Consul
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+
+
+class Verdict(Message):
+    """What a successful preparation found."""
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], changed: Sequence[str] = (), reloads: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None, files: int = 0, keys: int = 0, said: Sequence[log.Entry] = (),
+    ) -> None:  # fmt: skip
+        self.argv, self.env = list(argv), dict(env)  # of the service; env: in addition to its environment
+        self.changed = list(changed)  # paths of the files that were replaced
+        self.reloads = list(reloads)  # how the templates of these files ask that the service is notified; "": as usual
+        self.inputs = dict(inputs or {})  # with SVCINIT_WATCH: digests of the data, by which changes are recognized
+        self.files, self.keys = files, keys  # how many there are
+        self.said = list(said)  # log entries, for the process that goes on with the reload
+
+    @classmethod
+    def parsed(cls, body: Mapping[str, Any]) -> Self:
+        found = cls(**body)
+        texts = [*found.argv, *found.env, *found.env.values(), *found.changed, *found.reloads]
+        lists = [body[name] for name in ("argv", "changed", "reloads", "said")]
+        numbers = found.files, found.keys
+        if not found.argv or not _are(list, lists) or not _are(str, texts) or not _are(int, numbers):
+            raise ValueError
+        return found
+
+
+class Memory(Message):
+    """What a preparation leaves for the next one, and for a rollback."""
+
+    def __init__(self, counts: Iterable[list[Any]], undo: bytes = b"") -> None:
+        self.counts = list(counts)  # the number of entries of each input, as agent/prepare/inputs.py: to_json
+        self.undo = undo  # how to roll the files back: a record of agent/files/journal.py, or empty
+
+    def body(self) -> dict[str, Any]:
+        return {"counts": self.counts, "undo": _to_base64(self.undo)}
+
+    @classmethod
+    def parsed(cls, body: Mapping[str, Any]) -> Self:
+        return cls(body["counts"], _from_base64(body["undo"]))
+
+
+class Change(Message):
+    """What the watches of presence know, for the worker that prepares a change."""
+
+    def __init__(self, late: float, counts: Iterable[list[Any]], answers: Iterable[Sequence[Any]]) -> None:
+        self.late = late  # the deadline in seconds on the monotonic clock
+        self.counts = list(counts)  # see Memory
+        self.answers = list(answers)  # of each input: the fields of its id, content, fetched_at, index
+
+    def body(self) -> dict[str, Any]:
+        return {**vars(self), "answers": [_with_contents(answer, _to_base64) for answer in self.answers]}
+
+    @classmethod
+    def parsed(cls, body: Mapping[str, Any]) -> Self:
+        answers = [_with_contents(answer, _from_base64) for answer in body["answers"]]
+        return cls(body["late"], body["counts"], answers)
+
+
+class Heartbeat(Message):
+    """A sign of life of presence."""
+
+    def __init__(self, milliseconds: int) -> None:
+        self.milliseconds = milliseconds  # on the monotonic clock
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(int(time.monotonic() * 1000))
+
+
+class Readiness(Message):
+    """What presence has reached since the service was started; for init, and for the next presence."""
+
+    def __init__(self, ready: bool = False, registered: bool = False) -> None:
+        self.ready = ready  # SVCINIT_READY succeeded
+        self.registered = registered  # all services are registered
+
+
+class Secrets(Message):
+    """The values of all keys, of which none may appear in the output of a probe."""
+
+    def __init__(self, values: Sequence[str]) -> None:
+        self.values = list(map(str, values))
+
+
+class Slot:
+    """A memory file. It is opened when it is needed first."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.fd = name, -1  # the file descriptor; -1: not open
+
+    @property
+    def is_open(self) -> bool:
+        return self.fd >= 0
+
+    def open(self) -> Self:
+        """Raises OSError."""
+        if self.fd < 0:
+            self.fd = os.memfd_create(f"svcinit-{self.name}", os.MFD_CLOEXEC)
+        return self
+
+    def renew(self) -> None:
+        """Take a new file: late children still have the former one. If there can be no other, that one is emptied.
+        Raises OSError."""
+        former, self.fd = self.fd, -1
+        try:
+            self.open()
+        except OSError:
+            if former < 0:
+                raise
+            self.fd = former
+            self.clear()
+            return
+        if former >= 0:
+            os.close(former)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    @property
+    def size(self) -> int:
+        """In bytes; 0 for a slot that was never opened."""
+        return os.fstat(self.fd).st_size if self.fd >= 0 else 0
+
+    @property
+    def is_filled(self) -> bool:
+        return self.size > 0
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Changes with each `replace`."""
+        if self.fd < 0:
+            return 0, 0
+        status = os.fstat(self.fd)
+        return status.st_mtime_ns, status.st_size
+
+    def clear(self) -> None:
+        os.ftruncate(self.fd, 0)
+
+    def content(self, limit: int = LIMIT) -> bytes:
+        """All bytes; empty if there are more than `limit`."""
+        size = self.size
+        return os.pread(self.fd, size, 0) if 0 < size <= limit else b""
+
+    def replace(self, data: bytes) -> None:
+        """Raises OSError."""
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self.fd, data[done:], done)
+        os.ftruncate(self.fd, len(data))
+
+    def copy(self, other: Slot) -> None:
+        """Take the content of another slot, in chunks: init never has all of it in memory. Raises OSError."""
+        self.clear()
+        done = 0
+        while data := os.pread(other.fd, CHUNK, done):
+            done += os.pwrite(self.fd, data, done)
+
+    def write(self, message: Message) -> None:
+        """Raises OSError."""
+        self.replace(_encoded(message))
+
+    def read(self, kind: type[Kind]) -> Kind | None:
+        """The message, if it is complete and of this kind; otherwise None. Raises OSError."""
+        return _decoded(self.content(), kind)
+
+
+class Slots:
+    """All slots of one svcinit. A child gets this object by its fork."""
+
+    def __init__(self) -> None:
+        self.verdict = Slot("verdict")  # of init's prepare: Progress, then Verdict
+        self.memory, self.fresh = Slot("memory"), Slot("memory")  # Memory of the last prepare, and of the one that runs
+        self.intent = Slot("intent")  # what prepare began: a record of agent/files/journal.py (agent/prepare/rollback)
+        self.lock = Slot("lock")  # locked by the process that prepares (agent/prepare/lock.py); always empty
+        self.inputs = Slot("inputs")  # the last Verdict that init used: presence follows its inputs
+        self.news = Slot("news")  # of presence's worker: as `verdict`; init empties it when it has taken the verdict
+        self.news_memory = Slot("memory")  # as `fresh`
+        self.news_intent = Slot("intent")  # as `intent`
+        self.heartbeat = Slot("heartbeat")
+        self.ready = Slot("ready")
+        self.secrets = Slot("secrets")
+
+    def all(self) -> list[Slot]:
+        return list(vars(self).values())
+
+
+CLOSED = Slot("closed")  # in place of a slot that a preparation does not have
+
+
+def _encoded(message: Message) -> bytes:
+    import json
+
+    body = json.dumps(message.body()).encode()
+    head = {"version": VERSION, "kind": type(message).__name__, "length": len(body), "sum": _sum_of(body)}
+    return json.dumps(head).encode() + b"\n" + body
+
+
+def _decoded(data: bytes, kind: type[Kind]) -> Kind | None:
+    import json
+
+    end = data.find(b"\n", 0, HEAD_LIMIT)
+    if end < 0:
+        return None
+    body = data[end + 1 :]
+    wanted = {"version": VERSION, "kind": kind.__name__, "length": len(body), "sum": _sum_of(body)}
+    try:
+        if json.loads(data[:end]) != wanted:
+            return None
+        return kind.parsed(json.loads(body))
+    except MALFORMED:
+        return None
+
+
+def _sum_of(data: bytes) -> int:
+    """Python's own hash: its secret is the same in all forked children, and it needs no import."""
+    return hash(data)
+
+
+def _are(kind: type, values: Iterable[object]) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _with_contents(answer: Sequence[Any], convert: Callable[[Any], Any]) -> list[Any]:
+    """The answer with the values of keys converted; peers are text and numbers."""
+    *wanted, content, fetched_at, index = answer
+    if isinstance(content, dict):
+        content = {key: convert(value) for key, value in content.items()}
+    return [*wanted, content, fetched_at, index]
+
+
+def _to_base64(data: bytes) -> str:
+    import binascii
+
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def _from_base64(text: str) -> bytes:
+    import binascii
+
+    return binascii.a2b_base64(text)
