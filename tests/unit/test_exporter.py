@@ -217,8 +217,8 @@ def test_an_address_that_is_taken_is_told_once_and_had_as_soon_as_it_is_free(
     with found[0]:
         assert found[0].getsockname() == ("127.0.0.1", port)
     said = capfd.readouterr().err
-    assert said.count("cannot be served: Address already in use; trying again") == 1
-    assert f"metrics at 127.0.0.1:{port}/metrics" in said
+    assert said.count("<metrics_failed>") == 1
+    assert f"<metrics_served> address=127.0.0.1:{port}" in said
 
 
 @pytest.mark.parametrize("address", [("::1", 0), ("localhost", 0)])

@@ -138,6 +138,7 @@ def test_what_a_check_refuses_is_not_written_nor_is_anything_else(etc: Path) -> 
     assert state_of(etc) == before
 
 
+@pytest.mark.sentences
 @pytest.mark.parametrize(
     ("check", "reason"),
     [

@@ -41,7 +41,7 @@ def test_a_stop_asks_the_hook_of_a_reload_to_end_with_all_that_it_started(capfd:
     crew = Clocked(*UP, HUP, PREPARED, TERM, Exited(Role.HOOK, 143), *DONE)
     live(HOOKED, crew)
     assert crew.log[6:8] == ["0 hook<-SIGTERM group", "0 presence<-SIGTERM"]
-    assert "reload 1: given_up: TERM" in capfd.readouterr().err
+    assert "outcome=given_up reason=TERM" in capfd.readouterr().err
 
 
 def test_a_hook_before_the_start_that_hangs_is_killed_in_the_time_of_the_start() -> None:
@@ -102,16 +102,16 @@ def test_the_last_line_counts_reloads_by_how_they_ended_and_says_how_long_each_p
     fails = Exited(Role.PREPARE, 78)
     live(WEB, Clocked(*UP, HUP, PREPARED, HUP, fails, HUP, fails, TERM, *KILLS))
     last = capfd.readouterr().err.splitlines()[-1]
-    assert "exit 137: TERM uptime_seconds=9.0 reloads=1 reloads_failed=2" in last
-    assert "deregister_seconds=0.0 drain_seconds=1.0 stop_seconds=8.0 killed=yes" in last
+    assert "<ended> code=137 reason=TERM uptime_seconds=9.0 reloads=1 reloads_failed=2" in last
+    assert "deregister_seconds=0.0 drain_seconds=1.0 stop_seconds=8.0 killed=True" in last
 
 
 def test_who_ends_in_time_was_not_killed(capfd: pytest.CaptureFixture[str]) -> None:
     live(WEB, Clocked(*UP, TERM, *DONE))
-    assert "killed=no" in capfd.readouterr().err.splitlines()[-1]
+    assert "killed=False" in capfd.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("code", "said"), [(0, "reload 1: done seconds=3.0"), (1, "error: reload 1: aborted")])
+@pytest.mark.parametrize(("code", "said"), [(0, "outcome=done seconds=3.0"), (1, "outcome=aborted")])
 def test_a_reload_says_how_it_ended_and_how_long_it_took(
     capfd: pytest.CaptureFixture[str], code: int, said: str
 ) -> None:
@@ -129,6 +129,7 @@ def test_a_reload_says_how_it_ended_and_how_long_it_took(
     assert said in capfd.readouterr().err
 
 
+@pytest.mark.sentences
 @pytest.mark.parametrize(
     ("check", "said"), [("tcp", "Consul removes the service"), ("none", "the service has no check")]
 )
@@ -159,7 +160,7 @@ def test_a_command_that_went_into_the_background_is_told_so(
 
     crew.wait = waits  # type: ignore[method-assign]
     live({"SVCINIT_STOP_TIMEOUT": "5s"}, crew)
-    assert ("into the background" in capfd.readouterr().err) == warns
+    assert ("<background>" in capfd.readouterr().err) == warns
 
 
 def test_what_a_change_had_to_say_is_in_the_log_of_its_reload(capfd: pytest.CaptureFixture[str]) -> None:
@@ -168,4 +169,4 @@ def test_what_a_change_had_to_say_is_in_the_log_of_its_reload(capfd: pytest.Capt
     log.warning("degraded", "said while it was prepared")
     crew.said = log.held()
     live({**WEB, "SVCINIT_WATCH": "1"}, crew)
-    assert "said while it was prepared" in capfd.readouterr().err
+    assert "<degraded>" in capfd.readouterr().err

@@ -21,7 +21,7 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {"SVCINIT_SERVICE": "web", "SVCINIT_PRE_START": "a", "SVCINIT_PRE_RELOAD": "b", "SVCINIT_POST_STOP": "c"},
     {"SVCINIT_SERVICE": "web", "SVCINIT_RELOAD": "exec:reload", "SVCINIT_STOP": "exec:stop", "SVCINIT_DRAIN": "0s"},
     {"SVCINIT_SERVICE": "web", "SVCINIT_RELOAD": "restart", "SVCINIT_PRE_RELOAD": "b"},
-    {"SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "", "SVCINIT_RELOAD": "write:/fifo:c"},
+    {"SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "", "SVCINIT_PORT_CHECK": "0", "SVCINIT_RELOAD": "write:/fifo:c"},
     {"SVCINIT_WATCH": "1", "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_PRE_RELOAD": "b"},
     {
         "SVCINIT_SERVICE": "web",
@@ -35,6 +35,7 @@ ENVIRONMENTS: tuple[dict[str, str], ...] = (
         "SVCINIT_PORT": "80",
         "SVCINIT_READY": "tcp",
         "SVCINIT_KV_PREFIX": "",
+        "SVCINIT_PORT_CHECK": "0",
         "SVCINIT_RELOAD": "signal:USR2",
     },
     {"SVCINIT_METRICS": "127.0.0.1:9102"},

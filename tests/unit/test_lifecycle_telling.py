@@ -19,6 +19,7 @@ WEB = {
     "SVCINIT_PORT": "8000",
     "SVCINIT_CACHE": "",
     "SVCINIT_KV_PREFIX": "",
+    "SVCINIT_PORT_CHECK": "0",
     "SVCINIT_DRAIN": "0s",
 }
 READY = {**WEB, "SVCINIT_READY": "tcp"}

@@ -20,7 +20,7 @@ TERM, HUP = Signalled(signal.SIGTERM), Signalled(signal.SIGHUP)
 LATER = Deadline()
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_CACHE": "", "SVCINIT_RELOAD_TIMEOUT": "3s"}
 UP: list[Event] = [Exited(Role.PREPARE, 0)]
-NOTHING = {"SVCINIT_SERVICE": "", "SVCINIT_KV_PREFIX": ""}
+NOTHING = {"SVCINIT_SERVICE": "", "SVCINIT_KV_PREFIX": "", "SVCINIT_PORT_CHECK": "0"}
 DONE: list[Event] = [Exited(Role.PRESENCE, 0), LATER, Exited(Role.MAIN, 0)]
 PREPARED = Exited(Role.PREPARE, 0)
 LACKS = Exited(Role.DEREGISTER, EX_SOFTWARE)  # no process can be had to deregister
@@ -297,7 +297,7 @@ def test_a_service_that_is_not_ready_after_long_gets_the_time_of_a_reload(capfd:
     life = live(env, crew)
     assert crew.told_at == [22]
     assert "not sent" in life.history.degraded
-    assert capfd.readouterr().err.count("waits before it notifies the service") == 3
+    assert capfd.readouterr().err.count("<reload_waits>") == 3
 
 
 def test_a_stop_command_that_fails_is_followed_by_term_to_the_group_where_that_is_asked_for() -> None:

@@ -17,6 +17,8 @@ from svcinit import log
 from svcinit.errors import ConfigError, Fault
 from testing.schemas import is_log_line
 
+pytestmark = pytest.mark.sentences
+
 FORMATS = pytest.mark.parametrize("form", ["text", "json"])
 LONG = st.text(max_size=20) | st.builds(
     lambda text, times: text * times, st.text(min_size=1, max_size=9), st.just(2000)

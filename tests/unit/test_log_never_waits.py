@@ -24,6 +24,8 @@ from svcinit import log
 from svcinit.processes.execution import become
 from testing.waiting import eventually
 
+pytestmark = pytest.mark.sentences
+
 PAGE = 4096
 PIPES = "pipe", "fifo"
 KINDS = *PIPES, "terminal", "socket"

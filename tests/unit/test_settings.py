@@ -188,7 +188,9 @@ def test_a_variable_and_its_file_are_one_too_many(tmp_path: pathlib.Path) -> Non
 
 
 def test_an_empty_value_is_unset_but_an_empty_prefix_means_none() -> None:
-    read = environment.read({**WEB, "SVCINIT_TAGS": "", "SVCINIT_DRAIN": "", "SVCINIT_KV_PREFIX": ""})
+    read = environment.read(
+        {**WEB, "SVCINIT_TAGS": "", "SVCINIT_DRAIN": "", "SVCINIT_KV_PREFIX": "", "SVCINIT_PORT_CHECK": "0"}
+    )
     assert (read.tags, read.drain, read.kv_prefix) == ((), 1.0, ())
 
 
