@@ -134,7 +134,7 @@ def test_a_change_that_cannot_be_taken_over_lags_until_the_next_good_one_is(serv
     comes_to(port, 0, "preparation_failed")
     found = scrape(port)
     assert (found.value("watch_failed"), found.value("reloads_total", outcome="done")) == (0, 1)
-    answered = found.value("watch_answered_timestamp_seconds", followed="KV prefix config/web")
+    answered = found.value("watch_answered_timestamp_seconds", kind="kv", input="config/web")
     assert answered
     assert answered <= time.time()
     assert (found.value(REQUESTS, kind="watch kv", outcome="ok") or 0) >= 1

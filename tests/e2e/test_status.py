@@ -83,7 +83,10 @@ def test_all_that_is_known_of_a_service_that_is_well(service: Service) -> None:
         "error": None,
     }
     assert copied["sha256"] == hashlib.sha256(b"as it is").hexdigest()
-    assert set(found["watch"]["followed"]) == {"KV prefix config/web", "peers of blue.db"}
+    assert {(each["kind"], each["name"]) for each in found["watch"]["followed"]} == {
+        ("kv", "config/web"),
+        ("peers", "blue.db"),
+    }
     assert found["watch"]["lag_seconds"] == 0
     assert found["consul_requests"]["GET kv"]["outcomes"]["ok"] >= 1
     assert set(found["processes"]) == {"init", "presence", "main"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.agent.prepare.cache import roughly
+from svcinit.agent.prepare.inputs import LABELS, Kind
 from svcinit.log import printable
 from svcinit.names import endpoint
 
@@ -121,9 +122,9 @@ def _watch(watch: Mapping[str, Any] | None) -> Iterator[str]:
         return
     lag = f"; a change waits for {roughly(watch['lag_seconds'])}" if watch["lag_seconds"] else ""
     yield _fact("watch", f"{watch['trouble'] or 'follows ' + str(len(watch['followed']))}{lag}")
-    for label, followed in watch["followed"].items():
+    for followed in watch["followed"]:
         if followed["trouble"]:
-            yield _fact("", f"{label}: {followed['trouble']}")
+            yield _fact("", f"{LABELS[followed['kind']]}{followed['name']}: {followed['trouble']}")
 
 
 def _errors(prepared: Mapping[str, Any]) -> Iterator[str]:
@@ -147,17 +148,19 @@ def _files(prepared: Mapping[str, Any], now: float, *, verbose: bool) -> Iterato
 def _inputs(status: Mapping[str, Any], now: float, *, verbose: bool) -> Iterator[str]:
     """KV prefixes and peer sets; a watch may have heard of one after its last use."""
     prepared = status["preparation"]
-    followed = status["watch"]["followed"] if status["watch"] else {}
-    kinds = (("KV prefix", "keys", prepared["prefixes"]), ("peers of", "instances", prepared["peers"]))
-    rows = [(f"{kind} {name}", unit, entry) for kind, unit, found in kinds for name, entry in found.items()]
+    followed = status["watch"]["followed"] if status["watch"] else ()
+    answers = {(each["kind"], each["name"]): each for each in followed}
+    kinds = ((Kind.KV, "keys", prepared["prefixes"]), (Kind.PEERS, "instances", prepared["peers"]))
+    rows = [(kind, name, unit, entry) for kind, unit, found in kinds for name, entry in found.items()]
     if rows:
         took = prepared["fetch_seconds"]["last"]
         yield f"KV and peers{f' (fetched in {took * 1000:.0f} ms)' if verbose and took is not None else ''}"
-    for label, unit, entry in rows:
-        watched = followed.get(label, {"index": None, "answered": None})
+    for kind, name, unit, entry in rows:
+        watched = answers.get((kind, name), {"index": None, "answered": None})
         index = watched["index"] or entry["index"]
         heard = max(watched["answered"] or 0.0, entry["fetched"])
-        yield f"  {label}: {unit} {entry['entries']}{f', index {index}' if index else ''}, {_ago(heard, now)} ago"
+        at = f", index {index}" if index else ""
+        yield f"  {LABELS[kind]}{name}: {unit} {entry['entries']}{at}, {_ago(heard, now)} ago"
 
 
 def _requests(requests: Mapping[str, Any]) -> Iterator[str]:

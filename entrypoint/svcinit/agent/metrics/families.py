@@ -83,7 +83,7 @@ TABLE = (
       "when the agent was last asked whether it has the service as it should be, since the epoch"),
     M("watch_failed", GAUGE, (), "1 while a change in Consul could not be taken over"),
     M("watch_lag_seconds", GAUGE, (), "for how long a change that was seen in Consul has not been taken over; 0: none"),
-    M("watch_answered_timestamp_seconds", GAUGE, ("followed",),
+    M("watch_answered_timestamp_seconds", GAUGE, ("kind", "input"),
       "when a prefix or peer set was last heard of, since the epoch"),
     M("consul_requests_total", COUNTER, ("kind", "outcome"),
       "requests to Consul and its DNS: ok; denied; error: answered and of no use; unreachable: not answered"),
@@ -200,9 +200,9 @@ def of_presence(status: Mapping[str, Any]) -> Iterator[Sample]:
         return
     yield "watch_failed", (), bool(watch["trouble"])
     yield "watch_lag_seconds", (), watch["lag_seconds"]
-    for label, followed in watch["followed"].items():
+    for followed in watch["followed"]:
         if followed["answered"] is not None:
-            yield "watch_answered_timestamp_seconds", (label,), followed["answered"]
+            yield "watch_answered_timestamp_seconds", (followed["kind"], followed["name"]), followed["answered"]
 
 
 def of_requests(requests: Mapping[str, Any]) -> Iterator[Sample]:

@@ -19,6 +19,9 @@ class Kind:
     FILE = "file"  # the file or directory of SVCINIT_SOURCE as a whole
 
 
+LABELS = {Kind.KV: "KV prefix ", Kind.PEERS: "peers of ", Kind.FILE: "SVCINIT_SOURCE "}  # before the name, for people
+
+
 class InputId(NamedTuple):
     """`name`: a KV prefix, a service or a path; `dc`: a datacenter, None for the agent's own; `tag`: of a service."""
 
@@ -33,7 +36,7 @@ class InputId(NamedTuple):
         return (f"{self.tag}." if self.tag else "") + self.name + (f"@{self.dc}" if self.dc else "")
 
     def __str__(self) -> str:
-        return {Kind.KV: "KV prefix ", Kind.PEERS: "peers of ", Kind.FILE: "SVCINIT_SOURCE "}[self.kind] + self.text
+        return LABELS[self.kind] + self.text
 
 
 class Answer:

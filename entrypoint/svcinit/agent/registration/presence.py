@@ -166,7 +166,7 @@ class Presence:
         }
         figures = {
             "looked": {keeper.service.id: keeper.looked for keeper in self.keepers},
-            "followed": {} if follower is None else follower.figures(),
+            "followed": [] if follower is None else follower.figures(),
             "requests": self.consul.stats.state(),
             "log": log.recent(),
         }

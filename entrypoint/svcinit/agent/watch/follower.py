@@ -132,12 +132,18 @@ class Follower:
     def facts(self) -> dict[str, object]:
         return {"trouble": self.trouble, "pending_since": self.pending_since}
 
-    def figures(self) -> dict[str, object]:
+    def figures(self) -> list[dict[str, object]]:
         """Of each input that is followed: Consul's index, the time of the last answer, and the reason of a failure."""
-        return {
-            str(each.id): {"index": each.index or None, "answered": each.answered or None, "trouble": each.trouble}
+        return [
+            {
+                "kind": each.id.kind,
+                "name": each.id.text,
+                "index": each.index or None,
+                "answered": each.answered or None,
+                "trouble": each.trouble,
+            }
             for each in self._watches()
-        }
+        ]
 
     def end(self) -> None:
         for each in self._watches():
