@@ -59,7 +59,7 @@ def test_of_several_dns_servers_one_that_answers_is_enough(service: Service) -> 
     }
     service.template("app.ini", '{{ service("redis", min=1) }}')
     found = diagnosis(service.env)
-    assert (found.code, found.bad) == (0, {"dns-server-away", "peers-missing", "template-waits", "kv-empty"}), (
+    assert (found.code, found.bad) == (1, {"dns-server-away", "peers-missing", "template-waits", "kv-empty"}), (
         found.text
     )
     assert "mysql: 0 of 2 instances in DNS, mysql@dc1: 0 of 1 instances in DNS" in found.one("peers-missing")

@@ -112,7 +112,7 @@ def test_a_change_that_is_followed_is_in_the_same_record(service: Service) -> No
     assert second["prefixes"]["config/web"]["index"] > first["prefixes"]["config/web"]["index"]
     assert second["templates"][0]["sha256"] == hashlib.sha256(b"2").hexdigest()
     assert second["render_seconds"]["count"] > first["render_seconds"]["count"]
-    assert status(svcinit)["reload_outcomes"]["done"] >= 1
+    eventually(lambda: status(svcinit)["reload_outcomes"]["done"] >= 1, "the reload has ended")
 
 
 def _at(found: dict[str, Any], entries: int) -> dict[str, Any] | None:

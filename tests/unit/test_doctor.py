@@ -169,6 +169,35 @@ def test_a_template_that_cannot_be_rendered_does_not_hide_the_next(
     assert not (tmp_path / "out").exists()
 
 
+def test_all_that_one_template_misses_is_reported_and_would_stop_the_start(
+    env: dict[str, str], template: Template
+) -> None:
+    template(
+        "a.ini",
+        """{{ key("one") | int }}
+{{ service("db", min=2)[1].address }}
+{{ key("two") | from_json }}
+{{ service("cache", dc="dc2", min=1)[0].address }} {{ key("n") }}
+{{ cfg.three }}
+{{ service("db", min=1)[0].port }}""",
+    )
+    found = examined(env)
+    assert found.code == 1
+    assert [text.partition("there is no key ")[2].partition(";")[0] for text in found.all("template-fails")] == [
+        "one", "two", "three",
+    ]  # fmt: skip
+    assert [text.partition(": service ")[2] for text in found.all("template-waits")] == [
+        "db has 0 of the 2 peers needed", "cache in dc2 has 0 of the 1 peers needed",
+    ]  # fmt: skip
+    assert len(found.all("template-fails") + found.all("template-waits")) == 5, "nothing that comes from stand-ins"
+
+
+def test_too_few_peers_alone_are_an_exit_status_of_1(env: dict[str, str], template: Template) -> None:
+    template("a.ini", '{{ service("db", min=1) | length }}')
+    found = examined(env)
+    assert (found.code, found.bad) == (1, {"template-waits"})
+
+
 def test_a_key_that_cannot_be_a_variable_and_a_source_that_is_wrong_are_told(
     env: dict[str, str], template: Template, tmp_path: pathlib.Path
 ) -> None:
@@ -263,7 +292,7 @@ def test_a_command_that_a_template_makes_is_left_alone(env: dict[str, str]) -> N
 def test_a_stop_that_docker_would_cut_short_or_not_start_is_told_with_the_number_to_give(away: dict[str, str]) -> None:
     found = examined({**away, "SVCINIT_DRAIN": "2500ms", "SVCINIT_STOP_TIMEOUT": "20s", "SVCINIT_STOP_ON": "QUIT,USR1"})
     assert "docker stop -t 24, docker run --stop-timeout 24" in found.one("stop-too-long")
-    assert "let SVCINIT_STOP_ON have TERM, or the image have STOPSIGNAL QUIT or USR1" in found.one("stop-signal")
+    assert "add TERM to SVCINIT_STOP_ON, or set STOPSIGNAL QUIT or USR1 in the image" in found.one("stop-signal")
     assert not {"stop-too-long", "stop-signal"} & examined({**away, "SVCINIT_DRAIN": "1s"}).bad
     found = examined({**away, "SVCINIT_STOP_ON": "QUIT", "SVCINIT_SIGNALS": "TERM:QUIT"})
     assert "stop-signal" not in found.bad

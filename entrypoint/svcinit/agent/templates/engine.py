@@ -140,7 +140,7 @@ class Engine:
         except SvcinitError as error:
             place = faults.where(error, label, texts)
             said = faults.without_values(error, label, texts, self._data)
-            raise type(error)(*(f"{place}: {fault}" for fault in said), **place.fields) from None
+            raise type(error)(*(f"{place}: {fault}" for fault in said), **{**error.fields, **place.fields}) from None
         except Exception as error:  # a template can raise whatever Python can
             names = [str(name) for name in self._env.globals]
             raise ConfigError(faults.explain(error, label, texts, self._data, names)) from None
@@ -364,7 +364,8 @@ class _Names:
             called = f"{tag}.{name}" if tag else name
             place = f" in {dc}" if dc else ""
             hint = "" if peers else self._data.token_hint
-            raise Unavailable(f"service {called}{place} has {len(peers)} of the {min} peers needed{hint}")
+            wanted = f"peers of {called}{'@' + dc if dc else ''}"
+            raise Unavailable(f"service {called}{place} has {len(peers)} of the {min} peers needed{hint}", input=wanted)
         return sorted(peers, key=lambda peer: (peer.address, peer.port, peer.node, peer.host))
 
     def _keys(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every check and finding of the doctor, as data: what it says to do, docs/doctor.md and the schema come from these."""
+"""Every check and finding of the doctor, as data; docs/doctor.md and the schema are made from these tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ OK, WARNING, WRONG = "ok", "warning", "wrong"
 
 
 class Finding:
-    """`meaning`: what it is a sign of. `todo`: what to do about it, with what differs from case to case in braces."""
+    """`meaning`: what the finding shows. `todo`: advice, with fields of the case in braces."""
 
     __slots__ = ("level", "meaning", "todo")
 
@@ -15,195 +15,197 @@ class Finding:
 
 
 # fmt: off
-CHECKS = {  # what each tries
-    "settings": "Are the variables as svcinit takes them? All faults are told; what is wrong counts as unset then.",
-    "init": "Is svcinit PID 1, or would it be? In which state is one that runs here?",
-    "user": "As which user run svcinit and the command, and may svcinit become that user?",
-    "command": "Can the command, the hooks and every `exec:` be started by the user who does? None is.",
-    "stop": "Does a stop fit into the 10 s that `docker stop` gives, and does Docker's signal start it?",
-    "reload": "Does the command that runs handle its reload signal (SVCINIT_RELOAD)?",
-    "run": "Can svcinit leave its state in SVCINIT_RUN?",
-    "cache": "Can SVCINIT_CACHE be written, and be read if it is there?",
-    "templates": "Is the syntax of every template right? Can each be rendered with what Consul has now?",
-    "targets": "Each rendered file is written beside its target with its mode and owner, its check command run, and "
-      "removed.",
-    "modules": "Are the Python packages there that the settings and templates need beyond the base?",
-    "http": "Does Consul's agent answer, and has its cluster a leader? With the time that it took.",
-    "clock": "By how much do this host's clock and the agent's differ? By the Date of its answers, to a second.",
-    "token": "Which token is it, by its accessor? May it read the agent, and register each service (none is)?",
-    "kv": "May the token read each KV prefix, and are there keys? Can those below SVCINIT_ENV_PREFIX be variables?",
-    "dns": "Does each DNS server answer, and show services? With the time that it took.",
+CHECKS = {  # what each one checks
+    "settings": "Does svcinit accept the variables? All errors are reported; a wrong variable then counts as unset.",
+    "init": "Is svcinit PID 1, or would it be? In which state is a svcinit that runs here?",
+    "user": "As which users do svcinit and the service run, and may svcinit become the user of the service?",
+    "command": "Can the command, the hooks and every `exec:` be started by their user? None of them is started.",
+    "stop": "Does a stop fit into the 10 s of `docker stop`, and does Docker's signal start it?",
+    "reload": "Does the running service handle its reload signal (SVCINIT_RELOAD)?",
+    "run": "Can svcinit write its state to SVCINIT_RUN?",
+    "cache": "Can SVCINIT_CACHE be written, and can an existing cache be read?",
+    "templates": "Is the syntax of every template correct? Can each one be rendered with the current data of Consul?",
+    "targets": "Each rendered file is written beside its target with its mode and owner, its check command is run, "
+      "and the file is removed.",
+    "modules": "Are the Python packages installed that the settings and templates need in addition to the base?",
+    "http": "Does Consul's agent answer, and does its cluster have a leader? With the time of the answer.",
+    "clock": "By how much do the clocks of this host and of the agent differ? From the Date of the agent's answers, "
+      "to a second.",
+    "token": "Which token is it, by its accessor? May it read the agent, and register each service? None is "
+      "registered.",
+    "kv": "May the token read each KV prefix, and are there keys? Can the keys below SVCINIT_ENV_PREFIX be variables?",
+    "dns": "Does each DNS server answer, and does it show services? With the time of the answer.",
     "source": "SVCINIT_SOURCE: can the file be read?",
-    "wait": "Are the services of SVCINIT_WAIT_FOR and the keys of SVCINIT_WAIT_FOR_KEYS there now?",
-    "address": "Which address would be registered, and can others be sent there?",
-    "register": "What do the svcinit that runs here and the agent say of each service, and of its check?",
+    "wait": "Are the services of SVCINIT_WAIT_FOR and the keys of SVCINIT_WAIT_FOR_KEYS available now?",
+    "address": "Which address would be registered, and can clients connect to it?",
+    "register": "What do the svcinit that runs here and the agent report about each service and its check?",
 }
 
 W = Finding
 FINDINGS = {
     # settings
-    "settings-wrong": W(WRONG, "A variable, or the file that it names, has a value that svcinit does not take: it "
-      "would exit with 78. The rest was looked at as if it were unset.",
-      "set it as the message says; `svcinit --help` lists all variables"),
-    "variable-unknown": W(WRONG, "svcinit knows no variable of that name: it would exit with 78.",
-      "correct the name, or remove it; `svcinit --help` lists all variables"),
-    "module-missing": W(WRONG, "A setting, or a filter of a template, needs a Python package that is not there. "
-      "svcinit-base has all of them; pip installs them only as extras.",
+    "settings-wrong": W(WRONG, "A variable, or the file that it names, has a value that svcinit does not accept: "
+      "svcinit would exit with 78. The other checks treat the variable as unset.",
+      "correct it as the message says; `svcinit --help` lists all variables"),
+    "variable-unknown": W(WRONG, "svcinit has no variable of that name: svcinit would exit with 78.",
+      "correct or remove the name; `svcinit --help` lists all variables"),
+    "module-missing": W(WRONG, "A setting, or a filter of a template, needs a Python package that is not installed. "
+      "svcinit-base contains all of them; pip installs them only as extras.",
       "pip install 'svcinit[{extra}]', or use svcinit-base"),
     # the process
-    "not-pid-1": W(WARNING, "Something else is PID 1 in the container (`docker run --init`, an entrypoint that does "
-      "not exec). svcinit is a subreaper then, and at the end kills only what descends from it. Through `--init` "
-      "signals reach it, through a shell they may not.",
-      "leave out --init: svcinit does what {name} does; where {name} is an entrypoint of the image, let it exec "
-      "svcinit"),
-    "pid-host": W(WARNING, "The container has the process IDs of its host (`docker run --pid=host`). svcinit is a "
-      "subreaper then, and at the end kills only what descends from it.",
-      "leave out --pid=host, unless the service has to see the host's processes"),
-    "capability-missing": W(WRONG, "SVCINIT_USER is set, and the container lacks what it takes to become that user: "
-      "the command and the hooks would not start.",
+    "not-pid-1": W(WARNING, "Another program is PID 1 in the container (`docker run --init`, or an entrypoint that "
+      "does not exec). svcinit is then a subreaper, and at the end it kills only its own descendants. Signals reach "
+      "svcinit through `--init`, but perhaps not through a shell.",
+      "remove --init: svcinit does the work of {name}; if {name} is an entrypoint of the image, let it exec svcinit"),
+    "pid-host": W(WARNING, "The container uses the process IDs of its host (`docker run --pid=host`). svcinit is then "
+      "a subreaper, and at the end it kills only its own descendants.",
+      "remove --pid=host, unless the service needs to see the processes of the host"),
+    "capability-missing": W(WRONG, "SVCINIT_USER is set, and the container lacks a capability to become that user: "
+      "the service and the hooks would not start.",
       "docker run {options}, or --user {user} instead of SVCINIT_USER"),
-    "other-user": W(WARNING, "The doctor runs as another user than svcinit does: what it says of files is true of its "
-      "own.",
+    "other-user": W(WARNING, "The doctor runs as another user than svcinit: its findings about files are valid for "
+      "its own user.",
       "docker exec --user {user}"),
     "degraded": W(WARNING, "The svcinit that runs here started from the cache, or its last reload failed.",
-      "set right what is told here, then docker kill -s HUP"),
+      "correct the errors of this report, then docker kill -s HUP"),
     # commands
-    "command-missing": W(WRONG, "There is no such command in the image, or what interprets it is missing: exit status "
-      "127 or 126.",
+    "command-missing": W(WRONG, "The command, or its interpreter, is not in the image: exit status 127 or 126.",
       "install it in the image, or correct {where}"),
-    "command-not-executable": W(WRONG, "The command is there and cannot be executed by the user that svcinit starts "
-      "it as: exit status 126.",
+    "command-not-executable": W(WRONG, "The command exists, but the user that svcinit starts it as cannot execute it: "
+      "exit status 126.",
       "make it executable for that user (chmod +x, a mount without noexec), or correct {where}"),
     # the stop
-    "stop-too-long": W(WARNING, "The drain, the time until KILL and a second for what is left add up to more than the "
-      "10 s that `docker stop` gives: then all is killed in the middle of it. What Docker was told to give cannot be "
-      "seen from inside.",
-      "docker stop -t {seconds}, docker run --stop-timeout {seconds} or stop_grace_period in a compose file, "
-      "unless it is set so already; or lower SVCINIT_STOP_TIMEOUT or SVCINIT_DRAIN"),
-    "stop-signal": W(WARNING, "TERM, which `docker stop` sends unless the image has another STOPSIGNAL, does not "
-      "start the stop. The image's STOPSIGNAL cannot be seen from inside.",
-      "let SVCINIT_STOP_ON have TERM, or the image have STOPSIGNAL {signals}"),
+    "stop-too-long": W(WARNING, "The drain, the time until KILL and a second for the remaining processes are together "
+      "longer than the 10 s of `docker stop`: then Docker kills everything before the stop is complete. The timeout "
+      "that Docker was given is not visible from inside.",
+      "docker stop -t {seconds}, docker run --stop-timeout {seconds} or stop_grace_period in a compose file, unless "
+      "it is set already; or lower SVCINIT_STOP_TIMEOUT or SVCINIT_DRAIN"),
+    "stop-signal": W(WARNING, "`docker stop` sends TERM unless the image has another STOPSIGNAL, and TERM does not "
+      "start the stop. The STOPSIGNAL of the image is not visible from inside.",
+      "add TERM to SVCINIT_STOP_ON, or set STOPSIGNAL {signals} in the image"),
     # the reload
-    "reload-unhandled": W(WARNING, "The command neither catches nor ignores nor blocks its reload signal, which would "
-      "end it. svcinit does not send it: each reload fails, and the command keeps what it read at its start.",
-      "set SVCINIT_RELOAD to what makes the command read its files again: another signal, exec:COMMAND, restart; or "
-      "none"),
+    "reload-unhandled": W(WARNING, "The service neither catches nor ignores nor blocks its reload signal, so the "
+      "signal would kill it. svcinit does not send it: each reload fails, and the service keeps the configuration of "
+      "its start.",
+      "set SVCINIT_RELOAD to an action that makes the service read its files again (another signal, exec:COMMAND, "
+      "restart), or to none"),
     # svcinit's own files
-    "run-unwritable": W(WARNING, "svcinit cannot leave its state: svcinitctl status, reload and health find no "
-      "svcinit, so that a HEALTHCHECK by svcinitctl fails.",
-      "docker run --tmpfs {folder}, or let SVCINIT_RUN name a directory that uid {uid} may write to"),
-    "cache-unwritable": W(WARNING, "What is known of Consul cannot be kept: svcinit will not start while Consul is "
-      "away.",
-      "docker run -v NAME:{folder} for uid {uid}, or SVCINIT_CACHE= for none"),
-    "cache-refused": W(WARNING, "The cache that is there will not be used: svcinit will not start from it while "
-      "Consul is away.",
-      "remove it (the next start writes a new one), or give each service an SVCINIT_CACHE of its own"),
+    "run-unwritable": W(WARNING, "svcinit cannot write its state: svcinitctl status, reload and health find no "
+      "svcinit, so a HEALTHCHECK by svcinitctl fails.",
+      "docker run --tmpfs {folder}, or set SVCINIT_RUN to a directory that uid {uid} can write to"),
+    "cache-unwritable": W(WARNING, "svcinit cannot keep the data of Consul: it will not start while Consul is "
+      "unavailable.",
+      "docker run -v NAME:{folder} for uid {uid}, or SVCINIT_CACHE= for no cache"),
+    "cache-refused": W(WARNING, "svcinit will not use the existing cache: it will not start from it while Consul is "
+      "unavailable.",
+      "remove it (the next start writes a new one), or give each service its own SVCINIT_CACHE"),
     # templates and files
-    "template-wrong": W(WRONG, "A template, or the svcinit comment on its first line, is wrong whatever it is "
-      "rendered from: svcinit would exit with 78.",
-      "correct the template in that line"),
-    "template-fails": W(WRONG, "A template, or an argument of the command, names what is not there, or fails on what "
-      "it is given: svcinit would exit with 78.",
-      "put the key below one of the KV prefixes or set the variable, or let the template have a default"),
-    "template-waits": W(WARNING, "A template needs what cannot be had now, such as peers: svcinit would wait for it "
-      "until SVCINIT_START_TIMEOUT.",
-      "see what is told of http and dns; start the services that it needs, or let it need fewer"),
-    "template-unrendered": W(WARNING, "The templates were compiled and not rendered, for want of what Consul has.",
-      "set right what is told of http, token or kv, then ask again"),
-    "env-wrong": W(WRONG, "A key below SVCINIT_ENV_PREFIX cannot become a variable of the command: svcinit would exit "
-      "with 78.",
-      "rename the key, or let SVCINIT_ENV_PREFIX name another level"),
-    "target-wrong": W(WRONG, "A file cannot be put where its template says, by the user that svcinit runs as: svcinit "
+    "template-wrong": W(WRONG, "A template, or the svcinit comment in its first line, is wrong for any data: svcinit "
       "would exit with 78.",
-      "let uid {uid} write to {folder}, with --read-only by a tmpfs or a volume there; or rename the template"),
-    "target-owner": W(WRONG, "A file can be written, and not be given to the owner that its template asks for: "
+      "correct the template in that line"),
+    "template-fails": W(WRONG, "A template, or an argument of the command, uses a key or variable that does not "
+      "exist, or fails on its data: svcinit would exit with 78.",
+      "add the key below one of the KV prefixes or set the variable, or give it a default in the template"),
+    "template-waits": W(WRONG, "A template needs data that are not available now, such as `min=` peers: svcinit would "
+      "wait for them until SVCINIT_START_TIMEOUT, and then exit with 69.",
+      "see the findings of http and dns; start the services that the template needs, or require fewer"),
+    "template-unrendered": W(WARNING, "The templates were compiled but not rendered, because the data of Consul are "
+      "missing.",
+      "correct the findings of http, token or kv, then run the doctor again"),
+    "env-wrong": W(WRONG, "A key below SVCINIT_ENV_PREFIX cannot become a variable of the service: svcinit would exit "
+      "with 78.",
+      "rename the key, or set SVCINIT_ENV_PREFIX to another level"),
+    "target-wrong": W(WRONG, "svcinit's user cannot write a file to the place that its template names: svcinit would "
+      "exit with 78.",
+      "let uid {uid} write to {folder} (with --read-only, by a tmpfs or a volume there), or rename the template"),
+    "target-owner": W(WRONG, "A file can be written, but svcinit cannot change its owner as the template asks: "
       "svcinit would exit with 78.",
-      "run as root with CAP_CHOWN, or take `owner=` out of the template's first line"),
-    "target-mounted": W(WARNING, "A file is mounted by itself, so it is written in place: whoever reads it at that "
-      "moment may see half of it.",
+      "run as root with CAP_CHOWN, or remove `owner=` from the first line of the template"),
+    "target-mounted": W(WARNING, "A file is a mount of its own, so svcinit writes it in place: a reader at that "
+      "moment can see an incomplete file.",
       "mount {folder} instead of the file"),
-    "check-refuses": W(WRONG, "The check command of a template does not accept what was rendered, or cannot be run: "
+    "check-refuses": W(WRONG, "The check command of a template does not accept the rendered file, or cannot be run: "
       "svcinit would exit with 78.",
-      "correct what it complains of, in the template or in KV, or correct `check=` in the template's first line"),
+      "correct the error that the command reports, in the template or in KV, or correct `check=` in the first line of "
+      "the template"),
     # Consul
     "consul-away": W(WRONG, "Consul's agent does not answer: svcinit would wait for it until SVCINIT_START_TIMEOUT.",
-      "start the agent, or let CONSUL_HTTP_ADDR name where it listens; in a container without --network=host, "
-      "127.0.0.1 is the container itself"),
-    "consul-wrong": W(WRONG, "What is at CONSUL_HTTP_ADDR answers otherwise than an agent for these settings, or TLS "
+      "start the agent, or set CONSUL_HTTP_ADDR to its address; in a container without --network=host, 127.0.0.1 is "
+      "the container itself"),
+    "consul-wrong": W(WRONG, "The server at CONSUL_HTTP_ADDR does not answer as an agent for these settings, or TLS "
       "fails.",
-      "correct the CONSUL_... variable that the message names; where a certificate is not valid yet or any more, see "
-      "what is told of the clock"),
-    "consul-leaderless": W(WRONG, "The agent answers, and its servers have no leader: nothing can be read or "
+      "correct the CONSUL_... variable in the message; if a certificate is not valid yet or has expired, see the "
+      "finding of clock"),
+    "consul-leaderless": W(WRONG, "The agent answers, but its servers have no leader: nothing can be read or "
       "registered.",
-      "see `consul members` and the servers' logs: more than half of them have to be there"),
-    "clock-skew": W(WARNING, "This host's clock and the agent's differ. Certificates seem to be not yet valid or "
-      "expired, tokens with an end seem to end at another time, the age of the cache and the times in logs are wrong. "
-      "TTLs of checks, sessions and DNS are lengths of time: they suffer when the clock is set, not from the "
-      "difference. The servers' clocks cannot be seen from here.",
-      "have both hosts keep their time by NTP (timedatectl, chronyc tracking)"),
-    "token-missing": W(WRONG, "ACLs are on, no token is given, and what needs none is not enough.",
-      "make a token with the policy below, and give it by CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"),
-    "token-unknown": W(WRONG, "Consul does not know the token: it was misspelt, revoked or has ended, or is one of "
-      "another datacenter.",
-      "give one that `consul acl token list` has; for a prefix in another datacenter one that is known there, too"),
-    "rule-missing": W(WRONG, "The token may not do what the settings need.",
+      "see `consul members` and the logs of the servers: more than half of the servers must be available"),
+    "clock-skew": W(WARNING, "The clocks of this host and of the agent differ. Certificates can seem not yet valid or "
+      "expired, tokens with an expiry can seem to end at another time, and the age of the cache and the times in logs "
+      "are wrong. TTLs of checks, sessions and DNS are durations: a difference does not affect them. The clocks of "
+      "the servers are not visible from here.",
+      "synchronize the clocks of both hosts by NTP (timedatectl, chronyc tracking)"),
+    "token-missing": W(WRONG, "ACLs are on, no token is given, and anonymous access is not enough.",
+      "create a token with the policy below, and set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"),
+    "token-unknown": W(WRONG, "Consul does not know the token: it is misspelt, revoked or expired, or it belongs to "
+      "another datacenter. A token that was just created is unknown until the servers have replicated it.",
+      "use a token from `consul acl token list`; for a prefix in another datacenter, one that is valid there too"),
+    "rule-missing": W(WRONG, "The token lacks a rule that the settings need.",
       "add to a policy of the token: {rule}"),
-    "rule-advised": W(WARNING, "The token may not read the agent, so that svcinit takes 127.0.0.1 for the agent's own "
+    "rule-advised": W(WARNING, "The token may not read the agent, so svcinit uses 127.0.0.1 as the agent's own "
       "address: Consul's check probes there.",
       "add to a policy of the token: {rule}; or set SVCINIT_ADVERTISE"),
-    "rule-untried": W(WARNING, "This agent does not say whether the token may register; to register for a trial would "
-      "be seen by others.",
-      "see that the token's policy has: {rules}"),
-    "kv-empty": W(WARNING, "There are no keys below a prefix, which is no fault: it may be meant.",
-      "consul kv put {prefix}/NAME VALUE, if it should have some; or correct SVCINIT_KV_PREFIX"),
-    "kv-emptied": W(WRONG, "A prefix had keys when svcinit last ran, and has none now: taken for a failed fetch, "
-      "since servers that recover answer so.",
-      "put the keys back; if this is meant, SVCINIT_ALLOW_EMPTY=1"),
-    "source-wrong": W(WRONG, "The file that stands in for Consul (SVCINIT_SOURCE) cannot be read, or is not as it "
-      "should be.",
-      "correct it in that line"),
+    "rule-untried": W(WARNING, "This agent does not report whether the token may register a service. The doctor does "
+      "not register one for a test, because others would see it.",
+      "make sure that the policy of the token has: {rules}"),
+    "kv-empty": W(WARNING, "There are no keys below a prefix. This is not an error, and can be intended.",
+      "consul kv put {prefix}/NAME VALUE, if there should be keys; or correct SVCINIT_KV_PREFIX"),
+    "kv-emptied": W(WRONG, "A prefix had keys when svcinit ran last, and has none now. svcinit treats this as a "
+      "failed fetch, because recovering servers answer like this.",
+      "restore the keys; if the prefix is meant to be empty, set SVCINIT_ALLOW_EMPTY=1"),
+    "source-wrong": W(WRONG, "The file that replaces Consul (SVCINIT_SOURCE) cannot be read, or has an error.",
+      "correct the file in that line"),
     # DNS
-    "dns-away": W(WRONG, "No DNS server answers usefully, and templates or SVCINIT_WAIT_FOR ask for peers: svcinit "
-      "would wait until SVCINIT_START_TIMEOUT.",
-      "let SVCINIT_DNS_ADDR name Consul's DNS (port 8600 of an agent) or a server that forwards to it"),
-    "dns-server-away": W(WARNING, "A DNS server does not answer usefully: each question may lose time on it. Another "
-      "one does, or nothing asks for peers.",
-      "correct SVCINIT_DNS_ADDR, or take it out"),
-    "dns-blind": W(WRONG, "A DNS server answers, and shows not even Consul itself, though templates or "
+    "dns-away": W(WRONG, "No DNS server gives a usable answer, and templates or SVCINIT_WAIT_FOR ask for peers: "
+      "svcinit would wait until SVCINIT_START_TIMEOUT.",
+      "set SVCINIT_DNS_ADDR to Consul's DNS (port 8600 of an agent) or to a server that forwards to it"),
+    "dns-server-away": W(WARNING, "A DNS server gives no usable answer: each question can lose time on it. Another "
+      "server answers, or nothing asks for peers.",
+      "correct SVCINIT_DNS_ADDR, or remove the server from it"),
+    "dns-blind": W(WRONG, "A DNS server answers, but does not even show Consul itself, and templates or "
       "SVCINIT_WAIT_FOR ask for peers.",
-      "let SVCINIT_DOMAIN be the agent's `domain`, and the agent's own token have the rules below"),
-    "peers-missing": W(WARNING, "There are fewer healthy instances than SVCINIT_WAIT_FOR asks for: svcinit would wait "
-      "until SVCINIT_START_TIMEOUT.",
-      "start them, see their checks in Consul, or ask for fewer"),
-    "keys-missing": W(WARNING, "Keys of SVCINIT_WAIT_FOR_KEYS do not exist: svcinit would wait for them until "
-      "SVCINIT_START_TIMEOUT.",
+      "set SVCINIT_DOMAIN to the agent's `domain`, and give the agent's own token the rules below"),
+    "peers-missing": W(WRONG, "There are fewer healthy instances than SVCINIT_WAIT_FOR requires: svcinit would wait "
+      "for them until SVCINIT_START_TIMEOUT, and then exit with 69.",
+      "start the instances, look at their checks in Consul, or require fewer"),
+    "keys-missing": W(WRONG, "Keys of SVCINIT_WAIT_FOR_KEYS do not exist: svcinit would wait for them until "
+      "SVCINIT_START_TIMEOUT, and then exit with 69.",
       "put them below one of the KV prefixes, or remove them from SVCINIT_WAIT_FOR_KEYS"),
     # the registration
     "address-unknown": W(WRONG, "SVCINIT_ADVERTISE matches no address of this container.",
-      "let it name one of those that there are"),
-    "address-loopback": W(WRONG, "A loopback address would be registered, and the agent is elsewhere: its check and "
-      "all peers would look for the service on their own hosts.",
-      "set SVCINIT_ADVERTISE=default-route, or an interface or network that others reach"),
-    "address-foreign": W(WARNING, "The address that would be registered is on no interface of this container: right "
-      "only where another host or the Docker host passes it on.",
+      "set it to one of the existing addresses"),
+    "address-loopback": W(WRONG, "A loopback address would be registered, and the agent is on another host: the "
+      "agent's check and all peers would look for the service on their own hosts.",
+      "set SVCINIT_ADVERTISE=default-route, or an interface or network that others can reach"),
+    "address-foreign": W(WARNING, "The address to register is on no interface of this container. This works only if "
+      "another host, or the Docker host, forwards the port.",
       "publish the port there (docker run -p {address}:{port}:{port}), or set SVCINIT_ADVERTISE=default-route"),
-    "address-agents": W(WARNING, "The agent's own address would be registered, and the agent is not in this "
-      "container's network: right only where its host passes the port on.",
-      "set SVCINIT_ADVERTISE=default-route where others reach this network, else publish the port (docker run -p "
-      "{port}:{port}) or use --network=host"),
-    "unregistered": W(WRONG, "The svcinit that runs here could not register the service, or keep it registered.",
-      "set right what it says"),
-    "check-critical": W(WRONG, "The service is registered, and its check in Consul fails: nobody is sent to it.",
-      "is the service up, at that address and port, and may the agent's host connect to it? Where it cannot, "
-      "SVCINIT_CHECK_VIA=ttl probes from inside"),
-    "maintenance": W(WARNING, "The service is in maintenance mode: nobody is sent to it.",
+    "address-agents": W(WARNING, "The agent's own address would be registered, and the agent is not in the network of "
+      "this container. This works only if the agent's host forwards the port.",
+      "set SVCINIT_ADVERTISE=default-route if others can reach this network; otherwise publish the port (docker run "
+      "-p {port}:{port}) or use --network=host"),
+    "unregistered": W(WRONG, "The svcinit that runs here could not register the service, or cannot keep it in sync.",
+      "correct the error in the message"),
+    "check-critical": W(WRONG, "The service is registered, and its check in Consul is critical: no client finds it.",
+      "does the service run at that address and port, and may the agent's host connect to it? If it cannot, set "
+      "SVCINIT_CHECK_VIA=ttl: svcinit then probes from inside"),
+    "maintenance": W(WARNING, "The service is in maintenance mode: no client finds it.",
       "svcinitctl maintenance off"),
     # the doctor itself
-    "unfinished": W(WRONG, "What was tried had not ended when its time was over, and was ended. It would hold up "
-      "svcinit, too.",
-      "see what it waits for: a file system or a resolver that hangs, a server that answers without end, a check "
-      "command"),
-    "doctor-failed": W(WRONG, "A fault of the doctor's own, or the container has too little memory.",
-      "give the container more memory, if it ended by signal 9; else tell svcinit's makers"),
+    "unfinished": W(WRONG, "The check did not end within its time, and was stopped. It would delay svcinit, too.",
+      "find out what it waits for: a file system or a resolver that hangs, a server whose answer does not end, a "
+      "check command"),
+    "doctor-failed": W(WRONG, "An error in the doctor itself, or the container has too little memory.",
+      "give the container more memory, if it ended by signal 9; otherwise report the error to the developers of "
+      "svcinit"),
 }
 # fmt: on

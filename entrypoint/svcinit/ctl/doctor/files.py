@@ -19,13 +19,17 @@ from svcinit.state_files import enter, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from svcinit.agent.consul.discovery import Peer
     from svcinit.agent.prepare.inputs import Answer
     from svcinit.agent.templates.render import Rendered
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
+MISSING = 50  # keys and peers, at most, that one template misses
+MANY = 1000  # instances of a service that stands in for one with too few
+LOOPBACK = "127.0.0.1"
 PATIENCE = 3.0  # seconds for one question of a template's
 
 
@@ -114,7 +118,22 @@ def _environment(rendering: Rendering) -> Iterator[Entry]:
 
 
 def _rendered(rendering: Rendering, contents: dict[str, bytes], known: list[str]) -> Iterator[Entry]:
-    """Fill in what each file would hold. `known`: faults that are told already."""
+    """Fill in the content of each file. `known`: faults that are reported already."""
+    files, faults, away = _attempt(rendering)
+    contents.update({file.target: file.content for file in files})
+    for fault in _hidden(rendering, [*faults, *away]):
+        (faults if _field(fault, "key") else away).append(fault)
+    for fault in faults:
+        if fault not in known:
+            yield found("template-fails", fault, check="templates")
+    for fault in away:
+        yield found("template-waits", fault, check="templates")
+    if files and not faults + away:
+        yield well(f"{len(files)} rendered", check="templates")
+
+
+def _attempt(rendering: Rendering) -> tuple[list[Rendered], list[str], list[str]]:
+    """The files, what is wrong and what is unavailable, the arguments included."""
     files, faults, away = rendering.attempt()
     if rendering.command:
         try:
@@ -123,14 +142,54 @@ def _rendered(rendering: Rendering, contents: dict[str, bytes], known: list[str]
             faults += error.faults
         except Unavailable as error:
             away += error.faults
-    contents.update({file.target: file.content for file in files})
-    for fault in faults:
-        if fault not in known:
-            yield found("template-fails", fault, check="templates")
-    for fault in away:
-        yield found("template-waits", fault, check="templates")
-    if files and not faults + away:
-        yield well(f"{len(files)} rendered", check="templates")
+    return files, faults, away
+
+
+def _hidden(rendering: Rendering, seen: list[str]) -> Iterator[str]:
+    """Missing keys and peers behind the first one of a template, where its rendering ends.
+
+    From then on, a reported key has the value 0 (which most filters accept), and a reported service has many instances.
+    Only further missing keys and peers are reported, since other errors may come from these stand-ins.
+    """
+    stand_in, reported = StandIn(rendering.data), set(seen)
+    again, faults = type(rendering)(rendering.settings, rendering.command, stand_in), seen
+    for _ in range(MISSING):
+        if not stand_in.add(faults):
+            return
+        _, wrong, away = _attempt(again)
+        faults = [*wrong, *away]
+        for fault in faults:
+            if fault not in reported and (_field(fault, "key") or _field(fault, "input")):
+                reported.add(fault)
+                yield fault
+
+
+class StandIn(TemplateData):
+    """The data of `real`, with more keys and peers."""
+
+    def __init__(self, real: TemplateData) -> None:
+        super().__init__(real.settings, real.source, real.earlier)
+        self.answers, self.kv, self.known_agent = real.answers, dict(real.kv), real.known_agent
+        self._many: set[str] = set()
+
+    def add(self, faults: Iterable[str]) -> bool:
+        """Have what these faults miss; False if all of it is here already."""
+        keys = {key for fault in faults if (key := _field(fault, "key"))} - self.kv.keys()
+        inputs = {each for fault in faults if (each := _field(fault, "input"))} - self._many
+        self.kv.update(dict.fromkeys(keys, b"0"))
+        self._many |= inputs
+        return bool(keys or inputs)
+
+    def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
+        from svcinit.agent.consul.discovery import Peer
+
+        if str(InputId(Kind.PEERS, name, dc, tag)) not in self._many:
+            return super().peers(name, tag, dc)
+        return [Peer("host", LOOPBACK, 1, "node")] * MANY
+
+
+def _field(fault: str, name: str) -> str:
+    return str(fault.fields.get(name) or "") if isinstance(fault, Fault) else ""
 
 
 def _placed(made: list[Rendered], contents: dict[str, bytes], data: TemplateData) -> Iterator[Entry]:
