@@ -48,7 +48,7 @@ def test_a_hup_during_the_first_hook_prepares_again_and_is_no_reload() -> None:
 
 
 def test_a_hup_before_the_start_is_served_by_it_where_nothing_is_prepared() -> None:
-    env = {**WEB, "SVCINIT_KV_PREFIX": "", "SVCINIT_TEMPLATES": "", "SVCINIT_PRE_START": "migrate"}
+    env = {**WEB, "SVCINIT_KV_PREFIX": "", "SVCINIT_PORT_CHECK": "0", "SVCINIT_PRE_START": "migrate"}
     crew = Clocked(HUP, HOOK_DONE, TERM, *DONE)
     life = live(env, crew)
     assert entries(crew, lambda entry: "main" in entry) == ["+main", "main<-SIGTERM"]
