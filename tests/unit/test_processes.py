@@ -1,0 +1,224 @@
+"""The calls of init to the kernel: who gets which signal, what a reaped child was. No process is started."""
+
+from __future__ import annotations
+
+import _signal
+import errno
+import os
+import pathlib
+import types
+
+import pytest
+
+from svcinit.model import Event, Exited, News, Role, Signalled, Stopped
+from svcinit.processes import dispositions, init
+from svcinit.processes.crew import BLOCKED_LOOKS, Crew
+from svcinit.processes.init import NEWS
+from svcinit.settings import environment
+
+MAIN, PRESENCE, STRANGER, OWN_GROUP = 100, 101, 102, 1
+Kills = list[tuple[int, int]]
+
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Crew:
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    monkeypatch.setattr(os, "getpgrp", lambda: OWN_GROUP)
+    env = {"SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "", "SVCINIT_RUN": str(tmp_path)}
+    made = Crew(environment.read({**env, "SVCINIT_FOREGROUND": "1"}, "/nosuch"), ("main",))
+    for role, pid in ((Role.MAIN, MAIN), (Role.PRESENCE, PRESENCE)):
+        started(made, monkeypatch, role, pid)
+    return made
+
+
+def started(crew: Crew, monkeypatch: pytest.MonkeyPatch, role: str, pid: int) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(init, "fork", lambda *_, **__: pid)
+        crew.fork(role, int)
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> Kills:
+    found: Kills = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: found.append((pid, number)))
+    return found
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The foreground groups that the terminal gets, after that of main."""
+    found = [MAIN]
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: found[-1])
+    monkeypatch.setattr(os, "tcsetpgrp", lambda _, group: found.append(group))
+    return found
+
+
+def dead(pid: int, status: int, how: int = os.CLD_EXITED) -> types.SimpleNamespace:
+    return types.SimpleNamespace(si_pid=pid, si_status=status, si_code=how)
+
+
+def reaped(crew: Crew, monkeypatch: pytest.MonkeyPatch, *children: types.SimpleNamespace) -> list[Event]:
+    """All events of children that the kernel reports in one go."""
+    left = list(children)
+    monkeypatch.setattr(init, "_dead_or_stopped", lambda: left.pop(0) if left else None)
+    found = [crew.wait(None)]
+    while crew._events:
+        found.append(crew.wait(None))
+    return found
+
+
+def shape(events: list[Event]) -> list[tuple[object, ...]]:
+    return [(type(event), *vars(event).values()) for event in events]
+
+
+# signals
+
+
+@pytest.mark.parametrize(("is_pid1", "exec_sessions", "targets"), [
+    (True, True, [-1]), (True, False, [MAIN, PRESENCE]), (False, True, [MAIN, PRESENCE]), (False, False, [MAIN, PRESENCE]),
+])  # fmt: skip
+def test_only_pid_1_signals_all_processes_that_it_sees(
+    crew: Crew, kills: Kills, monkeypatch: pytest.MonkeyPatch, is_pid1: bool, exec_sessions: bool, targets: list[int]
+) -> None:
+    crew.is_pid1 = is_pid1
+    monkeypatch.setattr(init, "descendants", lambda _: [MAIN, PRESENCE])
+    crew.sweep(_signal.SIGTERM, exec_sessions=exec_sessions)
+    assert kills == [(target, _signal.SIGTERM) for target in targets]
+
+
+def test_a_process_that_is_gone_does_not_end_a_sweep(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def kill(pid: int, _: int) -> None:
+        asked.append(pid)
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(init, "descendants", lambda _: [MAIN, PRESENCE])
+    crew.sweep(_signal.SIGKILL, exec_sessions=False)
+    assert asked == [MAIN, PRESENCE]
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EAGAIN, True), (errno.ESRCH, False), (errno.EPERM, False)])
+def test_only_a_full_queue_of_signals_makes_a_transition_fail(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, number: int, raises: bool
+) -> None:
+    def kill(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "kill", kill)
+    if raises:
+        with pytest.raises(OSError, match="Resource temporarily unavailable"):
+            crew.signal(Role.MAIN, _signal.SIGHUP)
+    else:
+        crew.signal(Role.MAIN, _signal.SIGHUP)
+
+
+def test_a_suspended_service_gives_the_terminal_to_the_shell_and_gets_it_back(
+    crew: Crew, kills: Kills, terminal: list[int]
+) -> None:
+    crew.is_pid1 = False
+    crew.suspend(_signal.SIGTSTP)
+    assert (terminal, kills) == ([MAIN, OWN_GROUP], [(os.getpid(), _signal.SIGSTOP)])
+    crew.resume()
+    assert (terminal, kills[1:]) == ([MAIN, OWN_GROUP, MAIN], [(-MAIN, _signal.SIGCONT)]), "the whole group continues"
+
+
+def test_pid_1_is_not_suspended(crew: Crew, kills: Kills, terminal: list[int]) -> None:
+    crew.is_pid1 = True
+    crew.suspend(_signal.SIGTSTP)
+    assert (terminal, kills) == ([MAIN], [])
+
+
+@pytest.mark.parametrize(("number", "sender", "expected"), [
+    (NEWS, PRESENCE, (News,)), (NEWS, STRANGER, (Signalled, NEWS, False)),
+    (_signal.SIGUSR1, PRESENCE, (Signalled, _signal.SIGUSR1, False)),
+])  # fmt: skip
+def test_only_the_signal_of_presence_itself_is_news(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, number: int, sender: int, expected: tuple[object, ...]
+) -> None:
+    info = types.SimpleNamespace(si_signo=number, si_pid=sender, si_code=0)
+    monkeypatch.setattr(init, "_dead_or_stopped", lambda: None)
+    monkeypatch.setattr(_signal, "sigwaitinfo", lambda _: info)
+    assert shape([crew.wait(None)]) == [expected]
+
+
+# children
+
+
+def test_orphans_hide_no_end_of_a_child_and_are_one_event(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = reaped(
+        crew, monkeypatch, dead(STRANGER, 0), dead(STRANGER + 1, 9, os.CLD_KILLED), dead(PRESENCE, 3),
+        dead(MAIN, 9, os.CLD_KILLED),
+    )  # fmt: skip
+    ends = [(Exited, Role.PRESENCE, 3), (Exited, Role.MAIN, 137), (Exited, Role.ORPHAN, 0)]
+    assert (shape(events), crew.orphans) == (ends, 2)
+    assert (crew.pid(Role.MAIN), crew.alive(Role.MAIN)) == (None, False)
+
+
+def test_a_suspended_child_is_no_dead_one(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = reaped(crew, monkeypatch, dead(MAIN, _signal.SIGTTIN, os.CLD_STOPPED), dead(PRESENCE, 0))
+    assert shape(events) == [(Stopped, Role.MAIN, _signal.SIGTTIN), (Exited, Role.PRESENCE, 0)]
+    assert (crew.pid(Role.MAIN), crew.alive(Role.MAIN)) == (MAIN, True)
+
+
+def test_the_end_of_a_child_that_was_given_up_is_not_that_of_the_next_one(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(crew, monkeypatch, Role.PRESENCE, 200)
+    assert shape(reaped(crew, monkeypatch, dead(PRESENCE, 9, os.CLD_KILLED))) == [(Exited, Role.ORPHAN, 0)]
+    assert (crew.pid(Role.PRESENCE), crew.alive(Role.PRESENCE)) == (200, True)
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_a_service_for_which_there_is_no_process_is_not_started(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(init, "fork", lambda *_, **__: 300)
+    assert crew.start_main() is True
+    monkeypatch.setattr(init, "fork", refuses)
+    assert crew.start_main() is False
+    assert crew._events == []
+
+
+def test_a_hook_for_which_there_is_no_process_has_failed(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(init, "fork", refuses)
+    crew.start_hook(("migrate",))
+    (event,) = reaped(crew, monkeypatch)
+    assert (isinstance(event, Exited), vars(event)) == (True, {"role": Role.HOOK, "code": 70})
+
+
+def test_where_no_file_was_changed_nothing_is_rolled_back(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(init, "fork", refuses)
+    assert crew.start_rollback() is False
+    assert crew._events == []
+
+
+# who handles a signal
+
+
+@pytest.mark.parametrize(("looks", "found"), [
+    ([("sh (pid 7)", "")] * (BLOCKED_LOOKS + 2), ["sh (pid 7)"] * (BLOCKED_LOOKS + 2)),
+    ([("", "")] * 3, [""] * 3),
+    ([("", "sh (pid 7)")] * BLOCKED_LOOKS, ["sh (pid 7)"] * (BLOCKED_LOOKS - 1) + [""]),
+    ([("sh (pid 8)", "sh (pid 7)")] * BLOCKED_LOOKS, ["sh (pid 8)"] * BLOCKED_LOOKS),
+])  # fmt: skip
+def test_a_process_handles_a_signal_that_it_blocks_at_many_looks_in_a_row(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, looks: list[tuple[str, str]], found: list[str]
+) -> None:
+    left = list(looks)
+    monkeypatch.setattr(dispositions, "look", lambda *_, **__: left.pop(0))
+    assert [crew.unhandled(_signal.SIGHUP) for _ in looks] == found
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), ImportError()])
+def test_where_nothing_can_be_looked_up_the_signal_counts_as_handled(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def look(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dispositions, "look", look)
+    assert crew.unhandled(_signal.SIGHUP) == ""
