@@ -76,7 +76,8 @@ def shape(events: list[Event]) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize(("is_pid1", "exec_sessions", "targets"), [
-    (True, True, [-1]), (True, False, [MAIN, PRESENCE]), (False, True, [MAIN, PRESENCE]), (False, False, [MAIN, PRESENCE]),
+    (True, True, [-1]), (True, False, [MAIN, PRESENCE]),
+    (False, True, [MAIN, PRESENCE]), (False, False, [MAIN, PRESENCE]),
 ])  # fmt: skip
 def test_only_pid_1_signals_all_processes_that_it_sees(
     crew: Crew, kills: Kills, monkeypatch: pytest.MonkeyPatch, is_pid1: bool, exec_sessions: bool, targets: list[int]
