@@ -10,10 +10,9 @@ import types
 
 import pytest
 
-from svcinit.model import Event, Exited, News, Role, Signalled, Stopped
+from svcinit.model import NEWS, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.processes import dispositions, init
 from svcinit.processes.crew import BLOCKED_LOOKS, Crew
-from svcinit.processes.init import NEWS
 from svcinit.settings import environment
 
 MAIN, PRESENCE, STRANGER, OWN_GROUP = 100, 101, 102, 1
