@@ -135,3 +135,15 @@ def test_a_shells_terminal_a_file_a_device_a_named_pipe_and_the_pipe_of_another_
         terminal.says(b"owner 0")
     finally:
         terminal.close()
+
+
+def test_a_plain_init_that_is_not_pid_1_ends_the_processes_that_its_service_left(tmp_path: pathlib.Path) -> None:
+    """In the group of the service, in a session of its own, or orphaned; other processes stay."""
+    script = "sleep 1000 & echo $!; setsid sleep 1000 & echo $!; (setsid sleep 1000 & echo $!); exit 3"
+    with running(tmp_path, "sh", "-c", script) as svcinit, subprocess.Popen(["sleep", "1000"]) as other:
+        assert svcinit.wait() == 3
+        left = list(map(int, svcinit.out.split()))
+        assert len(left) == 3
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in left)
+        assert other.poll() is None
+        other.kill()

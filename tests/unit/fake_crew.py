@@ -19,7 +19,8 @@ class FakeCrew:
         self.events = events
         self.log: list[str] = []
         self.running: set[str] = set()
-        self.argv, self.clock, self.quiet = ("main",), 0.0, 0.0
+        self.argv: tuple[str, ...] = ("main",)
+        self.clock = self.quiet = 0.0
         self.verdict = self.undoable = self.at_consul = True
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
@@ -28,6 +29,7 @@ class FakeCrew:
         self.ready, self.registered, self.deaf = True, True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
         self.said: list[log.Entry] = []
+        self.is_pid1 = False
 
     def now(self) -> float:
         return self.clock

@@ -73,7 +73,7 @@ def test_at_a_reload_prepare_may_wait_for_consul_for_half_of_the_time_only() -> 
     stop: list[Event] = [Exited(Role.PRESENCE, 0), Exited(Role.MAIN, 0)]
     events: list[Event] = [Exited(Role.PREPARE, 0), Deadline(), Signalled(signal.SIGHUP), Exited(Role.PREPARE, 0)]
     settings = read({**ENV, "SVCINIT_START_TIMEOUT": "60s", "SVCINIT_DRAIN": "0s"}, "/nosuch")
-    life = Lifecycle(settings, Crew([*events, Signalled(signal.SIGTERM), *stop]))  # type: ignore[arg-type]
+    life = Lifecycle(settings, Crew([*events, Signalled(signal.SIGTERM), *stop]))
     assert life.run() == EX_OK
     assert given == [60.0 + PREPARE_MARGIN - PREPARE_MARGIN, 15.0]
 

@@ -9,6 +9,7 @@ import pytest
 
 from fake_crew import FakeCrew
 from svcinit.errors import Outcome
+from svcinit.lifecycle.stop import STOP_TIMEOUT
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, News, Role, Signalled, Stopped
 from svcinit.settings import environment
@@ -20,7 +21,7 @@ UP: list[Event] = [Exited(Role.PREPARE, 0)]
 
 def live(env: dict[str, str], *events: Event) -> tuple[int, list[str]]:
     crew = FakeCrew(list(events))
-    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)
     code = life.run()
     assert not crew.events, "the container ended before all that was to happen did"
     return code, crew.log
@@ -243,7 +244,7 @@ def test_a_stop_action_that_fails_falls_back_to_term() -> None:
 def test_what_the_service_leaves_behind_is_told_to_end_then_killed() -> None:
     events: list[Event] = [Exited(Role.MAIN, 0), Deadline(), Exited(Role.HOOK, 137)]
     crew = FakeCrew(list(events))
-    life = Lifecycle(environment.read({"SVCINIT_STOP_TIMEOUT": "1s"}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({"SVCINIT_STOP_TIMEOUT": "1s"}), crew)
     crew.running.add(Role.HOOK)  # stands for a daemon that reparented to us
     assert life.run() == 0
     assert crew.log == ["+main", "told", "all<-SIGTERM", "all<-SIGKILL"]
@@ -310,7 +311,7 @@ def test_a_prepare_that_hangs_after_consul_answered_aborts_the_reload() -> None:
     events: list[Event] = [Signalled(HUP), Deadline(), Deadline(), Signalled(TERM), *STOPPED, Deadline(), Deadline()]
     crew = FakeCrew([*UP, *events])
     crew.at_consul = False
-    assert Lifecycle(environment.read({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}), crew).run() == 0  # type: ignore[arg-type]
+    assert Lifecycle(environment.read({**FULL, "SVCINIT_RELOAD_TIMEOUT": "1s"}), crew).run() == 0
     assert "main<-SIGHUP" not in crew.log
 
 
@@ -331,7 +332,7 @@ def test_a_service_that_not_even_kill_ends_is_no_success() -> None:
 def watched(*events: Event, reloads: tuple[str, ...] = (), **env: str) -> list[str]:
     """The log from the news on, with a verdict whose changed templates ask for `reloads`."""
     crew = FakeCrew([*UP, *events])
-    life = Lifecycle(environment.read({**FULL, "SVCINIT_WATCH": "1", **env}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({**FULL, "SVCINIT_WATCH": "1", **env}), crew)
 
     def take_news() -> bool:
         crew.reloads = list(reloads)
@@ -369,7 +370,7 @@ def test_a_hup_tells_the_service_whatever_the_changed_templates_ask() -> None:
     crew = FakeCrew([*UP, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED])
     crew.reloads = ["none"]
     crew.notified = lambda: crew.log.append("told")  # type: ignore[method-assign]
-    Lifecycle(environment.read(FULL), crew).run()  # type: ignore[arg-type]
+    Lifecycle(environment.read(FULL), crew).run()
     assert crew.log[4:] == ["+prepare", "main<-SIGHUP", "told", *STOP_LOG]
 
 
@@ -397,3 +398,17 @@ def test_a_reload_that_the_check_does_not_confirm_is_taken_back_and_told_again()
     events = [News(), Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0), Signalled(TERM), *STOPPED]
     log = watched(*events, reloads=("",), **CHECKED)
     assert log == ["main<-SIGHUP", "+verify", "+rollback", "main<-SIGHUP", "told", *STOP_LOG]
+
+
+def test_a_plain_init_that_is_not_pid_1_ends_what_the_service_left() -> None:
+    """As PID 1 its exit is enough."""
+    ends: list[Event] = [Signalled(HUP), Exited(Role.ORPHAN, 0), Deadline(), Exited(Role.ORPHAN, 0)]
+    crew = FakeCrew([Exited(Role.MAIN, 3), *ends])
+    left = iter([False, False, True])
+    crew.no_children = lambda: next(left)  # type: ignore[method-assign]
+    assert Lifecycle(environment.read({}), crew).run() == 3
+    assert crew.log == ["+main", "ours<-SIGTERM", "ours<-SIGHUP", "all<-SIGKILL"]
+    assert crew.clock == STOP_TIMEOUT
+    first = FakeCrew([Exited(Role.MAIN, 3)])
+    first.is_pid1, first.no_children = True, lambda: False  # type: ignore[method-assign]
+    assert Lifecycle(environment.read({}), first).run() == 3

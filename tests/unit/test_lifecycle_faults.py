@@ -49,7 +49,7 @@ def only_kill(crew: FakeCrew) -> None:
 
 
 def live(crew: FakeCrew, env: dict[str, str] = WEB) -> Lifecycle:
-    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)
     life.run()
     assert not crew.events, f"the container ended before all that was to happen did: {crew.log}"
     return life
@@ -82,7 +82,7 @@ def test_what_failed_half_way_leaves_nothing_of_itself() -> None:
     """No timer, no state, no way in which main is still to be told."""
     crew = Clocked(*UP, HUP, TERM, *DONE)
     failing(crew, "start_prepare", after=1)
-    life = Lifecycle(environment.read(WEB, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(WEB, "/nosuch"), crew)
     life.attempt(Began())
     life.attempt(life.next_event())
     before = {name: repr(value) for name, value in vars(life).items() if name not in ("failed", "pause", "hups")}
@@ -122,7 +122,7 @@ def test_a_stop_whose_steps_fail_for_ever_kills_all_and_has_an_end(event: Event,
     only_kill(crew)
     if event is not TERM:
         crew.running.discard(Role.PRESENCE)
-    life = Lifecycle(environment.read(WEB, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(WEB, "/nosuch"), crew)
     life.run()
     assert crew.clock == pytest.approx(1 + 8 + EXIT_TIMEOUT + (FORCED_WAIT if event is TERM else 0))
     assert crew.log[-1].endswith("all<-SIGKILL")
@@ -135,7 +135,7 @@ def test_a_start_that_fails_for_ever_has_an_end_too() -> None:
     """SVCINIT_START_TIMEOUT on top."""
     crew = Clocked(*[LATER] * 200)
     failing(crew, "start_prepare", FOREVER)
-    life = Lifecycle(environment.read({**WEB, "SVCINIT_START_TIMEOUT": "5s"}, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({**WEB, "SVCINIT_START_TIMEOUT": "5s"}, "/nosuch"), crew)
     life.run()
     assert life.code == EX_SOFTWARE
     assert crew.clock == pytest.approx(5 + 1 + 8 + EXIT_TIMEOUT)
@@ -173,7 +173,7 @@ def test_a_main_that_the_last_resort_ends_gives_the_exit_status() -> None:
 
     crew.wait = waits  # type: ignore[method-assign]
     env = {**WEB, "SVCINIT_EXIT_MAP": "137:9"}
-    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)
     life.run()
     assert life.code == 9
     assert crew.clock == pytest.approx(9 + EXIT_TIMEOUT)

@@ -86,7 +86,7 @@ class Container(RuleBasedStateMachine):
         log.configure("error", "text")
         self.crew = StrictCrew()
         self.settings = environment.read({"SVCINIT_CACHE": "", **env})
-        self.life = Lifecycle(self.settings, self.crew)  # type: ignore[arg-type]
+        self.life = Lifecycle(self.settings, self.crew)
         self.main_status: int | None = None
         self.stops = 0
         self.life.start.begin()

@@ -17,7 +17,7 @@ HUP, TERM = Signalled(signal.SIGHUP), Signalled(signal.SIGTERM)
 class Life(Lifecycle):
     """Goes on until there are no more events."""
 
-    crew: FakeCrew  # type: ignore[assignment]
+    crew: FakeCrew
 
     def next_event(self) -> Event:
         event = super().next_event()
@@ -43,7 +43,7 @@ class Dying(FakeCrew):
 
 def live(env: dict[str, str], *events: Event, **how: bool) -> tuple[Life, list[str]]:
     crew = Dying([*STARTED, *events], **how)
-    life = Life(environment.read(env), crew)  # type: ignore[arg-type]
+    life = Life(environment.read(env), crew)
     life.start.begin()
     try:
         while True:
@@ -80,7 +80,7 @@ def test_putting_back_is_tried_again_where_it_could_not_be_started_or_died() -> 
 def test_one_that_could_never_be_started_again_is_put_back_too() -> None:
     events = [HUP, Exited(Role.PREPARE, 137), *[Deadline(), Exited(Role.PREPARE, 70)] * 80]
     crew = Dying([*STARTED, *events], unfinished=True)
-    life = Life(environment.read(FULL), crew)  # type: ignore[arg-type]
+    life = Life(environment.read(FULL), crew)
     life.start.begin()
     while "+rollback" not in crew.log:
         life.on(life.next_event())
@@ -120,7 +120,7 @@ def test_a_death_that_was_given_up_is_not_that_of_the_present_prepare() -> None:
     """It hung in the kernel when it was killed, and dies while its files wait to be put back."""
     events = [HUP, Deadline(), Deadline(), Exited(Role.PREPARE, 137), Exited(Role.ROLLBACK, 0), TERM]
     crew = Dying([*STARTED, *events])
-    life = Life(environment.read(FULL), crew)  # type: ignore[arg-type]
+    life = Life(environment.read(FULL), crew)
     life.start.begin()
     try:
         while True:

@@ -31,7 +31,7 @@ def live(env: dict[str, str], *events: Event) -> tuple[list[str], list[float]]:
             super().start_metrics()
 
     crew = Crew(list(events))
-    code = Lifecycle(environment.read(env), crew).run()  # type: ignore[arg-type]
+    code = Lifecycle(environment.read(env), crew).run()
     assert (code, crew.events) == (143, [])
     return crew.log, times
 

@@ -18,7 +18,7 @@ DIES, KILLED = Exited(Role.PRESENCE, 1), Exited(Role.PRESENCE, 137)
 
 
 def life_of(crew: FakeCrew) -> Lifecycle:
-    return Lifecycle(environment.read(FULL), crew)  # type: ignore[arg-type]
+    return Lifecycle(environment.read(FULL), crew)
 
 
 def starts_of(crew: FakeCrew) -> list[float]:

@@ -21,7 +21,7 @@ AGAIN_LOG = [*START_LOG, "+prepare", *STOP_LOG, "+prepare"]
 
 def live(env: dict[str, str], *events: Event) -> tuple[Lifecycle, list[str]]:
     crew = FakeCrew(list(events))
-    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)
     life.run()
     assert not crew.events, "the container ended before all that was to happen did"
     return life, crew.log
@@ -62,7 +62,7 @@ def test_a_restart_ends_what_the_service_left_and_spares_who_came_by_docker_exec
     crew = FakeCrew([*UP, *stop, *ends, *rest, *([Signalled(TERM), *STOPPED] if restarts else [])])
     left = iter([False, False, True, True])
     crew.no_children = lambda: next(left)  # type: ignore[method-assign]
-    assert Lifecycle(environment.read(RESTART), crew).run() == (0 if restarts else 137)  # type: ignore[arg-type]
+    assert Lifecycle(environment.read(RESTART), crew).run() == (0 if restarts else 137)
     swept = [each for each in crew.log if each.startswith(("all<-", "ours<-"))]
     assert swept == [f"{whom}<-SIGKILL", f"{whom}<-SIGTERM", f"{whom}<-SIGKILL"]
 
@@ -88,7 +88,7 @@ def test_a_service_that_there_is_no_room_for_is_started_when_there_is_some(env: 
         return event
 
     crew.wait = waits  # type: ignore[method-assign]
-    assert Lifecycle(environment.read(env), crew).run() == 0  # type: ignore[arg-type]
+    assert Lifecycle(environment.read(env), crew).run() == 0
     assert crew.events == []
     assert crew.log[-5:] == ["+main", "told", "+presence", *STOP_LOG]
 
@@ -97,6 +97,6 @@ def test_a_service_that_there_is_no_room_for_is_started_when_there_is_some(env: 
 def test_a_service_that_there_is_no_room_for_within_three_seconds_ends_the_container(env: dict[str, str]) -> None:
     crew = FakeCrew([*(UP if env else []), *[Deadline() for _ in range(6)]])
     crew.room = False
-    assert Lifecycle(environment.read(env), crew).run() == 70  # type: ignore[arg-type]
+    assert Lifecycle(environment.read(env), crew).run() == 70
     assert "+main" not in crew.log
     assert "+presence" not in crew.log

@@ -66,7 +66,7 @@ def stop(second: float) -> list[Timed]:
 
 def live(env: dict[str, str], events: list[Timed], **facts: float) -> tuple[Timeline, Lifecycle]:
     crew = Timeline(events, **facts)
-    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)
     assert life.run() in (0, 69)
     assert not crew.events
     return crew, life
@@ -144,7 +144,7 @@ def test_a_service_that_loads_itself_anew_gets_all_of_the_reloads_time() -> None
             return DEAF if 100.5 < self.clock < 120 else ""
 
     crew = Reloading([(100, Signalled(HUP)), (101, Signalled(HUP)), *stop(200)])
-    assert Lifecycle(environment.read(WEB), crew).run() == 0  # type: ignore[arg-type]
+    assert Lifecycle(environment.read(WEB), crew).run() == 0
     assert crew.told_at == [100, 120]
 
 
@@ -155,7 +155,7 @@ def test_the_next_hup_tries_again() -> None:
 
 def test_a_plain_init_and_the_stop_ask_nobody() -> None:
     crew = Timeline([(1, Signalled(HUP)), (2, Exited(Role.MAIN, 129))], handles=NEVER)
-    assert Lifecycle(environment.read({}), crew).run() == 129  # type: ignore[arg-type]
+    assert Lifecycle(environment.read({}), crew).run() == 129
     assert crew.told_at == [1]
     assert live(WEB, stop(3), handles=NEVER)[0].log[-1] == "main<-SIGTERM"
 
@@ -171,7 +171,7 @@ def test_a_taken_back_reload_that_cannot_be_told_again_is_told_as_taken_back() -
         ],
         deaf=10.0,
     )
-    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)
     life.run()
     assert crew.told_at == [9]
     assert life.history.degraded.startswith("rolled_back: ")

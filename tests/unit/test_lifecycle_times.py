@@ -63,7 +63,7 @@ class Clocked(FakeCrew):
 
 
 def live(env: dict[str, str], crew: FakeCrew) -> Lifecycle:
-    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)
     if isinstance(crew, Clocked):
         crew.life = life
     life.run()

@@ -88,7 +88,7 @@ def test_a_restart_whose_start_fails_for_ever_ends_without_the_time_of_a_first_s
     stopped: list[Event] = [Exited(Role.PRESENCE, 0), LATER, Exited(Role.MAIN, 0)]
     crew = Clocked(*UP, HUP, PREPARED, *stopped, *[LATER] * 40)
     failing(crew, "start_main", FOREVER, after=1)
-    Lifecycle(environment.read(env, "/nosuch"), crew).run()  # type: ignore[arg-type]
+    Lifecycle(environment.read(env, "/nosuch"), crew).run()
     assert crew.clock == pytest.approx(1 + STOP_SECONDS)
 
 
@@ -97,6 +97,6 @@ def test_an_exit_status_of_svcinits_own_is_not_mapped_when_the_stop_fails_for_ev
     failing(crew, "sweep", FOREVER)
     refusing(crew, FOREVER, signal.SIGTERM)
     env = {**WEB, "SVCINIT_READY": "tcp", "SVCINIT_EXIT_MAP": "69:3,137:4"}
-    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)
     life.run()
     assert life.code == EX_UNAVAILABLE

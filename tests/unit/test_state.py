@@ -70,7 +70,7 @@ def test_a_file_that_is_not_ours_is_none(tmp_path: pathlib.Path, content: str) -
 def tally(env: dict[str, str], *events: Event) -> dict[str, object]:
     """What a life with these events has counted at its end."""
     crew = FakeCrew([*UP, *events])
-    life = Lifecycle(environment.read({**FULL, **env}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({**FULL, **env}), crew)
     life.run()
     assert crew.events == []
     return life.history.facts()

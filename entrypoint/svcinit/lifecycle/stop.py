@@ -169,7 +169,7 @@ class Stop:
             log.warning("background", "{command} ended at once and left processes: has it gone into the background? "
                         "What svcinit starts must stay in the foreground", command=self.crew.argv[0])  # fmt: skip
         if self.settings.plain:
-            lifecycle.state = State.DONE
+            self._end_plain()
         elif serving:
             lifecycle.reload.service_exited(code)
             self.begin("the service ended")
@@ -178,13 +178,23 @@ class Stop:
         elif lifecycle.state != State.DEREGISTERING:
             self.sweep()
 
+    def _end_plain(self) -> None:
+        """The exit of PID 1 ends all processes of the container. Otherwise our descendants get TERM, later KILL."""
+        self.lifecycle.state = State.SWEEPING
+        if self.crew.is_pid1 or self.crew.no_children():
+            self.lifecycle.state = State.DONE
+        else:
+            self.lifecycle.timers = {"kill": self.crew.now() + self.timeout}
+            self.crew.sweep(_signal.SIGTERM, exec_sessions=False)
+
     def _exit_code(self, code: int) -> int:
         return self.settings.exit_map.get(code, code) if self.forced_exit_code is None else self.forced_exit_code
 
     def kill_all(self) -> None:
         if self.crew.alive(Role.MAIN):
             log.warning("killed", "the service did not stop in time: killed")
-        self.lifecycle.history.killed()
+        if not self.settings.plain:
+            self.lifecycle.history.killed()
         self.crew.kill(Role.MAIN)
         self.crew.sweep(_signal.SIGKILL, exec_sessions=not self.restarting)
         self.lifecycle.timers["after_kill"] = self.crew.now() + KILL_TIMEOUT
@@ -250,5 +260,6 @@ class Stop:
         """`hook`: the exit status of SVCINIT_POST_STOP."""
         if hook:
             log.warning("hook_failed", "{variable} failed with status {code}", variable="SVCINIT_POST_STOP", code=hook)
-        self.lifecycle.history.ended(self.lifecycle.code)
+        if not self.settings.plain:
+            self.lifecycle.history.ended(self.lifecycle.code)
         self.lifecycle.state = State.DONE

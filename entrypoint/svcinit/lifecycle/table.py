@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from svcinit.lifecycle.job import Preparation
     from svcinit.lifecycle.reload import Reload
     from svcinit.lifecycle.residents import Residents
-    from svcinit.processes.crew import Crew
+    from svcinit.processes.crew_protocol import CrewProtocol
     from svcinit.settings.environment import Settings
 
 RETRY_BACKOFF = 0.1, 1.0  # first and longest pause before a transition that failed is tried again, in seconds
@@ -57,7 +57,7 @@ class Lifecycle:
     reload: Reload
     history: History
 
-    def __init__(self, settings: Settings, crew: Crew) -> None:
+    def __init__(self, settings: Settings, crew: CrewProtocol) -> None:
         self.settings, self.crew = settings, crew
         self.state = State.STARTING
         self.timers: dict[str, float] = {}  # deadlines by name
@@ -250,6 +250,8 @@ class Lifecycle:
                 self.reload.due = True
             case _, Signalled(_signal.SIGHUP) if not plain:
                 self.reload.due = self.stop.restarting
+            case State.SWEEPING, Signalled(number) if plain:
+                self.crew.sweep(number, exec_sessions=False)  # the service is gone, its children are not
             case _, Signalled(number):
                 self.crew.signal(Role.MAIN, number, group=self.settings.signal_group)
             # a change that presence has prepared
