@@ -1,4 +1,4 @@
-"""A sample app: says which code and which configuration answered."""
+"""A sample app: it shows the version of the code and of the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import Flask, jsonify, request
 
 VERSION = pathlib.Path(__file__).with_name("VERSION").read_text(encoding="utf-8").strip()
 CONFIG = json.loads(pathlib.Path(os.environ["APP_CONFIG"]).read_text(encoding="utf-8"))
-time.sleep(float(os.environ.get("APP_LOAD_SECONDS", "0")))  # what a big app takes to be imported
+time.sleep(float(os.environ.get("APP_LOAD_SECONDS", "0")))  # simulates the imports of a large app
 print(f"{VERSION} ready in {os.getpid()}", flush=True)
 
 app = application = Flask(__name__)

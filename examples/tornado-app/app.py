@@ -1,4 +1,4 @@
-"""A sample app: says which code and which configuration answered, and finishes what is in flight when told to stop."""
+"""A sample app: it shows its code and configuration versions, and finishes the requests in progress at a stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG = json.loads(pathlib.Path(os.environ["APP_CONFIG"]).read_text(encoding="u
 
 
 class Counted(tornado.web.RequestHandler):
-    """A request in flight: Tornado itself closes its connections without waiting for what is asked on them."""
+    """A request in progress. Tornado itself closes connections without waiting for their requests."""
 
     in_flight = 0
 
@@ -52,7 +52,7 @@ async def main() -> None:
     server.listen(CONFIG["port"])
     print(f"{VERSION} ready in {os.getpid()}", flush=True)
     await asked_to_stop.wait()
-    server.stop()  # accepts no more
+    server.stop()  # accepts no more connections
     while Counted.in_flight:
         await asyncio.sleep(0.05)
 

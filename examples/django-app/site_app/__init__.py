@@ -1,1 +1,1 @@
-"""A small Django project: what a team would mount into the django-uwsgi image."""
+"""A small Django project: the code that a team would mount into the django-uwsgi image."""

@@ -1,4 +1,4 @@
-"""Settings: what differs between environments comes from the file that svcinit renders."""
+"""Settings. The values that differ between environments come from the file that svcinit renders."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Pages that say which code and which configuration answered."""
+"""Pages that show the version of the code and of the configuration."""
 
 import os
 import time

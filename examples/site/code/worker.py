@@ -1,4 +1,4 @@
-"""Does what is in the queue: marks orders as done and tells the log collector. TERM: after the one at hand."""
+"""Processes the queue: marks orders as done and notifies the log collector. On TERM, it finishes the current order."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pika.exceptions import AMQPError  # noqa: E402
 from shop import stores  # noqa: E402
 from shop.models import Order  # noqa: E402
 
-LOOK = 0.5  # seconds between two looks at whether it shall end
-PAUSE = 1.0  # seconds before the broker is tried again
+LOOK = 0.5  # seconds between two checks for a stop
+PAUSE = 1.0  # seconds before the next connection to the broker
 
 stopping = False
 
@@ -33,7 +33,7 @@ def stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def collector() -> logging.Handler:
-    """Syslog over TCP, a line a message (RFC 6587, 3.4.2); logging itself connects again when it must."""
+    """Syslog over TCP, one line for each message (RFC 6587, 3.4.2). The logging module reconnects by itself."""
     handler = SysLogHandler(stores.address(settings.CONFIG["collectors"][0]), socktype=1)
     handler.append_nul = False
     handler.setFormatter(logging.Formatter("shop-worker: %(message)s\n"))

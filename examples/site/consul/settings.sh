@@ -1,5 +1,5 @@
 #!/bin/sh
-# The site's settings, put into Consul KV once it has a leader: what a deployment would do.
+# Write the site's settings into Consul KV when Consul has a leader, as a deployment would do.
 set -eu
 until consul kv put config/shop/secret_key "change-me" >/dev/null 2>&1; do sleep 1; done
 while read -r key value; do

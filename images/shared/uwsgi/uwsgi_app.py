@@ -1,8 +1,8 @@
-"""What uwsgi loads: the app that APP_MODULE names. A worker that cannot load it dies, and only that worker.
+"""The module that uwsgi loads: it loads the app of APP_MODULE. A worker that cannot load the app exits alone.
 
-uwsgi itself knows two ways, both worse: with `need-app` one such worker ends the whole instance, without it the worker
-serves "500" for every request and a chain reload goes on to the next. When this one dies uwsgi starts it again and the
-chain waits for it, so the other workers serve the old code until the new one can be loaded.
+uwsgi itself has two behaviours, and both are worse. With `need-app`, one such worker ends the whole instance. Without
+it, the worker answers 500 to every request, and a chain reload continues with the next worker. If the worker exits,
+uwsgi restarts it and the chain waits for it. So the other workers serve the old code until the new code can be loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 import traceback
 
-PAUSE = 2.0  # seconds: were it less, uwsgi would take it for a fork bomb and its master would sleep
+PAUSE = 2.0  # seconds; after a shorter time, uwsgi assumes a fork bomb and its master sleeps
 
 try:
     _module, _, _name = os.environ["APP_MODULE"].partition(":")

@@ -1,5 +1,5 @@
-"""A small shop: a page that touches redis, MySQL and the queue, and a worker that does what is in the queue."""
+"""A small shop: a page that uses redis, MySQL and the queue, and a worker that processes the queue."""
 
 import pymysql
 
-pymysql.install_as_MySQLdb()  # no compiler needed, unlike mysqlclient
+pymysql.install_as_MySQLdb()  # unlike mysqlclient, it needs no compiler

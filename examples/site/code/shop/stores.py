@@ -1,4 +1,4 @@
-"""Redis through Twemproxy, and the queue: where they are says the file that svcinit renders."""
+"""Redis through Twemproxy, and the queue. Their addresses come from the file that svcinit renders."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def address(pair: str) -> tuple[str, int]:
 
 
 def connect_cache() -> redis.Redis:
-    """Tries again, for some seconds at most: Twemproxy cuts its connections when it is restarted for other instances.
+    """Retries for some seconds at most: Twemproxy cuts its connections when it restarts for a change of the instances.
 
-    It also closes a connection on which it sees a command that it does not know, such as HELLO and CLIENT SETINFO.
+    Twemproxy also closes a connection after a command that it does not know, such as HELLO and CLIENT SETINFO.
     """
     host, port = address(settings.CONFIG["caches"][0])
     return redis.Redis(
@@ -54,7 +54,7 @@ def open_queue(connection: pika.BlockingConnection) -> pika.adapters.blocking_co
 
 
 def enqueue(order: int) -> None:
-    """Into the queue; on a new connection where the kept one was closed meanwhile."""
+    """Put a message into the queue, on a new connection if the kept one was closed."""
     channel = getattr(_local, "channel", None)
     if channel is not None:
         try:

@@ -1,4 +1,4 @@
-"""The page that touches all three stores, and the pages about it."""
+"""The page that uses all three stores, and the pages about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from shop import stores
 from shop.models import Order
 
-COUNTERS = 20  # keys, so that they fall on each redis
+COUNTERS = 20  # number of keys, enough to use each redis
 
 
 def index(request: HttpRequest) -> JsonResponse:

@@ -1,4 +1,4 @@
-"""What uwsgi loads."""
+"""The WSGI application for uwsgi."""
 
 import os
 

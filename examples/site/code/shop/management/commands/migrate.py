@@ -1,4 +1,4 @@
-"""migrate, by one at a time: two instances that start together would both create the same table."""
+"""migrate with a lock: two instances that start together would both create the same table."""
 
 from __future__ import annotations
 
