@@ -1,11 +1,11 @@
-"""What can go wrong, and the exit status that says so.
+"""The errors of svcinit, and their exit statuses.
 
-    SvcinitError        70  a fault of svcinit's own
-      ConfigError       78  something given is wrong: a setting, a template, a key, a token
-      Unavailable       75  not now: Consul or DNS is away; the same may work later
+    SvcinitError        70  an error in svcinit itself
+      ConfigError       78  wrong input: a setting, a template, a key, a token
+      Unavailable       75  Consul or DNS is unavailable; the same operation may succeed later
 
-The numbers are sysexits.h's (EX_SOFTWARE, EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE). To whoever started the
-container, svcinit itself says EX_UNAVAILABLE when what it needed stayed away for SVCINIT_START_TIMEOUT.
+The numbers are those of sysexits.h (EX_SOFTWARE, EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE). The container exits with
+EX_UNAVAILABLE if a dependency is unavailable for SVCINIT_START_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NOT_FOUND = 127
 
 
 class Outcome:
-    """Exit statuses that svcinit's own children tell init, besides those above. Each means one thing; no program that
-    init starts has a role in which it could be taken for one."""
+    """Other exit statuses of svcinit's own children, for init. Each has one meaning. A program that init starts cannot
+    be mistaken for such a child, because it has another role."""
 
     NOT_READY = 81  # presence: SVCINIT_READY did not succeed within SVCINIT_START_TIMEOUT
-    NOT_REGISTERED = 82  # presence, deregister: Consul had nothing of ours
+    NOT_REGISTERED = 82  # presence, deregister: no registration of this container was in Consul
     NOT_PASSING = 83  # verify: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY
 
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Fault(str):
-    """One error: a complete sentence for people, and fields for programs and for the log.
+    """One error: a complete sentence for people, and fields for programs and the log.
 
     Fields are `variable`, `file`, `line` and `key`, as far as the error has them. Code reads the fields, or the class
     of the fault, and never the sentence.
@@ -45,16 +45,16 @@ class Fault(str):
 
     def __new__(cls, sentence: str, /, **fields: object) -> Self:
         fault = super().__new__(cls, sentence)
-        fault.fields = {**fields, **getattr(sentence, "fields", {})}  # those of the fault itself are more exact
+        fault.fields = {**fields, **getattr(sentence, "fields", {})}  # the fields of an existing Fault are more exact
         return fault
 
     def reworded(self, sentence: str) -> Fault:
-        """The same fields, another sentence."""
+        """A Fault with the same fields and another sentence."""
         return Fault(sentence, **self.fields)
 
 
 class SvcinitError(Exception):
-    """Root of all errors raised on purpose. `faults` are logged, a line each."""
+    """Base class of all errors that svcinit raises on purpose. Each of `faults` is logged on a line of its own."""
 
     code = EX_SOFTWARE
 
@@ -64,17 +64,17 @@ class SvcinitError(Exception):
 
     @property
     def fields(self) -> Mapping[str, object]:
-        """The fields of the error, where it is one fault."""
+        """The fields of the error, if it consists of one Fault; otherwise none."""
         return self.faults[0].fields if len(self.faults) == 1 else {}
 
 
 class ConfigError(SvcinitError):
-    """Wrong input: trying again changes nothing until a person does."""
+    """Wrong input: another try fails too, until a person corrects it."""
 
     code = EX_CONFIG
 
 
 class Unavailable(SvcinitError):
-    """A part that svcinit depends on does not answer (or not usefully): worth trying again."""
+    """A dependency does not answer, or gives no usable answer: another try may succeed."""
 
     code = EX_TEMPFAIL

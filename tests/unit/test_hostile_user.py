@@ -127,8 +127,9 @@ def test_a_link_that_the_user_put_in_place_of_the_target_is_not_followed(
     link(home / "app.conf", victim / "passwd")
     before = state_of(victim)
     assert faults_of(Rendered(f"{home}/app.conf", b"new", 0o644, owner)) == (
-        f"cannot use {home}/app.conf: {home} is a directory that belongs to uid {NOBODY}, so another user could lead"
-        " svcinit (uid 0) to another file; give it to root, or take a directory that only root can change",
+        f"cannot use {home}/app.conf: {home} is a directory that belongs to uid {NOBODY}, so another user could"
+        " redirect svcinit (uid 0) to another file; change its owner to root, or use a directory that only root can"
+        " change",
     )
     assert state_of(victim) == before
 
@@ -180,12 +181,12 @@ def test_below_tmp_only_what_root_made_is_used(shared: Path, victim: Path) -> No
         ),
     )
     assert [fault.partition(": ")[2].partition(", so")[0] for fault in faults] == [
-        f"{shared}/own.conf shall belong to uid {NOBODY} and lies in a directory that others can write to",
+        f"{shared}/own.conf would belong to uid {NOBODY} and lies in a directory that others can write to",
         f"{shared}/dir is a directory that belongs to uid {NOBODY}",
         f"{shared}/file lies in a directory that others can write to and belongs to uid {NOBODY}",
-        f"{shared}/second lies in a directory that others can write to and has a second name",
+        f"{shared}/second lies in a directory that others can write to and has several hard links",
         f"{shared}/link is a link that belongs to uid {NOBODY}",
-        f"{shared}/second-link lies in a directory that others can write to and has a second name",
+        f"{shared}/second-link lies in a directory that others can write to and has several hard links",
     ]
     assert state_of(victim) == before
 
@@ -223,7 +224,7 @@ def test_templates_that_the_user_can_change_are_not_run_as_root(top: Path) -> No
             find([str(tree)], user=USER)
         changeable = [top] if uid else []
         changeable += [tree / "etc" / name for name in ("a.j2", "b.j2", "c", "d")]
-        assert [fault.partition(" holds templates, and SVCINIT_USER (uid 65534) can change it")[0]
+        assert [fault.partition(" contains templates, and SVCINIT_USER (uid 65534) can change it")[0]
                 for fault in caught.value.faults] == [str(path) for path in changeable]  # fmt: skip
     assert len(find([str(tree)])) == 3  # there is no other user
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from svcinit.agent.redact import (
     CUT,
     FORMER_LIMIT,
-    LONGEST,
+    MAX_SECRET,
     REDACTED,
     Redactor,
     Remembered,
@@ -202,5 +202,5 @@ def test_a_writer_that_is_killed_at_any_byte_leaves_all_or_what_is_seen_to_be_br
 
 
 def test_a_long_line_is_known_by_its_pieces() -> None:
-    line = "".join(random.Random(3).choices(string.ascii_letters, k=3 * LONGEST))
+    line = "".join(random.Random(3).choices(string.ascii_letters, k=3 * MAX_SECRET))
     assert shown(f"<{line}>", line).replace(REDACTED, "") == "<>"

@@ -58,7 +58,7 @@ def test_an_underscore_makes_a_template_one_for_others_only(tmp_path: Path) -> N
 
 def test_two_files_that_become_the_same_are_a_fault(tmp_path: Path) -> None:
     folder = tree(tmp_path, {"etc/a": "", "etc/a.j2": ""})
-    with pytest.raises(ConfigError, match=r"etc/a and .*etc/a\.j2 both become /etc/a: keep one$"):
+    with pytest.raises(ConfigError, match=r"etc/a and .*etc/a\.j2 have the same target /etc/a: keep only one of them$"):
         find([folder])
 
 
@@ -71,7 +71,7 @@ def test_a_missing_directory_a_dead_link_a_fifo_and_a_circle_are_reported_togeth
         find([folder, "/no/such"])
     assert caught.value.faults == (
         f"cannot read {folder}/dead among the templates: No such file or directory",
-        f"{folder}/etc/circle among the templates is a link to a directory that it lies in",
+        f"{folder}/etc/circle among the templates is a link to a directory that contains it",
         f"{folder}/fifo among the templates is neither a file nor a directory",
         "cannot read the template directory /no/such: No such file or directory",
     )
@@ -84,7 +84,7 @@ def test_links_that_cross_are_told_each_once_and_at_once(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         find([folder])
     assert caught.value.faults == tuple(
-        f"{folder}/{path} among the templates is a link to a directory that it lies in"
+        f"{folder}/{path} among the templates is a link to a directory that contains it"
         for path in ("a/to-b/to-a", "b/to-a/to-b")
     )
 
@@ -98,7 +98,7 @@ def test_a_few_links_that_make_millions_of_directories_are_told_without_walking_
     with pytest.raises(ConfigError) as caught:
         find([folder])
     (fault,) = [fault for fault in caught.value.faults if "a link to" not in fault]
-    assert fault.startswith(f"{folder} has more than 10000 template directories; several links to one count")
+    assert fault.startswith(f"{folder} has more than 10000 template directories; each link to a directory counts")
 
 
 def test_directories_far_too_deep_are_a_fault(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_directories_far_too_deep_are_a_fault(tmp_path: Path) -> None:
         os.close(here)
         here = below
     os.close(here)
-    with pytest.raises(ConfigError, match=r"/d among the templates lies below more than 100 directories$"):
+    with pytest.raises(ConfigError, match=r"/d among the templates is more than 100 directories deep$"):
         find([folder])
     subprocess.run(["rm", "-r", folder], check=True)  # too deep for pytest
 
@@ -171,7 +171,7 @@ def test_cfg_is_the_keys_as_a_nested_mapping() -> None:
 def test_cfg_never_leaves_out_the_value_of_a_key_that_is_also_a_folder(template: str, order: int) -> None:
     data = Data(dict([("a/db", b"s3cret"), ("a/db/host", b"h"), ("a/db/user/name", b"u")][::order]))
     fault = fault_of(template, data)
-    assert 'a/db is a key, and also a folder with keys such as a/db/host: for its value write key("a/db")' in fault
+    assert 'a/db is a key and also a folder with keys such as a/db/host: write key("a/db")' in fault
     assert "s3cret" not in fault
     both = "{{ key('a/db') }} {{ cfg.a.db.host }} {{ cfg.a.db.user.name }} {{ 'host' in cfg.a.db }}"
     assert text_of(both, data) == "s3cret h u True"
@@ -180,15 +180,15 @@ def test_cfg_never_leaves_out_the_value_of_a_key_that_is_also_a_folder(template:
 NO_TEXT = {
     "[{'a': 1}]|map(attribute='b')|list": "has no attribute 'b'",
     "{'x': {'y': ([{'a': 1}]|map(attribute='b')|list)}}": "has no attribute 'b'",
-    "[1]|map('string')": "turn it into a list with |list",
-    "[key]": "key is a method",
-    "{'x': (1, env.get)}": "get is a method",
-    "service('db')": "name one of its fields, such as .address",
-    "service('db')[0]": "name one of its fields, such as .address",
-    "tree('')[0]": "name one of its fields, such as .key",
-    "this": "name one of its fields, such as .address",
+    "[1]|map('string')": "convert it to a list with |list",
+    "[key]": "key is a function",
+    "{'x': (1, env.get)}": "get is a function",
+    "service('db')": "use one of its fields, such as .address",
+    "service('db')[0]": "use one of its fields, such as .address",
+    "tree('')[0]": "use one of its fields, such as .key",
+    "this": "use one of its fields, such as .address",
     "namespace(a=1)": "expected text, a number or a boolean",
-    "'a'|batch(1)": "turn it into a list with |list",
+    "'a'|batch(1)": "convert it to a list with |list",
     "dict": "expected text, a number or a boolean",
 }
 
@@ -409,7 +409,7 @@ def test_a_key_called_items_is_what_filters_see_and_what_others_reach_by_filters
 def test_a_method_that_is_not_called_is_a_fault_and_shows_no_value(name: str) -> None:
     data = Data({"x/a": b"s3cret"}, env={"A": "s3cret"})
     fault = fault_of(f"{{{{ {name} }}}}", data)
-    assert "is a method, and no key is called so; a call of it has parentheses" in fault
+    assert "() to call it" in fault
     assert "<bound" not in fault
 
 

@@ -73,8 +73,8 @@ def test_all_faulty_templates_are_reported_together(tmp_path: Path) -> None:
         ("{{ '{'|from_json }}", "from_json: the value is not JSON (its line 1, column 2)"),
         ("{{ 'a: [' |from_yaml }}", "from_yaml: the value is not YAML (its line "),
         ("{{ '!'|b64decode }}", "b64decode: the value is not base64"),
-        ("{{ '/w=='|b64decode }}", "b64decode: what the value decodes to is not UTF-8 text"),
-        ("{{ service('portless')|hostports }}", "a peer has no port of its own; name one: hostports(9300)"),
+        ("{{ '/w=='|b64decode }}", "b64decode: the decoded value is not UTF-8 text"),
+        ("{{ service('portless')|hostports }}", "a peer has no port; give one, as in hostports(9300)"),
     ],
 )
 def test_a_mistake_is_named(template: str, reason: str) -> None:
@@ -166,7 +166,7 @@ def test_faults_of_arguments_are_reported_together_by_number() -> None:
 
 def test_a_nul_byte_in_the_options_is_a_fault(tmp_path: Path) -> None:
     folder = tree(tmp_path, {"a.j2": '{# svcinit: check="test \0 {}" #}x'})
-    with pytest.raises(ConfigError, match=r"the svcinit comment of a\.j2 holds a NUL byte"):
+    with pytest.raises(ConfigError, match=r"the svcinit comment of a\.j2 contains a NUL byte"):
         render_all(folder)
 
 
@@ -211,21 +211,22 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
         ("mdoe=0640", "line 1: unknown option 'mdoe' in the svcinit comment; nearest: mode"),
         (
             "umask=022",
-            "line 1: unknown option 'umask' in the svcinit comment; there are mode, owner, check, reload",
+            "line 1: unknown option 'umask' in the svcinit comment; the options are mode, owner, check, reload",
         ),
         (
             "reload=HPU",
-            "line 1: reload=HPU is none of a signal such as HUP, restart, none, exec:COMMAND, write:/PATH:TEXT",
+            "line 1: reload=HPU is wrong: expected a signal such as HUP, restart, none, exec:COMMAND or"
+            " write:/PATH:TEXT",
         ),
         ("mode=rw-r--r--", "line 1: mode=rw-r--r-- is not an octal mode such as 0640"),
         ("mode=0888", "line 1: mode=0888 is not an octal mode such as 0640"),
-        ("mode=0640 mode=0600", "line 1: give option mode of the svcinit comment once, as mode=VALUE"),
-        ("mode", "line 1: give option mode of the svcinit comment once, as mode=VALUE"),
+        ("mode=0640 mode=0600", "line 1: write the option mode of the svcinit comment once, as mode=VALUE"),
+        ("mode", "line 1: write the option mode of the svcinit comment once, as mode=VALUE"),
         ("owner=nosuch", "line 1: owner=nosuch: there is no user 'nosuch' in this image"),
         ("owner=root:nosuch", "line 1: owner=root:nosuch: there is no group 'nosuch' in this image"),
         ("owner=:root", "line 1: owner=:root: expected USER or USER:GROUP"),
-        ("owner=12345", "line 1: owner=12345: no entry names the group of user 12345; write 12345:GROUP"),
-        ('check="nginx -t"', "line 1: check=nginx -t must say where the file to check goes, with {}"),
+        ("owner=12345", "line 1: owner=12345: the group of user 12345 is unknown; write 12345:GROUP"),
+        ('check="nginx -t"', "line 1: check=nginx -t must contain {}, which stands for the path of the new file"),
         ('check="sh -c \'x {}"', "line 1: a quote in check=sh -c 'x {} is not closed"),
         ('check="x {}', "line 1: a quote in the svcinit comment is not closed"),
     ],
@@ -235,11 +236,12 @@ def test_a_wrong_option_is_named_with_its_template(tmp_path: Path, options: str,
     with pytest.raises(ConfigError) as caught:
         render_all(folder)
     assert caught.value.faults == (f"{folder}/a.j2, {reason}",)
+    assert caught.value.fields == {"file": f"{folder}/a.j2", "line": 1}
 
 
 @pytest.mark.parametrize(
     "text", ["\n{# svcinit: mode=0600 #}", "#!/bin/sh\n{#- svcinit: mode=0600 #}", "{# svcinit:\n#}"]
 )
 def test_options_that_would_be_overlooked_are_a_fault(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"svcinit comment of a\.j2 must be at its very start, on one line$"):
+    with pytest.raises(ConfigError, match=r"comment of a\.j2 must be at the very start of the file, on one line$"):
         render_all(tree(tmp_path, {"a.j2": text}))

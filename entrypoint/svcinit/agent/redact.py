@@ -1,7 +1,7 @@
-"""Takes out of what others say (a check command, a probe) the secrets that svcinit itself gave them.
+"""Removes secrets from the output of other programs (check commands, probes), which svcinit gave these secrets.
 
-Redact first, cut later. Text whose beginning was cut off already may begin with the rest of a secret: `tail` drops as
-much of it as that can be.
+Redact first, shorten later. If the beginning of an output is missing, the rest may begin in the middle of a secret:
+`tail` removes as many characters as the longest secret has.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from svcinit.handover import Slot
     from svcinit.settings.environment import Settings
 
-SHORTEST = 4  # characters: redacting shorter values would garble the text
-SHORTEST_PART = 6  # the same, of what is only a part of a value
-PIECE = 1024  # characters: of a longer line each such piece is a secret
-LONGEST = 2 * PIECE - 1
-DEPTH = 4  # of JSON in base64 in JSON
-FORMER_LIMIT = 4 << 20  # characters of former values that are remembered: the service may still have them
+MIN_SECRET = 4  # characters: shorter values are in too many words
+MIN_PART = 6  # characters of a part of a value
+PIECE = 1024  # characters: a longer line is divided into pieces, and each piece is a secret
+MAX_SECRET = 2 * PIECE - 1
+DEPTH = 4  # levels of encoding: JSON in base64 in JSON
+FORMER_LIMIT = 4 << 20  # characters of former values that are kept: the service may still use them
 REDACTED = "***"
 CUT = "(cut) "
-SECRETIVE = "PASSW", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"  # in the names of variables
+SECRET_NAMES = "PASSW", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"  # in names of variables
 BASE64 = re.compile(r"[A-Za-z0-9+/]{6,}={0,2}")
-NAMED = re.compile(r"[\w.-]+\s*[:=]\s*(?P<value>\S.*)")  # a line of YAML, of an env or a properties file
+NAMED = re.compile(r"[\w.-]+\s*[:=]\s*(?P<value>\S.*)")  # a line of YAML, of an env file or of a properties file
 
 
 class Redactor:
-    """redact(text): the text without any of `secrets`, which overlap or not.
+    """redact(text): the text without the `secrets`, which may overlap.
 
-    Looks each four characters of the text up, so that the time it takes depends on the text, not on how many secrets
-    there are.
+    It looks up each four characters of the text in a table, so that the time depends on the length of the text and not
+    on the number of secrets.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = {secret for secret in secrets if len(secret) >= SHORTEST}
-        self._lengths: dict[str, tuple[int, ...]] = {}  # of the secrets that begin with these characters, descending
-        known: dict[tuple[int, ...], tuple[int, ...]] = {}  # each once: thousands are the same
+        self._secrets = {secret for secret in secrets if len(secret) >= MIN_SECRET}
+        self._lengths: dict[str, tuple[int, ...]] = {}  # of secrets, by their first four characters; the longest first
+        known: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal tuples are shared: there are thousands
         for secret in self._secrets:
-            start = secret[:SHORTEST]
+            start = secret[:MIN_SECRET]
             lengths = tuple(sorted({*self._lengths.get(start, ()), len(secret)}, reverse=True))
             self._lengths[start] = known.setdefault(lengths, lengths)
 
     def __call__(self, text: str) -> str:
         parts = []
-        done = 0  # up to where `parts` have the text
-        for start in range(len(text) - SHORTEST + 1):
-            lengths = self._lengths.get(text[start : start + SHORTEST])
+        done = 0  # the position up to which `parts` contain the text
+        for start in range(len(text) - MIN_SECRET + 1):
+            lengths = self._lengths.get(text[start : start + MIN_SECRET])
             if lengths is None:
                 continue
             end = self._end(text, start, lengths)
@@ -64,9 +64,9 @@ class Redactor:
         return "".join(parts) + text[done:]
 
     def _end(self, text: str, start: int, lengths: tuple[int, ...]) -> int:
-        """Where the secret ends that begins at `start`; 0: there is none."""
+        """The end of the secret that begins at `start`; 0 if none does."""
         left = len(text) - start
-        if lengths[0] > left and not text.endswith("\n"):  # the text may end in the middle of one
+        if lengths[0] > left and not text.endswith("\n"):  # the text may end in the middle of a secret
             rest = text[start:]
             if any(secret.startswith(rest) for secret in self._secrets):
                 return len(text)
@@ -74,33 +74,36 @@ class Redactor:
 
 
 def redactor(settings: Settings, values: Iterable[str]) -> Redactor:
-    """What takes out of a text Consul's token and password, variables named as secrets, and `values` in all forms."""
+    """A redactor of the token and password for Consul, of variables with the names of secrets, and of `values`, all in
+    all forms."""
     given = [settings.consul_http_token or "", (settings.consul_http_auth or "").partition(":")[2], *values]
-    given += [value for name, value in settings.environment.items() if any(word in name.upper() for word in SECRETIVE)]
+    given += [
+        value for name, value in settings.environment.items() if any(word in name.upper() for word in SECRET_NAMES)
+    ]
     return Redactor(form for value in given for form in forms(value))
 
 
-def forms(value: str, least: int = SHORTEST, depth: int = DEPTH) -> Iterator[str]:
-    """A value line by line, and in parts: what from_json, from_yaml and b64decode make of it."""
+def forms(value: str, least: int = MIN_SECRET, depth: int = DEPTH) -> Iterator[str]:
+    """The lines of a value and its parts: the results of from_json, from_yaml and b64decode."""
     for line in map(str.strip, value.splitlines()):
         if len(line) >= least:
             yield from _pieces(line)
         named = NAMED.fullmatch(line)
-        if named and len(part := named["value"].strip("\"'")) >= SHORTEST_PART:
+        if named and len(part := named["value"].strip("\"'")) >= MIN_PART:
             yield from _pieces(part)
-    if depth and len(value) >= SHORTEST_PART:
+    if depth and len(value) >= MIN_PART:
         for part in (*_leaves(value), *_decoded(value)):
-            yield from forms(part, SHORTEST_PART, depth - 1)
+            yield from forms(part, MIN_PART, depth - 1)
 
 
 def tail(output: bytes, is_cut: bool, redact: Callable[[str], str]) -> str:
-    """The output as text without secrets; is_cut: it is only the end of it."""
+    """The output as text without secrets. is_cut: the beginning of the output is missing."""
     text = redact(output.decode("utf-8", "replace").rstrip("\ufffd"))
-    return text[LONGEST:] if is_cut else text  # redacting makes no text longer
+    return text[MAX_SECRET:] if is_cut else text  # a redacted text is never longer
 
 
 def end_of(text: str, limit: int, is_cut: bool = False) -> str:
-    """The end of a text in UTF-8, with a mark where some of it is missing."""
+    """The end of a text: at most `limit` bytes of UTF-8, with a mark if the beginning is missing."""
     data = text.encode("utf-8", "replace")
     if not is_cut and len(data) <= limit:
         return text
@@ -108,7 +111,7 @@ def end_of(text: str, limit: int, is_cut: bool = False) -> str:
 
 
 class Remembered:
-    """A redactor of the values in the slot `memory`, which each preparation changes (`remember`)."""
+    """A redactor of the values in the slot `memory`. Each preparation writes its values there (`remember`)."""
 
     def __init__(self, settings: Settings, memory: Slot) -> None:
         self._settings, self._memory = settings, memory
@@ -127,7 +130,7 @@ class Remembered:
 
 
 def remember(memory: Slot, values: Sequence[str]) -> None:
-    """Leave `values` for `recall`, after what was left before. A reader sees all of it, or that it is not whole."""
+    """Write `values` for `recall`, after the former values. A reader can see whether they are complete."""
     fresh, room = set(values), FORMER_LIMIT
     former = []
     for value in reversed(recall(memory) or []):
@@ -138,7 +141,7 @@ def remember(memory: Slot, values: Sequence[str]) -> None:
 
 
 def recall(memory: Slot) -> list[str] | None:
-    """What was left; None where it is not whole: it is being written, or its writer was killed."""
+    """The values in the slot; None if they are incomplete: another process writes them, or was killed meanwhile."""
     if not memory.is_filled:
         return []
     left = memory.read(Secrets)
@@ -146,7 +149,7 @@ def recall(memory: Slot) -> list[str] | None:
 
 
 def _pieces(line: str) -> Iterator[str]:
-    if len(line) <= LONGEST:
+    if len(line) <= MAX_SECRET:
         yield line
         return
     last = len(line) // PIECE - 1
@@ -155,7 +158,7 @@ def _pieces(line: str) -> Iterator[str]:
 
 
 def _leaves(value: str) -> Iterator[str]:
-    """Texts and numbers in JSON, as they stand there."""
+    """The texts and numbers in a JSON value, numbers as they are written."""
     if value.lstrip()[:1] not in ("{", "[", '"'):
         return
     try:

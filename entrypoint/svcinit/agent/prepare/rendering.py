@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.prepare.template_data import TemplateData
     from svcinit.agent.templates.mask import Mask
-    from svcinit.agent.templates.render import Rendered
-    from svcinit.agent.templates.render import Source as Template
+    from svcinit.agent.templates.render import Rendered, Template
     from svcinit.settings.environment import Settings
 
 # templates that images share: /opt/svcinit/templates, beside the lib/ that contains this package

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 
-from svcinit.agent.redact import LONGEST, end_of, tail
+from svcinit.agent.redact import MAX_SECRET, end_of, tail
 from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.processes.captured import Child, command, say
 from svcinit.settings.parsers import words
@@ -154,7 +154,7 @@ def _http(check: Check) -> int:
     # a passing check always has the same output: Consul's servers store each change of it
     if 200 <= answer.status < 300:
         return say(said, 0)
-    body = answer.read(OUTPUT_LIMIT + LONGEST).decode("utf-8", "replace")
+    body = answer.read(OUTPUT_LIMIT + MAX_SECRET).decode("utf-8", "replace")
     return say(f"{said}: {body}", 1 if answer.status == TOO_MANY else FAILED)
 
 

@@ -1,8 +1,8 @@
-"""Jinja2 as templates see it: the names they may use, and what those stand for.
+"""The names that templates can use, and what they mean; Jinja2 renders the templates.
 
-Names and meanings follow consul-template where it has them. Values are data: they are never compiled, and
-reach the output byte for byte, CR LF included. (Line ends of a template's own text become LF, as Jinja2 has
-it.) The same data render to the same bytes, hence neither `lipsum` nor `random`.
+Names and meanings are those of consul-template, if it has them. Values are data: they are never compiled, and they are
+printed byte for byte, CR LF included. (In the text of a template, Jinja2 turns each line end into LF.) The same data
+always renders to the same bytes; therefore `lipsum` and `random` do not exist.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
         def node(self) -> str: ...
 
     class Data(Protocol):
-        """What templates are rendered from. Whatever costs a look-up is asked for when a template uses it."""
+        """The input of templates. Values that need a request are requested when a template uses them."""
 
         @property
         def kv(self) -> Mapping[str, bytes]:
-            """Layered keys relative to the prefix: `uwsgi/workers` -> `b"4"`."""
+            """All keys, relative to the prefix: `uwsgi/workers` -> `b"4"`. Later prefixes override earlier ones."""
 
         @property
         def env(self) -> Mapping[str, str]:
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
 
         @property
         def this(self) -> object:
-            """The own instance: name, id, address, port."""
+            """This instance: name, id, address, port."""
 
         def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
-            """Instances of a service. Called for each use: the implementation remembers what it found."""
+            """The instances of a service. Called for each use: the implementation caches the answers."""
 
         @property
         def node(self) -> str:
-            """Name of the Consul node."""
+            """The name of the Consul node."""
 
         @property
         def token_hint(self) -> str:
@@ -76,9 +76,9 @@ _ANY_OPTIONS = re.compile(r"\{#[-+]?\s*svcinit:")
 class Engine:
     """Renders templates with one set of data.
 
-    dirs: trees in which templates are looked up, the last one first. Every method that renders raises
-    ConfigError with one fault, or Unavailable; both name file, line and the text of the line. mask: what is
-    shown in place of each value that a template prints.
+    dirs: directories in which templates are found, the last one first; mask: replaces each value that a template
+    prints. Every method that renders raises ConfigError with one error, or Unavailable; both contain file, line and the
+    text of the line.
     """
 
     def __init__(self, data: Data, dirs: Sequence[str], mask: Mask | None = None) -> None:
@@ -90,11 +90,11 @@ class Engine:
             auto_reload=False,
             cache_size=-1,
             loader=self._loader,
-            bytecode_cache=None if mask else _Compiled(),  # a mask is compiled in
+            bytecode_cache=None if mask else _Compiled(),  # the compiled code contains the mask
             finalize=(lambda value: mask(output.checked(value))) if mask else output.checked,
         )
         if mask:
-            # Macros, blocks and the like hand on text whose values are masked already.
+            # The output of macros and blocks is masked already.
             self._env.concat = mask.joined  # type: ignore[method-assign]
         self._env.context_class = _Context
         self._env.filters.update(filters.FILTERS)
@@ -102,15 +102,17 @@ class Engine:
         del self._env.globals["lipsum"], self._env.filters["random"]
 
     def render_file(self, name: str, path: str) -> bytes:
-        """Render the template that is called `name` within its tree; path: where it lies, for messages."""
+        """Render the template `name` (its path within the tree); path: its path in the file system, for messages."""
         text = self._explained(path, lambda: self._env.get_template(name).render())
         try:
-            return text.encode("utf-8", "surrogateescape")  # the environment may hold what is not UTF-8
+            return text.encode("utf-8", "surrogateescape")  # the environment may contain bytes that are not UTF-8
         except UnicodeEncodeError:
-            raise ConfigError(f"{path}: its text would hold half a surrogate pair, not UTF-8", file=path) from None
+            raise ConfigError(
+                f"{path}: the text contains half a surrogate pair, which is not UTF-8", file=path
+            ) from None
 
     def render_text(self, label: str, text: str) -> str:
-        """Render a template that lies in no file; label: what to call it in messages."""
+        """Render a text that is not in a file; label: its name in messages."""
         self._loader.texts[label] = text
 
         def make() -> str:
@@ -120,7 +122,7 @@ class Engine:
         return self._explained(label, make)
 
     def compile_all(self) -> list[str]:
-        """Compile every template of the trees, and tell what is wrong with any, whatever it is rendered from."""
+        """Compile all templates of the directories. Return their syntax errors, which do not depend on data."""
         faults: list[str] = []
         for name in self._env.list_templates(["j2"]):
             try:
@@ -130,7 +132,7 @@ class Engine:
         return faults
 
     def options(self, name: str) -> str:
-        """Return what the first-line comment of a template says after `svcinit:`, once it was rendered."""
+        """The text after `svcinit:` in the first line of a template, after it was rendered or compiled."""
         return self._loader.options.get(name, "")
 
     def _explained(self, label: str, make: Callable[[], str]) -> str:
@@ -147,7 +149,7 @@ class Engine:
 
 
 class _Loader(FileSystemLoader):
-    """Keeps the texts for messages, and takes the options out of the way of the output."""
+    """Loads templates. Keeps their texts for messages, and their options."""
 
     def __init__(self, dirs: Sequence[str]) -> None:
         super().__init__(dirs)
@@ -155,7 +157,7 @@ class _Loader(FileSystemLoader):
         self.options: dict[str, str] = {}
 
     def path_of(self, template: str) -> str:
-        """Where a template lies, for messages."""
+        """The path of a template in the file system, for messages."""
         paths = (os.path.normpath(os.path.join(tree, template)) for tree in self.searchpath)
         return next(filter(os.path.exists, paths), template)
 
@@ -174,19 +176,19 @@ class _Loader(FileSystemLoader):
         self.texts[path] = text
         match = _OPTIONS.match(text)
         if _ANY_OPTIONS.search(text, match.end() if match else 0):
-            raise WrongError(f"the svcinit comment of {template} must be at its very start, on one line")
+            raise WrongError(f"the svcinit comment of {template} must be at the very start of the file, on one line")
         if match and "\0" in match["text"]:
-            raise WrongError(f"the svcinit comment of {template} holds a NUL byte")
+            raise WrongError(f"the svcinit comment of {template} contains a NUL byte")
         if match:
             self.options[template] = match["text"].strip()
-            # The newline moves into the comment: no blank line in the output, and line numbers stay right.
+            # The line end moves into the comment: no blank line in the output, and the line numbers stay correct.
             newline = "\n" if match[0].endswith("\n") else ""
             text = text[: match.start("close")] + newline + match["close"] + text[match.end() :]
         return text, path, lambda: True
 
 
 class _Compiled(BytecodeCache):
-    """The code of all that this process compiled, for as long as the text is the same."""
+    """The compiled code of all templates in this process, by the checksum of their text."""
 
     codes: ClassVar[dict[tuple[str, str], Any]] = {}
 
@@ -198,7 +200,7 @@ class _Compiled(BytecodeCache):
 
 
 class _Lazy:
-    """A global that is made when a template first names it."""
+    """A global name whose value is computed when a template first uses it."""
 
     __slots__ = ("_make", "_value")
 
@@ -219,7 +221,7 @@ class _Context(Context):
 
 
 class _Missing(StrictUndefined):
-    """Knows what kind of thing is not there: a key, a variable of the environment, a name."""
+    """An undefined value that knows what is missing: a key, an environment variable or a name."""
 
     __slots__ = ()
 
@@ -241,11 +243,11 @@ class _Missing(StrictUndefined):
 
 
 class _Environ(dict[str, str]):
-    """The environment, told from other mappings by what is said when a name is not in it."""
+    """The environment: a class of its own, because a missing name has a message of its own."""
 
 
 class _Section(Mapping[str, Any]):
-    """A level of `cfg`: names of keys and of deeper levels. A level that is a key as well has names only."""
+    """A level of `cfg`: keys and deeper levels by name."""
 
     __slots__ = ("_nested", "_prefix")
 
@@ -268,11 +270,11 @@ class _Section(Mapping[str, Any]):
         return len(self._whole())
 
     def _whole(self) -> dict[str, Any]:
-        """All that is in the level. Raises WrongError where that would leave out the value of a key."""
+        """The complete level. Raises WrongError if that would leave out the value of a key."""
         if isinstance(self._nested, _Both):
             key = self._prefix.removesuffix("/")
-            both = f"{key} is a key, and also a folder with keys such as {self.path(min(self._nested))}"
-            raise WrongError(f'{both}: for its value write key("{key}"), for those below it tree("{key}")')
+            both = f"{key} is a key and also a folder with keys such as {self.path(min(self._nested))}"
+            raise WrongError(f'{both}: write key("{key}") for its value, or tree("{key}") for the keys in it')
         return self._nested
 
     def __contains__(self, name: object) -> bool:
@@ -283,11 +285,11 @@ class _Section(Mapping[str, Any]):
 
 
 class _Both(dict[str, Any]):
-    """A folder of keys whose name is a key as well."""
+    """A folder whose name is also a key."""
 
 
 class Pair:
-    """A key below the path that `ls` or `tree` was asked for, and its value; unpacks into both."""
+    """A key in the result of `ls` or `tree`, relative to their path, and its value. Unpacks into both."""
 
     __slots__ = ("_path", "_raw", "key")
 
@@ -342,11 +344,11 @@ class _Names:
         return path.strip("/") in self._data.kv
 
     def ls(self, path: str = "") -> list[Pair]:
-        """Keys right below a path, sorted."""
+        """The keys directly below a path, sorted."""
         return [pair for pair in self.tree(path) if "/" not in pair.key]
 
     def tree(self, path: str = "") -> list[Pair]:
-        """All keys below a path, however deep, sorted."""
+        """All keys below a path, at all levels, sorted."""
         prefix = path.strip("/") + "/" if path.strip("/") else ""
         keys = self._keys()
         pairs = []
@@ -358,7 +360,7 @@ class _Names:
         return pairs
 
     def service(self, name: str, tag: str | None = None, dc: str | None = None, min: int = 0) -> list[Peer]:
-        """Sorted instances of a service. Fewer than `min`: Unavailable, so that svcinit waits for more."""
+        """The instances of a service, sorted. Raises Unavailable for fewer than `min`: svcinit then waits."""
         peers = self._data.peers(name, tag, dc)
         if len(peers) < min:
             called = f"{tag}.{name}" if tag else name
@@ -369,7 +371,7 @@ class _Names:
         return sorted(peers, key=lambda peer: (peer.address, peer.port, peer.node, peer.host))
 
     def _keys(self) -> list[str]:
-        """All keys, sorted. Those that end in `/` are the folders that Consul's own page makes."""
+        """All keys, sorted, without those that end in `/`: Consul's web page creates them for folders."""
         if self._sorted is None:
             self._sorted = sorted(key for key in self._data.kv if not key.endswith("/"))
         return self._sorted

@@ -1,8 +1,8 @@
-"""What is wrong with a template, as a sentence for people: file, line, its text, and what was not found.
+"""Messages of template errors for people: file, line, the text of the line, and what is missing.
 
-No value of a key or of the environment gets into such a sentence. Names do, but a name can be computed from a
-value, and so can what Python says about one: a quoted word is shown only when it stands in the template
-itself, is a part of a known key, or belongs to Python.
+A message never contains a value of a key or of the environment. It contains names, but a template can compute a name
+from a value, and so can a message of Python. Therefore a quoted word is shown only if it is in the template itself, is
+a part of a known key, or belongs to Python.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _QUOTED_SINGLE = re.compile(r"'(?:[^'\\]|\\.)*'")  # as repr() does; rules of ACLs have double quotes
 _QUOTED_OR_NUMBER = re.compile(_QUOTED.pattern + r"|\d+")
 _PARAMETERS = {"path", "name", "default", "address", "port", "host", "node", "keys", "items"}
-# Of all that Python raises, those whose text is fixed but for quoted words.
+# The errors of Python whose text is constant except for quoted words.
 _HARMLESS = (TypeError, AttributeError, ZeroDivisionError, TemplateRuntimeError)
 
 
 class WrongError(TemplateRuntimeError):
-    """Raised by functions and filters with a text that is fit to be shown."""
+    """Raised by functions and filters. Its text contains no value."""
 
 
 class NoKeyError(UndefinedError):
-    """Its text is the path of the key."""
+    """A missing key. The text is its path."""
 
 
 class NoVariableError(UndefinedError):
-    """Its text is the name of the environment variable."""
+    """A missing environment variable. The text is its name."""
 
 
 class NoNameError(UndefinedError):
-    """Its text is a name that the template uses and nobody defines."""
+    """An undefined name in a template. The text is the name."""
 
 
 def where(error: Exception, label: str, texts: Mapping[str, str]) -> Fault:
-    """Say where a template failed: `FILE, line 3, `the text of line 3``.
+    """The place of an error: `FILE, line 3, `the text of line 3``.
 
-    label: what was rendered; texts: the templates that were loaded, by file.
+    label: the name of the rendered template; texts: the loaded templates, by file.
     """
     file, line = _place(error, label, texts)
     lines = texts.get(file, "").splitlines()
@@ -58,12 +58,12 @@ def where(error: Exception, label: str, texts: Mapping[str, str]) -> Fault:
     if not 0 < line <= len(lines):
         return Fault(f"{file}{rendered}", **named)
     text = lines[line - 1].strip()
-    told = f"{file}, line {line}{rendered}, `{text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}`"
-    return Fault(told, **named, line=line)
+    shown = f"{text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''}"
+    return Fault(f"{file}, line {line}{rendered}, `{shown}`", **named, line=line)
 
 
 def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, names: list[str]) -> Fault:
-    """Return the whole sentence. names: what templates may use."""
+    """The complete error. names: the names that templates can use."""
     source = texts.get(_place(error, label, texts)[0], "")
     place = where(error, label, texts)
     missing = {}
@@ -75,13 +75,13 @@ def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, 
 
 
 def without_values(error: SvcinitError, label: str, texts: Mapping[str, str], data: Data) -> list[str]:
-    """The faults of a part that a template called, with what it was given only where the template spells it out."""
+    """The errors of a function that a template called. Arguments are shown only if they are in the template."""
     source = texts.get(_place(error, label, texts)[0], "")
     return [_public(fault, _QUOTED_SINGLE, source, data) for fault in error.faults]
 
 
 def _place(error: Exception, label: str, texts: Mapping[str, str]) -> tuple[str, int]:
-    """Innermost template and line of an error: Jinja2 has put those into its traceback."""
+    """The innermost template and line in the traceback of an error."""
     if isinstance(error, TemplateSyntaxError):
         return error.filename or label, error.lineno
     place = (label, 0)
@@ -111,12 +111,12 @@ def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
     elif isinstance(error, _HARMLESS):
         reason = f"{type(error).__name__}: {_public(text, _QUOTED, source, data)}"
     else:
-        reason = f"{type(error).__name__} (its text is not shown: it may hold a value)"
+        reason = f"{type(error).__name__} (its text is not shown, because it may contain a value)"
     return reason.removesuffix(".")
 
 
 def _hint(path: str, data: Data) -> str:
-    """What a key that is not there may have been meant to be."""
+    """Which key may have been meant."""
     if not data.kv:
         return "; there are no keys at all"
     parts = path.split("/")
@@ -133,7 +133,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _path(path: str, source: str, data: Data) -> str:
-    """Show a key whole if the template spells it out or spells it in parts (`cfg.uwsgi.workers`)."""
+    """The path of a key, if it is in the template, complete or in parts (`cfg.uwsgi.workers`)."""
     if path in source:
         return path
     return "/".join(_word(part, source, data) for part in path.split("/"))

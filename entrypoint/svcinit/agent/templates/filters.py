@@ -1,4 +1,4 @@
-"""The filters of templates, beside Jinja2's own. None of them puts a value into what it raises."""
+"""The filters of templates, besides those of Jinja2. Their errors contain no values."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PEER = ("host", "address", "port", "node")
 
 
 def hostports(peers: Sequence[Peer], port: int | None = None) -> list[str]:
-    """Peers as `address:port`, IPv6 in brackets; port: one for all of them in place of their own."""
+    """Peers as `address:port`, with IPv6 addresses in brackets. port: used for all peers instead of their own ports."""
     pairs = []
     for peer in peers:
         number = port or peer.port
         if not number:
-            raise WrongError("hostports: a peer has no port of its own; name one: hostports(9300)")
+            raise WrongError("hostports: a peer has no port; give one, as in hostports(9300)")
         pairs.append(f"[{peer.address}]:{number}" if ":" in peer.address else f"{peer.address}:{number}")
     return pairs
 
@@ -49,7 +49,7 @@ def to_yaml(value: Any) -> str:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     plain = _plain(value)
     text: str = yaml.dump(plain, None, dumper, default_flow_style=False, allow_unicode=True, sort_keys=True)
-    return text.removesuffix("...\n")  # the end mark that follows a bare scalar
+    return text.removesuffix("...\n")  # the end mark after a scalar
 
 
 def from_yaml(text: str) -> Any:
@@ -72,25 +72,25 @@ def b64decode(text: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise WrongError("b64decode: what the value decodes to is not UTF-8 text") from None
+        raise WrongError("b64decode: the decoded value is not UTF-8 text") from None
 
 
 def split(text: str, separator: str = ",") -> list[str]:
-    """Parts of a text, as they are; none of an empty one."""
+    """The parts of a text, unchanged; no parts for an empty text."""
     return text.split(separator) if text else []
 
 
 def sha256(text: str) -> str:
-    """Hexadecimal digest of the text in UTF-8."""
+    """The hexadecimal digest of the text in UTF-8."""
     import hashlib
 
     return hashlib.sha256(str(text).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """Turn levels of `cfg`, pairs and peers into what JSON and YAML have."""
+    """Convert levels of `cfg`, pairs and peers to types of JSON and YAML."""
     if isinstance(value, Undefined):
-        return str(value)  # which raises, and says what is missing
+        return str(value)  # raises UndefinedError with the missing name
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
@@ -105,7 +105,7 @@ def _yaml(name: str) -> ModuleType:
     try:
         import yaml
     except ImportError:
-        raise WrongError(f"{name} needs PyYAML, which is not here: pip install 'svcinit[yaml]'") from None
+        raise WrongError(f"{name} needs PyYAML, which is not installed: pip install 'svcinit[yaml]'") from None
     return yaml
 
 

@@ -1,7 +1,8 @@
-"""Rendered text without the values of KV and of the environment, for people to look at or to pass on.
+"""Rendered text without the values of KV and of the environment, so that people can share it.
 
-Not the values are looked for: a filter may have decoded, split or quoted them. Whatever a template prints is masked,
-except what is known to be no value: peers, names of keys, who this instance is. What templates spell out stays.
+The mask does not search for values: a filter may have decoded, split or quoted them. It masks everything that a
+template prints, except words that are known not to be values: peers, names of keys, and the name, id, address and port
+of this instance. The text of the template itself stays.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ if TYPE_CHECKING:
     from svcinit.agent.prepare.template_data import TemplateData
 
 MASKED = "***"
-FIELDS = "host", "address", "port", "node", "key"  # names that to_json and to_yaml write
+FIELDS = "host", "address", "port", "node", "key"  # names in the output of to_json and to_yaml
 _BETWEEN = re.compile(r"[\s,;|=\[\]{}\"']+")
-_PORT = re.compile(r"(.*):[0-9]{1,5}")  # of a peer, where the template names another port than its own
+_PORT = re.compile(r"(.*):[0-9]{1,5}")  # a peer with the port of the template instead of its own
 
 
 class _Shown(str):
-    """Text whose values are masked."""
+    """A text that is masked already."""
 
     __slots__ = ()
 
 
 class Mask:
-    """mask(value): what is shown of a value that a template prints; as many lines as it has."""
+    """mask(value): the masked text of a value that a template prints. It has the same number of lines."""
 
     def __init__(self, data: TemplateData) -> None:
         self._data = data
-        self._known = -1, frozenset[str]()  # for how many inputs
+        self._known = -1, frozenset[str]()  # the number of inputs, and the words that can be shown
 
     def __call__(self, value: object) -> str:
         if isinstance(value, _Shown):
@@ -42,7 +43,7 @@ class Mask:
         return "\n".join(line if self._is_public(line) else MASKED for line in str(value).split("\n"))
 
     def joined(self, parts: Iterable[str]) -> str:
-        """What stands in place of `str.join` where a template puts together what it printed."""
+        """Used by Jinja2 instead of `"".join` for output that is masked already."""
         return _Shown("".join(parts))
 
     def _is_public(self, text: str) -> bool:
@@ -72,6 +73,6 @@ class Mask:
 
 
 def former(line: str, shown: Iterable[str]) -> str:
-    """A line of the file in place, whose values nobody knows: of its words those that `shown` has, too."""
+    """Mask a line of the existing file, whose values are unknown: only words that are in `shown` stay."""
     known = {word for other in shown for word in other.split() if MASKED not in word}
     return re.sub(r"\S+", lambda word: word[0] if word[0] in known else MASKED, line)

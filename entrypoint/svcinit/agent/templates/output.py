@@ -1,6 +1,6 @@
-"""What a template may print, or join into a text: text, numbers, booleans, none, and lists and mappings of them.
+"""Checks what a template prints: only text, numbers, booleans, none, and lists and mappings of them.
 
-Python has a text for everything, and most of it is no configuration: `<bound method ...>`, `[Undefined]`.
+Python has a text for every object, and most of these texts are no configuration: `<bound method ...>`, `[Undefined]`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from markupsafe import soft_str
 from svcinit.agent.templates.faults import WrongError
 
 _PLAIN = str, int, float, type(None)  # a bool is an int
-_DATES = datetime.date, datetime.time  # which from_yaml makes; their text is that of YAML
+_DATES = datetime.date, datetime.time  # from_yaml returns them; they print as in YAML
 
 
 def checked(value: Any) -> Any:
-    """Return the value itself. Raises WrongError where its text would be Python's, and UndefinedError."""
+    """Return the value. Raises WrongError for a value without a proper text, and UndefinedError."""
     if not isinstance(value, (*_PLAIN, *_DATES)):
         _check(value)
     return value
@@ -32,7 +32,7 @@ def _check(value: Any) -> None:
     if isinstance(value, _PLAIN):
         return
     if isinstance(value, jinja2.Undefined):
-        str(value)  # raises, and names what is missing
+        str(value)  # raises UndefinedError with the missing name
     elif isinstance(value, Mapping):
         for name, item in value.items():
             _check(name)
@@ -48,25 +48,26 @@ def _advice(value: Any) -> str:
     kind = type(value).__name__
     if callable(value) and not isinstance(value, type):
         name = getattr(value, "__name__", kind)
-        return f"{name} is a method, and no key is called so; a call of it has parentheses"
-    told = f"a value of the kind {kind} has no text that belongs into a file"
+        return f"{name} is a function, not a value (there is no key {name}); write {name}() to call it"
+    message = f"a value of type {kind} cannot be printed"
     if hasattr(value, "__next__"):
-        return f"{told}: turn it into a list with |list, or into a text with |join"
+        return f"{message}: convert it to a list with |list or to text with |join"
     for field in ("address", "key"):
         if hasattr(value, field):
-            return f"{told}: name one of its fields, such as .{field}"
-    return f"{told}: expected text, a number or a boolean"
+            return f"{message}: use one of its fields, such as .{field}"
+    return f"{message}: expected text, a number or a boolean"
 
 
 class _Code(CodeGenerator):
     def _output_child_to_const(self, node: Expr, frame: Frame, finalize: Any) -> str:
-        """What is constant is checked like all else: nothing but the template's own text is made beforehand."""
+        """Jinja2 evaluates constants when it compiles. Here only the text of the template is constant, so that all else
+        is checked."""
         if isinstance(node, TemplateData):
             return super()._output_child_to_const(node, frame, finalize)
         raise Impossible
 
     def visit_Concat(self, node: Concat, frame: Frame) -> None:  # noqa: N802
-        """`a ~ b`, with each part checked."""
+        """`a ~ b`: each part is checked."""
         self.write("environment.concatenate((")
         for part in node.nodes:
             self.visit(part, frame)
@@ -75,7 +76,7 @@ class _Code(CodeGenerator):
 
 
 class Environment(jinja2.Environment):
-    """Names of keys go before those of methods: `cfg.items` is the key, where there is one."""
+    """A key has precedence over a method of the same name: `cfg.items` is the key `items`, if there is one."""
 
     code_generator_class = _Code
 

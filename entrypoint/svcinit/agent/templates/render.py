@@ -1,15 +1,15 @@
-"""All files of a configuration, made in memory: templates rendered, others as they are. Nothing is written.
+"""Renders all files of a configuration in memory; files that are no templates are copied. Nothing is written.
 
-    sources = find(["/etc/svcinit/templates"])     what is there, and which file each becomes
-    rendered = render(sources, data, dirs)         their bytes, or every fault of every template
+    templates = find(["/etc/svcinit/templates"])   the files of the directories, with their targets
+    rendered = render(templates, data, dirs)       their content, or all errors of all templates
 
-A tree mirrors the file system: `etc/uwsgi/app.ini.j2` in it becomes `/etc/uwsgi/app.ini`. A template may
-set mode, owner, check command and how main hears of a change of its file in a comment on its first line:
+A directory of templates mirrors the file system: `etc/uwsgi/app.ini.j2` renders to `/etc/uwsgi/app.ini`. A comment in
+the first line of a template can set mode, owner, check command, and how the service is notified when the file changes:
 
     {# svcinit: mode=0640 owner=root:app check="nginx -t -c {}" reload=HUP #}
 
-A `.j2` file whose name begins with `_` becomes no file: it is there to be included, imported or extended.
-Jinja2 is imported by the first template, not before: an image without templates does not pay for it.
+A `.j2` file whose name begins with `_` has no target: other templates include, import or extend it. Jinja2 is imported
+only for the first template, so that an image without templates does not need the time for it.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ if TYPE_CHECKING:
 
 SUFFIX = ".j2"
 OPTIONS = ("mode", "owner", "check", "reload")
-SHOWN = 200  # characters of an argument in a fault
+SHOWN = 200  # characters of an argument in an error
 
 
-class Source:
-    """A file of a template tree.
+class Template:
+    """A file in a directory of templates.
 
-    target: absolute path of what it becomes; path: where it lies; name: its path within its tree, by which
-    other templates include it; template: False for a file that is copied as it is.
+    target: absolute path of the rendered file; path: path of the template; name: its path within the directory, by
+    which other templates include it; is_copied: the file is not rendered but copied.
     """
 
-    __slots__ = ("name", "path", "target", "template")
+    __slots__ = ("is_copied", "name", "path", "target")
 
-    def __init__(self, target: str, path: str, name: str, template: bool) -> None:
+    def __init__(self, target: str, path: str, name: str, is_copied: bool) -> None:
         self.target = target
         self.path = path
         self.name = name
-        self.template = template
+        self.is_copied = is_copied
 
 
 class Rendered:
     """A file as it should be.
 
-    target: absolute path; content: its bytes; mode: permission bits; owner: (uid, gid); check: a command that
-    must accept it first, in which `{}` stands for the path to look at; reload: how main is told of a change.
-    None: not asked for. source: the file that it was made from.
+    target: absolute path; content: bytes; mode: permission bits; owner: (uid, gid); check: a command that must accept
+    the file first, with `{}` for the path of the file; reload: how the service is notified of a change. None: not
+    specified. source: path of the template.
     """
 
     __slots__ = ("check", "content", "mode", "owner", "reload", "source", "target")
@@ -80,44 +80,44 @@ class Rendered:
         self.check = check
 
 
-def find(dirs: Sequence[str], root: str = "/", user: User | None = None) -> list[Source]:
-    """List what the trees hold, sorted by target, where a later tree overrides an earlier one.
+def find(dirs: Sequence[str], root: str = "/", user: User | None = None) -> list[Template]:
+    """All templates of the directories, sorted by target. A later directory overrides an earlier one.
 
-    root: directory that targets lie under, `/` except to look at the outcome elsewhere. user: SVCINIT_USER, who
-    must not be able to change them. Raises ConfigError with all faults: those of `Tree`, a template whose name is
-    not UTF-8, two files of one tree that become the same.
+    root: the directory below which the targets lie, `/` except for a preview. user: SVCINIT_USER, who must not be able
+    to change the templates. Raises ConfigError with all errors: those of `Tree`, names that are not UTF-8, two files of
+    one directory with the same target.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, Template] = {}
     faults: list[str] = []
     for tree in dirs:
-        own: dict[str, Source] = {}
+        own: dict[str, Template] = {}
         for name in Tree(tree, faults, user).names():
-            template = name.endswith(SUFFIX)
+            is_copied = not name.endswith(SUFFIX)
             path = os.path.normpath(os.path.join(tree, name))
-            if template and not _is_utf8(path):
-                told = f"{path!r} among the templates: the name of a template must be UTF-8: rename it"
-                faults.append(Fault(told, file=path))
-            if template and os.path.basename(name).startswith("_"):
+            if not is_copied and not _is_utf8(path):
+                message = f"{path!r} among the templates: the name of a template must be UTF-8: rename it"
+                faults.append(Fault(message, file=path))
+            if not is_copied and os.path.basename(name).startswith("_"):
                 continue
             target = os.path.normpath(os.path.join(root, name.removesuffix(SUFFIX)))
             if target in own:
-                told = f"{own[target].path} and {path} both become {target}: keep one"
-                faults.append(Fault(told, file=path))
-            own[target] = Source(target, path, name, template)
+                message = f"{own[target].path} and {path} have the same target {target}: keep only one of them"
+                faults.append(Fault(message, file=path))
+            own[target] = Template(target, path, name, is_copied)
         found.update(own)
     if faults:
         raise ConfigError(*faults)
     return [found[target] for target in sorted(found)]
 
 
-def render(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> list[Rendered]:
-    """Make every file in memory, in the order of `sources`.
+def render(templates: Sequence[Template], data: Data, dirs: Sequence[str] = ()) -> list[Rendered]:
+    """Render all files in memory, in the order of `templates`.
 
-    dirs: trees in which included templates are looked up, the last one first: those given to `find`, and
-    shared ones before them. Raises ConfigError with the faults of all templates, each naming file, line and
-    the text of the line; if there are none, Unavailable with what had too few peers or did not answer.
+    dirs: directories in which included templates are found, the last one first: the shared ones, then those given to
+    `find`. Raises ConfigError with the errors of all templates, each with file, line and the text of the line. If there
+    are none, raises Unavailable for services with too few peers and for requests without an answer.
     """
-    rendered, faults, away = attempt(sources, data, dirs)
+    rendered, faults, away = attempt(templates, data, dirs)
     if faults:
         raise ConfigError(*faults)
     if away:
@@ -126,23 +126,23 @@ def render(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> l
 
 
 def attempt(
-    sources: Sequence[Source], data: Data, dirs: Sequence[str] = (), mask: Mask | None = None
+    templates: Sequence[Template], data: Data, dirs: Sequence[str] = (), mask: Mask | None = None
 ) -> tuple[list[Rendered], list[str], list[str]]:
-    """As `render`, going on after each fault: what can be rendered, what is wrong, what is away.
+    """As `render`, but without exceptions: the rendered files, the errors, and what is unavailable.
 
-    mask: makes of each value that a template prints what may be shown of it.
+    mask: returns the text that is shown for each value that a template prints.
     """
     engine: Engine | None = None
     rendered: list[Rendered] = []
     faults: list[str] = []
     away: list[str] = []
-    for source in sources:
+    for template in templates:
         try:
-            if source.template:
+            if not template.is_copied:
                 engine = engine or _engine(data, dirs, mask)
-                rendered.append(_from_template(engine, source))
+                rendered.append(_from_template(engine, template))
             else:
-                rendered.append(_copy(source))
+                rendered.append(_copy(template))
         except ConfigError as error:
             faults += error.faults
         except Unavailable as error:
@@ -151,9 +151,9 @@ def attempt(
 
 
 def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), mask: Mask | None = None) -> list[str]:
-    """Render the templates among the words of a command; words without one are left alone.
+    """Render the words of a command that contain templates.
 
-    Raises as `render` does, naming the number of the argument (0 is the command itself) in place of a file.
+    Raises as `render` does, with the number of the argument (0 is the command itself) instead of a file.
     """
     if not any(_has_template(word) for word in argv):
         return list(argv)
@@ -182,17 +182,17 @@ def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), 
     return words
 
 
-def outline(sources: Sequence[Source], data: Data, dirs: Sequence[str] = ()) -> tuple[list[Rendered], list[str]]:
-    """Each file as it would be, but empty, and what is wrong with the templates whatever they are rendered from."""
+def outline(templates: Sequence[Template], data: Data, dirs: Sequence[str] = ()) -> tuple[list[Rendered], list[str]]:
+    """All files with their options but without content, and the errors that do not depend on data."""
     engine = _engine(data, dirs, None)
     faults = engine.compile_all()
     made: list[Rendered] = []
-    for source in sources:
-        if source.template:
-            made.append(_made(engine, source, b"", faults))
+    for template in templates:
+        if not template.is_copied:
+            made.append(_made(engine, template, b"", faults))
         else:
             try:
-                made.append(_copy(source))
+                made.append(_copy(template))
             except ConfigError as error:
                 faults += error.faults
     return made, list(dict.fromkeys(faults))
@@ -216,54 +216,55 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _copy(source: Source) -> Rendered:
+def _copy(template: Template) -> Rendered:
     try:
-        descriptor = regular_file.opened(source.path)
+        descriptor = regular_file.opened(template.path)
         try:
-            # A script stays executable: its own permission bits go with it.
+            # A script stays executable: its permission bits are copied too.
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o777
-            return Rendered(source.target, regular_file.content(descriptor), mode, source=source.path)
+            return Rendered(template.target, regular_file.content(descriptor), mode, source=template.path)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ConfigError(f"cannot read {source.path}: {error.strerror}", file=source.path) from None
+        raise ConfigError(f"cannot read {template.path}: {error.strerror}", file=template.path) from None
 
 
-def _from_template(engine: Engine, source: Source) -> Rendered:
-    """Text and options are looked at apart, so that the faults of both are reported at once."""
+def _from_template(engine: Engine, template: Template) -> Rendered:
+    """The options are checked even if the text has an error, so that all errors are reported together."""
     faults: list[str] = []
     away: Unavailable | None = None
     content = b""
     try:
-        content = engine.render_file(source.name, source.path)
+        content = engine.render_file(template.name, template.path)
     except ConfigError as error:
         faults += error.faults
     except Unavailable as error:
         away = error
-    made = _made(engine, source, content, faults)
+    made = _made(engine, template, content, faults)
     if faults:
-        raise ConfigError(*faults, file=source.path)
+        raise ConfigError(*faults, file=template.path)
     if away:
         raise away
     return made
 
 
-def _made(engine: Engine, source: Source, content: bytes, faults: list[str]) -> Rendered:
-    """The file with what its options ask for; what is wrong with those goes to `faults`."""
+def _made(engine: Engine, template: Template, content: bytes, faults: list[str]) -> Rendered:
+    """The file with its options; errors in the options are added to `faults`."""
     before = len(faults)
-    options = _options(engine.options(source.name), f"{source.path}, line 1", faults)
+    options = _options(engine.options(template.name), f"{template.path}, line 1", faults)
     if len(faults) > before:
-        return Rendered(source.target, content)
+        faults[before:] = [Fault(fault, file=template.path, line=1) for fault in faults[before:]]
+        return Rendered(template.target, content)
     mode = options.get("mode")
     owner = _owner(options["owner"], "", faults) if "owner" in options else None
     return Rendered(
-        source.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload"),
-        source.path,
+        template.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload"),
+        template.path,
     )  # fmt: skip
 
 
 def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
-    """Split `mode=0640 check="nginx -t -c {}"` into names and values, and judge them."""
+    """Split `mode=0640 check="nginx -t -c {}"` into names and values, and check them."""
     if not text:
         return {}
     import shlex
@@ -279,7 +280,7 @@ def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
         if name not in OPTIONS:
             faults.append(f"{where}: unknown option {name!r} in the svcinit comment{_nearest(name)}")
         elif not equals or not value or name in options:
-            faults.append(f"{where}: give option {name} of the svcinit comment once, as {name}=VALUE")
+            faults.append(f"{where}: write the option {name} of the svcinit comment once, as {name}=VALUE")
         else:
             options[name] = value
     if "mode" in options:
@@ -295,7 +296,7 @@ def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
 
 def _nearest(name: str) -> str:
     near = nearest(name, OPTIONS)
-    return f"; nearest: {near[0]}" if near else f"; there are {', '.join(OPTIONS)}"
+    return f"; nearest: {near[0]}" if near else f"; the options are {', '.join(OPTIONS)}"
 
 
 def _check_mode(value: str, where: str, faults: list[str]) -> None:
@@ -309,8 +310,8 @@ def _check_reload(value: str, where: str, faults: list[str]) -> None:
     try:
         reload_option(value)
     except ValueError:
-        known = "a signal such as HUP, restart, none, exec:COMMAND, write:/PATH:TEXT"
-        faults.append(f"{where}: reload={value} is none of {known}")
+        known = "a signal such as HUP, restart, none, exec:COMMAND or write:/PATH:TEXT"
+        faults.append(f"{where}: reload={value} is wrong: expected {known}")
 
 
 def _check_command(value: str, where: str, faults: list[str]) -> None:
@@ -322,18 +323,18 @@ def _check_command(value: str, where: str, faults: list[str]) -> None:
         faults.append(f"{where}: a quote in check={value} is not closed")
         return
     if not any("{}" in word for word in words):
-        # Without it the command would look at the file in place, that is at the old one.
-        faults.append(f"{where}: check={value} must say where the file to check goes, with {{}}")
+        # Without {} the command would check the existing file, not the new one.
+        faults.append(f"{where}: check={value} must contain {{}}, which stands for the path of the new file")
 
 
 def _owner(value: str, where: str, faults: list[str]) -> tuple[int, int] | None:
-    """`user[:group]`, names or numbers, as (uid, gid); None, and a fault, if there is none."""
+    """`user[:group]`, names or numbers, as (uid, gid); None, and an error in `faults`, if there is no such user."""
     try:
         found = account(value)
     except ValueError as wrong:
         faults.append(f"{where}: owner={value}: {wrong}")
         return None
     if found.gid is None:
-        faults.append(f"{where}: owner={value}: no entry names the group of user {value}; write {value}:GROUP")
+        faults.append(f"{where}: owner={value}: the group of user {value} is unknown; write {value}:GROUP")
         return None
     return found.uid, found.gid

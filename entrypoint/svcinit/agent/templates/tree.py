@@ -1,4 +1,4 @@
-"""What lies in a directory of templates, and whether it can be trusted. Standard library only."""
+"""Lists a directory of templates, and checks that only trusted users can change it. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 
     User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # uid, gid, all groups, environment: SVCINIT_USER
 
-MOST_FOLDERS = 10_000  # of one tree: a few links that cross are billions
-DEEPEST = 100  # directories within each other
+MAX_FOLDERS = 10_000  # of one tree: a few links to each other can make billions
+MAX_DEPTH = 100  # directories
 
 
 class Tree:
-    """The files below `top`. Links are followed: trees are often mounted as such.
+    """The files below `top`. Links are followed, because a mounted tree often contains links.
 
-    faults: takes what is wrong: what cannot be read, is neither file nor directory, or leads in circles. user: who must
-    not be able to change the tree. Its templates are code that svcinit runs, with their check commands, as root.
+    faults: errors are added to it: files that cannot be read, that are neither file nor directory, links in a loop.
+    user: SVCINIT_USER, who must not be able to change the tree: svcinit runs templates and their check commands as
+    root.
     """
 
     def __init__(self, top: str, faults: list[str], user: User | None = None) -> None:
         self._top, self._faults = top, faults
         self._user = user if user and user[0] and os.geteuid() == 0 else None
-        self._above: list[tuple[int, int]] = []  # the directories that it is in, by device and inode
-        self._circles: set[tuple[int, int]] = set()  # links told already: several ways can lead to one
-        self._left = MOST_FOLDERS
+        self._above: list[tuple[int, int]] = []  # the directories from `top` to the current one, by device and inode
+        self._circles: set[tuple[int, int]] = set()  # links that are reported already: several paths can lead to a link
+        self._left = MAX_FOLDERS
 
     def names(self) -> Iterator[str]:
         """The paths of all files within the tree, sorted."""
@@ -73,36 +74,36 @@ class Tree:
             link = _identity(os.lstat(path))
             if link not in self._circles:
                 self._circles.add(link)
-                self._fault(f"{path} among the templates is a link to a directory that it lies in", path)
+                self._fault(f"{path} among the templates is a link to a directory that contains it", path)
             return False
         self._left -= 1
         if self._left == 0:
-            told = f"{self._top} has more than {MOST_FOLDERS} template directories"
-            self._fault(f"{told}; several links to one count as several; the last one was {path}", path)
-        if len(self._above) >= DEEPEST:
-            self._fault(f"{path} among the templates lies below more than {DEEPEST} directories", path)
-        return self._left > 0 and len(self._above) < DEEPEST
+            message = f"{self._top} has more than {MAX_FOLDERS} template directories"
+            self._fault(f"{message}; each link to a directory counts as a directory; the last one was {path}", path)
+        if len(self._above) >= MAX_DEPTH:
+            self._fault(f"{path} among the templates is more than {MAX_DEPTH} directories deep", path)
+        return self._left > 0 and len(self._above) < MAX_DEPTH
 
     def _distrust(self, path: str, kind: os.stat_result) -> None:
-        """Tell of what SVCINIT_USER can change."""
+        """Report a file or directory that SVCINIT_USER can change."""
         uid, gid, groups, _ = self._user or (0, 0, (), {})
         loose = not stat.S_ISLNK(kind.st_mode) and not kind.st_mode & stat.S_ISVTX
         by_group = kind.st_mode & stat.S_IWGRP and kind.st_gid in (gid, *groups)
         if kind.st_uid == uid or (loose and (by_group or kind.st_mode & stat.S_IWOTH)):
-            told = f"{path} holds templates, and SVCINIT_USER (uid {uid}) can change it"
-            fault = f"{told}: svcinit would run what that user writes as root; give it to root, chmod go-w"
-            if fault not in self._faults:
-                self._fault(fault, path)
+            message = f"{path} contains templates, and SVCINIT_USER (uid {uid}) can change it"
+            message += ": svcinit would run commands of that user as root; change its owner to root and run chmod go-w"
+            if message not in self._faults:
+                self._fault(message, path)
 
     def _unreadable(self, folder: str, error: OSError) -> None:
         self._fault(f"cannot read the template directory {folder}: {error.strerror}", folder)
 
-    def _fault(self, told: str, path: str) -> None:
-        self._faults.append(Fault(told, file=path))
+    def _fault(self, message: str, path: str) -> None:
+        self._faults.append(Fault(message, file=path))
 
 
 def _way(path: str) -> list[str]:
-    """The directories and links by which a directory is reached, that itself included."""
+    """The directories and links on the path to a directory, and the directory itself."""
     found: list[str] = []
     for each in (os.path.abspath(path), os.path.realpath(path)):
         while each not in found:

@@ -19,7 +19,7 @@ def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
     What has no right syntax is left out: rendering tells of it. Raises ConfigError where a tree cannot be read.
     """
     env = Environment(loader=FileSystemLoader([*reversed(dirs), *shared]))
-    waiting = [source.name for source in find(dirs) if source.template]
+    waiting = [source.name for source in find(dirs) if not source.is_copied]
     seen: set[str] = set()
     found: set[str] = set()
     while waiting:
