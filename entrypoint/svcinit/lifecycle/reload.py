@@ -296,7 +296,7 @@ class Reload:
         if self._notified_at is None or (self._restarts and (verified or self._has_ready)):
             self.settle()
         else:
-            self.lifecycle.timers["confirm"] = self._notified_at + CONFIRM_AFTER
+            self.lifecycle.timers["confirm"] = max(self.crew.now(), self._notified_at + CONFIRM_AFTER)
         self._begin_next()
 
     # end
