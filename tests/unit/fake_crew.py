@@ -117,6 +117,9 @@ class FakeCrew:
     def report(self, facts: Mapping[str, object]) -> float | None:
         return None
 
+    def executed(self) -> bool | None:
+        return True
+
     def is_registered(self) -> bool:
         return self.registered
 

@@ -200,3 +200,19 @@ def test_of_two_ways_to_tell_main_the_second_is_not_lost_when_it_fails_at_first(
     failing(crew, "start_action", after=1)
     live(crew, {**WEB, "SVCINIT_RELOAD": "exec:first"})
     assert [each.split()[1] for each in crew.log[5:8]] == ["+action:first", "+action:second", "told"]
+
+
+def test_a_reload_that_is_begun_again_is_announced_once(capfd: pytest.CaptureFixture[str]) -> None:
+    crew = Clocked(*UP, HUP, LATER, LATER, PREPARED, TERM, *DONE)
+    failing(crew, "start_prepare", times=2, after=1)
+    life = live(crew)
+    assert capfd.readouterr().err.count("reload 1: begins") == 1
+    assert life.history.facts()["reload_seconds"] == {"sum": pytest.approx(0.3), "count": 1}, "from the first try on"
+
+
+def test_a_start_whose_later_step_fails_counts_once(capfd: pytest.CaptureFixture[str]) -> None:
+    crew = Clocked(*UP, LATER, TERM, *DONE)
+    failing(crew, "start_presence")
+    facts = live(crew).history.facts()
+    assert (facts["main_starts"], facts["main_exits"]) == (1, {"0": 1})
+    assert capfd.readouterr().err.count("stopping (TERM)") == 1

@@ -121,6 +121,18 @@ def test_what_not_even_kill_ends_counts_as_dead_a_second_later() -> None:
     assert life.history.degraded.endswith("the files were rolled back")
 
 
+@pytest.mark.parametrize(("hook", "begun"), [("SVCINIT_PRE_START", []), ("SVCINIT_PRE_RELOAD", [PREPARED, HUP])])
+def test_a_hook_that_not_even_kill_ends_is_reported_as_killed(
+    capfd: pytest.CaptureFixture[str], hook: str, begun: list[Event]
+) -> None:
+    end = [Exited(Role.ROLLBACK, 0), TERM, *DONE] if begun else []
+    crew = Clocked(*begun, PREPARED, LATER, LATER, *end, Exited(Role.HOOK, 137))
+    env = {**WEB, hook: "hangs", "SVCINIT_START_TIMEOUT": "3s"}
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life.run()
+    assert f"{hook} failed with status 137" in capfd.readouterr().err
+
+
 def test_a_stop_before_the_start_kills_what_ignores_it_after_the_time_to_stop() -> None:
     crew = Clocked(TERM, LATER, Exited(Role.PREPARE, 137))
     assert live(WEB, crew).code == 143

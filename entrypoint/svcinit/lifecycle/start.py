@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from svcinit.lifecycle.table import Lifecycle
 
 START_RETRY_TIMEOUT = 3.0  # seconds in which the start of the service is tried again while no process can be had
+EXEC_TIMEOUT = 1.0  # seconds after which the start is logged, whether or not the program was executed
+EXEC_POLL_INTERVAL = 0.01
 STARTED_WITHOUT = {
     "cache": "started from SVCINIT_CACHE, without Consul; the next HUP tries again",
     "defaults": "started with the defaults of the templates, without Consul; its first answer is a reload",
@@ -28,6 +30,7 @@ class Start:
             lifecycle, lifecycle.settings, lifecycle.crew, lifecycle.job
         )  # fmt: skip
         self.ever_started = False
+        self._cached, self._is_logged = False, True  # of the last start
         self.service_since = 0.0  # when the service was started
 
     def begin(self) -> None:
@@ -110,10 +113,24 @@ class Start:
         if not restarted:
             lifecycle.history.degraded = lifecycle.reload.reason
         lifecycle.reload.service_started(restarted=restarted)
-        lifecycle.history.log_start(
-            self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared, cached=cached
-        )
+        self._cached, self._is_logged = cached, False
+        self.log_start()
         lifecycle.residents.start()
+
+    def log_start(self) -> None:
+        """Log the start as soon as the program of the service was executed, and not if that failed."""
+        executed = self.crew.executed()
+        if self._is_logged:
+            return
+        waits = self.crew.alive(Role.MAIN) and self.crew.now() < self.service_since + EXEC_TIMEOUT
+        if executed is None and waits:
+            self.lifecycle.timers["started"] = self.crew.now() + EXEC_POLL_INTERVAL
+            return
+        self._is_logged = True
+        if executed is not False:
+            self.lifecycle.history.log_start(
+                self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared, cached=self._cached
+            )
 
     def never_started(self) -> None:
         if self.settings.plain:

@@ -190,6 +190,7 @@ class Lifecycle:
     def _service_exited(self, code: int) -> None:
         self.main_code = code
         if not self.settings.plain:
+            self.start.log_start()
             self.history.service_exited(self.crew.argv[0], code)
         if not self.stop.restarting:
             self.stop.must_exit()
@@ -272,6 +273,8 @@ class Lifecycle:
                 self.job.start_again()
             case State.RUNNING | State.RELOADING, Deadline("presence"):
                 self.residents.check_presence()
+            case _, Deadline("started"):
+                self.start.log_start()
             case State.STARTING | State.RUNNING | State.RELOADING, Deadline("metrics"):
                 self.residents.start_metrics()
             case State.DEREGISTERING, Deadline("deregister"):

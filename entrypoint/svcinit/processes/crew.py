@@ -14,6 +14,7 @@ import time
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE
 from svcinit.model import Role
+from svcinit.processes.execution import execute
 from svcinit.processes.init import Init, log_not_started
 from svcinit.state_files import StateFile, clear
 
@@ -70,6 +71,7 @@ class Crew(Init):
         self.reloads: list[str] = []  # how their templates ask to notify the service; empty: by SVCINIT_RELOAD
         self._before, self._undoable = (self.argv, self.extra_env, self.changed, self.reloads), False
         self._verdict_taken = False  # that of the last prepare
+        self._exec, self._executed = -1, True  # a pipe, until it is known whether the service was executed
         self._presences = 0
         self._blocked_looks = 0  # how many times in a row a process blocked the reload signal
         self._beat, self._heard = 0, 0.0  # the last heartbeat of presence, and when init saw it
@@ -81,13 +83,49 @@ class Crew(Init):
     def start_main(self) -> bool:
         """Start the service; False if something that it needs is missing now."""
         try:
-            if not self.settings.plain:
+            argv, env = self.argv, self.settings.main_environment(self.extra_env)
+            if self.settings.plain:
+                self.exec(Role.MAIN, argv, env)
+            else:
                 self.slots.ready.renew()
-            self.exec(Role.MAIN, self.argv, self.settings.main_environment(self.extra_env))
+                self._fork_noted(self.as_user(lambda: execute(argv, env)))
         except (OSError, MemoryError) as error:
             log_not_started(Role.MAIN, error)
             return False
         return True
+
+    def _fork_noted(self, run: Callable[[], int]) -> None:
+        """Fork the service. execve(2) closes the pipe; a child that fails writes to it before."""
+        self._close_exec()
+        self._exec, failed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def noted() -> int:
+            try:
+                return run()
+            finally:
+                os.write(failed, b"f")
+
+        try:
+            self.fork(Role.MAIN, noted)
+        finally:
+            os.close(failed)
+
+    def executed(self) -> bool | None:
+        """Was the program of the service executed? None: that is not known yet."""
+        if self._exec >= 0:
+            try:
+                self._executed = os.read(self._exec, 1) == b""
+            except BlockingIOError:
+                return None
+            except OSError:
+                self._executed = True
+            self._close_exec()
+        return self._executed
+
+    def _close_exec(self) -> None:
+        if self._exec >= 0:
+            os.close(self._exec)
+        self._exec = -1
 
     @_or_failed(Role.HOOK)
     def start_hook(self, argv: tuple[str, ...]) -> None:

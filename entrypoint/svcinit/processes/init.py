@@ -153,6 +153,10 @@ class Init:
 
     def fork_as_user(self, role: str, body: Callable[[], int]) -> None:
         """As `fork`; `body` runs as SVCINIT_USER."""
+        self.fork(role, self.as_user(body))
+
+    def as_user(self, body: Callable[[], int]) -> Callable[[], int]:
+        """`body`, preceded by the change to SVCINIT_USER."""
 
         def run() -> int:
             try:
@@ -166,7 +170,7 @@ class Init:
                 return EX_CONFIG
             return body()
 
-        self.fork(role, run)
+        return run
 
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
         """Send a signal to the child of `role`, or to its whole process group. Without such a child nothing happens."""
