@@ -175,6 +175,15 @@ def test_changes_of_which_the_service_was_not_notified_are_kept(crew: Crew) -> N
     assert crew.changed == []
 
 
+def test_a_verdict_counts_once_when_its_transition_is_repeated(crew: Crew) -> None:
+    crew.slots.verdict.write(GOOD)
+    assert crew.take_verdict()
+    memory, before = crew.slots.memory, crew._before
+    assert crew.take_verdict()
+    assert crew.slots.memory is memory
+    assert crew._before == before
+
+
 def test_init_knows_whether_a_prepare_was_still_at_consul(crew: Crew) -> None:
     assert not crew.fetching()
     crew.slots.verdict.write(Progress(Progress.FETCHING))

@@ -21,7 +21,6 @@ WEB = {
     "SVCINIT_KV_PREFIX": "",
     "SVCINIT_PORT_CHECK": "0",
     "SVCINIT_DRAIN": "0s",
-    "SVCINIT_PORT_CHECK": "0",  # nothing is prepared
 }
 READY = {**WEB, "SVCINIT_READY": "tcp"}
 DEAF = "sh (pid 7)"
