@@ -52,7 +52,7 @@ def test_a_changed_key_is_a_changed_file_and_a_reload(followed: Service) -> None
     followed.consul.kv_put("config/web/n", "2")
     eventually(lambda: followed.notes == HUPPED, f"the service got a HUP; {svcinit.err}")
     assert target.read_text() == "2"
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     followed.consul.kv_put("config/web/n", "3")
     eventually(lambda: followed.notes == [*HUPPED, "SIGHUP", "up"], "the service got the second HUP")
     assert target.read_text() == "3"
@@ -81,9 +81,9 @@ def test_peers_that_come_and_go_are_followed_and_written_as_a_reload_by_hand_wou
     followed.consul.register("db", 3306, address="fd00::2", id="db-2", tags=["blue"])
     eventually(lambda: target.read_text().count("[fd00::2]:3306") == 2, f"both are there; {svcinit.err}")
     by_watch = target.read_text()
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("reload 2: done")
+    svcinit.says("reload 2: done", 20)
     assert target.read_text() == by_watch, "DNS and the watch differ"
     followed.consul.deregister("db-2")
     eventually(lambda: target.read_text() == first, "it is as before")
@@ -95,7 +95,7 @@ def test_a_service_that_a_later_version_of_a_template_uses_is_followed_from_then
     svcinit = up(followed)
     followed.template("app.ini", '{{ service("late")|length }}')
     svcinit.signal(signal.SIGHUP)
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert target.read_text() == "0"
     followed.consul.register("late", 1, address="10.0.0.1")
     eventually(lambda: target.read_text() == "1", f"it is followed; {svcinit.err}")
@@ -108,7 +108,7 @@ def test_changes_that_come_together_are_one_reload(followed: Service) -> None:
     svcinit = up(followed)
     for number in range(10):
         followed.consul.kv_put(f"config/web/k{number}", "x")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert target.read_text().count("=x") == 10
     eventually(lambda: followed.notes == HUPPED, "the service got the HUP")
     stays(lambda: followed.notes == HUPPED, "there was one reload")
@@ -135,7 +135,7 @@ def test_a_template_says_how_the_service_hears_of_its_change(followed: Service, 
     target = followed.template("app.ini", f'{{# svcinit: reload={option} #}}{{{{ key_or_default("n", "0") }}}}')
     svcinit = up(followed)
     followed.consul.kv_put("config/web/n", "1")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     eventually(lambda: followed.notes == notes, f"the service got it; {followed.notes}")
     assert target.read_text() == "1"
     assert svcinit.stop() == 0
@@ -160,7 +160,7 @@ def test_an_argument_that_changed_under_a_command_that_is_not_restarted_is_told(
     svcinit.says("hosts=<>\nup")
     followed.consul.register("elasticsearch", 9200, address="10.0.0.7")
     svcinit.says("the command's arguments or environment changed: they take effect at its next start")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert svcinit.stop() == 0
 
 
@@ -170,7 +170,7 @@ def test_of_several_changed_templates_the_most_disruptive_one_wins(followed: Ser
     svcinit = up(followed)
     followed.consul.kv_put("config/web/n", "1")
     eventually(lambda: followed.notes == ["up", "SIGTERM", "up"], "the service was restarted")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert svcinit.stop() == 0
 
 
@@ -186,7 +186,7 @@ def test_a_change_that_cannot_be_rendered_is_told_once_and_the_next_good_one_is_
     stays(lambda: svcinit.err.count("there is no key m") == 1, "it is told once")
     assert (target.read_text(), followed.notes) == ("1", ["up"])
     followed.consul.kv_put("config/web/m", "5")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert target.read_text() == "7"
     assert svcinit.stop() == 0
 
@@ -222,7 +222,7 @@ def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_
     has_state(svcinit, state="running", degraded=_rolled_back())
     stays(lambda: "reload 2" not in svcinit.err, "the bad one is not tried again")
     followed.consul.kv_put("config/web/n", "good again")
-    svcinit.says("reload 2: done")
+    svcinit.says("reload 2: done", 20)
     has_state(svcinit, state="running", degraded="")
     assert svcinit.stop() == 0
 
@@ -239,7 +239,7 @@ def test_an_emptied_prefix_is_no_news(followed: Service) -> None:
     svcinit.says("had 1 entries and now has none: this counts as a failed fetch")
     stays(lambda: (target.read_text(), followed.notes) == ("1", ["up"]), "nothing changed")
     followed.consul.kv_put("config/web/n", "2")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert target.read_text() == "2"
     assert svcinit.stop() == 0
 
@@ -252,7 +252,7 @@ def test_an_emptied_peer_set_is_no_news_from_the_first_change_on(followed: Servi
     svcinit.says("peers of mysql had 1 entries and now has none: this counts as a failed fetch")
     stays(lambda: (target.read_text(), followed.notes) == ("10.1.1.1:3306", ["up"]), "nothing changed")
     followed.consul.register("mysql", 3306, address="10.1.1.2")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 1: done", 20)
     assert target.read_text() == "10.1.1.2:3306"
 
 

@@ -74,7 +74,7 @@ def test_an_exit_within_5_s_of_the_signal_is_the_failure_of_the_reload(
     assert (found["outcome"], bool(found["reason"]), found["seconds"]) == (expected, failed, 0.0)
     assert life.history.degraded.startswith("failed: ") == failed
     said = capfd.readouterr().err
-    assert f"reload 1: {expected}" in said
+    assert f"<reload_ended> reload=1 outcome={expected}" in said
     assert f"reloads={1 - failed} reloads_failed={int(failed)}" in said.splitlines()[-1]
     assert life.code == 129
 
@@ -128,7 +128,7 @@ def test_a_stop_soon_after_the_signal_ends_a_reload_that_is_done(capfd: pytest.C
     _, life = live(WEB, [(10, HUP), *stop(11)])
     assert outcome(life)["outcome"] == ReloadOutcome.DONE
     said = capfd.readouterr().err
-    assert said.index("reload 1: done") < said.index("stopping (TERM)")
+    assert said.index("<reload_ended>") < said.index("<stopping>")
 
 
 def test_a_verified_reload_fails_too_when_the_service_exits_soon_after() -> None:
@@ -148,7 +148,7 @@ def test_a_restart_is_done_when_the_service_is_ready_and_registered_again(
     assert crew.served_at() == pytest.approx(22, abs=2 * POLL_INTERVAL)
     assert all(state != "running" for second, state, _ in crew.states if 10 < second < 22)
     said = capfd.readouterr().err
-    assert said.rindex("started main") < said.index("reload 1: done")
+    assert said.rindex("<started>") < said.index("<reload_ended>")
 
 
 def test_without_ready_a_restarted_service_has_to_survive_5_s() -> None:

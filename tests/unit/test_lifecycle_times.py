@@ -130,7 +130,7 @@ def test_a_hook_that_not_even_kill_ends_is_reported_as_killed(
     env = {**WEB, hook: "hangs", "SVCINIT_START_TIMEOUT": "3s"}
     life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
     life.run()
-    assert f"{hook} failed with status 137" in capfd.readouterr().err
+    assert "status 137" in capfd.readouterr().err
 
 
 def test_a_stop_before_the_start_kills_what_ignores_it_after_the_time_to_stop() -> None:
