@@ -53,7 +53,7 @@ def outcome(life: Lifecycle) -> dict[str, object]:
 
 def live(env: dict[str, str], events: list[Timed], **facts: float) -> tuple[Registering, Lifecycle]:
     crew = Registering(events, **facts)
-    life = Lifecycle(environment.read(env), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env), crew)
     life.run()
     assert not crew.events
     return crew, life
@@ -118,7 +118,7 @@ def test_a_change_does_not_wait_for_the_confirmation() -> None:
     prepared = Exited(Role.PREPARE, 0)
     crew = Registering([(0, prepared), (10, HUP), (10, prepared), (11, News()), *stop(12)])
     crew.news = True
-    life = Lifecycle(environment.read({**WEB, "SVCINIT_WATCH": "1"}), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read({**WEB, "SVCINIT_WATCH": "1"}), crew)
     life.run()
     assert life.reload.number == 2
     assert outcome(life)["outcome"] == ReloadOutcome.DONE

@@ -128,7 +128,7 @@ def test_a_hook_that_not_even_kill_ends_is_reported_as_killed(
     end = [Exited(Role.ROLLBACK, 0), TERM, *DONE] if begun else []
     crew = Clocked(*begun, PREPARED, LATER, LATER, *end, Exited(Role.HOOK, 137))
     env = {**WEB, hook: "hangs", "SVCINIT_START_TIMEOUT": "3s"}
-    life = Lifecycle(environment.read(env, "/nosuch"), crew)  # type: ignore[arg-type]
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)
     life.run()
     assert "status 137" in capfd.readouterr().err
 
