@@ -85,7 +85,7 @@ def test_a_consul_that_is_down_shows_and_that_it_is_back(
     assert scraped(port).value(REQUESTS, kind=LOOK, outcome="unreachable") is None
     own_consul.stop()
     eventually(lambda: (scrape(port).value(REQUESTS, kind=LOOK, outcome="unreachable") or 0) > 0, "it shows")
-    looked = scrape(port).value("registration_looked_timestamp_seconds", service="web")
+    looked = scrape(port).value("registration_synced_timestamp_seconds", service="web")
     svcinit.signal(signal.SIGHUP)
     comes_to(port, 1, "reloads_total", outcome="in_place")
     assert scrape(port).value("degraded") == 1
@@ -93,7 +93,7 @@ def test_a_consul_that_is_down_shows_and_that_it_is_back(
     eventually(lambda: own_consul.passing("web"), "it is registered again", 40)
     eventually(lambda: (scrape(port).value("registrations_total", service="web") or 0) >= 2, "that shows, too", 15)
     assert looked
-    assert (scrape(port).value("registration_looked_timestamp_seconds", service="web") or 0) > looked
+    assert (scrape(port).value("registration_synced_timestamp_seconds", service="web") or 0) > looked
 
 
 def test_a_scrape_is_answered_while_init_and_presence_are_suspended_and_nothing_is_counted_anew(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
-from svcinit.agent.metrics.exporter import LOOK
+from svcinit.agent.metrics.exporter import POLL_INTERVAL
 from svcinit.agent.metrics.families import TABLE
 from svcinit.state_files import PERIOD
 from testing.consul import free_ports, thread_states
@@ -198,9 +198,9 @@ def test_the_process_outlives_its_limit_of_files_and_is_idle_meanwhile(tmp_path:
         resource.prlimit(metrics, resource.RLIMIT_NOFILE, (3, limits[1]))
         with socket.create_connection(("127.0.0.1", port), 10) as channel:
             channel.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            before, until = cpu_seconds(metrics), time.monotonic() + 2 * LOOK
+            before, until = cpu_seconds(metrics), time.monotonic() + 2 * POLL_INTERVAL
             eventually(lambda: time.monotonic() > until, "some turns are over")
-            assert cpu_seconds(metrics) - before < LOOK / 2
+            assert cpu_seconds(metrics) - before < POLL_INTERVAL / 2
             resource.prlimit(metrics, resource.RLIMIT_NOFILE, limits)
             assert channel.recv(12) == b"HTTP/1.1 200"
         assert svcinit.child("metrics") == metrics

@@ -68,3 +68,19 @@ def test_a_service_that_was_ready_once_is_not_asked_again_when_its_presence_is_k
     os.kill(presence, signal.SIGKILL)
     svcinit.says("web is registered already")
     assert svcinit.process.poll() is None
+
+
+@pytest.mark.parametrize("check", ["http:/health", "exec:test -e start"])
+def test_a_check_that_svcinit_runs_passes_the_moment_the_service_is_ready(service: Service, check: str) -> None:
+    """The interval is an hour: a probe from before the start would leave the check critical for that long."""
+    start = service.folder / "start"
+    check = check.replace("start", str(start))
+    service.env |= {"SVCINIT_READY": check, "SVCINIT_CHECK": check}
+    service.env |= {"SVCINIT_CHECK_VIA": "ttl", "SVCINIT_CHECK_INTERVAL": "1h"}
+    svcinit = slow(service)
+    svcinit.child("presence")
+    start.touch()
+    svcinit.says("registered web")
+    (found,) = service.consul.get("/v1/agent/checks").values()
+    assert found["Status"] == "passing"
+    is_passing(service)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from svcinit.agent.metrics import exporter
-from svcinit.agent.metrics.exporter import MOST, REQUEST_LIMIT, Server, bound, response
+from svcinit.agent.metrics.exporter import MAX_CONNECTIONS, REQUEST_LIMIT, Server, bound, response
 from svcinit.errors import ConfigError
 from svcinit.settings import environment
 from testing.consul import free_ports
@@ -106,14 +106,14 @@ def test_a_fault_of_ours_is_told_and_the_next_scrape_answered() -> None:
 
 def test_clients_that_say_nothing_keep_nobody_out_however_many() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
-        for _ in range(3 * MOST):
+        for _ in range(3 * MAX_CONNECTIONS):
             stack.enter_context(socket.create_connection(address, 10))
         assert get(address)[0] == 200
 
 
 def test_clients_that_read_nothing_and_that_dribble_keep_nobody_out() -> None:
     with serving(BIG) as address, contextlib.ExitStack() as stack:
-        for _ in range(MOST // 2):
+        for _ in range(MAX_CONNECTIONS // 2):
             stack.enter_context(socket.create_connection(address, 10)).sendall(GET)
             stack.enter_context(socket.create_connection(address, 10)).sendall(GET[:-1])
         assert get(address)[2] == BIG
@@ -150,7 +150,7 @@ def still() -> Iterator[tuple[Server, Address]]:
 def test_a_client_that_there_is_no_descriptor_for_is_waited_with_and_answered_later(
     still: tuple[Server, Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "LOOK", 0.02)
+    monkeypatch.setattr(exporter, "POLL_INTERVAL", 0.02)
     server, address = still
     with socket.create_connection(address, 10) as channel:
         channel.sendall(GET)
@@ -158,7 +158,7 @@ def test_a_client_that_there_is_no_descriptor_for_is_waited_with_and_answered_la
             began, turns = time.monotonic(), 10
             for _ in range(turns):
                 server.turn(5)
-            assert time.monotonic() - began >= turns * exporter.LOOK, "it does not spin"
+            assert time.monotonic() - began >= turns * exporter.POLL_INTERVAL, "it does not spin"
         for _ in range(3):
             server.turn(0.02)
         assert channel.recv(12) == b"HTTP/1.1 200"
@@ -179,7 +179,7 @@ def test_where_there_is_no_descriptor_left_the_oldest_connection_makes_room(
 
 
 def test_a_connection_is_cut_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "LONGEST", 0.1)
+    monkeypatch.setattr(exporter, "TIME_LIMIT", 0.1)
     with serving() as address, socket.create_connection(address, 10) as channel:
         channel.sendall(GET[:-1])
         assert channel.recv(1) == b""
@@ -187,7 +187,7 @@ def test_a_connection_is_cut_when_its_time_is_over(monkeypatch: pytest.MonkeyPat
 
 def test_the_oldest_connection_makes_room() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
-        channels = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(MOST)]
+        channels = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(MAX_CONNECTIONS)]
         stack.enter_context(socket.create_connection(address, 10))
         assert channels[0].recv(1) == b""
         channels[-1].sendall(GET)
@@ -197,7 +197,7 @@ def test_the_oldest_connection_makes_room() -> None:
 def test_an_address_that_is_taken_is_told_once_and_had_as_soon_as_it_is_free(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(exporter, "BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr(exporter, "BIND_BACKOFF", (0.01, 0.02))
     (port,) = free_ports(1)
     found: list[socket.socket | None] = []
     tries = threading.Semaphore(0)
@@ -238,4 +238,4 @@ def test_where_the_library_is_missing_it_is_said_how_to_have_it(monkeypatch: pyt
     monkeypatch.setattr(exporter, "close_inherited", lambda: None)  # what pytest holds open
     with pytest.raises(ConfigError) as caught:
         exporter.main(environment.read({"SVCINIT_METRICS": "127.0.0.1:1"}), "")
-    assert "needs prometheus_client, which is not here: pip install 'svcinit[metrics]'" in str(caught.value)
+    assert "needs prometheus_client, which is not installed: pip install 'svcinit[metrics]'" in str(caught.value)

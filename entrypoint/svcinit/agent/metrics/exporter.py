@@ -1,8 +1,9 @@
-"""metrics: answers Prometheus at SVCINIT_METRICS, out of the state files. A child of init's own, with one thread.
+"""metrics: answers Prometheus at SVCINIT_METRICS from the state files. A child of init, with one thread.
 
-It talks to nobody else, so that no scrape can hold up init or presence, and it answers when presence is dead, hung or
-not there yet: that is when it is asked. A client has so many seconds for all that it does, and of many clients the one
-that came first makes room; the process ends itself, by SIGALRM, if a turn should never end.
+It talks to no other process, so that no scrape can block init or presence, and it answers even if presence is dead or
+hung, and at the container's limit of processes: a server with a thread for each connection (http.server) could not
+start one then, and has no limits for connections, time and missing descriptors. If a turn never ends, SIGALRM ends the
+process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.errors import EX_OK, ConfigError
+from svcinit.names import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,32 +26,32 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-    Answer = Callable[[str], tuple[str, bytes]]  # of what is accepted (RFC 9110, Accept): the type and the body
+    Answer = Callable[[str], tuple[str, bytes]]  # from the Accept header (RFC 9110) to the content type and the body
 
-MOST = 16  # connections
-LONGEST = 10.0  # seconds for a connection, from its first byte to its last
+MAX_CONNECTIONS = 16  # for a further one, the oldest is closed
+TIME_LIMIT = 10.0  # seconds for a connection, from its first byte to its last
 REQUEST_LIMIT = 8192  # bytes
 CHUNK = 1 << 16
-LOOK = 1.0  # seconds between two looks at whether init is still there
-LACKING = errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM  # of accept(2): it would fail again at once
+POLL_INTERVAL = 1.0  # seconds between two checks whether init still runs
+OUT_OF_RESOURCES = errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM  # accept(2) would fail again at once
 STDERR = 2
 WATCHDOG = 60  # seconds for one turn
-BACKOFF = 0.5, 10.0  # seconds between two tries to have the address
+BIND_BACKOFF = 0.5, 10.0  # seconds between two tries to bind the address
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error"}
 PATH, PLAIN = "/metrics", "text/plain; charset=utf-8"
 END = b"\r\n\r\n"
 
 
 def main(settings: Settings, life: str) -> int:
-    """Serve until init is gone. Raises ConfigError where the library for it is not there."""
+    """Serve until init has ended. Raises ConfigError if prometheus-client is not installed."""
     assert settings.metrics
     close_inherited()
     try:
         from svcinit.agent.metrics.families import Exposition
     except ImportError as error:
         raise ConfigError(
-            f"SVCINIT_METRICS needs {error.name}, which is not here: pip install 'svcinit[metrics]'; "
-            "the service runs on without metrics",
+            f"SVCINIT_METRICS needs {error.name}, which is not installed: pip install 'svcinit[metrics]'; "
+            "the service runs without metrics",
             variable="SVCINIT_METRICS",
         ) from None
     parent = os.getppid()
@@ -59,12 +61,12 @@ def main(settings: Settings, life: str) -> int:
     server = Server(listener, Exposition(settings, life).answer)
     while os.getppid() == parent:
         _signal.alarm(WATCHDOG)
-        server.turn(LOOK)
+        server.turn(POLL_INTERVAL)
     return EX_OK
 
 
 def close_inherited() -> None:
-    """What init holds open is none of a scraper's business."""
+    """Close all descriptors that init holds open, except the standard streams."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > STDERR:
             try:
@@ -74,20 +76,20 @@ def close_inherited() -> None:
 
 
 def bound(address: tuple[str, int], wanted: Callable[[], bool]) -> socket.socket | None:
-    """A socket that listens; tried again while somebody else has the address, as long as it is `wanted`."""
+    """A listening socket. While another process has the address it is tried again, as long as `wanted` returns True."""
     attempt = 0
-    shown = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+    shown = endpoint(*address)
     while wanted():
         try:
             family, *_, place = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            listener = socket.create_server((str(place[0]), int(place[1])), family=family, backlog=MOST)
+            listener = socket.create_server((str(place[0]), int(place[1])), family=family, backlog=MAX_CONNECTIONS)
         except OSError as error:
             if not attempt:
                 log.warning(
                     "metrics_failed", "SVCINIT_METRICS={address} cannot be served: {error}; trying again",
-                    address=shown, error=_why(error),
+                    address=shown, error=_reason(error),
                 )  # fmt: skip
-            time.sleep(pause_before(attempt, BACKOFF))
+            time.sleep(pause_before(attempt, BIND_BACKOFF))
             attempt += 1
             continue
         log.info("metrics_served", "metrics at {address}", address=f"{shown}{PATH}")
@@ -95,13 +97,20 @@ def bound(address: tuple[str, int], wanted: Callable[[], bool]) -> socket.socket
     return None
 
 
-def _why(error: OSError) -> str:
-    """Without the address, which socket.create_server adds to it."""
+def _reason(error: OSError) -> str:
+    """Without the address, which socket.create_server adds."""
     return str(error.strerror) if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
 
 
+class Connection:
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel, self.deadline = channel, time.monotonic() + TIME_LIMIT
+        self.request = bytearray()
+        self.answer = memoryview(b"")
+
+
 class Server:
-    """HTTP, as much of it as a scrape needs: one GET a connection."""
+    """The part of HTTP that a scrape needs: one GET per connection."""
 
     def __init__(self, listener: socket.socket, answer: Answer) -> None:
         self._listener, self._answer = listener, answer
@@ -111,14 +120,14 @@ class Server:
         self._selector.register(listener, selectors.EVENT_READ)
 
     def turn(self, seconds: float) -> None:
-        """What can be done now, or within `seconds`."""
+        """Do all that can be done now; wait for it for at most `seconds`."""
         for key, _ in self._selector.select(seconds):
             if key.data is None:
                 self._accept()
             elif key.data in self._open:
-                self._go_on(key.data)
+                self._continue(key.data)
         now = time.monotonic()
-        for connection in [each for each in self._open if each.late <= now]:
+        for connection in [each for each in self._open if each.deadline <= now]:
             self._close(connection)
 
     def close(self) -> None:
@@ -131,43 +140,38 @@ class Server:
         try:
             channel, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in LACKING:
-                self._make_room()
-            return  # else the client is gone again
-        if len(self._open) >= MOST:
+            if error.errno in OUT_OF_RESOURCES:  # the client stays in the queue: without a pause this would spin
+                self._close(self._open[0]) if self._open else time.sleep(POLL_INTERVAL)
+            return
+        if len(self._open) >= MAX_CONNECTIONS:
             self._close(self._open[0])
         channel.setblocking(False)
-        connection = Connection(channel)
-        self._selector.register(channel, selectors.EVENT_READ, connection)
-        self._open.append(connection)
+        self._open.append(Connection(channel))
+        self._selector.register(channel, selectors.EVENT_READ, self._open[-1])
 
-    def _make_room(self) -> None:
-        """The client that cannot be accepted stays in the queue: without this, each turn would end at once."""
-        if self._open:
-            self._close(self._open[0])
-        else:
-            time.sleep(LOOK)
-
-    def _go_on(self, connection: Connection) -> None:
+    def _continue(self, connection: Connection) -> None:
         try:
-            over = connection.send() if connection.answer else self._read(connection)
+            is_over = self._send(connection) if connection.answer else self._read(connection)
         except BlockingIOError:
             return
         except OSError:
-            over = True
-        if over:
+            is_over = True
+        if is_over:
             self._close(connection)
 
+    def _send(self, connection: Connection) -> bool:
+        """True when the whole answer is sent."""
+        connection.answer = connection.answer[connection.channel.send(connection.answer) :]
+        return not connection.answer
+
     def _read(self, connection: Connection) -> bool:
-        """True when the connection is over: the client left before it had asked."""
+        """True if the client has left before the end of its request."""
         data = connection.channel.recv(CHUNK)
         connection.request += data
-        if not data:
-            return True
         if END in connection.request or len(connection.request) > REQUEST_LIMIT:
             connection.answer = memoryview(response(bytes(connection.request), self._answer))
             self._selector.modify(connection.channel, selectors.EVENT_WRITE, connection)
-        return False
+        return not data
 
     def _close(self, connection: Connection) -> None:
         self._open.remove(connection)
@@ -175,21 +179,9 @@ class Server:
         connection.channel.close()
 
 
-class Connection:
-    def __init__(self, channel: socket.socket) -> None:
-        self.channel, self.late = channel, time.monotonic() + LONGEST
-        self.request = bytearray()
-        self.answer = memoryview(b"")
-
-    def send(self) -> bool:
-        """True when all of the answer is sent."""
-        self.answer = self.answer[self.channel.send(self.answer) :]
-        return not self.answer
-
-
 def response(request: bytes, answer: Answer) -> bytes:
-    """All that is sent for a request."""
-    method, status, kind, body = "", 400, PLAIN, b"that is no request of HTTP\n"
+    """The whole response to a request."""
+    method, status, kind, body = "", 400, PLAIN, b"not an HTTP request\n"
     head, end, _ = request.partition(END)
     first, *lines = head.decode("latin-1").split("\r\n")
     words = first.split(" ")
@@ -207,7 +199,7 @@ def response(request: bytes, answer: Answer) -> bytes:
 
 
 def header(lines: list[str], name: str) -> str:
-    """The value of a header, all of them where there are several; empty where it has what no header may have."""
+    """The value of a header, of several ones joined; empty if it has characters that no header may have."""
     pairs = (line.partition(":") for line in lines)
     text = ",".join(value.strip() for found, _, value in pairs if found.strip().lower() == name)
     return text if text.isascii() and text.isprintable() else ""
@@ -216,6 +208,6 @@ def header(lines: list[str], name: str) -> str:
 def _guarded(answer: Answer, accept: str) -> tuple[int, str, bytes]:
     try:
         return 200, *answer(accept)
-    except Exception as error:  # a scrape that fails is told as one; the next may go well
+    except Exception as error:  # one failed scrape must not end the process
         log.internal("metrics", error)
         return 500, PLAIN, b"internal error: see svcinit's log\n"

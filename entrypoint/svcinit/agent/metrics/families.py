@@ -1,4 +1,4 @@
-"""The metrics, as a table, and what the state files say as Prometheus wants to hear it."""
+"""The metrics, as a table, and how the content of the state files becomes samples."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-    Sample = tuple[
-        str, tuple[str, ...], Any
-    ]  # name, values of the labels, value: of summaries and histograms the parts
+    # name, values of the labels, value: of summaries and histograms the parts
+    Sample = tuple[str, tuple[str, ...], Any]
 
 COUNTER, GAUGE, HISTOGRAM, SUMMARY = "counter", "gauge", "histogram", "summary"
 FAMILIES = {
@@ -52,53 +51,53 @@ TABLE = (
     M("start_time_seconds", GAUGE, (), "when svcinit was started, since the epoch"),
     M("state", GAUGE, ("state",), "1 for the state that svcinit is in, 0 for the others"),
     M("degraded", GAUGE, (), "1 while svcinit is degraded: the last start or reload did not succeed"),
-    M("main_start_time_seconds", GAUGE, (), "when the command was last started, since the epoch"),
-    M("main_starts_total", COUNTER, (), "starts of the command"),
-    M("main_exits_total", COUNTER, ("code",), "exits of the command, by status (128+N: killed by signal N)"),
-    M("presence_up", GAUGE, (), "1 while the process that keeps the service registered lives"),
-    M("presence_restarts_total", COUNTER, (), "times that it died or was killed, and was started again"),
-    M("orphans_reaped_total", COUNTER, (), "zombies reaped that were not children of svcinit's own"),
+    M("main_start_time_seconds", GAUGE, (), "when the service was last started, since the epoch"),
+    M("main_starts_total", COUNTER, (), "starts of the service"),
+    M("main_exits_total", COUNTER, ("code",), "exits of the service, by status (128+N: killed by signal N)"),
+    M("presence_up", GAUGE, (), "1 while presence runs, the process that keeps the service registered"),
+    M("presence_restarts_total", COUNTER, (), "restarts of presence after it had died or was killed"),
+    M("orphans_reaped_total", COUNTER, (), "processes reaped that svcinit had not started"),
     M("reloads_total", COUNTER, ("outcome",),
       "reloads that ended: done; in_place: Consul gave no usable answer, the service was notified; aborted: before the "
       "service was notified; rolled_back: its check did not succeed; failed: the service could not be notified or "
       "did not survive it; given_up: by a stop"),
     M("reload_duration_seconds", SUMMARY, (), "time from the beginning of a reload until the service was notified"),
     M("last_reload_timestamp_seconds", GAUGE, (), "when the last reload ended, since the epoch"),
-    M("fetch_duration_seconds", SUMMARY, (), "time that a preparation took to fetch KV and to wait for services"),
+    M("fetch_duration_seconds", SUMMARY, (), "time that a preparation needed to fetch KV and to wait for services"),
     M("render_duration_seconds", SUMMARY, (),
-      "time that it took to render, check and commit the files, with the peers that templates asked for"),
+      "time that a preparation needed to render, check and commit the files, including the peers that templates use"),
     M("preparation_failed", GAUGE, (), "1 when the last preparation failed"),
     M("template_changed_timestamp_seconds", GAUGE, ("target",), "when a rendered file last changed, since the epoch"),
-    M("template_failed", GAUGE, ("target",), "1 when the last preparation found fault with its template"),
-    M("prefix_entries", GAUGE, ("prefix",), "keys below a KV prefix when it was last fetched for the files"),
-    M("prefix_fetched_timestamp_seconds", GAUGE, ("prefix",), "when that was, since the epoch"),
-    M("peers_entries", GAUGE, ("peers",), "instances of a service that the files were made with"),
-    M("peers_fetched_timestamp_seconds", GAUGE, ("peers",), "when they were asked for, since the epoch"),
-    M("ready", GAUGE, (), "1 once SVCINIT_READY succeeded"),
+    M("template_failed", GAUGE, ("target",), "1 when the template failed in the last preparation"),
+    M("prefix_entries", GAUGE, ("prefix",), "keys below a KV prefix at the last preparation"),
+    M("prefix_fetched_timestamp_seconds", GAUGE, ("prefix",), "when the prefix was fetched, since the epoch"),
+    M("peers_entries", GAUGE, ("peers",), "instances of a service at the last preparation"),
+    M("peers_fetched_timestamp_seconds", GAUGE, ("peers",), "when the instances were fetched, since the epoch"),
+    M("ready", GAUGE, (), "1 after SVCINIT_READY has succeeded"),
     M("registered", GAUGE, SERVICE, "1 while the service is registered, as far as svcinit knows"),
     M("registrations_total", COUNTER, SERVICE,
-      "times that it was registered: the first time, and to set right what others changed"),
-    M("maintenance", GAUGE, SERVICE, "1 while it is in maintenance mode"),
-    M("registration_looked_timestamp_seconds", GAUGE, SERVICE,
-      "when the agent was last asked whether it has the service as it should be, since the epoch"),
-    M("watch_failed", GAUGE, (), "1 while a change in Consul could not be taken over"),
-    M("watch_lag_seconds", GAUGE, (), "for how long a change that was seen in Consul has not been taken over; 0: none"),
+      "registrations: the first one, and repairs"),
+    M("maintenance", GAUGE, SERVICE, "1 while the service is in maintenance mode"),
+    M("registration_synced_timestamp_seconds", GAUGE, SERVICE,
+      "when the registration was last compared with the agent's record, since the epoch"),
+    M("watch_failed", GAUGE, (), "1 while a change in Consul could not be applied"),
+    M("watch_lag_seconds", GAUGE, (), "age of the oldest change in Consul that is not applied yet; 0: none"),
     M("watch_answered_timestamp_seconds", GAUGE, ("kind", "input"),
-      "when a prefix or peer set was last heard of, since the epoch"),
+      "time of the last answer for a prefix or peer set, since the epoch"),
     M("consul_requests_total", COUNTER, ("kind", "outcome"),
-      "requests to Consul and its DNS: ok; denied; error: answered and of no use; unreachable: not answered"),
-    M("consul_request_duration_seconds", HISTOGRAM, ("kind",), "how long they took, but for blocking queries"),
-    M("processes", GAUGE, ("role",), "processes: init, presence, metrics, main (with all that it started), other"),
-    M("resident_memory_bytes", GAUGE, ("role",), "their resident memory; what they share is counted more than once"),
-    M("proportional_memory_bytes", GAUGE, ("role",), "the same, where what is shared is counted by share; not of main"),
-    M("cpu_seconds_total", COUNTER, ("role",), "CPU time that they have used"),
+      "requests to Consul and its DNS: ok; denied; error: no usable answer; unreachable: no answer"),
+    M("consul_request_duration_seconds", HISTOGRAM, ("kind",), "duration of these requests, without blocking queries"),
+    M("processes", GAUGE, ("role",), "processes: init, presence, metrics, main (the service with its children), other"),
+    M("resident_memory_bytes", GAUGE, ("role",), "resident memory of these processes; shared memory counts in each"),
+    M("proportional_memory_bytes", GAUGE, ("role",), "their memory, with shared memory in shares; not for main"),
+    M("cpu_seconds_total", COUNTER, ("role",), "CPU time of these processes"),
 )
 # fmt: on
 
 
 class Exposition:
-    """What a scrape gets. One object for all: CPU time of a role never goes back, although children that end may take
-    theirs to init."""
+    """The answer to a scrape. One object answers all scrapes, so that the CPU time of a role never decreases, although
+    the time of ended children may be counted in init."""
 
     def __init__(self, settings: Settings, life: str) -> None:
         self._folder, self._life = settings.run, life
@@ -107,10 +106,10 @@ class Exposition:
         self._cpu: dict[tuple[str, object], float] = {}
 
     def answer(self, accept: str) -> tuple[str, bytes]:
-        """The type and the text, in the format that is asked for where that is known."""
+        """The content type and the text, in the format that the Accept header asks for, if it is known."""
         try:
             encode, kind = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is none
+        except (TypeError, ValueError):  # a malformed version
             encode, kind = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         return kind, encode(self._registry)
 
@@ -145,7 +144,7 @@ class Exposition:
 
 
 def _text(label: str) -> str:
-    """A label as UTF-8 can have it: names of files are bytes."""
+    """A label in valid UTF-8: file names are bytes."""
     return label.encode("utf-8", "backslashreplace").decode()
 
 
@@ -194,7 +193,7 @@ def of_presence(status: Mapping[str, Any]) -> Iterator[Sample]:
         yield "registrations_total", labels, known["registrations"]
         yield "maintenance", labels, known["maintenance"] is not None
         if known["looked"] is not None:
-            yield "registration_looked_timestamp_seconds", labels, known["looked"]
+            yield "registration_synced_timestamp_seconds", labels, known["looked"]
     watch = status["watch"]
     if watch is None:
         return

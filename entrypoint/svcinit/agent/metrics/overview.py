@@ -1,4 +1,4 @@
-"""All that the state files say, as one document: what `svcinitctl status --json` prints (docs/schemas/status.json)."""
+"""The state files as one document, which `svcinitctl status --json` prints (docs/schemas/status.json)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NOTHING: dict[str, object] = {
 
 
 def overview(init: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
-    """`init`: what init.json says; the others count if they are of the same life."""
+    """`init`: the content of init.json. The other files are used if they are of the same run."""
     presence = read_of_life(folder, "presence", init["life"]) or {}
     prepared = read_of_life(folder, "prepare", init["life"]) or {}
     try:
         return _document(init, presence, prepared)
-    except MISSHAPEN:  # somebody else wrote them
+    except MISSHAPEN:  # another program wrote them
         return _document(init, {}, {})
 
 
@@ -59,7 +59,7 @@ def _newest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _watch(presence: Mapping[str, Any]) -> dict[str, Any]:
-    """`lag_seconds`: for how long a change that was seen has not been taken over."""
+    """`lag_seconds`: the age of the oldest change that is not applied yet."""
     since = presence["watch"]["pending_since"]
     lag = 0.0 if since is None else max(0.0, time.time() - since)
     return {"trouble": presence["watch"]["trouble"], "lag_seconds": lag, "followed": presence["followed"]}

@@ -18,12 +18,12 @@ ROLES = (*OWN, Role.MAIN, OTHER)
 
 
 def figures(init: Mapping[str, Any], proportional: Collection[str] = ROLES) -> dict[str, dict[str, Any]]:
-    """Of each role that has a process: `processes`, `resident_bytes`, `proportional_bytes`, `cpu_seconds`.
+    """By role: the number of `processes`, `resident_bytes`, `proportional_bytes` and `cpu_seconds`.
 
-    `init`: what init.json says. Resident memory counts what is shared by each of its sharers, proportional memory by
-    its share of it; that is None where it may not be read, and for roles not in `proportional`, since the kernel walks
-    through all of a process's memory for it. CPU time is that of children that ended, too, but for init, whose are
-    everybody's.
+    `init`: the content of init.json. Shared memory counts in full in the resident memory of each process, and in shares
+    in the proportional memory. The latter is None if it may not be read, and for roles that are not in `proportional`:
+    for it, the kernel reads the page tables of the whole process. CPU time includes that of ended children, except for
+    init, which reaps the children of all.
     """
     found = {}
     for role, pids in _by_role(init).items():
@@ -34,7 +34,7 @@ def figures(init: Mapping[str, Any], proportional: Collection[str] = ROLES) -> d
 
 
 def _by_role(init: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Whatever is below init and belongs to no role, such as a hook or an orphan, is OTHER."""
+    """Descendants of init without a role, such as hooks and orphans, are OTHER."""
     roles = {INIT: [int(init["pid"])]}
     rest = set(descendants(init["pid"]))
     for role in (Role.PRESENCE, Role.METRICS, Role.MAIN):
@@ -53,7 +53,7 @@ def _figure(pids: Iterable[int], *, children: bool, proportional: bool) -> dict[
             process = psutil.Process(pid)
             with process.oneshot():
                 times, memory = process.cpu_times(), process.memory_info().rss
-        except psutil.Error:  # it ended, or is somebody else's
+        except psutil.Error:  # it has ended, or belongs to another user
             continue
         count += 1
         resident += memory

@@ -1,4 +1,4 @@
-"""Which address peers are told: SVCINIT_ADVERTISE made concrete."""
+"""The address to register: what SVCINIT_ADVERTISE means on this host."""
 
 from __future__ import annotations
 
