@@ -19,6 +19,7 @@ DENIED = "denied"
 ERROR = "error"  # an answer that says that it cannot, or one that is of no use
 UNREACHABLE = "unreachable"  # no answer, or half of one
 BUCKETS = 0.005, 0.025, 0.1, 0.5, 2.5  # seconds
+RECORDS = "/v1/agent/service"  # GET of a record by its id; the other endpoints below it are PUTs
 PARTS = {"kv": 1, "agent": 3}  # of a path below /v1 that make an endpoint; of all others two
 
 
@@ -96,7 +97,7 @@ def endpoint(path: str) -> str:
 
 def blocking(path: str) -> str:
     """The kind of a blocking query."""
-    return f"watch {endpoint(path)}"
+    return f"watch {endpoint(path) if not path.startswith(RECORDS) else RECORDS.removeprefix('/v1/')}"
 
 
 def _sum_up(mine: dict[str, int], theirs: Mapping[str, int]) -> None:
