@@ -33,6 +33,7 @@ EventName = Literal[
     "leftover_deregistered",
     "consul_failed",
     "consul_answers",
+    "check_changed",
     "not_reported",
     "deregistered",
     "not_deregistered",

@@ -257,3 +257,25 @@ def test_an_agent_that_lost_a_ttl_check_is_given_it_again(make_service: MakeServ
     own_consul.call("PUT", f"/v1/agent/service/deregister/{own_consul.instances('web')[0]['Service']['ID']}")
     is_passing(service)
     assert "the Consul agent no longer has web: registering it again" in svcinit.err
+
+
+@pytest.mark.parametrize(("via", "sync"), [("ttl", "30s"), ("consul", "200ms")])
+def test_a_check_that_turns_critical_or_passing_is_a_log_line(web: Web, via: str, sync: str) -> None:
+    web.env |= {
+        "SVCINIT_CHECK": "http:/", "SVCINIT_CHECK_VIA": via, "SVCINIT_CHECK_INTERVAL": "1s",
+        "SVCINIT_SYNC_INTERVAL": sync, "SVCINIT_LOG_FORMAT": "json",
+    }  # fmt: skip
+    svcinit = web.serve()
+    is_passing(web)
+
+    def changes() -> list[tuple[str, str]]:
+        lines = [json.loads(line) for line in svcinit.err.splitlines() if line.startswith("{")]
+        return [(line["level"], line["status"]) for line in lines if line["event"] == "check_changed"]
+
+    eventually(lambda: check(web).get("Status") == "passing", "the agent has it as passing")
+    known = len(changes())  # its first result may be one
+    web.answers(503)
+    eventually(lambda: changes()[known:] == [("warning", "critical")], "it is logged as critical")
+    web.answers(200)
+    eventually(lambda: changes()[known:] == [("warning", "critical"), ("info", "passing")], "it is logged as passing")
+    svcinit.stop()

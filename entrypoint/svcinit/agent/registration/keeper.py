@@ -124,6 +124,22 @@ class Keeper:
             known = False
         if not known:
             self.due = 0.0
+            return
+        self._note_status(probe.check.id(self.service.id), probe.status)
+
+    def _note_status(self, check_id: str, status: str) -> None:
+        """Log that one of our own checks has another status than before. A new check is critical until its first
+        result: the first status is not logged."""
+        before = self._last_statuses.get(check_id)
+        if status and before and status != before:
+            name, service_id = self.service.name, self.service.id
+            if status == PASSING:
+                log.info("check_changed", "check {check} of {service} is {status}",
+                         service=name, id=service_id, check=check_id, status=status)  # fmt: skip
+            else:
+                log.warning("check_changed", "check {check} of {service} is {status}",
+                            service=name, id=service_id, check=check_id, status=status)  # fmt: skip
+        self._last_statuses = {**self._last_statuses, check_id: status}
 
     def changed(self) -> None:
         """The agent's record has changed, or the agent has closed the connection: sync now."""
@@ -152,6 +168,8 @@ class Keeper:
         if actual is not None:
             self.checks = statuses(actual)
             self._check_owner(actual)
+            for check in self.service.checks:
+                self._note_status(check.id(self.service.id), self.checks.get(check.id(self.service.id), ""))
             self.maintenance, self._last_statuses = maintenance_of(actual), self.checks
             self.differs = found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
