@@ -87,6 +87,14 @@ class Verdict(Message):
         return found
 
 
+class Refusal(Message):
+    """A change that presence's worker could not prepare. It takes the place of a verdict."""
+
+    def __init__(self, reason: str, said: Sequence[log.Entry] = ()) -> None:
+        self.reason = reason
+        self.said = list(said)  # log entries, as in Verdict
+
+
 class Memory(Message):
     """What a preparation leaves for the next one, and for a rollback."""
 

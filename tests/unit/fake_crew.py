@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from svcinit import log
+from svcinit.handover import Refusal
 from svcinit.model import Deadline, Event, Exited, Role
 from svcinit.settings.parsers import Action
 
@@ -26,6 +27,7 @@ class FakeCrew:
         self.changed = ["/etc/app.ini"]
         self.news = self.unfinished = self.is_done = False
         self.room = True  # for the command
+        self.refusal: Refusal | None = None
         self.ready, self.registered, self.deaf = True, True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
         self.said: list[log.Entry] = []
@@ -104,6 +106,10 @@ class FakeCrew:
 
     def has_news(self) -> bool:
         return self.news
+
+    def take_refusal(self) -> Refusal | None:
+        refusal, self.refusal = self.refusal, None
+        return refusal
 
     def take_news(self) -> bool:
         self.news = False

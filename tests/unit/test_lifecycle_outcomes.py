@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
+from svcinit import log
 from svcinit.errors import Outcome
+from svcinit.handover import Refusal
 from svcinit.lifecycle.reload import CONFIRM_AFTER, POLL_INTERVAL
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Exited, News, ReloadOutcome, Role, Signalled
@@ -212,3 +214,24 @@ def test_without_a_registration_a_restart_needs_none() -> None:
     crew, life = live(env, [(10, HUP), (10, gone), (60, TERM), (60, gone)])
     assert outcome(life)["outcome"] == ReloadOutcome.DONE
     assert crew.served_at() == 10 + CONFIRM_AFTER
+
+
+# a change that presence could not prepare
+
+
+def test_a_refused_change_is_an_aborted_reload_and_degraded_as_by_hup(capfd: pytest.CaptureFixture[str]) -> None:
+    log.hold()
+    log.error("fault", "{error}", error="no key worker")
+    refusal = Refusal("no key worker", log.held())
+    env = {**WEB, "SVCINIT_WATCH": "1"}
+    prepared = Exited(Role.PREPARE, 0)
+    crew = Registering([(0, prepared), (10, News()), *stop(12)])
+    crew.news, crew.refusal = True, refusal
+    life = Lifecycle(environment.read(env), crew)
+    life.run()
+    by_hup = live(env, [(0, prepared), (10, HUP), (10, Exited(Role.PREPARE, 78)), *stop(12)])[1]
+    assert outcome(life)["outcome"] == outcome(by_hup)["outcome"] == ReloadOutcome.ABORTED
+    assert life.history.degraded == by_hup.history.degraded != ""
+    assert crew.told_at == []
+    said = capfd.readouterr().err
+    assert said.index("<reload_begins>") < said.index("<fault>") < said.index("<reload_ended>")

@@ -18,7 +18,7 @@ from svcinit.agent.watch.blocking import GRACE, ROTATION, WAIT, Connections
 from svcinit.agent.watch.follower import POLL_INTERVAL, Follower
 from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import EX_SOFTWARE, Unavailable
-from svcinit.handover import Change, Slot, Slots, Verdict
+from svcinit.handover import Change, Refusal, Slot, Slots, Verdict
 from svcinit.model import NEWS
 from svcinit.settings.environment import read
 
@@ -104,6 +104,12 @@ class Consul(FakeConsul):
 
     def dns_only_passing(self) -> bool:
         return False
+
+
+@pytest.fixture(autouse=True)
+def no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent of this process is not svcinit."""
+    monkeypatch.setattr(os, "kill", lambda _pid, _number: None)
 
 
 @pytest.fixture
@@ -228,6 +234,36 @@ def test_only_what_another_try_can_change_is_tried_again(
     changed(made).code = code
     made.follower.turn(made.clock.now)
     assert (made.follower._retry_at < float("inf")) == retried
+
+
+def test_init_is_notified_of_a_change_that_cannot_be_prepared_once(
+    follow: Callable[[int], Following], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emptied peer set is tried again and again: one refusal, until it is another one or the change succeeds."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, number: sent.append(number))
+    made = follow(0)
+    worker = changed(made)
+    for reason, notified in (("peers of db", 1), ("peers of db", 1), ("peers of db", 1), ("key n", 2)):
+        made.slots.news.write(Refusal(reason))
+        worker.code = 75
+        made.follower.turn(made.clock.now)
+        assert len(sent) == notified
+        made.slots.news.clear()  # as init does
+        made.follower.refresh()
+        worker = again(made)
+    made.verdict(made.slots.news)
+    made.follower.turn(made.clock.now)
+    assert sent == [NEWS] * 3, "svcinit is not degraded any more, though no file has changed"
+
+
+def again(made: Following) -> FakeWorker:
+    """The preparation that is tried again."""
+    made.clock.now = made.follower._retry_at
+    made.follower.turn(made.clock.now)
+    worker = made.follower._worker
+    assert isinstance(worker, FakeWorker)
+    return worker
 
 
 def test_init_is_notified_of_a_changed_file_once(

@@ -102,7 +102,7 @@ class History:
         if changed is None:
             log.info("reload_begins", "reload {reload}: begins")
         else:
-            log.info("reload_begins", "reload {reload}: begins, for a change", changed=",".join(changed))
+            log.info("reload_begins", "reload {reload}: begins, for a change", changed=",".join(changed) or None)
 
     def reload_worked(self) -> None:
         """All steps of the reload are done; only its confirmation is missing. That takes none of its time."""

@@ -16,12 +16,14 @@ from svcinit.settings.parsers import reload_option, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from svcinit.handover import Refusal
     from svcinit.lifecycle.table import Lifecycle
     from svcinit.settings.parsers import Action
 
 POLL_INTERVAL = 0.1  # seconds between two looks at whether the service can be notified, or serves again
 HANDLER_TIMEOUT = 5.0  # seconds in which a service that was never notified can install its handler
 CONFIRM_AFTER = 5.0  # seconds after a notification in which an exit of the service is the reload's failure
+UNCHANGED = "the files are unchanged; the service was not notified"
 DISRUPTION = {"none": 0, "signal": 1, "write": 2, "exec": 2, "restart": 3}
 
 
@@ -72,6 +74,10 @@ class Reload:
         if not self.crew.has_news():
             return
         self.settle()
+        refusal = self.crew.take_refusal()
+        if refusal is not None:
+            self._refused(refusal)
+            return
         if not self.crew.take_news():
             self.begin()
             return
@@ -83,6 +89,13 @@ class Reload:
         else:
             self.crew.notified()
             self.end(ReloadOutcome.DONE)
+
+    def _refused(self, refusal: Refusal) -> None:
+        """A change that cannot be prepared is the same failure as a HUP that cannot be prepared."""
+        self._open(by_hup=False)
+        self.lifecycle.history.reload_began(self.number, [])
+        log.replay(refusal.said)
+        self.end(ReloadOutcome.ABORTED, UNCHANGED)
 
     def _open(self, *, by_hup: bool) -> None:
         self.lifecycle.state, self.is_open = State.RELOADING, True
@@ -109,6 +122,10 @@ class Reload:
             self.job.begin(Role.HOOK, self.settings.reload_timeout, lambda: self.crew.start_hook(hook))
         else:
             self.notify()
+
+    def refused(self) -> None:
+        """Prepare found an error that a person has to correct."""
+        self.end(ReloadOutcome.ABORTED, UNCHANGED)
 
     def hook_failed(self, code: int) -> None:
         self._roll_back(ReloadOutcome.ABORTED, f"SVCINIT_PRE_RELOAD failed with status {code}")

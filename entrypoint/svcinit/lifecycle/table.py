@@ -29,7 +29,6 @@ from svcinit.model import (
     Exited,
     News,
     NotStarted,
-    ReloadOutcome,
     Role,
     Signalled,
     State,
@@ -316,7 +315,7 @@ class Lifecycle:
             case State.RELOADING, Exited(Role.PREPARE, errors.EX_OK):
                 self.reload.prepared()
             case State.RELOADING, Exited(Role.PREPARE, errors.EX_CONFIG):
-                self.reload.end(ReloadOutcome.ABORTED, "the files are unchanged; the service was not notified")
+                self.reload.refused()
             case State.RELOADING, Exited(Role.PREPARE, errors.EX_TEMPFAIL):
                 self.reload.without_consul()
             case State.STARTING | State.RELOADING, Exited(Role.PREPARE, code):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Given = ParamSpec("Given")
 
-    from svcinit.handover import Readiness, Slots, Verdict
+    from svcinit.handover import Readiness, Refusal, Slots, Verdict
     from svcinit.settings.environment import Settings
     from svcinit.settings.parsers import Action
 
@@ -230,6 +230,16 @@ class Crew(Init):
             self._take(verdict)
         self.signal(Role.PRESENCE, _signal.SIGHUP)  # it may prepare the next change
         return verdict is not None
+
+    def take_refusal(self) -> Refusal | None:
+        """If the news is that a change could not be prepared: take that."""
+        from svcinit.handover import Refusal
+
+        refusal = None if self.slots.news_intent.is_filled else self.slots.news.read(Refusal)
+        if refusal is not None:
+            self.slots.news.clear()
+            self.signal(Role.PRESENCE, _signal.SIGHUP)  # it may prepare the next change
+        return refusal
 
     def _take(self, verdict: Verdict) -> None:
         argv = tuple(verdict.argv)

@@ -32,8 +32,8 @@ from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.blocking import NEVER, Connections
 from svcinit.agent.watch.worker import Worker
-from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, Unavailable
-from svcinit.handover import Change, Progress, Verdict
+from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, Unavailable
+from svcinit.handover import Change, Progress, Refusal, Verdict
 from svcinit.model import NEWS
 
 TYPE_CHECKING = False
@@ -80,6 +80,8 @@ class Follower:
         self._turned = 0.0  # when `turn` was last called
         self._attempt = 0
         self.trouble = ""
+        self._inputs: dict[str, Any] = {}  # the last verdict of init
+        self._refused = ""  # why the last change could not be prepared; init was notified of that
         self._started_with: tuple[list[str], dict[str, str]] | None = None
         self._counts: dict[InputId, int] = {}  # how many entries each input had at the last preparation
         self.refresh()
@@ -97,7 +99,7 @@ class Follower:
             times.append(self._settled_at())
         elif self._worker is None and self._knows_all():
             times.append(self._next_worker)
-        return min([*times, self._retry_at])
+        return min([*times, NEVER if self._is_untaken() else self._retry_at])
 
     def descriptors(self) -> list[int]:
         """They become readable when `turn` is to be called."""
@@ -109,6 +111,8 @@ class Follower:
         verdict = self._slots.inputs.read(Verdict)
         if verdict is not None:  # otherwise the slot is empty, or init writes it now: a signal follows
             self._take_over(verdict)
+            if vars(verdict) != self._inputs:  # init has prepared successfully since the last refusal
+                self._inputs, self._refused = vars(verdict), ""
 
     def turn(self, now: float) -> None:
         self._turned = now
@@ -272,6 +276,10 @@ class Follower:
             log.hold()  # init logs these lines, as part of the reload that this may become
             try:
                 done.run_and_record(slots.news, slots.news_memory, self._life, is_done)
+            except SvcinitError as error:
+                log.faults(error)
+                slots.news.write(Refusal(str(error), log.held()))
+                raise (Unavailable() if isinstance(error, Unavailable) else ConfigError()) from None  # it is logged
             finally:
                 log.replay(log.held())
 
@@ -299,7 +307,8 @@ class Follower:
         self.pending_since = self._changes_since
         started_with, owes_reload = self._started_with, self._owes_reload
         self._take_over(verdict)
-        if verdict.changed or self._started_with != started_with or owes_reload:
+        refused, self._refused = self._refused, ""
+        if verdict.changed or self._started_with != started_with or owes_reload or refused:
             self._notify()
         else:
             self._slots.news.clear()
@@ -313,7 +322,13 @@ class Follower:
         if self._is_untaken() and (died or self._slots.news_intent.is_filled):
             self._notify()
             return
-        self._slots.news.clear()
+        refusal = self._slots.news.read(Refusal) or Refusal(f"a change could not be prepared: status {code}")
+        if refusal.reason == self._refused:  # init knows, and the log has it
+            self._slots.news.clear()
+        else:
+            self._refused = refusal.reason
+            self._slots.news.write(refusal)
+            self._notify()
         self.trouble = "a change could not be taken over: the files in place stay"
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
