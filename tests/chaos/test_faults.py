@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from svcinit.agent.prepare.cache import VERSION
 from testing.docker import docker
 from testing.faults import between
 from testing.waiting import eventually
@@ -214,7 +215,7 @@ def test_the_disk_is_full_at_a_render_and_at_the_write_of_the_cache(
     reloads(life)
     life.container.says(f"SVCINIT_CACHE={CACHE!r} cannot be written: No space left on device; the old one stays")
     assert (life.container.read("/out/small"), life.container.read(CACHE)) == (b"fits", cache)
-    assert json.loads(cache)["version"] == 1
+    assert json.loads(cache)["version"] == VERSION
     took = life.right_after(20)
     assert (life.client.failed, life.client.unresolved) == ([], [])
     row(life, took)

@@ -122,7 +122,7 @@ def test_a_certificate_for_another_host_is_refused_until_its_name_is_given(
 
 def test_an_agent_that_asks_for_a_client_certificate_in_vain_is_told_as_that(tls_service: Service) -> None:
     del tls_service.env["CONSUL_CLIENT_CERT"], tls_service.env["CONSUL_CLIENT_KEY"]
-    refuses_to_start(tls_service, "TLS failed: ", "the agent asks for a client certificate: see CONSUL_CLIENT_CERT")
+    refuses_to_start(tls_service, "TLS failed: ", "the agent requires a client certificate: see CONSUL_CLIENT_CERT")
 
 
 def test_a_client_certificate_of_another_authority_is_told_as_refused(
@@ -131,7 +131,7 @@ def test_a_client_certificate_of_another_authority_is_told_as_refused(
     foreign = Authority(tmp_path / "foreign", "foreign").issue("client")
     tls_service.env |= {"CONSUL_CLIENT_CERT": foreign.certificate, "CONSUL_CLIENT_KEY": foreign.key}
     tls_service.env["SVCINIT_START_TIMEOUT"] = "30s"  # now and then the refusal is lost with its connection
-    refuses_to_start(tls_service, "TLS failed: ", "the agent does not take the client certificate: see")
+    refuses_to_start(tls_service, "TLS failed: ", "the agent refuses the client certificate: see")
 
 
 # unix socket

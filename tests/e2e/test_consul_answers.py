@@ -70,13 +70,13 @@ def test_what_is_no_http_is_no_answer(answering: Answering, sent: bytes, connect
 
 @pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"[{", b"\xff\xfe"])
 def test_an_answer_that_is_no_json_is_told(answering: Answering, body: bytes, connect: Connect) -> None:
-    with pytest.raises(Unavailable, match="answered something that is not JSON"):
+    with pytest.raises(Unavailable, match="the answer is not JSON"):
         connect(answering(http("200 OK", body))).kv("config/app")
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1}', b'["a"]', b'[{"Key": 1}]', b'[{"Key": "a", "Value": "*"}]', b"3"])
 def test_json_that_is_no_list_of_keys_is_told(answering: Answering, body: bytes, connect: Connect) -> None:
-    with pytest.raises(Unavailable, match="answered something that is no list of keys"):
+    with pytest.raises(Unavailable, match="the answer is no list of keys"):
         connect(answering(http("200 OK", body))).kv("config/app")
 
 
@@ -111,5 +111,5 @@ def test_more_than_any_prefix_should_hold_is_refused(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     monkeypatch.setattr("svcinit.agent.consul.api.KV_LIMIT", 1 << 20)
-    with pytest.raises(ConfigError, match="answered more than 1 MiB; where it is KV, name a narrower"):
+    with pytest.raises(ConfigError, match="the answer has more than 1 MiB; for KV, name a narrower"):
         connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")

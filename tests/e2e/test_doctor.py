@@ -88,7 +88,7 @@ def test_what_is_no_consul_is_named_for_what_it_is(service: Service) -> None:
     with between((service.consul.address, service.consul.http_port)) as proxy:
         proxy.fault = "garbage"
         found = diagnosis({**service.env, "CONSUL_HTTP_ADDR": f"{LOOPBACK}:{proxy.port}"})
-        assert "answered something that is not JSON: is that a Consul agent?" in found.one("consul-away")
+        assert "the answer is not JSON: is that a Consul agent?" in found.one("consul-away")
     found = diagnosis({**service.env, "CONSUL_HTTP_ADDR": f"{service.consul.address}:{service.consul.http_port}/v2"})
     assert "is CONSUL_HTTP_ADDR a Consul agent that takes this?" in found.one("consul-wrong")
 
