@@ -1,14 +1,15 @@
-"""One line an event on stderr, from either half, that can never hold its writer up.
+"""One line for each event on stderr, from both halves. Writing a line never blocks.
 
     info("started", "started {command} pid={main_pid}", command="uwsgi", main_pid=12)
 
-An event has a name of events.py, fields, and a sentence made of them; docs/logs.md describes both forms of a line. As
-text, what the sentence does not tell follows it. What others say is escaped where it is not printable.
+An event has a name of log_events.py, fields, and a sentence with fields in it; docs/logs.md describes both formats of a
+line. In the text format, the fields that the sentence does not contain follow it. The exception: the fields of an
+error (`errors.py: Fault`) are in the error's own sentence already. Characters that are not printable are escaped.
 
-A log driver that stops reading fills the pipe; a PID 1 blocked on write(2) would then be deaf to signals. poll(2)
-is no help: main writes to the same pipe, and a terminal takes less than it promises. So each write is one that does
-not wait, and a line is at most PIPE_BUF long, which pipe(7) promises to write whole or not at all. What does not fit is
-counted and reported with the next line that does.
+A log driver that stops reading fills the pipe; a PID 1 that blocks in write(2) would then handle no signal. poll(2)
+does not help: the service writes to the same pipe, and a terminal takes less than poll(2) promises. So each write is
+one that does not wait, and a line has at most PIPE_BUF bytes, which pipe(7) promises to write completely or not at
+all. Lines that do not fit are counted, and the next line that fits has their number.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     Field = str | int | float | None
     Fields = Mapping[str, Field]
-    Entry = tuple[float, int, int, Fields, EventName, str, Fields]  # when, level, pid, context, event, sentence, fields
+    # when, level, pid, context, event, sentence, fields, names of the fields that are in the sentence of the error
+    Entry = tuple[float, int, int, Fields, EventName, str, Fields, list[str]]
 
 LEVELS = ("debug", "info", "warning", "error")
 PIPE_BUF = 4096  # bytes, of Linux
@@ -35,7 +37,6 @@ STDERR = 2
 CUT = "..."
 MESSAGE = 300  # characters of each field in these
 RECENT = 3  # lines that are kept for the state files
-IN_SENTENCES = "error", "file", "line", "key", "variable", "outcome"  # what sentences tell in words of their own
 
 _threshold = 1
 _json = False
@@ -55,7 +56,7 @@ def configure(level: str, fmt: str, **fields: Field) -> None:
 
 
 def context(**fields: Field) -> None:
-    """Fields of every line from now on, of this process and of those that it forks; None takes one out."""
+    """Set fields of all further lines of this process and of its children; None removes a field."""
     _context.update(fields)
 
 
@@ -76,18 +77,18 @@ def error(event: EventName, sentence: str, **fields: object) -> None:
 
 
 def faults(found: SvcinitError) -> None:
-    """An error that was raised on purpose, a line a fault."""
+    """An error that was raised on purpose: one line for each fault."""
     for fault in found.faults:
-        _event(3, "fault", "{error}", {"error": fault, **fault.fields})
+        _event(3, "fault", "{error}", {"error": fault})
 
 
 def internal(where: str, found: Exception) -> None:
-    """A fault of svcinit's own."""
+    """A bug in svcinit."""
     _event(3, "internal_error", "{where}: " + INTERNAL, {"where": where, **origin(found)})
 
 
 def origin(found: BaseException) -> dict[str, object]:
-    """What happened and where, never a value: the fields of INTERNAL."""
+    """The fields of INTERNAL: the kind of the exception and its place, and no value of a variable."""
     last = found.__traceback__
     assert last
     while last.tb_next:  # not `traceback`: without a free descriptor nothing can be imported
@@ -98,24 +99,24 @@ def origin(found: BaseException) -> dict[str, object]:
 
 
 def hold() -> None:
-    """Keep lines back until it is known what they belong to."""
+    """Hold lines back until it is known to which reload they belong."""
     global _held
     _held = []
 
 
 def held() -> list[Entry]:
-    """What was kept back; from now on lines are written again."""
+    """The entries that were held back; further lines are written again."""
     global _held
     found, _held = _held or [], None
     return found
 
 
 def replay(entries: list[Entry]) -> None:
-    """Write what another process kept back, as part of the reload that goes on here, if one does."""
+    """Write the entries that another process held back, as part of the reload that runs here, if any."""
     try:
-        for when, level, pid, fields, event, sentence, own in entries:
-            _put((when, level, pid, {**fields, "reload": _context.get("reload")}, event, sentence, own))
-    except (TypeError, ValueError, LookupError, AttributeError):  # it may have been at fault in any way
+        for when, level, pid, fields, event, sentence, own, named in entries:
+            _put((when, level, pid, {**fields, "reload": _context.get("reload")}, event, sentence, own, named))
+    except (TypeError, ValueError, LookupError, AttributeError):  # what a child left may be wrong in any way
         return
 
 
@@ -129,8 +130,10 @@ def recent() -> list[dict[str, object]]:
 def _event(level: int, event: EventName, sentence: str, fields: Mapping[str, object]) -> None:
     if level < _threshold:
         return
+    named: Mapping[str, object] = getattr(fields.get("error"), "fields", {})
+    fields = {**named, **fields}
     plain = {name: value if isinstance(value, int | float | None) else str(value) for name, value in fields.items()}
-    entry = time.time(), level, os.getpid(), dict(_context), event, sentence, plain
+    entry = time.time(), level, os.getpid(), dict(_context), event, sentence, plain, list(named)
     if _held is None:
         _put(entry)
     else:
@@ -149,7 +152,7 @@ def _put(entry: Entry) -> None:
 
 
 def _line(entry: Entry) -> bytes:
-    """The line as it is written: no text in it is longer than it may be for the whole to be PIPE_BUF long at most."""
+    """The line as it is written. Long texts in it are cut, so that it has at most PIPE_BUF bytes."""
     limit = PIPE_BUF
     line = _form(entry, limit)
     while len(line) >= PIPE_BUF and limit:
@@ -159,32 +162,42 @@ def _line(entry: Entry) -> bytes:
 
 
 def _form(entry: Entry, limit: int) -> bytes:
-    when, level, pid, common, event, sentence, own = entry
+    when, level, pid, common, event, sentence, own, named = entry
     own = {"reload": common.get("reload"), **own, "lines_dropped": _dropped or None}
     given = {name: value for name, value in {**common, **own}.items() if value is not None}
     shown = {name: _shown(value, limit) for name, value in given.items()}
     if any(isinstance(value, str) and len(value) > limit for value in given.values()):
         shown["cut"] = own["cut"] = True
-    message = sentence.format_map({**dict.fromkeys(own, "-"), **shown})
+    values = _Values({**dict.fromkeys(own, "-"), **shown})
+    message = sentence.format_map(values)
     if _json:
         import json  # only who asks for JSON pays for it
 
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
         record = {"time": stamp, "level": LEVELS[level], "pid": pid, "event": event, "message": message, **shown}
-        record.pop(sentence[1:-1], None)  # `{error}`: the message is this field, which is not repeated
+        if len(values.used) == 1 and shown.get(values.used[0]) == message:
+            del record[values.used[0]]  # the message is this field
         return json.dumps(record).encode()
     mark = "" if level == 1 else f"{LEVELS[level]}: "
-    rest = [name for name in own if name in shown and name not in IN_SENTENCES and not _tells(sentence, name)]
+    rest = [name for name in own if name in shown and name not in named and name not in values.used]
     return f"svcinit: {mark}{message}{''.join(f' {name}={_word(shown[name])}' for name in rest)}".encode()
 
 
-def _tells(sentence: str, name: str) -> bool:
-    return f"{{{name}}}" in sentence or f"{{{name}:" in sentence
+class _Values(dict[str, object]):
+    """The fields of a line; `used`: those that its sentence contains."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        super().__init__(values)
+        self.used: list[str] = []
+
+    def __getitem__(self, name: str) -> object:
+        self.used.append(name)
+        return super().__getitem__(name)
 
 
 def _text(entry: Entry) -> str:
     """The message alone, as `_form` makes it."""
-    _, _, _, common, _, sentence, own = entry
+    _, _, _, common, _, sentence, own, _ = entry
     given = {name: _shown(value, MESSAGE) for name, value in {**common, **own}.items() if value is not None}
     return sentence.format_map({**dict.fromkeys(own, "-"), **dict.fromkeys(common, "-"), **given})
 
@@ -199,7 +212,7 @@ def _shown(value: Field, limit: int) -> Field:
 
 
 def printable(text: str) -> str:
-    """In one line, without control characters: what others say must do nothing to a terminal."""
+    """The text on one line, without control characters: output of other programs must not control a terminal."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
@@ -212,7 +225,7 @@ def _word(value: Field) -> str:
 
 
 def _write(line: bytes) -> bool:
-    """True when all of its text is out. If its end was cut off, the next line begins with a line end."""
+    """True if the whole text was written. If its end was cut off, the next line begins with a line end."""
     global _torn
     whole = b"\n" + line if _torn else line
     try:
@@ -225,9 +238,9 @@ def _write(line: bytes) -> bool:
 
 
 def _send(data: bytes) -> int:
-    """Write what fits now; return how much that was.
+    """Write what fits now; return the number of bytes.
 
-    O_NONBLOCK is never set on fd 2: main shares that open file description (open(2)) and would see EAGAIN.
+    O_NONBLOCK is never set on fd 2: the service shares this open file description (open(2)) and would get EAGAIN.
     """
     kind = stat.S_IFMT(os.fstat(STDERR).st_mode)
     if kind == stat.S_IFREG:
@@ -253,17 +266,17 @@ def _send(data: bytes) -> int:
 
 
 def _reopen() -> int:
-    """Open what stderr is once more, without waiting."""
+    """Open the file of stderr again, without waiting."""
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(f"/proc/self/fd/{STDERR}", flags)
     except OSError:
-        os.tcgetpgrp(STDERR)  # fails unless stderr is our controlling terminal, which is what /dev/tty is
-        return os.open("/dev/tty", flags)  # and everybody may open that
+        os.tcgetpgrp(STDERR)  # fails unless stderr is our controlling terminal: then /dev/tty is the same
+        return os.open("/dev/tty", flags)  # every user may open this one
 
 
 def _splice(data: bytes) -> int:
-    """Write to a pipe that we may not open. Each call fills a page of it: no choice for what comes in bursts."""
+    """Write to a pipe that we may not open. Each call uses a page of the pipe, so bursts fill it soon."""
     reading, writing = os.pipe()
     try:
         os.write(writing, data)
@@ -280,4 +293,4 @@ def _send_to_socket(data: bytes) -> int:
     try:
         return channel.send(data, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
     finally:
-        channel.detach()  # so that it is not closed
+        channel.detach()  # keeps the descriptor open

@@ -130,6 +130,21 @@ def test_as_a_certificate_or_key_for_consul(odd: tuple[str, str], name: str, tmp
     assert "CONSUL_CLIENT_KEY" in told
 
 
+def test_as_a_file_in_a_directory_of_ca_certificates(odd: tuple[str, str], tmp_path: pathlib.Path) -> None:
+    """OpenSSL opens only files with the name of a hash there; a directory of that name is no file to it either."""
+    path, said = odd
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    (folder / "README").symlink_to(path)
+    options = {"verify": str(folder), "timeout": (0.1, 0.1)}
+    assert "cannot be read" not in faults(Consul("https://127.0.0.1:1", **options).agent)  # type: ignore[arg-type]
+    (folder / "0a1b2c3d.0").symlink_to(path)
+    told = faults(Consul("https://127.0.0.1:1", **options).agent)  # type: ignore[arg-type]
+    assert f"{folder}/0a1b2c3d.0 cannot be read: it" in told
+    assert said in told
+    assert "CONSUL_CAPATH" in told
+
+
 def test_a_token_file_that_became_one_leaves_the_token_as_it_was(odd: tuple[str, str]) -> None:
     consul = http.Http("127.0.0.1:8500", token="old", token_file=odd[0])
     assert not consul._token_changed()

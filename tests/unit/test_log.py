@@ -59,15 +59,27 @@ def test_text_is_the_sentence_and_then_what_it_does_not_tell() -> None:
         log.configure("debug", "text", service="shop", id="shop-1")
         log.info("started", "started {command} pid={main_pid}", command="uwsgi", main_pid=12, files=3, cached=False)
         log.warning("degraded", "starting without Consul, {age}", age="3 h old", degraded="it is away", version=None)
-        log.error("rendered", "rendered {file}", file="/etc/app.ini", seconds=0.12345, error="not told again")
+        log.error("rendered", "rendered {file}", file="/etc/app.ini", seconds=0.12345, reason="none")
         log.debug("ready", "ready", service="", reason="don't")
 
     assert said(act).decode() == (
         "svcinit: started uwsgi pid=12 files=3 cached=no\n"
         "svcinit: warning: starting without Consul, 3 h old degraded='it is away'\n"
-        "svcinit: error: rendered /etc/app.ini seconds=0.123\n"
+        "svcinit: error: rendered /etc/app.ini seconds=0.123 reason=none\n"
         "svcinit: debug: ready service='' reason=don't\n"
     )
+
+
+@FORMATS
+def test_fields_of_an_error_are_fields_of_the_line_and_are_not_repeated_after_its_sentence(form: str) -> None:
+    error = ConfigError("/etc/app.ini, line 3: no key a", file="/etc/app.ini", line=3, key="a")
+    for each in (error, error.faults[0]):
+        text = said(lambda each=each: log.warning("unavailable", "{error}; retrying", error=each, age="1 h"), form)  # type: ignore[misc]
+        if form == "text":
+            assert text == b"svcinit: warning: /etc/app.ini, line 3: no key a; retrying age='1 h'\n"
+        else:
+            found = json.loads(text)
+            assert (found["file"], found["line"], found["key"], found["age"]) == ("/etc/app.ini", 3, "a", "1 h")
 
 
 def test_json_has_the_context_the_sentence_and_every_field() -> None:
@@ -108,7 +120,9 @@ def test_what_others_say_can_neither_colour_the_terminal_nor_begin_a_line(form: 
 @FORMATS
 def test_a_line_that_would_be_too_long_is_shortened_in_its_texts_and_says_so(form: str) -> None:
     line = said(
-        lambda: log.warning("unavailable", "{error}; trying again", error="ü€𝄞" * 3000, file="/etc/app", seconds=1.5),
+        lambda: log.warning(
+            "unavailable", "{error}; trying again", error=Fault("ü€𝄞" * 3000, file="/etc/app"), seconds=1.5
+        ),
         form,
     )
     assert select.PIPE_BUF // 4 < len(line) <= select.PIPE_BUF

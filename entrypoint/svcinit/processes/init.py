@@ -164,7 +164,7 @@ class Init:
             except PermissionError:
                 log.error(
                     "not_executed",
-                    "SVCINIT_USER: not permitted to become that user: the container lacks CAP_SETUID or CAP_SETGID",
+                    "{variable}: cannot become this user: the container lacks CAP_SETUID or CAP_SETGID",
                     variable="SVCINIT_USER",
                 )
                 return EX_CONFIG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 from typing import Any
@@ -17,19 +18,31 @@ from urllib3.util import create_urllib3_context
 
 from svcinit import regular_file
 
+# the names of the files that OpenSSL opens in a directory of CA certificates (X509_LOOKUP_hash_dir(3))
+HASHED = re.compile(r"[0-9a-f]{8}\.r?[0-9]+")
+
 
 def unreadable(*paths: object) -> str:
-    """Why a certificate or key file cannot be used, or "". Only files that are no regular ones count: OpenSSL would
-    block on a fifo. OpenSSL reports all other faults itself."""
+    """Why a certificate or key file cannot be used, or "". Only files that are not regular or too large count: OpenSSL
+    would block on a fifo. OpenSSL reports all other faults itself."""
     for path in paths:
-        try:
-            if isinstance(path, str) and not os.path.isdir(path):
-                regular_file.read(path)
-        except regular_file.UnfitError as error:
-            return f"{path} cannot be read: {error.strerror}: see CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-        except OSError:
-            continue
+        for file in _files(path) if isinstance(path, str) else ():
+            try:
+                regular_file.read(file)
+            except regular_file.UnfitError as error:
+                names = "CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
+                return f"{file} cannot be read: {error.strerror}: see {names}"
+            except OSError:
+                continue
     return ""
+
+
+def _files(path: str) -> list[str]:
+    """The file, or the files that OpenSSL opens in the directory."""
+    try:
+        return [os.path.join(path, name) for name in os.listdir(path) if HASHED.fullmatch(name)]
+    except OSError:  # it is not a directory
+        return [path]
 
 
 class Adapter(HTTPAdapter):

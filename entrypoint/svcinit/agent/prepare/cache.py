@@ -91,7 +91,7 @@ def count(settings: Settings, wanted: InputId) -> int:
     try:
         known = load(settings) if settings.cache else None
     except Unavailable as refused:
-        log.warning("cache_refused", "{error}", error=refused, **refused.fields)
+        log.warning("cache_refused", "{error}", error=refused)
         return 0
     return len(known.contents.get(wanted, ())) if known else 0
 

@@ -38,7 +38,7 @@ class DefaultsSource(Source):
                 self._answered = True
                 return answer
             except Unavailable as error:
-                log.debug("unavailable", "{error}", error=error, **error.fields)
+                log.debug("unavailable", "{error}", error=error)
         self._unanswered.add(wanted)
         return Answer({} if wanted.kind == Kind.KV else [], time.time())
 

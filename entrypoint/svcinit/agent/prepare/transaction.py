@@ -18,7 +18,7 @@ from svcinit.agent.prepare.lock import locked
 from svcinit.agent.prepare.rendering import Rendering
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.registration.port import require_free_ports
-from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
+from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.handover import CLOSED, Memory, Progress, Verdict
 
 TYPE_CHECKING = False
@@ -91,8 +91,8 @@ def _retry(attempt: Callable[[], None], out: Slot, deadline: float, *, is_first:
             pause = min(left, pause_before(number, BACKOFF, getattr(error, "retry_after", None)))
             if str(error) != logged:
                 logged = str(error)
-                log.warning("unavailable", "{error}; trying again for up to {remaining_seconds} s", error=logged + hint,
-                            remaining_seconds=round(left, 1), **error.fields)  # fmt: skip
+                log.warning("unavailable", "{error}; trying again for up to {remaining_seconds} s",
+                            error=Fault(logged + hint, **error.fields), remaining_seconds=round(left, 1))  # fmt: skip
             time.sleep(pause)
 
 

@@ -100,7 +100,7 @@ class Keeper:
             if str(error) != self.trouble:
                 self.trouble = str(error)
                 state = "maybe not registered" if self.registered else "not registered yet"
-                log.warning("consul_failed", "{state}: {error}; trying again", state=state, error=error, **error.fields,
+                log.warning("consul_failed", "{state}: {error}; trying again", state=state, error=error,
                             id=self.service.id)  # fmt: skip
             return
         if self.trouble:

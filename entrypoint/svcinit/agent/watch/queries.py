@@ -49,7 +49,7 @@ class Watch(BlockingQuery):
 
     def failed(self, error: SvcinitError) -> None:
         log.warning("watch_failed", "{input} cannot be followed: {error}; trying again",
-                    input=str(self.id), error=error, **error.fields)  # fmt: skip
+                    input=str(self.id), error=error)  # fmt: skip
 
     def answers_again(self) -> None:
         log.info("watch_answers", "{input}: followed again", input=str(self.id))
