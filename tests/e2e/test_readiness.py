@@ -39,11 +39,11 @@ def test_a_service_is_not_in_the_catalog_before_it_serves_and_passes_at_once_the
 
 
 def test_a_service_that_is_not_ready_in_time_is_stopped_and_never_was_in_the_catalog(service: Service) -> None:
-    service.env |= {"SVCINIT_READY": "tcp", "SVCINIT_START_TIMEOUT": "500ms"}
+    service.env |= {"SVCINIT_READY": "tcp", "SVCINIT_START_TIMEOUT": "3s"}
     svcinit = slow(service)
     main = svcinit.child("main")
     assert svcinit.wait() == 69
-    expected = "error: not ready within SVCINIT_START_TIMEOUT=0.5s: SVCINIT_READY failed: Connection refused\n"
+    expected = "error: not ready within SVCINIT_START_TIMEOUT=3s: SVCINIT_READY failed: Connection refused\n"
     assert expected in svcinit.err
     assert "registered" not in svcinit.err.replace("deregistered", "")
     assert not is_alive(main)

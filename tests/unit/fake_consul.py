@@ -46,6 +46,7 @@ class FakeConsul:
         self.registered: dict[str, dict[str, Any]] = {}
         self.statuses: dict[str, str] = {}
         self.calls: list[tuple[object, ...]] = []
+        self.registered_as: list[list[str]] = []  # the statuses of the checks at each registration
         self.rotations = 0
         self.reached = True
         self.beat = lambda: None
@@ -84,6 +85,7 @@ class FakeConsul:
         ids = [check["CheckID"] for check in definition.get("Checks", ())]
         for check in definition.get("Checks", ()):
             self.statuses[check["CheckID"]] = check.get("Status", "critical")
+        self.registered_as.append([self.statuses[id] for id in ids])
         self.registered[definition["ID"]] = {**definition, "Service": definition["Name"], "_checks": ids}
 
     def deregister(self, service_id: str, name: str) -> None:

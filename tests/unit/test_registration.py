@@ -215,7 +215,7 @@ def test_a_service_is_registered_as_passing_the_moment_it_is_ready(
     results[:] = [0]
     started.turns(0.5)
     assert consul.made("register") == [("register", "web")]
-    assert consul.statuses == {"service:web": PASSING}
+    assert consul.registered_as == [[PASSING]]
 
 
 def test_a_check_other_than_ready_is_probed_before_the_registration(
@@ -224,8 +224,7 @@ def test_a_check_other_than_ready_is_probed_before_the_registration(
     started = start(SVCINIT_READY="tcp", SVCINIT_CHECK="http:/", SVCINIT_CHECK_VIA="ttl", SVCINIT_CHECK_SUCCESSES="2")
     results[:] = [2, 2, 0]
     started.turns(2)
-    assert consul.statuses == {"service:web": PASSING}
-    assert consul.made("register") == [("register", "web")]
+    assert consul.registered_as == [[PASSING]]
 
 
 def test_a_check_that_fails_although_the_service_is_ready_is_registered_as_critical(
@@ -234,7 +233,7 @@ def test_a_check_that_fails_although_the_service_is_ready_is_registered_as_criti
     started = start(SVCINIT_READY="tcp", SVCINIT_CHECK="http:/", SVCINIT_CHECK_VIA="ttl")
     results[:] = [0, 2]
     started.turns(2)
-    assert consul.statuses == {"service:web": CRITICAL}
+    assert consul.registered_as == [[CRITICAL]]
 
 
 def test_a_loss_of_the_agents_data_within_the_first_interval_leaves_it_passing(
