@@ -22,10 +22,10 @@ from tests.e2e.failing import is_passing
 
 FAST = """
 from svcinit.processes import child, init
-from svcinit.lifecycle import steps
+from svcinit.lifecycle import residents
 from svcinit.agent.consul import connect
 from svcinit.agent.registration import presence
-steps.BEAT, steps.SILENCE, init.TICK, child.PAUSED = 0.2, 1.5, 0.2, 0.3
+residents.HEARTBEAT_INTERVAL, residents.HEARTBEAT_TIMEOUT, init.TICK, child.PAUSED = 0.2, 1.5, 0.2, 0.3
 presence.BEAT, presence.READ_TIMEOUT, connect.READ_TIMEOUT = 0.2, 0.4, 0.4
 """
 HANGS = "import time; presence.main = lambda *_, **__: time.sleep(100)\n"
