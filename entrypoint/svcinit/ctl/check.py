@@ -1,7 +1,7 @@
-"""svcinitctl check: an image's templates against a file, in the image's own CI, without Consul.
+"""svcinitctl check: render the templates of an image from a file, for CI, without Consul.
 
-The file is that of SVCINIT_SOURCE=file:, where `env` stands for the environment. Names of keys may be relative to the
-prefix, too. A service that a template uses must stand in it, if only with an empty list: a misspelt one is found.
+The file has the form of SVCINIT_SOURCE=file:, with `env` as the environment. Names of keys can be relative to the
+prefix. Each service that a template uses must be in the file, if only with an empty list, so that a misspelt name is found.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Fixture(FileSource):
 
 
 class Findings:
-    """faults: all that is wrong."""
+    """`faults`: all errors."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, findings: Findings) -> list[str]:
-    """What was done, one line; faults that are not the end of it go to `findings`. Raises ConfigError."""
+    """A line about what was done. Errors that do not end the check go to `findings`. Raises ConfigError."""
     from svcinit.agent.files import commit
     from svcinit.agent.prepare.rendering import Rendering
     from svcinit.agent.prepare.template_data import TemplateData

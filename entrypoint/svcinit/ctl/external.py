@@ -1,6 +1,6 @@
-"""svcinitctl external: services that no agent looks after (a hosted database) in Consul's catalog, for all to find.
+"""svcinitctl external: services without an agent (such as a hosted database) in Consul's catalog.
 
-They are on nodes of their own, marked for consul-esm, which runs their checks where it runs. Source: Consul's "Catalog"
+Each has its own node, marked for consul-esm, which runs its check. Source: Consul's "Catalog"
 API page, consul-esm's README.
 """
 
@@ -28,20 +28,22 @@ INTERVAL = "10s"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="register|deregister")
-    register = actions.add_parser("register", help="put it in; again, with the same node and id, replaces it")
+    register = actions.add_parser("register", help="register it; the same node and id replace an earlier registration")
     register.add_argument("name", type=_read(service_name), metavar="NAME", help="the service's name")
     register.add_argument("--address", type=_read(host), required=True, metavar="HOST", help="host name or IP address")
     register.add_argument("--port", type=_read(port), required=True, metavar="N")
-    register.add_argument("--tag", action="append", default=[], metavar="TAG", help="may be given again")
-    register.add_argument("--meta", action="append", default=[], type=_read(_pair), metavar="K=V", help="the same")
+    register.add_argument("--tag", action="append", default=[], metavar="TAG", help="can be repeated")
     register.add_argument(
-        "--check", type=_read(_check), metavar="tcp|http:URL", help="what consul-esm does; by default none"
+        "--meta", action="append", default=[], type=_read(_pair), metavar="K=V", help="can be repeated"
+    )
+    register.add_argument(
+        "--check", type=_read(_check), metavar="tcp|http:URL", help="the check that consul-esm runs; by default none"
     )
     register.add_argument(
         "--interval", type=_read(_interval), default=INTERVAL, metavar="TIME", help=f"between two checks [{INTERVAL}]"
     )
-    register.add_argument("--ping", action="store_true", help="consul-esm pings the host, too")
-    deregister = actions.add_parser("deregister", help="take it out, and its node if nothing else is on that")
+    register.add_argument("--ping", action="store_true", help="consul-esm also pings the host")
+    deregister = actions.add_parser("deregister", help="deregister it, and its node if the node has no other service")
     deregister.add_argument("name", type=_read(service_name), metavar="NAME", help="the service's name")
     for action in (register, deregister):
         action.add_argument("--node", type=_read(_node), metavar="NODE", help="its node; by default made from HOST")
@@ -74,7 +76,7 @@ def _register(consul: Consul, options: argparse.Namespace) -> int:
 
 
 def _settle_check(consul: Consul, wanted: dict[str, Any], options: argparse.Namespace) -> None:
-    """A check that is there keeps its status, for what consul-esm found still holds, or goes where none is wanted."""
+    """An existing check keeps its status, since consul-esm's result is still valid. An unwanted check is removed."""
     check_id = f"service:{wanted['Service']['ID']}"
     status = consul.node_checks(wanted["Node"], options.dc).get(check_id)
     if status and "Check" in wanted:
@@ -128,7 +130,7 @@ def _registration(options: argparse.Namespace) -> dict[str, Any]:
             "CheckID": f"service:{service_id}",
             "ServiceID": service_id,
             "Name": f"{options.name} {kind}",
-            "Status": "passing",  # until consul-esm says otherwise: where none runs it must be found all the same
+            "Status": "passing",  # until consul-esm has a result; without consul-esm the service must be found, too
             "Definition": {**probe, "Interval": options.interval},
         }
     return {**wanted, **({"Datacenter": options.dc} if options.dc else {})}
@@ -140,7 +142,7 @@ def _node_of(host: str) -> str:
 
 
 def _read(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """For argparse: with the reason why a value is none."""
+    """A parser for argparse, with the reason why a value is wrong."""
 
     def read(raw: str) -> object:
         try:
@@ -159,7 +161,7 @@ def _node(raw: str) -> str:
 
 def _pair(raw: str) -> dict[str, str]:
     key, sign, value = raw.partition("=")
-    pairs(f"{key}=" if sign else raw)  # for its faults; a value may have a comma here
+    pairs(f"{key}=" if sign else raw)  # for its errors; a value can have a comma here
     return {key: value}
 
 

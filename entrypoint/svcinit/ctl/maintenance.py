@@ -13,12 +13,14 @@ REASON = "svcinitctl maintenance"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mode", choices=("on", "off"), help="on: Consul gives the service to nobody, and it runs on")
-    parser.add_argument("--reason", default=REASON, help=f"what others read in Consul [{REASON}]")
+    parser.add_argument(
+        "mode", choices=("on", "off"), help="on: Consul gives the service to no client, while it continues to run"
+    )
+    parser.add_argument("--reason", default=REASON, help=f"the reason that Consul shows [{REASON}]")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Tells the agent itself; presence sees it at its next look and keeps it up. Raises ConfigError, Unavailable."""
+    """Change the mode in the agent; presence preserves it from its next sync on. Raises ConfigError, Unavailable."""
     from svcinit.agent.consul.connect import connect
     from svcinit.agent.registration.services import services
     from svcinit.settings.environment import read

@@ -1,4 +1,4 @@
-"""The state file of the svcinit that runs in this container."""
+"""The state of the svcinit that runs in this container."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def folder() -> str | None:
 
 
 def read() -> dict[str, Any] | None:
-    """The state of the svcinit that runs now; None when there is none, or only what a dead one left."""
+    """The state of the running svcinit; None without one. Files of a svcinit that has ended do not count."""
     return read_state(folder(), "init", _lives)
 
 
 def _lives(state: dict[str, Any]) -> bool:
-    if state["pid"] < 1:  # kill(2): to none of these a single process
+    if state["pid"] < 1:  # kill(2): none of these is a single process
         return False
     try:
         os.kill(state["pid"], 0)
     except PermissionError:
-        return True  # it is another user's
+        return True  # the process of another user
     except OSError:
         return False
     return True
 
 
 def needed() -> dict[str, Any] | None:
-    """As `read`, and tells people when there is none."""
+    """As `read`; prints an error if there is none."""
     state = read()
     if state is None:
         print(NOT_RUNNING.format(", ".join(places(folder()))), file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The environment, read and checked as the table says, over the defaults that the image brings along.
+"""Reads and checks the environment by the table; the defaults of the image come from a file.
 
-The sole reader of the environment. Standard library only, and little of it: `dataclasses`, `typing` and `signal`
-would cost each container start more than the rest of the init half together (18, 11 and 5 ms).
+Only this module reads the environment. It imports little: `dataclasses`, `typing` and `signal` would cost each start of
+a container more than the rest of the init half together (18, 11 and 5 ms).
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Environment(dict[str, str]):
 
 
 class Settings:
-    """What TABLE makes of an environment: one attribute a row (SVCINIT_PORT is `port`), never changed.
+    """The values of an environment: an attribute for each row of TABLE (SVCINIT_PORT is `port`). They never change.
 
-    Durations are seconds. `environment` is the process's own as it was given, undecodable bytes as surrogates.
+    Durations are in seconds. `environment`: that of the process, with undecodable bytes as surrogates.
     `needs_prepare`: there is something to fetch, wait for or render before main starts. `plain`: nothing is configured,
     so this is an init as tini is one, which forwards every signal and times nothing.
     """
@@ -141,7 +141,7 @@ class Settings:
 
     def __init__(self, environment: Mapping[str, str], values: Mapping[str, object]) -> None:
         self.__dict__.update(values, environment=environment)
-        # looked at once: what appears in a template directory later must not change what this life is
+        # read once: a file that appears in a template directory later must not change this run
         needs_prepare = bool(
             self.kv_prefix
             or self.wait_for
@@ -169,20 +169,20 @@ class Settings:
 
     @property
     def probes(self) -> bool:
-        """May svcinit run probes of its own, and tell what they found? SVCINIT_SERVICES may ask for some."""
+        """May svcinit run probes itself? SVCINIT_SERVICES may ask for some."""
         asked = self.ready.kind != "none" or self.check_via == "ttl" or self.reload_verify
         return bool(self.service and (asked or self.services or self.checks))
 
     @property
     def needs_presence(self) -> bool:
-        """Is there something to do for as long as main lives: to be registered, or to follow changes?"""
+        """Is there work while the service runs: keep it registered, or watch for changes?"""
         return self.registers or self.watch
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
 
     def main_environment(self, extra: Mapping[str, str]) -> Environment:
-        """The environment of main: as it was given, minus Consul's secrets unless asked for, plus `extra`."""
+        """The environment of the service: the original one, without Consul's secrets (SVCINIT_PASS_TOKEN), plus `extra`."""
         names = [row.name for row in TABLE if row.secret and not self.pass_token]
         gone = {*names, *(f"{name}_FILE" for name in names)}
         added = {**(self.user[3] if self.user else {}), **extra}
@@ -193,7 +193,7 @@ class Settings:
 
 
 def original_environment() -> Environment:
-    """The environment as it was given to this process, byte for byte (undecodable bytes as surrogates).
+    """The original environment of this process, byte for byte (undecodable bytes as surrogates).
 
     Not os.environ: in the C locale, which most images have, CPython adds LC_CTYPE to its own (PEP 538), and -I
     does not stop that. /proc/self/environ (proc(5)) still shows what execve(2) passed. What the launcher kept from
@@ -203,7 +203,7 @@ def original_environment() -> Environment:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
         entries = [os.fsdecode(entry) for entry in block.split(b"\0")[:-1]]
-    except OSError:  # no /proc: then what the interpreter is known to add is taken out again
+    except OSError:  # no /proc: remove what the interpreter is known to add
         known = dict(os.environ)
         if not known.get("LC_ALL") and known.get("LANG", "") in ("", "C", "POSIX") and known.get("LC_CTYPE") == COERCED:
             del known["LC_CTYPE"]
@@ -221,9 +221,9 @@ def original_environment() -> Environment:
 
 
 def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> Settings:
-    """Read and check the whole environment; what it lacks is taken from the file `image_defaults`, if there is one.
+    """Read and check the whole environment. Variables that it lacks come from the file `image_defaults`, if it exists.
 
-    Raises ConfigError with every fault there is: each names the variable, what it was given, what was expected.
+    Raises ConfigError with all faults. Each names the variable, its value and what was expected.
     """
     settings, faults = attempt(environment, image_defaults)
     if faults:
@@ -232,7 +232,7 @@ def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -
 
 
 def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> tuple[Settings, list[Fault]]:
-    """As `read`: what can be read, and every fault; what is wrong is as if it were unset."""
+    """As `read`, without an exception: the settings, and all faults. A wrong variable counts as unset."""
     defaults, faults = _from_file(image_defaults)
     faults += _unknown(environment)
     values: dict[str, object] = {}
@@ -263,7 +263,7 @@ def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
 
 
 def alone(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> object:
-    """One variable, whatever is wrong with the others: its default where it is wrong itself."""
+    """One variable, regardless of errors in others; its default if the variable itself is wrong."""
     (row,) = [row for row in TABLE if row.name == name]
     try:
         raw = _raw(row, _given(row, environment, _from_file(image_defaults)[0]))
@@ -276,12 +276,12 @@ def alone(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE
 
 
 def log_format(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> str:
-    """How to tell that the environment is wrong: as it says itself, where it is right about that."""
+    """The log format for errors in the environment."""
     return str(alone("SVCINIT_LOG_FORMAT", environment, image_defaults))
 
 
 def _given(row: Variable, environment: Mapping[str, str], defaults: Mapping[str, str]) -> Mapping[str, str]:
-    """Which of the two has the row."""
+    """The one of the two mappings that has the variable."""
     return environment if row.name in environment or row.name + "_FILE" in environment else defaults
 
 
@@ -304,14 +304,14 @@ def _raw(row: Variable, environment: Mapping[str, str]) -> str | None:
 
 
 def _text_of(path: str) -> str:
-    """Of a file that holds values. Raises OSError."""
-    from svcinit.regular_file import read  # only who names a file pays for it
+    """The text of a file with values. Raises OSError."""
+    from svcinit.regular_file import read  # only settings with a file pay for the import
 
     return read(path, FILE_LIMIT).decode("utf-8", "surrogateescape")
 
 
 def _from_file(path: str) -> tuple[dict[str, str], list[Fault]]:
-    """NAME=value lines, as docker's --env-file has them, and what is wrong with them."""
+    """NAME=value lines, as in docker's --env-file, and their faults."""
     try:
         os.stat(path)  # an image without it pays for no import
         lines = _text_of(path).split("\n")
@@ -338,7 +338,7 @@ def _from_file(path: str) -> tuple[dict[str, str], list[Fault]]:
 
 
 def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
-    """Names that are none of svcinit's; `foreign`: whatever they begin with."""
+    """Unknown names; `foreign`: also those that do not begin with SVCINIT_."""
     known = {row.name for row in TABLE} | (set() if foreign else HANDED | NO_SETTING)
     faults: list[Fault] = []
     for name in given:
@@ -351,7 +351,7 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
 
 
 def _derive(values: dict[str, object]) -> list[Contradiction]:
-    """Fill in the defaults that depend on other variables; return what contradicts itself."""
+    """Fill in the defaults that depend on other variables. Returns the contradictions."""
     service, service_port = values["service"], values["port"]
     if values["kv_prefix"] is None:
         values["kv_prefix"] = ((f"config/{service}", None),) if service else ()
@@ -362,7 +362,7 @@ def _derive(values: dict[str, object]) -> list[Contradiction]:
     if values["dns_addr"] is None:
         values["dns_addr"] = ((host_of(str(values["consul_http_addr"])), 8600),)
     if values["source"]:
-        values["cache"] = ""  # it is at hand as the cache would be
+        values["cache"] = ""  # the file itself is as available as a cache
     if values["check"].kind == "exec":  # type: ignore[attr-defined]
         values["check_via"] = "ttl"
     return check_faults(values) + _contradictions(values)
@@ -404,7 +404,7 @@ def default_check(port: object) -> Target:
 
 
 def default_id(service: object, port: object) -> str:
-    """NAME-HOSTNAME-PORT, as far as there are such."""
+    """NAME-HOSTNAME-PORT, without the parts that are not set."""
     return "-".join(str(part) for part in (service, os.uname().nodename, port) if part)
 
 

@@ -1,6 +1,6 @@
-"""How the text of a variable becomes a value: one small reader a kind.
+"""Parsers for the text of variables: a small function for each kind of value.
 
-Each takes the text and returns the value, or raises ValueError saying what was expected.
+Each takes the text and returns the value, or raises ValueError with what was expected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNCATCHABLE = _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD
 
 
 class Action:
-    """How main is told something: `kind` is signal, write, exec, restart or none, the rest its operands."""
+    """How the service is notified. `kind`: signal, write, exec, restart or none; the other attributes are operands."""
 
     __slots__ = ("argv", "kind", "path", "signal", "text")
 
@@ -35,12 +35,12 @@ class Action:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What tells it from others."""
+        """Equal for equal actions."""
         return self.kind, self.signal, self.path, self.text, self.argv
 
 
 def wrong_value(given: str | None, why: str) -> str:
-    """The end of `NAME=VALUE: why`. A secret, or what came from a file as secrets do, is None and shows no part."""
+    """The end of `NAME=VALUE: why`. `given`: None for a secret, or a value from a file, which is not shown."""
     if given:
         return f"{given!r}: {why}"
     import re  # only a mistake pays for it
@@ -53,14 +53,14 @@ def text(raw: str) -> str:
 
 
 def secret(raw: str) -> str:
-    """A token or password as it can stand in an HTTP header; the message never shows it."""
+    """A token that an HTTP header can contain. The message never shows it."""
     if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
         raise ValueError("expected printable ASCII without blanks or line ends around it")
     return raw
 
 
 def credentials(raw: str) -> str:
-    """USER:PASSWORD of basic authentication, which travels encoded: of any characters but control ones."""
+    """USER:PASSWORD of basic authentication, which is sent encoded: any characters except control characters."""
     if any(character < " " or character == "\x7f" for character in raw):
         raise ValueError("expected USER:PASSWORD without line ends or other control characters")
     return raw
@@ -139,7 +139,7 @@ def source(raw: str) -> str | None:
 
 
 def path(raw: str) -> str:
-    """Absolute, since init leaves the directory that it was started in; empty stays empty."""
+    """An absolute path, since init changes its directory; empty stays empty."""
     return os.path.abspath(raw) if raw else ""
 
 
@@ -409,7 +409,7 @@ def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
 
 
 def has_capability(bit: int) -> bool:
-    """Is this in the effective set (proc(5), CapEff)? Where /proc does not tell, yes."""
+    """Is this capability in the effective set (proc(5), CapEff)? True if /proc cannot be read."""
     try:
         with open("/proc/self/status") as file:
             sets = dict(line.split(":", 1) for line in file if line.startswith("CapEff"))

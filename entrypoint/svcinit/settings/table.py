@@ -1,4 +1,4 @@
-"""Every environment variable that svcinit reads, as data; validation, help and the docs page come from this table."""
+"""Every environment variable of svcinit, as data. Validation, help and docs/settings.md come from this table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long to leave alone what is away."""
+"""How long to wait before the next try."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ DIGITS = 19  # of the largest number
 
 
 def pause_before(attempt: int, backoff: tuple[float, float], at_least: float | None = None) -> float:
-    """Seconds before try `attempt` + 2: exponential with full jitter, so that a fleet does not come back as one.
+    """Seconds before try `attempt` + 2: exponential with full jitter, so that a fleet does not retry at once.
 
-    `backoff` is the first and the longest pause; `at_least` what the other side asked for (Retry-After): a longer one
-    than the longest is not granted.
+    `backoff`: the first and the longest pause. `at_least`: the pause that the server asked for (Retry-After), limited to
+    the longest one.
     """
     first, longest = backoff
     return max(random.uniform(0, min(longest, first * 2 ** min(attempt, 16))), min(longest, at_least or 0.0))
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds from now, of both forms that it has (RFC 9110, 10.2.3); None where it is neither, or is over."""
+    """Seconds from now, for both forms of the header (RFC 9110, 10.2.3); None for other texts and past times."""
     if not header:
         return None
     seconds: float | None = number(header)
@@ -34,5 +34,5 @@ def retry_after(header: str | None) -> float | None:
 
 
 def number(text: str) -> int | None:
-    """A number as HTTP has it: ASCII digits, no more than 64 bits need (int() takes more, and fails at 4,301)."""
+    """A number in HTTP: ASCII digits, at most 64 bits. int() accepts more, and fails at 4,301 digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None

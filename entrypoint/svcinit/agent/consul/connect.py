@@ -1,4 +1,4 @@
-"""The client that the settings describe."""
+"""The client of Consul for the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0  # seconds; Consul's agent is on this 
 def connect(settings: Settings, longest: float = READ_TIMEOUT, *, trusting: bool = False) -> Consul:
     """A client of the local Consul agent; nothing is sent yet. `longest`: seconds for one call.
 
-    `trusting`: one that takes any certificate, and therefore tells no secret.
+    `trusting`: accept any certificate; such a client sends no secret.
     """
     verify: bool | str = settings.consul_http_ssl_verify and not trusting
     if verify:

@@ -1,4 +1,4 @@
-"""Requests to Consul and its DNS, counted by kind and outcome, with how long they took: for the state files.
+"""Counts of requests to Consul and its DNS, by kind and outcome, and their durations: for the state files.
 
 A kind is a method and an endpoint without names, so that there are few: GET kv, PUT agent/service/register, watch
 health/service (a blocking query, whose time says nothing), DNS SRV.
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-OK = "ok"  # a useful answer; that there is none of what was asked for is one, too
+OK = "ok"  # a usable answer; "there is no such thing" is one, too
 DENIED = "denied"
-ERROR = "error"  # an answer that says that it cannot, or one that is of no use
+ERROR = "error"  # an answer with an error, or an unusable one
 UNREACHABLE = "unreachable"  # no answer, or half of one
 BUCKETS = 0.005, 0.025, 0.1, 0.5, 2.5  # seconds
 RECORDS = "/v1/agent/service"  # GET of a record by its id; the other endpoints below it are PUTs
-PARTS = {"kv": 1, "agent": 3}  # of a path below /v1 that make an endpoint; of all others two
+PARTS = {"kv": 1, "agent": 3}  # how many parts of a path below /v1 name the endpoint; otherwise two
 
 
 class Request:
-    """One that is being made; `outcome` is what it is if nothing more comes of it."""
+    """A request in progress. `outcome` counts if nothing changes it before the end."""
 
     def __init__(self) -> None:
         self.outcome = UNREACHABLE
@@ -43,7 +43,7 @@ class RequestStats:
 
     @contextlib.contextmanager
     def one(self, kind: str, *, timed: bool = True) -> Iterator[Request]:
-        """Count what is done within: well if it raises nothing."""
+        """Count one request: as OK if the block raises nothing."""
         request, began = Request(), time.monotonic()
         try:
             yield request
@@ -63,7 +63,7 @@ class RequestStats:
             timed["buckets"][str(limit)] += seconds <= limit
 
     def add(self, state: Mapping[str, Any]) -> None:
-        """What another one's `state` says."""
+        """Add the counts in the `state` of another process."""
         for kind, other in state.items():
             entry = self._entry(kind)
             _sum_up(entry["outcomes"], other["outcomes"])

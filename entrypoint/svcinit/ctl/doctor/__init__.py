@@ -1,7 +1,7 @@
-"""svcinitctl doctor: try all that the settings name, each by itself, and say what is wrong, where, and what to do.
+"""svcinitctl doctor: check everything in the settings separately, and print what is wrong, where, and advice.
 
-It is asked before anything works, in the image or beside a svcinit that runs, so nothing that hangs or fails keeps it
-from the rest. It changes nothing: what it writes it removes again.
+It runs before the first start, or beside a running svcinit. A check that hangs or fails does not prevent the others. It
+changes nothing: it removes every file that it writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ TIMED = "http", "dns"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("words", nargs="*", metavar="-- COMMAND", help="the container's command: look at it, too")
+    parser.add_argument(
+        "words", nargs="*", metavar="-- COMMAND", help="the command of the container, to be checked too"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def examine(environment: Mapping[str, str], words: tuple[str, ...]) -> tuple[Report, str]:
-    """All findings, and the policy as HCL; that is empty where Consul is not needed, or SVCINIT_SERVICES is wrong."""
+    """All findings, and the policy as HCL; "" if Consul is not needed, or SVCINIT_SERVICES is wrong."""
     from svcinit.ctl.doctor import process
     from svcinit.settings.environment import attempt
 
@@ -62,7 +64,7 @@ def examine(environment: Mapping[str, str], words: tuple[str, ...]) -> tuple[Rep
 
 
 class Examination:
-    """In three rounds: what is here, then whether Consul and DNS answer, then what depends on that."""
+    """Three rounds: local checks, then Consul and DNS, then the checks that depend on their answers."""
 
     def __init__(self, settings: Settings, words: tuple[str, ...], report: Report) -> None:
         from svcinit.ctl import state

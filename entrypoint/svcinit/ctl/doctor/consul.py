@@ -1,4 +1,4 @@
-"""What the doctor finds of Consul: its agent, the clock, the token and its rules, the KV prefixes, DNS."""
+"""The doctor's checks of Consul: the agent, the clock, the token and its rules, the KV prefixes, DNS."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def http(settings: Settings) -> Iterator[Entry]:
 
 
 def failed(error: SvcinitError) -> Iterator[Entry]:
-    """What a call to the agent ended with."""
+    """The finding for an error of a call to the agent."""
     finding = "consul-away" if isinstance(error, Unavailable) else "consul-wrong"
     if isinstance(error, Denied):
         finding = "token-unknown" if error.unknown else "rule-missing"
@@ -55,7 +55,7 @@ def failed(error: SvcinitError) -> Iterator[Entry]:
 
 
 def clock(settings: Settings, *, trusting: bool = False) -> Iterator[Entry]:
-    """`trusting`: where a certificate was refused, for which a wrong clock may be the reason."""
+    """`trusting`: accept any certificate. A wrong clock can be the reason why a certificate was refused."""
     try:
         with contextlib.closing(connect(settings, CALL, trusting=trusting)) as consul:
             ahead = consul.clock_offset()
@@ -70,7 +70,7 @@ def clock(settings: Settings, *, trusting: bool = False) -> Iterator[Entry]:
 
 
 def token(settings: Settings, used: Collection[str]) -> Iterator[Entry]:
-    """Which token it is, and whether it may what the settings need besides reading KV."""
+    """The identity of the token, and whether it has the rules that the settings need besides KV."""
     with contextlib.closing(connect(settings, CALL)) as consul:
         try:
             identity = _identity(settings, consul)
@@ -98,7 +98,7 @@ def token(settings: Settings, used: Collection[str]) -> Iterator[Entry]:
 
 
 def _identity(settings: Settings, consul: Consul) -> str:
-    """Which token it is, for people; empty where there are no ACLs."""
+    """The identity of the token, for people; "" without ACLs."""
     try:
         known = consul.token_self()
     except Denied:
@@ -112,7 +112,7 @@ def _identity(settings: Settings, consul: Consul) -> str:
 
 
 def _denied_services(settings: Settings, consul: Consul) -> tuple[list[str], list[str]]:
-    """The rules that are denied for registering, and those of which the agent does not tell."""
+    """The rules for registration that are denied, and those that the agent does not report."""
     try:
         names = list(dict.fromkeys(service.name for service in services(settings)))
     except ConfigError:  # told with the settings

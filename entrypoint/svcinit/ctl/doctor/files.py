@@ -1,4 +1,4 @@
-"""What the doctor finds of files: templates and what they become, the cache, the state, SVCINIT_SOURCE."""
+"""The doctor's checks of files: templates and rendered files, the cache, the state, SVCINIT_SOURCE."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WithoutDns(ConsulSource):
 
 
 def used(settings: Settings) -> set[str]:
-    """Names that templates use, as far as they can be read."""
+    """Names that the readable templates use."""
     from svcinit.ctl.doctor.template_uses import uses
 
     try:
@@ -53,7 +53,7 @@ def used(settings: Settings) -> set[str]:
 
 
 def syntax(settings: Settings) -> Iterator[Entry]:
-    """What is wrong with templates whatever they are rendered from."""
+    """The errors of templates that do not depend on the data."""
     try:
         made, faults = _rendering(settings, ()).outline()
     except ConfigError as error:
@@ -102,7 +102,7 @@ def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, name
 
 
 def _fetched(data: TemplateData) -> tuple[str, ...]:
-    """Fetch KV; what went wrong."""
+    """Fetch KV. Returns the errors."""
     try:
         data.fetch()
     except SvcinitError as error:
@@ -193,7 +193,7 @@ def _field(fault: str, name: str) -> str:
 
 
 def _placed(made: list[Rendered], contents: dict[str, bytes], data: TemplateData) -> Iterator[Entry]:
-    """Is there a place for each file, and is it accepted there?"""
+    """Can each file be put in place, and does its check command accept it?"""
     from svcinit.agent.files import commit
 
     try:
@@ -267,7 +267,7 @@ def _faults_of(made: list[Rendered], data: TemplateData | None = None) -> tuple[
 
 
 def source(settings: Settings) -> Iterator[Entry]:
-    """What stands in for Consul."""
+    """The file that replaces Consul."""
     from svcinit.agent.prepare.source_file import read
 
     try:
@@ -313,7 +313,7 @@ def _missing(
 
 
 def run_folder(settings: Settings) -> Iterator[Entry]:
-    """Where svcinit leaves its state."""
+    """The directory for svcinit's state."""
     folders = list(places(settings.run))
     troubles = {folder: _trouble(folder) or _not_own(folder) for folder in folders}
     usable = next((folder for folder, trouble in troubles.items() if not trouble), "")

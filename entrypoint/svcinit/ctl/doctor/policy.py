@@ -1,4 +1,4 @@
-"""The least ACL policy that a configuration needs. Source: Consul's "ACL Rules" page, and agents that deny."""
+"""The minimal ACL policy of a configuration. Source: Consul's "ACL Rules" page, and agents that deny by default."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def needs_agent(settings: Settings, used: Collection[str]) -> bool:
 
 
 def follows_peers(settings: Settings, used: Collection[str]) -> bool:
-    """DNS answers with the agent's own token; what is followed is asked for with this one."""
+    """DNS answers use the agent's own token; watches use this one."""
     return settings.watch and (bool(settings.wait_for) or "service" in used)
 
 
 def policy(settings: Settings, used: Collection[str]) -> str:
-    """The policy in HCL, with what else there is to know as comments."""
+    """The policy in HCL, with further advice as comments."""
     lines = ["# for the token that svcinit is given (CONSUL_HTTP_TOKEN)", *rules(settings, used)]
     if not needs_agent(settings, used) and not settings.advertise and settings.service:
         lines.append(f"# {AGENT_RULE}  # without it Consul probes the service at 127.0.0.1")

@@ -1,4 +1,4 @@
-"""What the doctor finds of the settings, of the process that svcinit is, and of the commands that it starts."""
+"""The doctor's checks of the settings, of svcinit's process, and of the commands that it starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ YAML_ENDINGS = ".yaml", ".yml"
 
 
 def given(environment: Mapping[str, str]) -> Iterator[Entry]:
-    """What is wrong with the variables, all of it; SVCINIT_SERVICES is read by whoever registers."""
+    """All errors of the variables, SVCINIT_SERVICES included."""
     from svcinit.agent.registration.services import services
 
     settings, faults = attempt(environment)
@@ -83,7 +83,7 @@ def user(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entr
 
 
 def commands(settings: Settings, command: tuple[str, ...]) -> Iterator[Entry]:
-    """The container's command, hooks and the like."""
+    """The command of the container, the hooks and all other commands."""
     started = list(_named(settings))
     if not command:
         yield well("none is given: `svcinitctl doctor -- COMMAND` looks at it, too")
@@ -111,7 +111,7 @@ def startable(settings: Settings, named: list[tuple[str, str]]) -> Iterator[Entr
 
 
 def _named(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What starts a command, and the name of that."""
+    """The setting that starts a command, and the command."""
     hooks = (("PRE_START", settings.pre_start), ("PRE_RELOAD", settings.pre_reload), ("POST_STOP", settings.post_stop))
     yield from ((f"SVCINIT_{name}", argv[0]) for name, argv in hooks if argv)
     for name, action in (("STOP", settings.stop), ("RELOAD", settings.reload)):
@@ -137,7 +137,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def stop(settings: Settings) -> Iterator[Entry]:
-    """Does a stop fit into what Docker gives, and does Docker's signal start one?"""
+    """Does a stop fit into Docker's time limit, and does Docker's signal start one?"""
     if settings.plain:
         yield well(f"a plain init passes TERM on and times nothing; docker stop kills after {DOCKER_STOP:g} s")
         return
@@ -158,7 +158,7 @@ def stop(settings: Settings) -> Iterator[Entry]:
 
 
 def reload(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
-    """Does what runs handle the signal of a reload? How it understands the signal cannot be seen."""
+    """Does the running service handle its reload signal? What it does on the signal is not visible."""
     action = settings.reload
     if action.kind != "signal":
         yield well(f"by {action.kind}")
@@ -211,7 +211,7 @@ def _is_first() -> bool:
 
 
 def _owner(path: str, unknown: int) -> int:
-    """Whose it is; `unknown` where /proc does not tell."""
+    """The uid of the owner; `unknown` if /proc cannot be read."""
     try:
         return os.stat(path).st_uid
     except OSError:

@@ -1,4 +1,4 @@
-"""What the doctor finds of the registration: the address that would be told to peers, and what Consul has of it now."""
+"""The doctor's checks of the registration: the address to register, and the state in Consul."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OUTPUT = 300  # characters of what a check said
 
 
 def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
-    """Which address would be registered, and can it be the right one? `answers`: the agent does."""
+    """Which address would be registered, and can it be correct? `answers`: the agent answers."""
     try:
         own = advertised(settings.advertise)
     except ConfigError as error:
@@ -94,7 +94,7 @@ def _is_loopback(text: str) -> bool:
 
 
 def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: bool) -> Iterator[Entry]:
-    """What the svcinit that runs here, and the agent, say of each service. `answers`: the agent does."""
+    """What the running svcinit and the agent report about each service. `answers`: the agent answers."""
     try:
         wanted = services(settings)
     except ConfigError:  # told with the settings

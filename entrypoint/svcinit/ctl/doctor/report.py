@@ -1,8 +1,8 @@
-"""What the doctor found, and how it stays within its time whatever hangs.
+"""The findings of the doctor, and how it keeps its time limit when a check hangs.
 
-Each attempt is a child of its own, the leader of a process group: it may hang in a look-up of a name, in a file system
-or at a server that dribbles, or die, and the others are made all the same. What it finds comes over a pipe, a JSON line
-each, so that what was found before it hung is told.
+Each check runs in its own child, the leader of a process group. It can hang in a look-up, in a file system or at a
+slow server, or die, without an effect on the others. Findings come over a pipe, a JSON line each, so that findings before
+a hang are not lost.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ LIFETIME = 20  # seconds: longer than any report takes
 
 
 def well(said: str, *, check: str = "") -> Entry:
-    """What is as it should be. `check`: by default the name of the attempt."""
+    """A finding that all is right. `check`: by default the name of the attempt."""
     return {"check": check, "finding": "", "level": OK, "said": said, "todo": ""}
 
 
 def found(finding: str, said: str, *, check: str = "", **fields: object) -> Entry:
-    """One of FINDINGS; `fields` are what stands in braces in what to do about it."""
+    """One of FINDINGS; `fields`: those in braces in its advice."""
     kind = FINDINGS[finding]
     return {"check": check, "finding": finding, "level": kind.level, "said": said, "todo": kind.todo.format(**fields)}
 
 
 class Report:
-    """What was tried: `entries`, in the order of the attempts. All of it takes `seconds` at most."""
+    """`entries`: the findings, in the order of the checks. `seconds`: the limit for all of them."""
 
     def __init__(self, seconds: float) -> None:
         self.entries: list[Entry] = []
@@ -97,7 +97,7 @@ class _Child:
             self._end("doctor-failed", f"ended by signal {-status}" if status < 0 else "")
 
     def kill(self, why: str) -> None:
-        """Not waited for: what hangs in the kernel does not even end then."""
+        """Without a wait: a process that hangs in the kernel does not end."""
         child.kill(self._pid)
         self._end("unfinished", why)
 

@@ -1,4 +1,4 @@
-"""Which of the names that cost a rule, a question or a package templates use; looked for in their source alone."""
+"""Which names the templates use that need an ACL rule, a query or a package; only their source is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ATTRIBUTES = {("this", "address")}
 def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
     """Names that templates below `dirs` use, those included: `node`, `service`, `this.address`, `to_yaml`, ...
 
-    What has no right syntax is left out: rendering tells of it. Raises ConfigError where a tree cannot be read.
+    Templates with a syntax error are left out: rendering reports them. Raises ConfigError if a tree cannot be read.
     """
     env = Environment(loader=FileSystemLoader([*reversed(dirs), *shared]))
     waiting = [source.name for source in find(dirs) if not source.is_copied]
