@@ -1,7 +1,7 @@
 """svcinitctl check: render the templates of an image from a file, for CI, without Consul.
 
-The file has the form of SVCINIT_SOURCE=file:, with `env` as the environment. Names of keys can be relative to the
-prefix. Each service that a template uses must be in the file, if only with an empty list, so that a misspelt name is found.
+The file has the form of SVCINIT_SOURCE=file:, with `env` as the environment. Names of keys may be relative to the
+prefix. Each service that a template uses must be in the file, if only with an empty list: so a misspelt name is found.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class Settings:
         raise AttributeError(f"settings are read once and never change: {name}")
 
     def main_environment(self, extra: Mapping[str, str]) -> Environment:
-        """The environment of the service: the original one, without Consul's secrets (SVCINIT_PASS_TOKEN), plus `extra`."""
+        """The service's environment: the original one, without Consul's secrets (SVCINIT_PASS_TOKEN), plus `extra`."""
         names = [row.name for row in TABLE if row.secret and not self.pass_token]
         gone = {*names, *(f"{name}_FILE" for name in names)}
         added = {**(self.user[3] if self.user else {}), **extra}

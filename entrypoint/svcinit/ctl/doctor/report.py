@@ -1,8 +1,8 @@
 """The findings of the doctor, and how it keeps its time limit when a check hangs.
 
 Each check runs in its own child, the leader of a process group. It can hang in a look-up, in a file system or at a
-slow server, or die, without an effect on the others. Findings come over a pipe, a JSON line each, so that findings before
-a hang are not lost.
+slow server, or die, without an effect on the others. Findings come over a pipe, a JSON line each: those
+before a hang are not lost.
 """
 
 from __future__ import annotations
