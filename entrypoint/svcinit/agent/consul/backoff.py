@@ -9,9 +9,9 @@ DIGITS = 19  # of the largest number
 
 
 def pause_before(attempt: int, backoff: tuple[float, float], at_least: float | None = None) -> float:
-    """Seconds before try `attempt` + 2: exponential with full jitter: a fleet spreads its tries.
+    """Seconds before try `attempt` + 2: exponential with full jitter, so that a fleet spreads its tries.
 
-    `backoff`: the first and the longest pause. `at_least`: the pause that the server asked for (Retry-After), limited to
+    `backoff`: the first and the longest pause. `at_least`: the pause that the server asked for (Retry-After), at most
     the longest one.
     """
     first, longest = backoff
