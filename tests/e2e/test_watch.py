@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 MakeService = Callable[[ConsulAgent], Service]
 QUIET = 1.0  # seconds in which nothing may happen
 HUPPED = ["up", "SIGHUP", "up"]
+REFUSED = "aborted: the files are unchanged; the service was not notified"
 
 
 @pytest.fixture
@@ -183,11 +184,14 @@ def test_a_change_that_cannot_be_rendered_is_told_once_and_the_next_good_one_is_
     followed.consul.kv_put("config/web/n", "2")
     svcinit.says("there is no key m")
     eventually(lambda: "a change could not be taken over" in ctl(svcinit, "status")[1], "status tells it")
+    has_state(svcinit, state="running", degraded=REFUSED, reloads=1)
+    assert ctl(svcinit, "status")[0] == 1, "degraded, as by HUP"
     stays(lambda: svcinit.err.count("there is no key m") == 1, "it is told once")
     assert (target.read_text(), followed.notes) == ("1", ["up"])
     followed.consul.kv_put("config/web/m", "5")
-    svcinit.says("reload 1: done", 20)
+    svcinit.says("reload 2: done", 20)
     assert target.read_text() == "7"
+    has_state(svcinit, state="running", degraded="")
     assert svcinit.stop() == 0
 
 
@@ -239,7 +243,7 @@ def test_an_emptied_prefix_is_no_news(followed: Service) -> None:
     svcinit.says("had 1 entries and now has none: this counts as a failed fetch")
     stays(lambda: (target.read_text(), followed.notes) == ("1", ["up"]), "nothing changed")
     followed.consul.kv_put("config/web/n", "2")
-    svcinit.says("reload 1: done", 20)
+    svcinit.says("reload 2: done", 20)
     assert target.read_text() == "2"
     assert svcinit.stop() == 0
 
@@ -250,9 +254,11 @@ def test_an_emptied_peer_set_is_no_news_from_the_first_change_on(followed: Servi
     svcinit = up(followed)
     followed.consul.deregister("mysql")
     svcinit.says("peers of mysql had 1 entries and now has none: this counts as a failed fetch")
+    has_state(svcinit, state="running", degraded=REFUSED)
     stays(lambda: (target.read_text(), followed.notes) == ("10.1.1.1:3306", ["up"]), "nothing changed")
+    assert svcinit.err.count("peers of mysql had 1 entries") == 1, "it is logged once, however often it is tried again"
     followed.consul.register("mysql", 3306, address="10.1.1.2")
-    svcinit.says("reload 1: done", 20)
+    svcinit.says("reload 2: done", 20)
     assert target.read_text() == "10.1.1.2:3306"
 
 
