@@ -176,6 +176,7 @@ def test_a_start_with_defaults_ends_with_69_where_a_template_has_none(known: Ser
         "SVCINIT_START_WITHOUT": "defaults",
         "SVCINIT_WATCH": "1",
     }
+    known.template("app.ini", '{{ key("n") }}')
     known.consul.stop()
     svcinit = known.start()
     assert svcinit.wait() == 69
