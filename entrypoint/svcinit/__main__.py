@@ -1,4 +1,4 @@
-"""svcinit [--] COMMAND...: read the settings, then live the lifecycle."""
+"""svcinit [--] COMMAND...: read the settings, then run the lifecycle."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ A file can hold the value of any variable X: X_FILE is its path. The default of 
 
 
 def main() -> NoReturn:
-    # First of all, before any other import: until then the kernel discards what is sent to PID 1. From here on
-    # every signal waits in the kernel until the lifecycle takes it.
+    # Before any other import: until then the kernel discards signals to PID 1. From here on every signal is pending
+    # in the kernel until the lifecycle takes it.
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
     import os
 
@@ -39,10 +39,10 @@ def main() -> NoReturn:
         try:
             os.fstat(number)
         except OSError:
-            # Closed: a file that is opened later must not become what the log goes to, or the command's output. This
-            # one can be neither read nor written, and is closed again for programs.
+            # The descriptor is closed: a file that is opened later must not become the log or the service's output.
+            # This one can be neither read nor written, and programs do not inherit it.
             os.open("/", os.O_PATH)
-    os._exit(run(tuple(sys.argv[1:])))  # nothing of Python's own shutdown is worth waiting for
+    os._exit(run(tuple(sys.argv[1:])))  # without Python's own shutdown, which takes time
 
 
 def run(arguments: tuple[str, ...]) -> int:

@@ -22,6 +22,8 @@ from __future__ import annotations
 import os
 import time
 
+from svcinit.state_files import MISSHAPEN
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,8 +38,6 @@ LIMIT = 256 << 20  # bytes of a message that is read; the files of one rollback 
 UNLIMITED = 1 << 60
 HEAD_LIMIT = 256  # bytes of the first line
 CHUNK = 1 << 20
-# the exceptions of a message whose fields are not the expected ones
-MALFORMED = ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError
 
 
 class Message:
@@ -48,7 +48,7 @@ class Message:
 
     @classmethod
     def parsed(cls, body: Mapping[str, Any]) -> Self:
-        """Raises one of MALFORMED for fields that are not the expected ones."""
+        """Raises one of MISSHAPEN for fields that are not the expected ones."""
         return cls(**body)
 
 
@@ -280,7 +280,7 @@ def _decoded(data: bytes, kind: type[Kind]) -> Kind | None:
         if json.loads(data[:end]) != wanted:
             return None
         return kind.parsed(json.loads(body))
-    except MALFORMED:
+    except MISSHAPEN:
         return None
 
 

@@ -1,4 +1,4 @@
-"""Reads the files that svcinit is given: no fifo or device holds it up, and no size fills its memory."""
+"""Reads files whose paths users give: a fifo or a device must not block svcinit, a large file must not fill memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import errno
 import os
 import stat
 
-LIMIT = 64 << 20  # bytes, where the caller names no other limit
+LIMIT = 64 << 20  # bytes, unless the caller gives another limit
 CHUNK = 1 << 20
-NULL = os.makedev(1, 3)  # /dev/null: an empty file to whoever mounts it over another
+NULL = os.makedev(1, 3)  # /dev/null: mounted over a file, it is an empty file
 KINDS = {
     stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory", stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -16,11 +16,11 @@ KINDS = {
 
 
 class UnfitError(OSError):
-    """It is there, and nothing that can be read as a file: not a regular one, or too large. `strerror` says which."""
+    """The file exists, but it is not regular or too large; `strerror` has the reason."""
 
 
 def read(path: str, limit: int = LIMIT) -> bytes:
-    """All of a regular file. Raises OSError, and UnfitError for what is none or is larger than `limit` bytes."""
+    """The content of a regular file. Raises OSError, and UnfitError for any other file or more than `limit` bytes."""
     descriptor = opened(path)
     try:
         return content(descriptor, limit)
@@ -29,13 +29,12 @@ def read(path: str, limit: int = LIMIT) -> bytes:
 
 
 def opened(path: str, flags: int = 0, dir_fd: int | None = None) -> int:
-    """A descriptor of a regular file; `flags` and `dir_fd`: for open(2). Raises as `read` does."""
-    _check(
-        os.stat(path, dir_fd=dir_fd)
-    )  # before the open: that of a device may do something, and a terminal may become ours
+    """A descriptor of a regular file. `flags` and `dir_fd`: for open(2). Raises the same errors as `read`."""
+    # before the open(2): opening a device may have an effect, and a terminal may become our controlling terminal
+    _check(os.stat(path, dir_fd=dir_fd))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags, dir_fd=dir_fd)
     try:
-        _check(os.fstat(descriptor))  # it may have been replaced
+        _check(os.fstat(descriptor))  # the file may have been replaced meanwhile
     except UnfitError:
         os.close(descriptor)
         raise
@@ -43,7 +42,7 @@ def opened(path: str, flags: int = 0, dir_fd: int | None = None) -> int:
 
 
 def content(descriptor: int, limit: int = LIMIT) -> bytes:
-    """All that can be read from here on. Raises UnfitError where that is more than `limit` bytes."""
+    """The content from the present offset to the end. Raises UnfitError if that is more than `limit` bytes."""
     parts, left = [], limit + 1
     while left and (part := os.read(descriptor, min(left, CHUNK))):
         parts.append(part)

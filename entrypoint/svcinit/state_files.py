@@ -1,9 +1,9 @@
-"""Files in SVCINIT_RUN: what each part of svcinit leaves for svcinitctl and the metrics, 0600, replaced as a whole.
+"""The state files in SVCINIT_RUN, for svcinitctl and the metrics: mode 0600, each replaced atomically.
 
-init.json is init's, prepare.json that of whoever prepared last, presence.json that of presence. `life` in each tells
-which start of svcinit it is of: in a container that was stopped and started the pids are often the same ones. `home`
-tells which container it is of. They lie in a directory that is svcinit's own: what anybody else put there, or can put
-there, is neither read nor written over.
+Init writes init.json, the last preparation prepare.json, presence presence.json. `life` in each file is the run of
+svcinit: in a container that was stopped and started again, process IDs are often the same. `home` is the container.
+The files are in a directory of svcinit's own. Files that another user put there, or could change, are neither read nor
+overwritten.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ RUN = "/run/svcinit"
 SHARED = "/dev/shm"  # of several containers, with --ipc=host
 NAMES = "init", "prepare", "presence"
 LIMIT = 16 << 20  # bytes of a state file
-OTHERS = 0o022  # modes by which somebody else can put files into a directory
-# what reading a state file raises that is not as svcinit writes it
+OTHERS = 0o022  # the modes by which other users can write to a directory
+# the exceptions of a file or message whose content is not as svcinit writes it
 MISSHAPEN = ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
-PERIOD = 5.0  # seconds, at least, between two writes for the sake of figures alone
+PERIOD = 5.0  # seconds: the shortest time between two writes only for figures
 
 
 class StateFile:
-    """NAME.json, written when a fact changed. Figures, which change all the time, go along, or follow after a while:
-    what is counted must never make more writes than what happens."""
+    """NAME.json. A changed fact is written at once. Figures change all the time: they are written with the next fact,
+    or after PERIOD, so that counting never causes more writes than events."""
 
     def __init__(self, folder: str | None, name: str) -> None:
         self._folder, self._name = folder, name
@@ -39,7 +39,7 @@ class StateFile:
         self._next = 0.0
 
     def tell(self, now: float, facts: Mapping[str, object], figures: Mapping[str, object]) -> float | None:
-        """When to call again because of what is not written yet; None: all is."""
+        """Write what changed. Returns when to call again for the rest (seconds of `now`); None: all is written."""
         if facts == self._facts:
             if figures == self._figures:
                 return None
@@ -53,7 +53,7 @@ class StateFile:
 
 
 def home() -> str:
-    """Which container this is: the one that has these PIDs and sees these files; empty where /proc does not tell."""
+    """An id of the container, from its namespaces of process IDs and mounts; empty if /proc does not show them."""
     try:
         return "-".join(str(os.stat(f"/proc/self/ns/{name}").st_ino) for name in ("pid", "mnt"))
     except OSError:
@@ -61,9 +61,9 @@ def home() -> str:
 
 
 def places(folder: str | None) -> Iterator[str]:
-    """Where the files of this container may lie, the best place first. `folder`: SVCINIT_RUN.
+    """The possible directories of this container's files, the best one first. `folder`: SVCINIT_RUN.
 
-    Where that is somebody else's, or others can write to it, they lie in a directory of their own there.
+    If it belongs to another user, or other users can write to it, the files are in a directory of their own in it.
     """
     yield folder or RUN
     own = home()
@@ -74,8 +74,8 @@ def places(folder: str | None) -> Iterator[str]:
 
 
 def believed() -> Collection[int]:
-    """Whose state files are read: our own, and those of the user whom the container was started as (`docker exec` may
-    come as another one)."""
+    """The users whose state files are read: our own, and the user that the container started as (`docker exec` may use
+    another one)."""
     try:
         return {os.geteuid(), os.stat("/proc/1").st_uid}
     except OSError:
@@ -83,8 +83,8 @@ def believed() -> Collection[int]:
 
 
 def enter(place: str, owners: Collection[int]) -> int:
-    """A descriptor of that directory, if it is no link, is one of the `owners`', and nobody else can write to it.
-    Raises OSError."""
+    """A descriptor of the directory. Raises OSError, also if it is a link, belongs to none of the `owners`, or other
+    users can write to it."""
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _check(os.fstat(descriptor), owners)
@@ -102,7 +102,7 @@ def _check(found: os.stat_result, owners: Collection[int]) -> None:
 
 
 def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> bool:
-    """Replace FOLDER/NAME.json; False where there is no place for it: svcinit runs on without."""
+    """Replace FOLDER/NAME.json. False if there is no directory for it: svcinit runs without state files then."""
     import json
 
     content = json.dumps({"home": home(), **state}).encode()
@@ -125,7 +125,7 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
 
 
 def clear(folder: str | None) -> None:
-    """The container ends: nothing of it is left in a directory that it may share with others."""
+    """The container ends: remove its files from a directory that other containers may share."""
     own = f"svcinit-{home()}"
     for place in places(folder):
         try:
@@ -140,7 +140,7 @@ def clear(folder: str | None) -> None:
 
 
 def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """The first NAME.json of this container that `fits`; None where there is none."""
+    """The first NAME.json of this container for which `fits` is true; None if there is none."""
     import json
 
     owners = believed()
@@ -170,5 +170,5 @@ def _read(name: str, folder: int, owners: Collection[int]) -> bytes:
 
 
 def read_of_life(folder: str | None, name: str, life: str) -> dict[str, Any] | None:
-    """NAME.json of that start of svcinit; None where there is none."""
+    """NAME.json of this run of svcinit; None if there is none."""
     return read_state(folder, name, lambda state: bool(state["life"] == life))

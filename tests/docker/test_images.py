@@ -103,7 +103,7 @@ def test_the_command_runs_as_the_user_asked_for(engine: Engine, bare_image: str)
     assert "uid=1234 gid=4321 groups=4321\n/\n" in numbers.logs
     assert "SVCINIT_USER='nosuchuser': there is no user 'nosuchuser' in this image" in missing.logs
     assert "lacks CAP_KILL" in deaf.logs
-    assert "not permitted to become that user" in denied.logs
+    assert "cannot become this user" in denied.logs
     assert "does not run as root here" in other.logs
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from svcinit import handover
 from svcinit.handover import Change, Heartbeat, Memory, Message, Progress, Readiness, Secrets, Slot, Verdict
+from svcinit.processes import init, oom
 from svcinit.processes.crew import Crew
 from svcinit.settings import environment
 
@@ -34,6 +35,8 @@ def slot() -> Iterator[Slot]:
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
     monkeypatch.chdir(os.getcwd())  # init moves to /
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    monkeypatch.setattr(oom, "protect", lambda: int)
     made = Crew(environment.read({"SVCINIT_STOP_TIMEOUT": "5s"}), ("command",))
     for each in (made.slots.verdict, made.slots.fresh):
         each.open()

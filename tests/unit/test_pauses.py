@@ -45,6 +45,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     monkeypatch.setattr(_signal, "sigtimedwait", made.sigtimedwait)
     monkeypatch.setattr(init, "_leave_folder", lambda: None)
     monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    monkeypatch.setattr("svcinit.processes.oom.protect", lambda: int)
     monkeypatch.setattr(init, "_dead_or_stopped", lambda: None)
     yield made
     monkeypatch.undo()

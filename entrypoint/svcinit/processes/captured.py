@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 
     User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # as Settings.user
 
-KEPT = 16 << 10  # bytes of output that stay in memory: the last ones
+KEPT = 16 << 10  # bytes: the end of the output that stays in memory
 CHUNK = 1 << 16
-READS = 16  # chunks that one turn reads at most: a child that writes without end must not hold its reader up
+READS = 16  # chunks that one turn reads at most: a child that writes without end must not block its reader
 GRACE = 1.0  # seconds that a child has to clean up after its deadline, before KILL
-POLL = 0.05  # seconds between two looks at whether a child ended that somebody else holds the pipe of
-ROUNDS, PAUSE = 100, 0.01  # how often, and how many seconds apart, a warden kills what is left
+POLL = 0.05  # seconds between two checks whether the child has ended, if another process still holds its pipe
+ROUNDS, PAUSE = 100, 0.01  # how often a warden sends KILL to the remaining processes, and the seconds between
 WARDENS = _signal.SIGCHLD, _signal.SIGTERM
 
 
 class Child:
-    """Runs `body` for at most `seconds`; call `turn` again and again, or `wait`.
+    """Runs `body` for at most `seconds`; call `turn` repeatedly, or `wait`.
 
-    `code` is its exit status, minus the number of the signal that ended it, and None before its end and where it had to
-    be ended. `output` is what it wrote to stdout and stderr, the last `kept` bytes; `is_cut`: there was more before.
-    Raises OSError where there is no room for a process or a pipe.
+    `code` is its exit status, or minus the number of the signal that ended it. It is None before the end, and if the
+    deadline ended the child. `output` has the last `kept` bytes of stdout and stderr; `is_cut`: there was more before.
+    Raises OSError if there can be no more processes or pipes.
     """
 
     def __init__(self, body: Callable[[], int], seconds: float, kept: int = KEPT) -> None:
@@ -71,7 +71,7 @@ class Child:
         return self._pipe
 
     def turn(self, now: float) -> bool:
-        """Read what there is, and end a child that is late; True when it is over."""
+        """Read the output that there is, and end a child that is late; True when the child has ended."""
         self._read()
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
@@ -83,21 +83,21 @@ class Child:
         return now >= self.late and self._end(now)
 
     def wait(self) -> None:
-        """Until it is over."""
+        """Wait until the child has ended."""
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         while not self.turn(time.monotonic()):
             ready = poll.poll(1000 * min(POLL, max(0.0, self.late - time.monotonic())))
             if ready and not ready[0][1] & select.POLLIN:
-                time.sleep(PAUSE / 10)  # the pipe has no writer any more: the child is about to end
+                time.sleep(PAUSE / 10)  # the pipe has no writer any more: the child ends soon
 
     def end(self) -> None:
-        """End it now, and wait for that."""
+        """End the child now, and wait for its end."""
         self.late = time.monotonic()
         self.wait()
 
     def _end(self, now: float) -> bool:
-        """The next stage of its end; True when all were tried: it hangs in the kernel, and is not waited for."""
+        """Send TERM, the next time KILL; True after both: the child hangs in the kernel, and nothing waits for it."""
         if not self._signals:
             os.close(self._pipe)
             return True
@@ -130,11 +130,11 @@ def _redirected(body: Callable[[], int], writing: int) -> int:
 
 
 def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = None) -> Callable[[], int]:
-    """A body that runs a command as `user`, and leaves nothing of it behind."""
+    """A body that runs a command as `user` and leaves no process of it behind."""
     parent = os.getpid()
 
     def body() -> int:
-        log.configure("error", "text")  # what cannot be executed is told in the output
+        log.configure("error", "text")  # the reason why a program cannot be executed goes to the output
         _signal.pthread_sigmask(_signal.SIG_BLOCK, WARDENS)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         prctl(PR_SET_PDEATHSIG, _signal.SIGTERM)
@@ -167,7 +167,7 @@ def _become(argv: tuple[str, ...], env: Mapping[str, str], user: User | None) ->
 
 
 def _watch_over(first: int) -> int:
-    """The status of the command when it is dead (it is not reaped yet); minus SIGKILL where we are told to end it."""
+    """The status of the command when it has ended (it is not reaped yet); minus SIGKILL if we got TERM before."""
     while True:
         dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if dead is None:
@@ -180,7 +180,7 @@ def _watch_over(first: int) -> int:
 
 
 def _end_all(first: int) -> None:
-    """KILL the command's group and all that it left, until none is there."""
+    """Send KILL to the command's group and to all processes that it left, until none is left."""
     send(-first, _signal.SIGKILL)
     for _ in range(ROUNDS):
         for pid in descendants(os.getpid()):
@@ -200,7 +200,7 @@ def _none_is_left() -> bool:
 
 
 def _end_by(number: int) -> None:
-    """End as the command did, without a core."""
+    """End by the same signal as the command, without a core dump."""
     prctl(PR_SET_DUMPABLE, 0)
     if number != _signal.SIGKILL:
         _signal.signal(number, _signal.SIG_DFL)

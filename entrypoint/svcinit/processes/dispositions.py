@@ -1,9 +1,9 @@
-"""Who handles a signal: what the kernel says in /proc/PID (proc(5)). Imported when a reload is told.
+"""Which processes handle a signal, from the kernel's files in /proc/PID (proc(5)). Imported when a reload is notified.
 
-A signal is handled by who catches it, ignores it, or blocks it and takes it by signalfd(2) or sigwait(3), as inits do.
-Anybody else ends by it. Two things are not what they seem: shells and posix_spawn(3) block all signals for a moment
-while they start a child; and who waits in sigwait has the signal unblocked meanwhile, so that it is looked up for what
-it waits. What a program does with a signal that it catches cannot be seen.
+A process handles a signal if it catches or ignores it, or if it blocks it and takes it by signalfd(2) or sigwait(3), as
+inits do. Otherwise the signal ends the process. There are two special cases. Shells and posix_spawn(3) block all
+signals for a moment while they start a child. And a process in sigwait(3) has the signal unblocked meanwhile, so the
+signals that it waits for are read from its memory. What a program does with a signal that it catches is not visible.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ HARMLESS = _signal.SIGCHLD, _signal.SIGCONT, _signal.SIGURG, _signal.SIGWINCH  #
 MASKS = b"SigBlk", b"SigIgn", b"SigCgt"
 MASK_BYTES = 8
 GONE = b"Z", b"X"
-ENDS, BLOCKS, HANDLES = "ends", "blocks", "handles"  # what becomes of a process by the signal
+ENDS, BLOCKS, HANDLES = "ends", "blocks", "handles"  # the effect of the signal on a process
 
 
 def look(main: int, number: int, *, group: bool) -> tuple[str, str]:
-    """`NAME (pid N)` of a process that ends by a signal to main, or with `group` to all of its process group, and of
-    one that blocks it just now; each empty where there is none, or where /proc does not tell."""
+    """`NAME (pid N)` of a process that the signal would end, and of one that blocks it now. Each is empty if there is
+    none, or if /proc does not show it. `group`: all processes in the group of `main` get the signal."""
     found = {ENDS: "", BLOCKS: ""}
     if number not in HARMLESS and _is_ours():
         for pid in [main, *(_others(main) if group else ())]:
@@ -31,7 +31,7 @@ def look(main: int, number: int, *, group: bool) -> tuple[str, str]:
 
 
 def _is_ours() -> bool:
-    """Has /proc the process IDs of our own PID namespace?"""
+    """Does /proc show the process IDs of our own PID namespace?"""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
@@ -39,13 +39,13 @@ def _is_ours() -> bool:
 
 
 def _others(main: int) -> list[int]:
-    """All of main's process group but main."""
+    """The other processes in the process group of `main`."""
     found = []
     for name in os.listdir("/proc"):
         try:
             if name.isdigit() and int(name) != main and os.getpgid(int(name)) == main:
                 found.append(int(name))
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process ended meanwhile
             continue
     return found
 
@@ -60,8 +60,8 @@ def _fate(pid: int, number: int, status: dict[bytes, bytes]) -> str:
 
 
 def _waited_for(pid: int) -> int:
-    """The signals that a process without other threads, none of which could hold its memory, waits for in
-    sigtimedwait(2); none where we may not look (another user's, without CAP_SYS_PTRACE)."""
+    """The mask of signals that a process with one thread waits for in sigtimedwait(2). 0 if we may not read that: the
+    process of another user, without CAP_SYS_PTRACE."""
     try:
         with open(f"/proc/{pid}/wchan", "rb") as file:
             if b"sigtimedwait" not in file.read():
@@ -76,7 +76,7 @@ def _waited_for(pid: int) -> int:
 
 
 def _status(pid: int) -> dict[bytes, bytes]:
-    """Empty where it cannot be read, or says nothing of signals."""
+    """The fields of /proc/PID/status; empty if it cannot be read or has no signal masks."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             fields = dict(line.split(b":\t", 1) for line in file.read().splitlines() if b":\t" in line)

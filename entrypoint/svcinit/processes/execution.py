@@ -1,8 +1,8 @@
-"""What a child does of its own: the signals that code of ours runs with, and how it becomes a program.
+"""The signal dispositions of our own code in a child, and how a child becomes a program.
 
-A write whose reader is gone raises SIGPIPE, one at the limit of file sizes SIGXFSZ, one to a terminal under
-`stty tostop` SIGTTOU. Each of them would end or stop a child for the sake of a line of its log. So they are ignored
-until just before execve(2).
+A write without a reader raises SIGPIPE, a write beyond the limit of file sizes SIGXFSZ, and a write to a terminal with
+`stty tostop` SIGTTOU. Each of them would end or stop a child because of a line of its log. So they are ignored until
+just before execve(2).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OF_WRITES = _signal.SIGPIPE, _signal.SIGXFSZ  # what the kernel sends to who writes, beside the error
+OF_WRITES = _signal.SIGPIPE, _signal.SIGXFSZ  # the kernel sends them to the writer, in addition to the error
 IGNORED = *OF_WRITES, _signal.SIGTTOU
 
 
 def own_signals(*, blocked: bool) -> None:
-    """The signals of code of ours: default dispositions, but for IGNORED, and unless `blocked` an empty mask."""
+    """Set default dispositions, except for IGNORED, and an empty mask unless `blocked`."""
     for number in _signal.valid_signals():
         wanted = _signal.SIG_IGN if number in IGNORED else _signal.SIG_DFL
         if _signal.getsignal(number) not in (wanted, None):
@@ -38,14 +38,14 @@ def become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> 
         return
     uid, gid, groups, _ = user
     if (os.getuid(), os.getgid()) == (uid, gid) and uid != 0:
-        return  # already: and setgroups(2) is root's alone
+        return  # nothing to change, and only root may call setgroups(2)
     os.setgroups(groups)
     os.setgid(gid)
     os.setuid(uid)
 
 
 def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
-    """execvp(3) with the PATH of `env`; returns only on failure: 127 for no such command, 126 for any other."""
+    """execvp(3) with the PATH of `env`. Returns only on failure: 127 if there is no such command, otherwise 126."""
     name = argv[0]
     if not name:
         log.error("not_executed", "the command is empty")
@@ -57,12 +57,12 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
             try:
                 _execve(path, argv, env)
             except OSError as error:
-                if error.errno != errno.ENOEXEC:  # a script without #!, which execvp(3) hands to the shell
+                if error.errno != errno.ENOEXEC:  # a script without #!: execvp(3) runs it in the shell
                     raise
                 _execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
         except (FileNotFoundError, NotADirectoryError) as error:
             if os.path.exists(path):
-                found = error  # it is there: what is missing is its interpreter
+                found = error  # the file exists, but its interpreter does not
         except OSError as error:
             found = error
     if found is None:
@@ -73,7 +73,7 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
 
 
 def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-    """execve(2), with default dispositions, and with the `odd` entries of `env`, which os.execve refuses."""
+    """execve(2) with default dispositions and with the `odd` entries of `env`, which os.execve does not take."""
     odd = getattr(env, "odd", ())
     _dispose(_signal.SIG_DFL)
     try:
@@ -83,10 +83,10 @@ def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
 
                 execve(path, argv, [*(f"{name}={value}" for name, value in env.items()), *odd])
             except (ImportError, AttributeError, TypeError):
-                pass  # this Python cannot: no service would be worse than these entries missing
+                pass  # this Python cannot do it: a service without these entries is better than none
         os.execve(path, argv, env)
     finally:
-        _dispose(_signal.SIG_IGN)  # what tells of the failure is code of ours again
+        _dispose(_signal.SIG_IGN)  # execve(2) failed: our own code logs that
 
 
 def _dispose(disposition: int) -> None:

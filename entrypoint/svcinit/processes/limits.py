@@ -1,7 +1,7 @@
-"""What execve(2) takes of arguments and environment, known beforehand (fs/exec.c: bprm_stack_limits).
+"""The limits of execve(2) for arguments and environment (fs/exec.c: bprm_stack_limits), checked beforehand.
 
-One string may have 32 pages. All of them, with a pointer for each, may have a quarter of the stack limit, at least
-128 KiB and at most 6 MiB. The path of the program and the interpreter of a script count, too: they are in RESERVE.
+One string may have 32 pages. All strings together, with a pointer for each, may have a quarter of the stack limit, at
+least 128 KiB and at most 6 MiB. RESERVE is for the path of the program and the interpreter of a script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHANGED = 64 << 10  # bytes of SVCINIT_CHANGED
 
 
 def most() -> int:
-    """Bytes of all strings together."""
+    """The limit for all strings together, in bytes."""
     import resource
 
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
@@ -30,7 +30,7 @@ def most() -> int:
 
 
 def length(text: str) -> int:
-    """Bytes of what a program is given."""
+    """The length of a string in bytes, as a program gets it."""
     return len(text) if text.isascii() else len(os.fsencode(text))
 
 
@@ -39,14 +39,14 @@ def size(strings: Iterable[str]) -> int:
 
 
 def used(settings: Settings, argv: Iterable[str], env: Mapping[str, str]) -> int:
-    """Bytes of the environment and of the longest command: `argv`, a hook or an action, each of which gets it."""
+    """Bytes of the environment and of the longest command (`argv`, a hook or an action) that gets it."""
     hooks = settings.pre_start, settings.pre_reload, settings.post_stop, settings.stop.argv, settings.reload.argv
     commands = max(size(argv), *(size(hook or ()) for hook in hooks))
     return commands + size(f"{name}={value}" for name, value in env.items()) + size(getattr(env, "odd", ()))
 
 
 def changed(paths: Iterable[str], room: int) -> dict[str, str]:
-    """SVCINIT_CHANGED with the paths, a line each, that `room` bytes have place for; how many more there are."""
+    """SVCINIT_CHANGED with as many paths as fit into `room` bytes, one on each line, and the number of the others."""
     left, named, omitted = min(room, CHANGED), list[str](), 0
     for path in paths:
         left -= length(path) + 1

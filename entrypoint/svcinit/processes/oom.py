@@ -1,7 +1,7 @@
-"""The kernel's OOM killer takes other processes before svcinit's PID 1 (proc(5), /proc/PID/oom_score_adj).
+"""The kernel's OOM killer chooses other processes before svcinit's PID 1 (proc(5), /proc/PID/oom_score_adj).
 
-Without CAP_SYS_RESOURCE, which Docker gives to no container by itself, the kernel refuses a lower value than the one
-the container was started with. Then nothing changes.
+Without CAP_SYS_RESOURCE, the kernel refuses a value below the one that the container started with. Docker gives this
+capability to no container by default. Then nothing changes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FILE = "/proc/self/oom_score_adj"
-WANTED = (
-    -999,
-    0,
-)  # the lowest one but that of a process which is never killed; what needs no capability where it is more
+WANTED = -999, 0  # the lowest value at which the kernel still may kill; a value that often needs no capability
 
 
 def protect() -> Callable[[], object]:
-    """Lower our own value as far as it may; return what each child calls, whose memory is not to be protected."""
+    """Lower our own value as far as the kernel allows. Returns a function that each child calls: it restores the
+    value, because children are not protected."""
     try:
         with open(FILE, "rb", buffering=0) as file:
             inherited = int(file.read())

@@ -1,6 +1,6 @@
-"""execve(2) with an environment that no mapping holds: a name twice, no name, no "=".
+"""execve(2) with an environment that no mapping can hold: a duplicate name, an empty name, an entry without "=".
 
-By way of the C module under `ctypes`, as in init.py: os.execve takes a mapping.
+os.execve takes a mapping, so this calls the C module under `ctypes`, as in child.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def execve(path: str, argv: Iterable[str], entries: Sequence[str]) -> None:
-    """Raises OSError; ImportError where Python lacks that module."""
+    """Raises OSError, and ImportError if Python does not have that module."""
     import _ctypes
 
     class Text(_ctypes._SimpleCData):  # type: ignore[type-arg]
