@@ -252,7 +252,7 @@ def test_a_file_in_the_place_of_a_directory_is_told(service: Service) -> None:
     (service.out / "conf").write_text("I am a file")
     svcinit = service.start()
     assert svcinit.wait() == 78
-    advice = f"a part of {service.out}/conf is a file: remove that, or rename the template"
+    advice = f"a part of {service.out}/conf is a file: remove that file, or rename the template"
     assert f"error: cannot write {target}: not a directory; {advice}\n{WRONG}" in svcinit.err
     assert files_in(service.out) == ["conf"]
     assert (service.out / "conf").read_text() == "I am a file"

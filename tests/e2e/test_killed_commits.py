@@ -210,7 +210,7 @@ def test_a_container_that_is_killed_between_two_renames_never_leaves_some_of_eac
     disk.source.rename(disk.folder / "away")
     again = disk.start()
     assert again.wait() == 78
-    assert f"rolled back what a killed predecessor had begun: {disk.out / 'a'}" in again.err
+    assert f"rolled back the files of a commit that was killed: {disk.out / 'a'}" in again.err
     assert disk.files == OLD
     assert disk.is_clean()
 

@@ -187,7 +187,7 @@ def test_checks_can_be_left_out_and_a_script_can_be_its_own_check(etc: Path) -> 
 # all or none
 
 
-def test_when_a_rename_fails_the_earlier_ones_are_undone(etc: Path) -> None:
+def test_when_a_rename_fails_the_earlier_ones_are_rolled_back(etc: Path) -> None:
     put(etc / "a", mode=0o640)
     put(etc / "c")
     files = [
@@ -210,7 +210,7 @@ def test_when_a_rename_fails_the_earlier_ones_are_undone(etc: Path) -> None:
 
 
 @needs_root
-def test_undo_puts_back_content_mode_and_owner_and_removes_what_was_not_there(etc: Path) -> None:
+def test_a_rollback_restores_content_mode_and_owner_and_removes_what_was_not_there(etc: Path) -> None:
     put(etc / "a", b"\x00old\r\n", 0o2751)
     os.chown(etc / "a", 7, 8)
     os.chmod(etc / "a", 0o2751)
@@ -227,14 +227,14 @@ def test_undo_puts_back_content_mode_and_owner_and_removes_what_was_not_there(et
     assert state_of(etc) == after
 
 
-def test_undo_leaves_a_directory_that_somebody_uses_by_now(etc: Path) -> None:
+def test_a_rollback_leaves_a_directory_that_somebody_uses_by_now(etc: Path) -> None:
     record = rollback_record(commit([Rendered(f"{etc}/new/a", b"x")]))
     put(etc / "new/of-another")
     rollback(record)
     assert os.listdir(etc / "new") == ["of-another"]
 
 
-def test_undo_of_nothing_does_nothing_and_a_damaged_record_is_a_fault(etc: Path) -> None:
+def test_a_rollback_of_nothing_does_nothing_and_a_damaged_record_is_a_fault(etc: Path) -> None:
     rollback(b"")
     rollback(rollback_record(commit([])))
     record = rollback_record(commit([Rendered(f"{etc}/a", b"x")]))
@@ -244,7 +244,7 @@ def test_undo_of_nothing_does_nothing_and_a_damaged_record_is_a_fault(etc: Path)
     assert os.listdir(etc) == ["a"]
 
 
-def test_undo_puts_back_all_it_can_and_names_the_rest(etc: Path) -> None:
+def test_a_rollback_restores_all_it_can_and_names_the_rest(etc: Path) -> None:
     put(etc / "a")
     put(etc / "b")
     record = rollback_record(commit([Rendered(f"{etc}/a", b"new"), Rendered(f"{etc}/b", b"new")]))
@@ -263,7 +263,7 @@ FILES = st.dictionaries(st.sampled_from(["a", "b", "d/c", "d/e/f"]), st.binary(m
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(FILES, FILES, st.sampled_from(["check", "directory"]))
-def test_a_commit_that_fails_changes_no_byte_and_one_that_does_not_is_repeatable_and_can_be_undone(
+def test_a_commit_that_fails_changes_no_byte_and_one_that_does_not_is_repeatable_and_can_be_rolled_back(
     etc: Path, old: dict[str, bytes], new: dict[str, bytes], failure: str
 ) -> None:
     with tempfile.TemporaryDirectory(dir=etc) as name:

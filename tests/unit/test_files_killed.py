@@ -47,7 +47,7 @@ def test_killed_at_any_point_every_target_is_whole_and_the_next_commit_cleans_up
     assert leftovers > 10
 
 
-def test_killed_at_any_point_of_an_undo_every_target_is_whole_and_undo_can_be_repeated(etc: Path) -> None:
+def test_killed_at_any_point_of_a_rollback_every_target_is_whole_and_it_can_be_repeated(etc: Path) -> None:
     files = [Rendered(f"{etc}/a", b"new" * 1000), Rendered(f"{etc}/sub/b", b"new" * 1000)]
     put(etc / "a", b"old" * 2000)
     count = 1

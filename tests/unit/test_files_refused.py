@@ -193,9 +193,7 @@ def test_a_read_only_and_a_full_file_system_are_named_with_what_to_do(etc: Path)
 
 @needs_root
 @pytest.mark.parametrize("options", ["rw", "ro"])
-def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_put_back_by_undo(
-    etc: Path, options: str
-) -> None:
+def test_a_file_that_is_a_mount_is_written_in_place_with_a_warning_and_rolled_back(etc: Path, options: str) -> None:
     """`docker run -v /srv/app.conf:/etc/app.conf`, without and with `--read-only`."""
     put(etc.parent / "srv.conf", b"old, and longer", 0o640)
     script = """

@@ -67,7 +67,7 @@ def test_who_comes_next_in_the_directory_puts_back_what_it_knows_nothing_of(etc:
     assert {path.name: path.read_bytes() for path in etc.iterdir()} == {"a": b"old", "b": b"old", "c": b"new"}
 
 
-def test_an_undo_writes_no_second_record_of_files_that_are_back_already(
+def test_a_rollback_writes_no_second_record_of_files_that_are_back_already(
     etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow disk its fsync(2) took the rest of the time, and a rollback that was done was said to have failed."""
