@@ -80,7 +80,7 @@ def test_a_prefix_without_keys_is_a_warning_and_one_that_lost_them_is_wrong(
     service.consul.kv_delete("config/web")
     found = diagnosis(service.env)
     assert (found.code, found.bad) == (1, {"kv-emptied"})
-    assert "config/web: no keys, and SVCINIT_CACHE had 1 | put the keys back" in found.one("kv-emptied")
+    assert "config/web: no keys, and SVCINIT_CACHE had 1 | restore the keys" in found.one("kv-emptied")
     assert diagnosis({**service.env, "SVCINIT_ALLOW_EMPTY": "1"}).bad == {"kv-empty"}
 
 

@@ -45,7 +45,7 @@ def test_a_check_that_fails_in_consul_is_told_with_what_it_says(service: Service
     found = beside(svcinit, service)
     assert found.bad == {"check-critical", "reload-unhandled"}, found.text
     assert "sleep (pid " in found.one("reload-unhandled")
-    assert "connection refused | is the service up, at that address and port" in found.one("check-critical")
+    assert "connection refused | does the service run at that address and port" in found.one("check-critical")
 
 
 def test_maintenance_and_a_failed_reload_are_told(service: Service) -> None:

@@ -121,7 +121,7 @@ def test_a_rule_that_only_helps_and_one_that_cannot_be_tried_are_warnings(
         }
         found = diagnosis(demanding.env)
     assert (found.code, found.bad) == (0, {"rule-untried"})
-    assert f"see that the token's policy has: {', '.join(SERVICE_RULES)}" in found.one("rule-untried")
+    assert f"make sure that the policy of the token has: {', '.join(SERVICE_RULES)}" in found.one("rule-untried")
     assert VALUE not in found.text
 
 
