@@ -64,7 +64,7 @@ class Running:
     def err(self) -> str:
         return (self.folder / "err").read_text()
 
-    def says(self, text: str, timeout: float = 10.0) -> None:
+    def says(self, text: str, timeout: float = 20.0) -> None:
         """Wait until `text` stands in its output or log."""
         eventually(lambda: text in self.out + self.err or self._ended(text), f"it says {text!r}", timeout)
 

@@ -71,7 +71,7 @@ def test_every_line_of_a_life_is_as_the_schema_says_and_belongs_to_its_reload(
     own_consul.stop()
     tells(svcinit, event="consul_failed", role="presence", id="web-1")
     svcinit.signal(signal.SIGHUP)
-    tells(svcinit, event="reload_ended", reload=3, outcome="aborted")
+    tells(svcinit, event="reload_ended", reload=3, outcome="in_place")
     own_consul.start()
     own_consul.kv_put("config/web/m", planted.secret("m"))
     tells(svcinit, AGAIN, event="consul_answers", role="presence")
@@ -88,7 +88,7 @@ def test_every_line_of_a_life_is_as_the_schema_says_and_belongs_to_its_reload(
     assert (fault["role"], fault["file"], fault["line"], fault["key"]) == (
         "prepare", str(source_of(followed, target)), 1, "m",
     )  # fmt: skip
-    assert told(svcinit, reload=3, event="degraded", role="init")
+    assert told(svcinit, reload=3, event="reload_ended", level="warning", role="init")
     assert told(svcinit, reload=3, role="prepare")
 
 

@@ -394,7 +394,7 @@ def test_a_reload_that_the_check_confirms_is_done() -> None:
     assert log == ["main<-SIGHUP", "+verify", "told", *STOP_LOG]
 
 
-def test_a_reload_that_the_check_does_not_confirm_is_taken_back_and_told_again() -> None:
+def test_a_reload_that_the_check_does_not_confirm_is_rolled_back_and_notified_again() -> None:
     events = [News(), Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0), Signalled(TERM), *STOPPED]
     log = watched(*events, reloads=("",), **CHECKED)
     assert log == ["main<-SIGHUP", "+verify", "+rollback", "main<-SIGHUP", "told", *STOP_LOG]

@@ -160,7 +160,7 @@ def test_a_plain_init_and_the_stop_ask_nobody() -> None:
     assert live(WEB, stop(3), handles=NEVER)[0].log[-1] == "main<-SIGTERM"
 
 
-def test_a_taken_back_reload_that_cannot_be_told_again_is_told_as_taken_back() -> None:
+def test_a_rolled_back_reload_that_cannot_be_notified_again_has_that_outcome() -> None:
     env = {**WEB, "SVCINIT_RELOAD_VERIFY": "5s"}
     crew = Timeline(
         [

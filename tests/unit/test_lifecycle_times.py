@@ -247,7 +247,7 @@ def test_a_reload_ends_well_only_when_its_check_was_seen_to_succeed(code: int, o
     assert life.history.degraded == outcome
 
 
-def test_one_that_was_taken_back_says_why() -> None:
+def test_one_that_was_rolled_back_says_why() -> None:
     life, _ = after(CHECKED, HUP, PREPARED, Exited(Role.VERIFY, Outcome.NOT_PASSING), Exited(Role.ROLLBACK, 0))
     assert life.history.degraded == (
         "rolled_back: SVCINIT_CHECK did not succeed within SVCINIT_RELOAD_VERIFY; the files were rolled back"
