@@ -183,7 +183,7 @@ def test_a_change_that_cannot_be_rendered_is_told_once_and_the_next_good_one_is_
     svcinit = up(followed)
     followed.consul.kv_put("config/web/n", "2")
     svcinit.says("there is no key m")
-    eventually(lambda: "a change could not be taken over" in ctl(svcinit, "status")[1], "status tells it")
+    eventually(lambda: "a change could not be applied" in ctl(svcinit, "status")[1], "status tells it")
     has_state(svcinit, state="running", degraded=REFUSED, reloads=1)
     assert ctl(svcinit, "status")[0] == 1, "degraded, as by HUP"
     stays(lambda: svcinit.err.count("there is no key m") == 1, "it is told once")

@@ -29,6 +29,10 @@ def test_a_kind_has_no_name_of_a_key_or_service_in_it(path: str, expected: str) 
     assert blocking(path) == f"watch {expected}"
 
 
+def test_the_query_for_a_record_has_no_id_in_its_kind() -> None:
+    assert blocking("/v1/agent/service/web-secret-1") == "watch agent/service"
+
+
 def test_what_raises_nothing_is_well_and_else_it_is_what_was_last_known_of_it() -> None:
     made = RequestStats()
     with made.one("GET kv"):

@@ -19,7 +19,8 @@ DENIED = "denied"
 ERROR = "error"  # an answer with an error, or an unusable one
 UNREACHABLE = "unreachable"  # no answer, or half of one
 BUCKETS = 0.005, 0.025, 0.1, 0.5, 2.5  # seconds
-RECORDS = "/v1/agent/service"  # GET of a record by its id; the other endpoints below it are PUTs
+RECORDS = "agent/service"  # the record of a service, by its id
+WRITES = "agent/service/register", "agent/service/deregister", "agent/service/maintenance"
 PARTS = {"kv": 1, "agent": 3}  # how many parts of a path below /v1 name the endpoint; otherwise two
 
 
@@ -96,8 +97,9 @@ def endpoint(path: str) -> str:
 
 
 def blocking(path: str) -> str:
-    """The kind of a blocking query."""
-    return f"watch {endpoint(path) if not path.startswith(RECORDS) else RECORDS.removeprefix('/v1/')}"
+    """The kind of a blocking query. Below RECORDS, only the id of a service can follow then."""
+    kind = endpoint(path)
+    return f"watch {RECORDS if kind.startswith(RECORDS + '/') and kind not in WRITES else kind}"
 
 
 def _sum_up(mine: dict[str, int], theirs: Mapping[str, int]) -> None:

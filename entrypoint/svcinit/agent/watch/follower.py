@@ -329,7 +329,7 @@ class Follower:
             self._refused = refusal.reason
             self._slots.news.write(refusal)
             self._notify()
-        self.trouble = "a change could not be taken over: the files in place stay"
+        self.trouble = "a change could not be applied: the current files stay"
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1
