@@ -111,13 +111,13 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
             os.makedirs(place, 0o700, exist_ok=True)
             inside = enter(place, {os.geteuid()})
         except OSError as error:
-            log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
+            log.debug("state_write_failed", "no state in {file}: {error}", file=place, error=error.strerror)
             continue
         try:
             atomic_file.replace(f"{name}.json", inside, content)
             return True
         except OSError as error:
-            log.debug("state_not_written", "no state in {file}: {error}", file=place, error=error.strerror)
+            log.debug("state_write_failed", "no state in {file}: {error}", file=place, error=error.strerror)
             atomic_file.remove(f"{name}.json", inside)  # none is better than one that is true no more
         finally:
             os.close(inside)

@@ -69,19 +69,19 @@ def test_every_line_of_a_life_is_as_the_schema_says_and_belongs_to_its_reload(
     svcinit.signal(signal.SIGHUP)
     tells(svcinit, event="reload_ended", reload=2, outcome="aborted")
     own_consul.stop()
-    tells(svcinit, event="consul_failed", role="presence", id="web-1")
+    tells(svcinit, event="consul_unavailable", role="presence", id="web-1")
     svcinit.signal(signal.SIGHUP)
     tells(svcinit, event="reload_ended", reload=3, outcome="in_place")
     own_consul.start()
     own_consul.kv_put("config/web/m", planted.secret("m"))
-    tells(svcinit, AGAIN, event="consul_answers", role="presence")
+    tells(svcinit, AGAIN, event="consul_available", role="presence")
     tells(svcinit, AGAIN, event="reload_ended", reload=4, outcome="done")
     is_passing(followed)
     assert svcinit.stop() == 0
 
     for number in range(1, 5):
         events = [line["event"] for line in told(svcinit, reload=number)]
-        assert (events[0], events[-1]) == ("reload_begins", "reload_ended"), number
+        assert (events[0], events[-1]) == ("reload_started", "reload_ended"), number
     (rendered,) = told(svcinit, reload=1, event="rendered")
     assert (rendered["role"], rendered["file"]) == ("worker", str(target))
     (fault,) = told(svcinit, reload=2, event="fault")
@@ -150,7 +150,7 @@ def test_a_hook_that_cannot_be_executed_tells_its_reload_and_its_role(service: S
     svcinit = service.start()
     is_passing(service)
     svcinit.signal(signal.SIGHUP)
-    line = tells(svcinit, event="not_executed")
+    line = tells(svcinit, event="exec_failed")
     assert (line["role"], line["reload"], line["command"]) == ("hook", 1, "/nosuch/hook")
     assert svcinit.stop() == 0
 
@@ -165,7 +165,7 @@ def test_a_restart_is_the_reloads_to_its_last_line(service: Service) -> None:
     tells(svcinit, event="reload_ended", reload=1, outcome="done")
     assert svcinit.stop() == 0
     assert [line["event"] for line in told(svcinit, reload=1)] == [
-        "reload_begins", "stopping", "deregistered", "exited", "started", "reload_ended",
+        "reload_started", "stopping", "deregistered", "exited", "started", "reload_ended",
     ]  # fmt: skip
 
 
@@ -207,4 +207,4 @@ def test_a_plain_init_says_nothing_unless_something_is_wrong() -> None:
     assert run("true") == (0, [])
     assert run("sh", "-c", "exit 3") == (3, [])
     code, (line,) = run("/nosuch")
-    assert (code, line["event"], line["role"], line["command"]) == (127, "not_executed", "main", "/nosuch")
+    assert (code, line["event"], line["role"], line["command"]) == (127, "exec_failed", "main", "/nosuch")

@@ -206,7 +206,7 @@ def test_a_reload_that_is_begun_again_is_announced_once(capfd: pytest.CaptureFix
     crew = Clocked(*UP, HUP, LATER, LATER, PREPARED, TERM, *DONE)
     failing(crew, "start_prepare", times=2, after=1)
     life = live(crew)
-    assert capfd.readouterr().err.count("<reload_begins>") == 1
+    assert capfd.readouterr().err.count("<reload_started>") == 1
     assert life.history.facts()["reload_seconds"] == {"sum": pytest.approx(0.3), "count": 1}, "from the first try on"
 
 

@@ -234,4 +234,4 @@ def test_a_refused_change_is_an_aborted_reload_and_degraded_as_by_hup(capfd: pyt
     assert life.history.degraded == by_hup.history.degraded != ""
     assert crew.told_at == []
     said = capfd.readouterr().err
-    assert said.index("<reload_begins>") < said.index("<fault>") < said.index("<reload_ended>")
+    assert said.index("<reload_started>") < said.index("<fault>") < said.index("<reload_ended>")

@@ -309,7 +309,7 @@ def test_a_service_that_is_not_ready_after_long_gets_the_time_of_a_reload(capfd:
     life = live(env, crew)
     assert crew.told_at == [22]
     assert "not sent" in life.history.degraded
-    assert capfd.readouterr().err.count("<reload_waits>") == 3
+    assert capfd.readouterr().err.count("<reload_waiting>") == 3
 
 
 def test_a_stop_command_that_fails_is_followed_by_term_to_the_group_where_that_is_asked_for() -> None:

@@ -104,7 +104,7 @@ def test_a_line_tells_its_own_service_before_that_of_the_context() -> None:
 
 def test_text_tells_the_reload_once() -> None:
     log.context(reload=3)
-    assert said(lambda: log.info("reload_begins", "reload {reload}: begins")) == b"svcinit: reload 3: begins\n"
+    assert said(lambda: log.info("reload_started", "reload {reload}: begins")) == b"svcinit: reload 3: begins\n"
     assert said(lambda: log.info("rendered", "rendered {file}", file="/a")) == b"svcinit: rendered /a reload=3\n"
 
 

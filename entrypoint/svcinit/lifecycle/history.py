@@ -100,9 +100,9 @@ class History:
             return
         self._announced, self._reload_began, self._prepare_seconds = number, self._now(), None
         if changed is None:
-            log.info("reload_begins", "reload {reload}: begins")
+            log.info("reload_started", "reload {reload}: begins")
         else:
-            log.info("reload_begins", "reload {reload}: begins, for a change", changed=",".join(changed) or None)
+            log.info("reload_started", "reload {reload}: begins, for a change", changed=",".join(changed) or None)
 
     def reload_worked(self) -> None:
         """All steps of the reload are done; only its confirmation is missing. That takes none of its time."""

@@ -203,7 +203,7 @@ class Reload:
 
     def _wait(self, timer: str, reason: str) -> None:
         if not self._waits_logged:
-            log.info("reload_waits", "reload {reload}: waits before it notifies the service: {reason}", reason=reason)
+            log.info("reload_waiting", "reload {reload}: waits before it notifies the service: {reason}", reason=reason)
         self._waits_logged = True
         self.lifecycle.timers[timer] = self.crew.now() + POLL_INTERVAL
 

@@ -54,7 +54,7 @@ class Residents:
             self.start_presence()
             return
         if self.crew.silence() > HEARTBEAT_TIMEOUT:
-            log.warning("presence_hangs", "presence hangs: killed", reload=None)
+            log.warning("presence_hung", "presence hangs: killed", reload=None)
             self.crew.kill(Role.PRESENCE)
         self._set_timer("presence", HEARTBEAT_INTERVAL)
 

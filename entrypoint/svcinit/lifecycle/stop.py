@@ -100,7 +100,7 @@ class Stop:
         self._owes_deregistration = code == EX_SOFTWARE
         dropped = self.settings.check.kind != "none"
         fate = "Consul removes the service when its check has failed for long enough"
-        log.warning("not_deregistered", "not deregistered yet: {error}",
+        log.warning("deregister_failed", "not deregistered yet: {error}",
                     error=fate if dropped else "the service has no check, so Consul never removes it")  # fmt: skip
         self.notify()
         if self.crew.alive(Role.MAIN):

@@ -48,7 +48,7 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
     """execvp(3) with the PATH of `env`. Returns only on failure: 127 if there is no such command, otherwise 126."""
     name = argv[0]
     if not name:
-        log.error("not_executed", "the command is empty")
+        log.error("exec_failed", "the command is empty")
         return NOT_FOUND
     found: OSError | None = None
     for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
@@ -66,9 +66,9 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
         except OSError as error:
             found = error
     if found is None:
-        log.error("not_executed", "{command}: command not found", command=name)
+        log.error("exec_failed", "{command}: command not found", command=name)
         return NOT_FOUND
-    log.error("not_executed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
+    log.error("exec_failed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
     return NOT_EXECUTABLE
 
 

@@ -163,7 +163,7 @@ class Init:
                 become(self.settings.user)
             except PermissionError:
                 log.error(
-                    "not_executed",
+                    "exec_failed",
                     "{variable}: cannot become this user: the container lacks CAP_SETUID or CAP_SETGID",
                     variable="SVCINIT_USER",
                 )
@@ -238,7 +238,7 @@ class Init:
 
 def log_not_started(role: str, error: Exception) -> None:
     why = error.strerror if isinstance(error, OSError) else type(error).__name__
-    log.error("not_started", "{child} cannot be started: {error}", child=role, error=why)
+    log.error("fork_failed", "{child} cannot be started: {error}", child=role, error=why)
 
 
 def _dead_or_stopped() -> os.waitid_result | None:
@@ -252,14 +252,14 @@ def _dead_or_stopped() -> os.waitid_result | None:
 def _become_subreaper() -> None:
     """Become the parent of all orphans that descend from us (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     if not prctl(PR_SET_CHILD_SUBREAPER, 1):
-        log.warning("no_subreaper", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
+        log.warning("subreaper_failed", "not PID 1 and cannot become a subreaper: orphans will not be reaped here")
 
 
 def _end_with_parent(number: int) -> None:
     """Have the kernel send us signal `number` when our parent ends (prctl(2), PR_SET_PDEATHSIG)."""
     parent = os.getppid()
     if not prctl(PR_SET_PDEATHSIG, number):
-        log.warning("no_parent_signal", "{variable} has no effect: prctl(2) failed", variable="SVCINIT_PDEATHSIG")
+        log.warning("pdeathsig_failed", "{variable} has no effect: prctl(2) failed", variable="SVCINIT_PDEATHSIG")
     elif os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), number)
 
@@ -292,5 +292,5 @@ def _return_to(folder: str | None) -> None:
     try:
         os.chdir(folder)
     except OSError as error:
-        log.warning("no_folder", "cannot change to the working directory {file}: {error}; using / instead",
+        log.warning("run_dir_failed", "cannot change to the working directory {file}: {error}; using / instead",
                     file=folder, error=error.strerror)  # fmt: skip

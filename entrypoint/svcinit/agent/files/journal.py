@@ -229,7 +229,7 @@ def recover(paths: Iterable[str]) -> bool:
             with contextlib.ExitStack() as held:
                 _recover(path, held)
         except (OSError, ValueError, ConfigError) as error:
-            log.warning("not_rolled_back", "not rolled back: {error}", error=error, file=path)
+            log.warning("rollback_failed", "not rolled back: {error}", error=error, file=path)
     return bool(stale)
 
 

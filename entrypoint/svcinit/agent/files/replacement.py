@@ -240,7 +240,7 @@ def _remove_leftover(name: str, folder: int, path: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=folder)
-        log.info("leftover_removed", "removed {file}, a temporary file of a svcinit that was killed", file=path)
+        log.info("stale_file_removed", "removed {file}, a temporary file of a svcinit that was killed", file=path)
     finally:
         os.close(fd)
 

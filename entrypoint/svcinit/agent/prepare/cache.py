@@ -80,7 +80,7 @@ def keep(settings: Settings, contents: Mapping[InputId, Any], agent: Mapping[str
         save(settings, Snapshot(contents, agent, time.time()))
     except (OSError, ConfigError) as error:
         (log.warning if "SVCINIT_CACHE" in settings.environment else log.debug)(
-            "cache_not_written", "{variable}='{file}' cannot be written: {error}; the old one stays",
+            "cache_write_failed", "{variable}='{file}' cannot be written: {error}; the old one stays",
             variable="SVCINIT_CACHE", file=settings.cache,
             error=error.strerror if isinstance(error, OSError) else error,
         )  # fmt: skip
@@ -91,7 +91,7 @@ def count(settings: Settings, wanted: InputId) -> int:
     try:
         known = load(settings) if settings.cache else None
     except Unavailable as refused:
-        log.warning("cache_refused", "{error}", error=refused)
+        log.warning("cache_rejected", "{error}", error=refused)
         return 0
     return len(known.contents.get(wanted, ())) if known else 0
 

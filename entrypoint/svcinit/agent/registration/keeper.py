@@ -100,11 +100,11 @@ class Keeper:
             if str(error) != self.trouble:
                 self.trouble = str(error)
                 state = "maybe not registered" if self.registered else "not registered yet"
-                log.warning("consul_failed", "{state}: {error}; trying again", state=state, error=error,
+                log.warning("consul_unavailable", "{state}: {error}; trying again", state=state, error=error,
                             id=self.service.id)  # fmt: skip
             return
         if self.trouble:
-            log.info("consul_answers", "Consul answers again", id=self.service.id)
+            log.info("consul_available", "Consul answers again", id=self.service.id)
         self._attempt, self.trouble = 0, ""
         self.due = self._now() + self._interval * random.uniform(EARLIEST, 1.0)
 
@@ -120,7 +120,7 @@ class Keeper:
                 probe.check.id(self.service.id), self.service.name, probe.status, probe.output
             )  # fmt: skip
         except SvcinitError as error:
-            log.debug("not_reported", "not reported: {error}", error=error)
+            log.debug("report_failed", "not reported: {error}", error=error)
             known = False
         if not known:
             self.due = 0.0
@@ -174,7 +174,7 @@ class Keeper:
             self.differs = found = differences(actual, wanted) + ["token"] * self._has_old_token()
             if not found:
                 if not self.registered:
-                    log.info("registered_already", "{service} is registered already",
+                    log.info("already_registered", "{service} is registered already",
                              service=self.service.name, id=self.service.id)  # fmt: skip
                 self.registered = self._ever_registered = True
                 return
@@ -228,7 +228,7 @@ class Keeper:
             is_ours = self._owns_port and wanted["Port"] and place == (wanted["Address"], wanted["Port"])
             is_same = service_id == wanted["ID"]
             if is_same or is_ours:
-                log.info("leftover_deregistered", "removing a registration of {service} that an earlier run left",
+                log.info("stale_deregistered", "removing a registration of {service} that an earlier run left",
                          service=self.service.name, id=service_id)  # fmt: skip
             if (is_same and not ready) or (is_ours and not is_same):
                 self._consul.deregister(service_id, self.service.name)

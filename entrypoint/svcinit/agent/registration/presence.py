@@ -198,11 +198,11 @@ class Presence:
             try:
                 return keeper.deregister()
             except Unavailable as error:
-                log.debug("not_deregistered", "not deregistered yet: {error}", error=error)
+                log.debug("deregister_failed", "not deregistered yet: {error}", error=error)
                 _signal.sigtimedwait({_signal.SIGTERM}, pause_before(attempt, DEREGISTER_BACKOFF))
                 attempt += 1
             except ConfigError as error:
-                log.error("not_deregistered", "not deregistered: {error}", error=error)
+                log.error("deregister_failed", "not deregistered: {error}", error=error)
                 raise
 
     def _must_end(self) -> bool:

@@ -244,7 +244,7 @@ class Follower:
             try:
                 self._worker = self._start_worker(self._warm_up, self._prepared)
             except OSError as error:
-                log.warning("not_started", "no process to prepare changes in: {error}; trying again",
+                log.warning("fork_failed", "no process to prepare changes in: {error}; trying again",
                             error=error.strerror)  # fmt: skip
                 self._next_worker = now + BACKOFF[1]
 

@@ -52,7 +52,7 @@ class Watch(BlockingQuery):
                     input=str(self.id), error=error)  # fmt: skip
 
     def answers_again(self) -> None:
-        log.info("watch_answers", "{input}: followed again", input=str(self.id))
+        log.info("watch_recovered", "{input}: followed again", input=str(self.id))
 
 
 class File:
