@@ -299,7 +299,7 @@ def test_the_shared_upstream_of_nginx_lists_peers_and_is_valid_without_any(tmp_p
     peers = {"web": [Peer("h", "10.0.0.2", 81, "n"), Peer("h", "fd00::1", 80, "n")]}
     servers = {
         "    server 10.0.0.2:81 max_fails=0;\n    server [fd00::1]:80 max_fails=0;": Data(peers=peers),
-        "    server 127.0.0.1:1 down;  # nobody is there: 502": Data(),
+        "    server 127.0.0.1:1 down;  # no peers: 502": Data(),
     }
     for lines, data in servers.items():
         assert render(find([own]), data, [shared, own])[0].content.decode() == f"upstream b {{\n{lines}\n}}"
