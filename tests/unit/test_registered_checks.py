@@ -157,3 +157,23 @@ def test_an_instance_at_another_address_of_this_host_is_no_conflict(monkeypatch:
 def test_ipv6_is_looked_at_too(host: str) -> None:
     with socket.create_server((host, 0), family=socket.AF_INET6) as other:
         assert host in ports.listeners(other.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- {name: admin, port: 8001, tags: [1.10, 12:30, 'yes', 010, 1e3, 2026-01-02, on, ~x], meta: {version: 1.20}}",
+        '[{"name": "admin", "port": 8001, "tags": ["1.10", "12:30", "yes", "010", "1e3", "2026-01-02", "on", "~x"],'
+        ' "meta": {"version": 1.20}}]',
+    ],
+)
+def test_values_of_services_are_registered_as_they_are_written(text: str) -> None:
+    """YAML's own idea of them is 1.1, 750, true, 8 and 1000.0."""
+    admin = services(settings_of(SVCINIT_PORT="8000", SVCINIT_SERVICES=text))[1]
+    assert admin.tags == ("1.10", "12:30", "yes", "010", "1e3", "2026-01-02", "on", "~x")
+    assert (admin.port, admin.meta) == (8001, {"version": "1.20"})
+
+
+def test_a_key_of_a_service_that_is_given_twice_is_an_error_with_its_line() -> None:
+    with pytest.raises(ConfigError, match="SVCINIT_SERVICES, line 2: 'port' is set twice"):
+        services(settings_of(SVCINIT_PORT="8000", SVCINIT_SERVICES="- {name: admin,\n   port: 8001, port: 8002}"))

@@ -7,8 +7,6 @@ options of checks from the variables.
 
 from __future__ import annotations
 
-import json
-
 from svcinit.agent.registration import checks
 from svcinit.agent.registration.checks import raw
 from svcinit.errors import ConfigError
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from svcinit.agent.prepare.located_yaml import Node
     from svcinit.agent.registration.checks import Check
     from svcinit.settings.environment import Settings
 
@@ -110,26 +109,21 @@ def _entries(text: str) -> list[Any]:
 
 
 def _parsed(text: str, variable: str, example: str) -> object:
-    """JSON or YAML. Raises ConfigError."""
+    """JSON or YAML, each value as it is written: 1.10 stays 1.10, and 12:30 is no number. Raises ConfigError."""
+    from svcinit.agent.prepare.located_yaml import Place, parse
+
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigError(
-            f"{variable} is not JSON, and YAML needs PyYAML, which is not installed: pip install 'svcinit[yaml]'",
-            variable=variable,
-        ) from None
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{variable} is neither JSON nor YAML{line}; expected a list {example}", variable=variable
-        ) from None
+        return _plain(parse(text, Place(variable, variable=variable)))
+    except ConfigError as error:
+        raise ConfigError(*(fault.reworded(f"{fault}; expected a list {example}") for fault in error.faults)) from None
+
+
+def _plain(node: Node) -> object:
+    if isinstance(node.value, dict):
+        return {name: _plain(each) for name, each in node.value.items()}
+    if isinstance(node.value, list):
+        return [_plain(each) for each in node.value]
+    return None if node.is_null else node.value
 
 
 def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list[str]]:
