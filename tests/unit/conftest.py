@@ -12,6 +12,7 @@ from svcinit import log
 @pytest.fixture(autouse=True)
 def _no_sentences(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing depends on a message, except the tests that are about texts: those have the mark `sentences`."""
+    monkeypatch.setattr(log, "_context", {"role": "init"})  # the number of another test's reload
     if request.node.get_closest_marker("sentences"):
         return
     write = log._event

@@ -43,7 +43,7 @@ class RecordWatch(BlockingQuery):
         if not self._hash:
             self.due = self.asked_at + AGAIN
             return True
-        return before not in ("", self._hash)
+        return before != self._hash  # the first answer counts: the record may have changed just before the query
 
     def turn(self, now: float) -> bool:
         """Nothing is asked before the service is registered."""
