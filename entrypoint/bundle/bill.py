@@ -49,10 +49,10 @@ def _packages(files: Iterable[pathlib.Path]) -> set[tuple[str, str, str]]:
     for file in files:
         for path in {file, file.resolve(), pathlib.Path("/usr", *file.parts[1:])}:  # /lib may be a link to /usr/lib
             owner = _dpkg("--search", str(path)).partition(": ")[0]
-            if owner:
-                name, version, architecture = _dpkg(
-                    "--show", "--showformat=${Package} ${Version} ${Architecture}", owner.partition(",")[0]
-                ).split()
+            fields = "--showformat=${Package} ${Version} ${Architecture}"
+            package = _dpkg("--show", fields, owner.partition(",")[0]).split() if owner else []
+            if len(package) == 3:  # "diversion by" is in place of an owner where another package moved the file
+                name, version, architecture = package
                 found.add((name, version, architecture))
                 break
     return found

@@ -135,7 +135,7 @@ def test_a_stop_without_consul_ends_within_its_time(
     began = time.monotonic()
     assert svcinit.stop() == 7
     assert time.monotonic() - began < 2 + 0.5 + 1  # the stop, the drain, and what a busy machine may add
-    assert "not deregistered yet: it has no check, so Consul never drops it itself" in svcinit.err
+    assert "not deregistered yet: the service has no check, so Consul never removes it" in svcinit.err
     assert not is_alive(main)
 
 

@@ -129,7 +129,7 @@ def test_a_change_that_cannot_be_taken_over_lags_until_the_next_good_one_is(serv
     eventually(lambda: (scrape(port).value("watch_lag_seconds") or 0) > 0, "it lags")
     assert scrape(port).value("template_failed", target=str(target)) == 1
     service.consul.kv_put("config/web/n", "3")
-    svcinit.says("reload 1: done")
+    svcinit.says("reload 2: done")
     comes_to(port, 0, "watch_lag_seconds")
     comes_to(port, 0, "preparation_failed")
     found = scrape(port)

@@ -151,7 +151,7 @@ def test_svcinitctl_takes_a_service_out_of_dns_and_gives_it_back(service: Servic
     is_passing(service)
     assert ctl(svcinit, "maintenance", "on", "--reason", "disk swap", env=service.env)[0] == 0
     assert service.consul.passing("web") == []
-    eventually(lambda: "registered, in maintenance (disk swap): web-" in ctl(svcinit, "status")[1], "status tells it")
+    eventually(lambda: "in maintenance (disk swap)" in ctl(svcinit, "status")[1], "status tells it")
     assert ctl(svcinit, "maintenance", "off", env=service.env)[0] == 0
     is_passing(service)
     assert svcinit.stop() == 0
@@ -227,7 +227,7 @@ def test_deregistering_is_tried_on_while_the_service_stops(make_service: MakeSer
     svcinit.says("up")
     own_consul.pause()
     svcinit.signal(signal.SIGTERM)
-    svcinit.says("not deregistered yet: Consul drops the service itself when its check has failed for long enough")
+    svcinit.says("not deregistered yet: Consul removes the service when its check has failed for long enough")
     own_consul.resume()
     eventually(lambda: own_consul.instances("web") == [], "it is deregistered")
     assert svcinit.wait() == 0

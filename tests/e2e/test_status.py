@@ -247,7 +247,7 @@ def test_a_file_in_place_of_consul_shows_as_what_is_followed(tmp_path: pathlib.P
         svcinit.child("presence")
         found = eventually(lambda: _followed(status(svcinit)), "presence follows it")
         assert found
-        assert list(found["watch"]["followed"]) == [f"SVCINIT_SOURCE {source}"]
+        assert [(each["kind"], each["name"]) for each in found["watch"]["followed"]] == [("file", str(source))]
         assert (found["services"], found["consul_requests"]) == ({}, {})
         assert found["preparation"]["prefixes"]["config/web"]["entries"] == 1
         assert found["preparation"]["peers"]["db"]["entries"] == 1

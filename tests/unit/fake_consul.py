@@ -61,6 +61,12 @@ class FakeConsul:
             raise self.fails
         self.calls.append(call)
 
+    def is_hung_up(self) -> bool:
+        return False
+
+    def idle_descriptors(self) -> list[int]:
+        return []
+
     # the agent
 
     def agent(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from svcinit.agent.registration.checks import CRITICAL, PASSING
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.presence import BEAT, Presence
 from svcinit.agent.registration.probes import Probe
+from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
 from svcinit.errors import EX_OK, Outcome, Unavailable
@@ -263,6 +264,12 @@ def test_a_service_that_never_becomes_ready_is_not_registered(
     assert consul.calls == []
 
 
+def watch_record(started: Started) -> None:
+    """As SVCINIT_WATCH does, without its worker."""
+    presence = started.presence
+    presence.record_watch = RecordWatch(presence.consul, presence._connections, presence.keepers[0])
+
+
 def test_a_registration_that_another_program_removes_is_repaired_at_once(
     start: Callable[..., Started], consul: FakeConsul
 ) -> None:
@@ -270,6 +277,7 @@ def test_a_registration_that_another_program_removes_is_repaired_at_once(
     path = "/v1/agent/service/web"
     consul.answers[path] = {"ContentHash": "one"}, 0
     started = start()
+    watch_record(started)
     started.turns(0.1)
     del consul.answers[path]
     started.turns(1)
@@ -286,6 +294,7 @@ def test_an_agent_that_ends_is_asked_at_once_and_then_with_pauses(
 ) -> None:
     consul.answers["/v1/agent/service/web"] = {"ContentHash": "one"}, 0
     started = start()
+    watch_record(started)
     started.turns(0.1)
     consul.answers.clear()
     started.turns(1)
@@ -296,12 +305,12 @@ def test_an_agent_that_ends_is_asked_at_once_and_then_with_pauses(
     assert started.presence.keepers[0].due > started.clock()
 
 
-def test_one_container_without_a_watch_has_one_query_in_flight(
+def test_one_container_without_a_watch_has_no_query_in_flight(
     start: Callable[..., Started], consul: FakeConsul
 ) -> None:
     started = start(SVCINIT_SERVICES='[{"name": "a", "port": 1}, {"name": "b", "port": 2}]')
     started.turns(100)
-    assert consul.most_channels == 1
+    assert consul.most_channels == 0
 
 
 def test_presence_waits_no_longer_than_a_beat_and_never_without_an_end(
@@ -316,6 +325,7 @@ def test_presence_waits_no_longer_than_a_beat_and_never_without_an_end(
 
 def test_deregistering_closes_the_query_last(start: Callable[..., Started], consul: FakeConsul) -> None:
     started = start()
+    watch_record(started)
     started.turns(1)
     assert consul.open_channels
     assert started.presence.deregister() == EX_OK

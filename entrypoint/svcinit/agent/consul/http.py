@@ -111,8 +111,15 @@ class Http:
 
     def is_hung_up(self) -> bool:
         """Has the agent closed the idle connection, as it does when it ends? False without a connection."""
+        return any(_is_readable(channel) for channel in self._idle())
+
+    def idle_descriptors(self) -> list[int]:
+        """Those of the idle connections: readable when the agent closes them."""
+        return [channel.fileno() for channel in self._idle()]
+
+    def _idle(self) -> list[socket.socket]:
         queues = [pool.pool.queue for pool in self._adapter.pools() if pool.pool is not None]
-        return any(idle is not None and _is_readable(idle.sock) for queue in queues for idle in queue)
+        return [idle.sock for queue in queues for idle in queue if idle is not None and idle.sock is not None]
 
     def call(
         self, method: str, path: str, rule: str, query: dict[str, str] | None = None, body: object = None,
@@ -366,9 +373,9 @@ def _not_an_address(address: str) -> Fault:
     return Fault(told, variable="CONSUL_HTTP_ADDR")
 
 
-def _is_readable(channel: socket.socket | None) -> bool:
+def _is_readable(channel: socket.socket) -> bool:
     """Is there something to read? On an idle connection that is its end."""
-    return channel is not None and bool(select.select([channel], [], [], 0)[0])
+    return bool(select.select([channel], [], [], 0)[0])
 
 
 def _system_cas() -> bool | str:

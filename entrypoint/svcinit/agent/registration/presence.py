@@ -94,7 +94,8 @@ class Presence:
             for service in found
         ]  # fmt: skip
         self._connections = Connections(consul, 1)
-        self.record_watch = RecordWatch(consul, self._connections, self.keepers[0]) if found else None
+        watches = found and settings.watch  # without SVCINIT_WATCH a container has one connection to the agent
+        self.record_watch = RecordWatch(consul, self._connections, self.keepers[0]) if watches else None
         self.follower: Follower | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
@@ -130,8 +131,9 @@ class Presence:
         ready = self.ready_probe
         if ready is not None and ready.is_due(now) and ready.turn(now) and ready.status == PASSING:
             self._become_ready(ready, now)
-        if self.record_watch is not None and self.record_watch.turn(now):
-            self.consul.close()  # where the agent has ended, a kept connection is dead
+        changed = self.record_watch is not None and self.record_watch.turn(now)
+        if changed or self.consul.is_hung_up():  # the agent may have ended, and have lost the registration
+            self.consul.close()
             for keeper in self.keepers:
                 keeper.changed()
         for keeper in self.keepers:
@@ -228,8 +230,9 @@ class Presence:
         return max(0.0, min(min(times, default=0.0) - self._now(), longest))
 
     def _descriptors(self) -> list[int]:
-        """What wakes it up: answers to queries, and the worker that has prepared a change."""
-        found = [] if self.follower is None else self.follower.descriptors()
+        """What wakes it up: the end of the agent, answers to queries, and the worker that has prepared a change."""
+        found = self.consul.idle_descriptors()
+        found += [] if self.follower is None else self.follower.descriptors()
         if self.record_watch is not None and self.record_watch.descriptor is not None:
             found.append(self.record_watch.descriptor)
         return found
