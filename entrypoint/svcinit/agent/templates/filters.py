@@ -1,9 +1,12 @@
-"""The filters of templates, besides those of Jinja2. Their errors contain no values."""
+"""The filters of templates, besides those of Jinja2. Their errors contain no values. The functions: `functions.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import _signal
+import datetime
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import Undefined
 
@@ -14,6 +17,27 @@ if TYPE_CHECKING:
 
     from svcinit.agent.templates.engine import Peer
 
+Result = TypeVar("Result")
+
+REGEX_SECONDS = 1.0  # of CPU time that one use of a regular expression can take
+REGEX_LIMIT = 512 << 10  # characters of its text: as many bytes as a value of Consul's KV can have
+TRUE, FALSE = ("1", "t", "true", "y", "yes", "on"), ("0", "f", "false", "n", "no", "off")
+INFINITE = float("inf")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(rf"([-+]?)((?:{_PART.pattern})+|0)")
+_SECONDS = {
+    "ns": "1/1000000000",
+    "us": "1/1000000",
+    "µs": "1/1000000",
+    "μs": "1/1000000",
+    "ms": "1/1000",
+    "s": "1",
+    "m": "60",
+    "h": "3600",
+}
+_INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")  # Python refuses more than 4,300 digits
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_TOML_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PEER = ("host", "address", "port", "node")
 
 
@@ -62,11 +86,80 @@ def from_yaml(text: str) -> Any:
         raise WrongError(f"from_yaml: the value is not YAML{place}") from None
 
 
-def b64decode(text: str) -> str:
-    import base64
+def to_toml(value: Mapping[str, Any]) -> str:
+    """TOML 1.0, with sorted keys: the values of a level, then its tables."""
+    plain = _plain(value)
+    if not isinstance(plain, dict):
+        raise WrongError("to_toml: the document must be a mapping")
+    lines: list[str] = []
+    _toml_table(plain, [], lines)
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def from_toml(text: str) -> Any:
+    import tomllib
 
     try:
-        raw = base64.b64decode("".join(text.split()), validate=True)
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        raise WrongError("from_toml: the value is not TOML") from None
+
+
+def to_ini(value: Mapping[str, Any]) -> str:
+    """Sections with `name = value` lines, sorted; values that are in no section come first."""
+    plain = _plain(value)
+    if not isinstance(plain, dict):
+        raise WrongError("to_ini: expected a mapping of sections to mappings")
+    parts = [_ini_lines({name: each for name, each in plain.items() if not isinstance(each, dict)})]
+    for name, section in sorted(plain.items()):
+        if isinstance(section, dict):
+            if not str(name) or set(str(name)) & set("]\r\n\0"):
+                raise WrongError("to_ini: the name of a section is empty, or contains ] or a line end")
+            parts.append([f"[{name}]", *_ini_lines(section)])
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n" * any(parts)
+
+
+def explode_map(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"db/host": x}` as `{"db": {"host": x}}`."""
+    root: dict[str, Any] = {}
+    for path, item in sorted(value.items()):
+        *parents, name = [part for part in str(path).split("/") if part] or [""]
+        level: Any = root
+        for parent in parents:
+            level = level.setdefault(parent, {}) if isinstance(level, dict) else None
+        if not isinstance(level, dict) or not name or name in level:
+            raise WrongError("explode_map: a key is empty, or is also a folder with keys")
+        level[name] = item
+    return root
+
+
+def merge(value: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings as one, at all levels; the later one has precedence. Lists are replaced, not joined."""
+    merged: dict[str, Any] = {}
+    for each in (value, *others):
+        if not isinstance(each, Mapping):
+            raise WrongError("merge: expected mappings")
+        for name, item in each.items():
+            both = isinstance(item, Mapping) and isinstance(merged.get(name), Mapping)
+            merged[name] = merge(merged[name], item) if both else item
+    return merged
+
+
+def b64encode(text: str, urlsafe: bool = False) -> str:
+    import base64
+
+    return (base64.urlsafe_b64encode if urlsafe else base64.b64encode)(_bytes(text)).decode()
+
+
+def b64decode(text: str, urlsafe: bool = False) -> str:
+    """urlsafe: `-` and `_` stand for `+` and `/`, and the padding can be missing, as in JSON Web Tokens."""
+    import base64
+
+    packed = "".join(text.split())
+    try:
+        if urlsafe:
+            packed += "=" * (-len(packed) % 4)
+        raw = base64.b64decode(packed, b"-_" if urlsafe else None, validate=True)
     except ValueError:
         raise WrongError("b64decode: the value is not base64") from None
     try:
@@ -80,11 +173,227 @@ def split(text: str, separator: str = ",") -> list[str]:
     return text.split(separator) if text else []
 
 
+def md5(text: str) -> str:
+    return _digest("md5", text)
+
+
+def sha1(text: str) -> str:
+    return _digest("sha1", text)
+
+
 def sha256(text: str) -> str:
     """The hexadecimal digest of the text in UTF-8."""
+    return _digest("sha256", text)
+
+
+def sha512(text: str) -> str:
+    return _digest("sha512", text)
+
+
+def hmac_sha256(text: str, key: str) -> str:
+    """The hexadecimal HMAC (RFC 2104) of the text; both are UTF-8."""
+    import hmac
+
+    return hmac.digest(_bytes(key), _bytes(text), "sha256").hex()
+
+
+def regex_match(text: str, pattern: str) -> bool:
+    """Does the pattern occur anywhere in the text? Anchor it by `^` and `$` for the whole text."""
+    return _matched(pattern, text, lambda compiled, whole: compiled.search(whole) is not None)
+
+
+def regex_search(text: str, pattern: str, group: int | str = 0) -> str | None:
+    """The first match, or a group of it by number or name; none if there is no match."""
+
+    def first(compiled: re.Pattern[str], whole: str) -> str | None:
+        found = compiled.search(whole)
+        return found[group] if found else None
+
+    return _matched(pattern, text, first)
+
+
+def regex_replace(text: str, pattern: str, replacement: str) -> str:
+    r"""Replace all matches; `\1` and `\g<name>` in the replacement are groups."""
+    return _matched(pattern, text, lambda compiled, whole: compiled.sub(str(replacement), whole))
+
+
+def regex_split(text: str, pattern: str) -> list[str]:
+    """The parts between the matches."""
+    return _matched(pattern, text, lambda compiled, whole: compiled.split(whole))
+
+
+def is_ipv4(text: str) -> bool:
+    return _ip_version(text) == 4
+
+
+def is_ipv6(text: str) -> bool:
+    return _ip_version(text) == 6
+
+
+def cidr_contains(network: str, address: str) -> bool:
+    """Is the address, or the whole network `address`, in the network? `"10.0.0.0/8"|cidr_contains("10.1.2.3")`"""
+    import ipaddress
+
+    try:
+        outer, inner = (ipaddress.ip_network(str(each).strip("[]"), strict=False) for each in (network, address))
+    except ValueError:
+        raise WrongError("cidr_contains: expected a network such as 10.0.0.0/8 and an address") from None
+    return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
+def parse_bool(value: Any) -> bool:
+    """1, t, true, y, yes, on and their opposites, in any case."""
+    word = str(value).strip().lower()
+    if word not in TRUE + FALSE:
+        raise WrongError("parse_bool: expected 1, t, true, y, yes, on, 0, f, false, n, no or off")
+    return word in TRUE
+
+
+def parse_duration(text: str) -> int | float:
+    """Seconds of a duration as in Go: `1h30m`, `1.5s`, `500ms`, `-10s`."""
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None:
+        raise WrongError("parse_duration: expected a duration such as 1h30m, 10s or 500ms")
+    from fractions import Fraction  # exact: 1.1s is not 1.1000000000000001 s
+
+    seconds = sum((Fraction(number) * Fraction(_SECONDS[unit]) for number, unit in _PART.findall(match[2])), Fraction())
+    seconds = -seconds if match[1] == "-" else seconds
+    return int(seconds) if seconds.denominator == 1 else float(seconds)
+
+
+def strict_int(value: Any) -> int:
+    """A whole number. Jinja2's own `int` makes 0 of a text that is no number."""
+    text = str(value).strip()
+    if not _INTEGER.fullmatch(text):
+        raise WrongError("strict_int: the value is not a whole number")
+    return int(text)
+
+
+def strict_float(value: Any) -> float:
+    """A number. Jinja2's own `float` makes 0.0 of a text that is no number."""
+    text = str(value).strip()
+    if not _NUMBER.fullmatch(text) or float(text) in (INFINITE, -INFINITE):
+        raise WrongError("strict_float: the value is not a number")
+    return float(text)
+
+
+def trim_prefix(text: str, prefix: str) -> str:
+    return str(text).removeprefix(prefix)
+
+
+def trim_suffix(text: str, suffix: str) -> str:
+    return str(text).removesuffix(suffix)
+
+
+def _bytes(text: Any) -> bytes:
+    return str(text).encode("utf-8", "surrogateescape")
+
+
+def _digest(algorithm: str, text: str) -> str:
     import hashlib
 
-    return hashlib.sha256(str(text).encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.new(algorithm, _bytes(text), usedforsecurity=False).hexdigest()
+
+
+def _ip_version(text: str) -> int:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(str(text).strip("[]")).version
+    except ValueError:
+        return 0
+
+
+class _TooSlow(Exception):
+    """A match took more than REGEX_SECONDS."""
+
+
+def _matched(pattern: str, text: str, match: Callable[[re.Pattern[str], str], Result]) -> Result:
+    """What `match` returns for the compiled pattern. Raises WrongError for a wrong pattern, and for one that is slow.
+
+    Time is bounded by a timer of the CPU time: Python's matcher calls handlers of signals every 4,096 steps. A step
+    can take as long as one pass over the text, so the text is bounded too.
+    """
+    text, pattern = str(text), str(pattern)
+    if len(text) > REGEX_LIMIT:
+        raise WrongError(f"a regular expression can be used for at most {REGEX_LIMIT} characters: split the text first")
+    former = _signal.signal(_signal.SIGVTALRM, _too_slow) or _signal.SIG_DFL
+    blocked = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGVTALRM])
+    try:
+        _signal.setitimer(_signal.ITIMER_VIRTUAL, REGEX_SECONDS)
+        try:
+            return match(re.compile(pattern), text)
+        finally:
+            _signal.setitimer(_signal.ITIMER_VIRTUAL, 0)
+    except _TooSlow:
+        raise WrongError(f"the regular expression took more than {REGEX_SECONDS:g} s for this text") from None
+    except (re.error, IndexError, RecursionError, OverflowError) as error:
+        position = f" at character {error.pos + 1}" if isinstance(error, re.error) and error.pos is not None else ""
+        raise WrongError(f"the pattern, group or replacement is no regular expression{position}") from None
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, blocked)
+        _signal.signal(_signal.SIGVTALRM, former)
+
+
+def _too_slow(*_: object) -> None:
+    raise _TooSlow
+
+
+def _toml_table(table: Mapping[Any, Any], path: list[str], lines: list[str]) -> None:
+    """Add the lines of a table; `path`: its quoted name."""
+    values: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    for name, value in sorted(table.items(), key=lambda item: str(item[0])):
+        rows = isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
+        (tables if rows or isinstance(value, dict) else values)[_toml_key(name)] = value
+    lines += [f"{name} = {_toml_value(value)}" for name, value in values.items()]
+    for name, value in tables.items():
+        for row in value if isinstance(value, list) else [value]:
+            title = ".".join([*path, name])
+            lines += [""] * bool(lines) + [f"[[{title}]]" if isinstance(value, list) else f"[{title}]"]
+            _toml_table(row, [*path, name], lines)
+
+
+def _toml_key(name: Any) -> str:
+    return name if isinstance(name, str) and _TOML_BARE.fullmatch(name) else _toml_text(str(name))
+
+
+def _toml_text(text: str) -> str:
+    """A basic string: as in JSON, except that TOML has DEL escaped and knows no half surrogate pairs."""
+    import json
+
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise WrongError("to_toml: a text is not UTF-8")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _toml_text(value)
+    if isinstance(value, int | float):
+        return repr(value)  # `inf`, `-inf` and `nan` have the same names
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        pairs = sorted((_toml_key(name), _toml_value(item)) for name, item in value.items())
+        return "{" + ", ".join(f"{name} = {item}" for name, item in pairs) + "}"
+    raise WrongError("to_toml: TOML has no null, and no value of this type")
+
+
+def _ini_lines(section: Mapping[Any, Any]) -> list[str]:
+    lines = []
+    for name, value in sorted(section.items(), key=lambda item: str(item[0])):
+        if isinstance(value, dict | list) or value is None:
+            raise WrongError("to_ini: a value is a list, a mapping or none: join the list, or choose one field")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if not str(name) or str(name)[0] in "[;#" or set(str(name)) & set("=:\r\n\0") or set(text) & set("\r\n\0"):
+            raise WrongError("to_ini: a line end in a name or value, or a name that is empty or has one of [ ; # = :")
+        lines.append(f"{name} = {text}".rstrip())
+    return lines
 
 
 def _plain(value: Any) -> Any:
@@ -109,7 +418,25 @@ def _yaml(name: str) -> ModuleType:
     return yaml
 
 
+def _with_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, with an error that names what is missing where its input is undefined."""
+
+    def call(value: Any, *arguments: Any, **options: Any) -> Any:
+        for each in (value, *arguments):
+            if isinstance(each, Undefined):
+                str(each)  # raises UndefinedError with the missing name
+        return function(value, *arguments, **options)
+
+    call.__name__ = function.__name__
+    return call
+
+
 FILTERS = {
-    function.__name__: function
-    for function in (hostports, to_json, from_json, to_yaml, from_yaml, b64decode, split, sha256)
-}
+    function.__name__: _with_names(function)
+    for function in (
+        hostports, to_json, from_json, to_yaml, from_yaml, to_toml, from_toml, to_ini, explode_map, merge,
+        b64encode, b64decode, split, md5, sha1, sha256, sha512, hmac_sha256,
+        regex_match, regex_search, regex_replace, regex_split, is_ipv4, is_ipv6, cidr_contains,
+        parse_bool, parse_duration, strict_int, strict_float, trim_prefix, trim_suffix,
+    )
+}  # fmt: skip
