@@ -43,6 +43,13 @@ class Data:
         self._peers = peers or {}
         self.asked: list[tuple[str, str | None, str | None]] = []
 
+    def key_at(self, path: str, dc: str | None) -> bytes | None:
+        return self.kv.get(f"{path}@{dc}" if dc else f"/{path}")
+
+    def keys_below(self, path: str, dc: str | None) -> Mapping[str, bytes]:
+        start = f"/{path}/".replace("//", "/")
+        return {key[1:]: value for key, value in self.kv.items() if key.startswith(start)}
+
     def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
         self.asked.append((name, tag, dc))
         return self._peers.get(name, [])

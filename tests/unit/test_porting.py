@@ -11,9 +11,15 @@ from rendering import Data, Peer, text_of
 from svcinit.settings.table import TABLE
 
 PAGE = (pathlib.Path(__file__).parent.parent.parent / "docs" / "porting.md").read_text().replace("\\|", "|")
-DATA = Data({"p": b"v", "a/x": b"1", "a/b/c": b"2"}, {"web": [Peer("h", "10.0.0.1", 80, "n")]}, {"X": "set"})
+DATA = Data(
+    {"p": b"v", "/p": b"whole", "p@dc": b"far", "a/x": b"1", "a/b/c": b"2"},
+    {"web": [Peer("h", "10.0.0.1", 80, "n")]},
+    {"X": "set"},
+)
 OFFERED = {
     'key("p")': "v",
+    'key("/p")': "whole",
+    'key("/p", dc="dc")': "far",
     'key_exists("p")': "True",
     'key_or_default("p", "d")': "v",
     'ls("p")': "[]",

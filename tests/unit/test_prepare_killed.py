@@ -89,7 +89,7 @@ class Container:
         made = follower.Follower.__new__(follower.Follower)
         made.settings, made._command, made._life = self.settings, ("main",), crew._life
         made._slots = crew.slots
-        made._file, made._keys, made._peers = [None], [], {}  # type: ignore[list-item]
+        made._file, made._prefixes, made._used = [None], {}, {}  # type: ignore[list-item]
         made._counts, made._late = {}, 0.0
         return lambda: made._prepared(made._change(), lambda: None) or EX_OK  # type: ignore[func-returns-value]
 

@@ -206,7 +206,7 @@ def test_a_first_answer_that_differs_from_what_was_prepared_is_a_change(follow: 
 
 def test_an_answer_that_is_in_use_already_is_none(follow: Callable[[int], Following]) -> None:
     made = follow(0)
-    (keys,) = made.follower._keys
+    (keys,) = made.follower._prefixes.values()
     keys.known = "x"
     assert keys.accept({})
     keys.known = keys.digest

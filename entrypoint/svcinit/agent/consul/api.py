@@ -40,10 +40,10 @@ class Consul(Http):
         return self.pairs(path, self.call("GET", path, key_rule(prefix + "/"), self.kv_query(dc), limit=KV_LIMIT))
 
     def kv_query(self, dc: str | None) -> dict[str, str]:
-        query = {"recurse": "", **({"dc": dc} if dc else {})}
-        if self.consistency != "default":
-            query[self.consistency] = ""
-        return query
+        return {"recurse": "", **({"dc": dc} if dc else {}), **self.consistency_query()}
+
+    def consistency_query(self) -> dict[str, str]:
+        return {} if self.consistency == "default" else {self.consistency: ""}
 
     def pairs(self, path: str, entries: object) -> dict[str, bytes]:
         """Key to value, folders left out, of what `path` answered."""

@@ -17,7 +17,7 @@ import time
 from svcinit import log, regular_file
 from svcinit.agent.files import replacement
 from svcinit.agent.files.paths import parent
-from svcinit.agent.prepare.inputs import InputId, Kind, from_json, to_json
+from svcinit.agent.prepare.inputs import HAVE_VALUES, InputId, from_json, to_json
 from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False
@@ -138,13 +138,13 @@ def _snapshot(body: Mapping[str, Any]) -> Snapshot:
 
 
 def _encoded(wanted: InputId, content: Any) -> Any:
-    if wanted.kind == Kind.KV:
+    if wanted.kind in HAVE_VALUES:
         return {key: base64.b64encode(value).decode() for key, value in content.items()}
     return [(peer.host, peer.address, peer.port, peer.node) for peer in content]
 
 
 def _decoded(wanted: InputId, content: Any) -> Any:
-    if wanted.kind == Kind.KV:
+    if wanted.kind in HAVE_VALUES:
         return {key: base64.b64decode(value) for key, value in content.items()}
     from svcinit.agent.consul.discovery import Peer
 

@@ -15,11 +15,18 @@ class Kind:
     """What can be asked of a source. A new kind needs a reader in each source that has it."""
 
     KV = "kv"  # all keys below a prefix, by full name: dict[str, bytes]
+    KEY = "key"  # one key by its full name: dict[str, bytes], empty if there is none
     PEERS = "peers"  # the instances of a service, as DNS returns them: list[Peer]
     FILE = "file"  # the file or directory of SVCINIT_SOURCE as a whole
 
 
-LABELS = {Kind.KV: "KV prefix ", Kind.PEERS: "peers of ", Kind.FILE: "SVCINIT_SOURCE "}  # before the name, for people
+HAVE_VALUES = Kind.KV, Kind.KEY  # the content is dict[str, bytes]
+LABELS = {
+    Kind.KV: "KV prefix ",
+    Kind.KEY: "key ",
+    Kind.PEERS: "peers of ",
+    Kind.FILE: "SVCINIT_SOURCE ",
+}  # before the name, for people
 
 
 class InputId(NamedTuple):

@@ -14,7 +14,7 @@ from svcinit import log
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
-from svcinit.agent.prepare.inputs import Kind
+from svcinit.agent.prepare.inputs import HAVE_VALUES, Kind
 from svcinit.agent.prepare.rendering import find_templates
 from svcinit.errors import ConfigError
 from svcinit.state_files import MISSHAPEN, read_of_life, write_state
@@ -54,7 +54,7 @@ def _record(
         "ended": ended,
         "trouble": list(faults),
         "templates": _failed(done, earlier, faults) if faults else _rendered(done),
-        "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, Kind.KV),
+        "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, *HAVE_VALUES),
         "peers": _entries(done, earlier.get("peers", {}) if faults else {}, Kind.PEERS),
         **{f"{phase}_seconds": _added(earlier, f"{phase}_seconds", done.seconds.get(phase)) for phase in PHASES},
         "requests": requests.state(),
@@ -125,12 +125,12 @@ def _is_about(fault: str, source: Any) -> bool:
     return any(f"{path}{end}" in fault for path in (source.path, source.target) for end in ENDS)
 
 
-def _entries(done: Transaction, earlier: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """How many entries each input of a kind had, when, and at which of Consul's indexes."""
+def _entries(done: Transaction, earlier: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
+    """How many entries each input of some kinds had, when, and at which of Consul's indexes."""
     found = {
         each.text: {"entries": len(answer.content), "index": answer.index or None, "fetched": answer.fetched_at}
         for each, answer in done.data.answers.items()
-        if each.kind == kind
+        if each.kind in kinds
     }
     return {**earlier, **found}
 

@@ -32,7 +32,7 @@ class Source:
 
     def none_found(self, kind: str) -> str:
         """What is logged about an input that is empty."""
-        whose = "the" if kind == Kind.KV else "the agent's own"
+        whose = "the agent's own" if kind == Kind.PEERS else "the"
         return f"there are none, or none that {whose} token may read"
 
     def agent(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Inputs from Consul: KV over HTTP, peers over DNS. What is not asked for costs no import and no request."""
+"""Inputs from Consul: keys and the catalog over HTTP, peers over DNS. Unused inputs cost no import and no request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ConsulSource(Source):
         self._resolver: Resolver | None = None
 
     def read(self, wanted: InputId) -> Answer:
-        return {Kind.KV: self._keys, Kind.PEERS: self._peers}[wanted.kind](wanted)
+        return {Kind.KV: self._keys, Kind.PEERS: self._peers}.get(wanted.kind, self._answer)(wanted)
 
     def agent(self) -> dict[str, str]:
         return self._client().agent()
@@ -47,6 +47,13 @@ class ConsulSource(Source):
         consul = self._client()
         found = consul.kv(wanted.name, wanted.dc)
         return Answer(found, time.time(), consul.index)
+
+    def _answer(self, wanted: InputId) -> Answer:
+        from svcinit.agent.consul import questions
+
+        consul, asked = self._client(), questions.question(wanted)
+        answer = consul.call("GET", asked.path, asked.rule, asked.query(consul), limit=questions.LIMIT)
+        return Answer(asked.read(consul, answer), time.time(), consul.index)
 
     def _peers(self, wanted: InputId) -> Answer:
         if self._resolver is None:

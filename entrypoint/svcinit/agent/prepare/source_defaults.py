@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit import log
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
+from svcinit.agent.prepare.inputs import HAVE_VALUES, Answer, InputId
 from svcinit.agent.prepare.source import Source
 from svcinit.errors import Unavailable
 
@@ -40,7 +40,7 @@ class DefaultsSource(Source):
             except Unavailable as error:
                 log.debug("unavailable", "{error}", error=error)
         self._unanswered.add(wanted)
-        return Answer({} if wanted.kind == Kind.KV else [], time.time())
+        return Answer({} if wanted.kind in HAVE_VALUES else [], time.time())
 
     def agent(self) -> dict[str, str]:
         return self._live.agent()

@@ -59,8 +59,10 @@ class FileSource(Source):
     def read(self, wanted: InputId) -> Answer:
         self.load()
         if wanted.kind == Kind.KV:
-            keys = {key: value for key, value in self.kv.items() if key.startswith(f"{wanted.name}/")}
-            return Answer(keys, time.time())
+            folder = f"{wanted.name}/" if wanted.name else ""
+            return Answer({key: value for key, value in self.kv.items() if key.startswith(folder)}, time.time())
+        if wanted.kind == Kind.KEY:
+            return Answer({key: self.kv[key] for key in (wanted.name,) if key in self.kv}, time.time())
         return Answer(self._peers(wanted), time.time())
 
     def none_found(self, _kind: str) -> str:

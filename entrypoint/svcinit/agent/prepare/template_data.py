@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svcinit import log
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, counts
+from svcinit.agent.prepare.inputs import HAVE_VALUES, Answer, InputId, Kind, counts
 from svcinit.errors import Fault, Unavailable
 
 TYPE_CHECKING = False
@@ -77,6 +77,8 @@ class TemplateData:
         return self.answers[wanted].content
 
     def _check_loss(self, wanted: InputId, count: int) -> None:
+        if wanted.kind == Kind.KEY:  # a template that uses it has a default, or fails without it
+            return
         if count or self.settings.allow_empty or not self.source.may_lose_data:
             return
         before = self.earlier.get(wanted, 0)
@@ -97,12 +99,14 @@ class TemplateData:
     def warn_about_empty(self) -> None:
         """Log each input that is empty, once."""
         for wanted, count in counts(self.answers).items():
-            if not count and wanted not in self.earlier:
+            if not count and wanted.kind != Kind.KEY and wanted not in self.earlier:
                 log.warning("empty", "{input}: {error}", input=str(wanted), error=self.source.none_found(wanted.kind))
 
     def values(self) -> list[str]:
         """The values of all keys, as text."""
-        return [value.decode("utf-8", "replace") for value in self.kv.values()]
+        found = [answer.content for wanted, answer in self.answers.items() if wanted.kind in HAVE_VALUES]
+        values = [value for content in (self.kv, *found) for value in content.values()]
+        return [value.decode("utf-8", "replace") for value in dict.fromkeys(values)]
 
     def redact(self, text: str) -> str:
         """The output of a check command, without the values of keys and other secrets."""
@@ -118,6 +122,28 @@ class TemplateData:
     def token_hint(self) -> str:
         """To add where a service has no instances: the token may be the reason."""
         return self.source.token_hint if self.settings.consul_http_token else ""
+
+    def key_at(self, path: str, dc: str | None = None) -> bytes | None:
+        folder = self._folder_with(path, dc)
+        value: bytes | None = (self.read(InputId(Kind.KEY, path, dc)) if folder is None else folder).get(path)
+        return value
+
+    def keys_below(self, path: str, dc: str | None = None) -> Mapping[str, bytes]:
+        start = f"{path}/" if path else ""
+        folder = self._folder_with(start, dc)
+        if folder is None:
+            found: Mapping[str, bytes] = self.read(InputId(Kind.KV, path, dc))
+            return found
+        return {key: value for key, value in folder.items() if key.startswith(start)}
+
+    def _folder_with(self, path: str, dc: str | None) -> Mapping[str, bytes] | None:
+        """The content of a prefix that was read already, and has `path` if it exists."""
+        for wanted, answer in self.answers.items():
+            start = f"{wanted.name}/" if wanted.name else ""
+            if wanted.kind == Kind.KV and wanted.dc == dc and path.startswith(start):
+                content: Mapping[str, bytes] = answer.content
+                return content
+        return None
 
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         found: list[Peer] = self.read(InputId(Kind.PEERS, name, dc, tag))

@@ -231,10 +231,10 @@ class Transaction:
 
     def remember_secrets(self) -> None:
         """Leave the values of keys to the processes that log the output of probes."""
-        if self._secrets.is_open and self.data.kv:
+        if self._secrets.is_open and (values := self.data.values()):
             from svcinit.agent.redact import remember
 
-            remember(self._secrets, self.data.values())
+            remember(self._secrets, values)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:

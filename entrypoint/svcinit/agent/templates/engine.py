@@ -56,6 +56,12 @@ if TYPE_CHECKING:
         def this(self) -> object:
             """This instance: name, id, address, port."""
 
+        def key_at(self, path: str, dc: str | None) -> bytes | None:
+            """The value of a key by its full name, for each use, as `peers`; None if there is no such key."""
+
+        def keys_below(self, path: str, dc: str | None) -> Mapping[str, bytes]:
+            """All keys below a path, by full name, for each use, as `peers`."""
+
         def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
             """The instances of a service. Called for each use: the implementation caches the answers."""
 

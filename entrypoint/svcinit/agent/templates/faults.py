@@ -117,6 +117,10 @@ def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
 
 def _hint(path: str, data: Data) -> str:
     """Which key may have been meant."""
+    if path.startswith("/"):
+        own = path.strip("/")
+        hint = "; a path that begins with a slash is a full one"
+        return f'{hint}: did you mean key("{own}")?' if own in data.kv else hint
     if not data.kv:
         return "; there are no keys at all"
     parts = path.split("/")

@@ -126,25 +126,36 @@ class Names:
             "this": Lazy(lambda: self._data.this),
         }
 
-    def key(self, path: str) -> str:
-        path = path.strip("/")
-        raw = self._data.kv.get(path)
+    def key(self, path: str, dc: str | None = None) -> str:
+        """The value of a key: below the service's prefix, or with a leading slash anywhere in Consul's KV."""
+        raw = self._raw(path, dc)
         if raw is None:
-            raise NoKeyError(path)
-        return _text(path, raw)
+            raise NoKeyError(_shown(path))
+        return _text(_shown(path), raw)
 
-    def key_or_default(self, path: str, default: Any) -> Any:
-        return self.key(path) if self.key_exists(path) else default
+    def key_or_default(self, path: str, default: Any, dc: str | None = None) -> Any:
+        raw = self._raw(path, dc)
+        return default if raw is None else _text(_shown(path), raw)
 
-    def key_exists(self, path: str) -> bool:
-        return path.strip("/") in self._data.kv
+    def key_exists(self, path: str, dc: str | None = None) -> bool:
+        return self._raw(path, dc) is not None
 
-    def ls(self, path: str = "") -> list[Pair]:
+    def _raw(self, path: str, dc: str | None) -> bytes | None:
+        if _is_whole(path, dc):
+            return self._data.key_at(path.strip("/"), dc)
+        return self._data.kv.get(path.strip("/"))
+
+    def ls(self, path: str = "", dc: str | None = None) -> list[Pair]:
         """The keys directly below a path, sorted."""
-        return [pair for pair in self.tree(path) if "/" not in pair.key]
+        return [pair for pair in self.tree(path, dc) if "/" not in pair.key]
 
-    def tree(self, path: str = "") -> list[Pair]:
+    def tree(self, path: str = "", dc: str | None = None) -> list[Pair]:
         """All keys below a path, at all levels, sorted."""
+        if _is_whole(path, dc):
+            folder = path.strip("/")
+            start = len(folder) + 1 if folder else 0
+            found = self._data.keys_below(folder, dc)
+            return [Pair(key[start:], f"/{key}", found[key]) for key in sorted(found) if not key.endswith("/")]
         prefix = path.strip("/") + "/" if path.strip("/") else ""
         keys = self._keys()
         pairs = []
@@ -204,6 +215,17 @@ class Names:
             value = level.get(name)
             level[name] = self._data.kv[key] if value is None else _Both(value)
         return Section("", root)
+
+
+def _is_whole(path: str, dc: str | None) -> bool:
+    """Is it a full name of Consul's KV, and not one below the service's prefix?"""
+    if dc and not path.startswith("/"):
+        raise WrongError("dc= needs the full path of a key, which begins with a slash")
+    return path.startswith("/")
+
+
+def _shown(path: str) -> str:
+    return f"/{path.strip('/')}" if path.startswith("/") else path.strip("/")
 
 
 def _text(path: str, raw: bytes) -> str:

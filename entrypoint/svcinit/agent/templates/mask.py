@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 
-from svcinit.agent.prepare.inputs import Kind
+from svcinit.agent.prepare.inputs import HAVE_VALUES, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class Mask:
         for wanted, answer in self._data.answers.items():
             for peer in answer.content if wanted.kind == Kind.PEERS else ():
                 yield from (peer.host, peer.address, str(peer.port), peer.node)
-        for key in self._data.kv:
+        found = [answer.content for wanted, answer in self._data.answers.items() if wanted.kind in HAVE_VALUES]
+        for key in (name for content in (self._data.kv, *found) for name in content):
             yield from (key, *key.split("/"))
 
 

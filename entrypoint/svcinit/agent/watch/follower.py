@@ -64,9 +64,9 @@ class Follower:
         self._start_worker, self._wall_clock = start_worker, wall_clock
         self._connections = Connections(consul, settings.watch_connections)
         self._file = [] if settings.source is None else [queries.File(settings.source)]
-        prefixes = [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
-        self._keys = [] if self._file else [self._keys_below(prefix) for prefix in dict.fromkeys(prefixes)]
-        self._peers: dict[InputId, queries.Peers] = {}
+        prefixes = [] if self._file else [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
+        self._prefixes = {prefix: queries.Keys(consul, self._connections, prefix) for prefix in prefixes}
+        self._used: dict[InputId, queries.Watch] = {}  # what templates use besides the prefixes
         self._changed_at = self._last_change = 0.0  # of the changes that settle; 0: there are none
         self._splay = 0.0  # seconds that the present change waits after it has settled
         self._owes_reload = False  # svcinit started without Consul: its first answer is a reload
@@ -164,10 +164,7 @@ class Follower:
         return [*self._file, *self._queries()]
 
     def _queries(self) -> list[queries.Watch]:
-        return [*self._keys, *self._peers.values()]
-
-    def _keys_below(self, prefix: InputId) -> queries.Keys:
-        return queries.Keys(self._consul, self._connections, prefix)
+        return [*self._prefixes.values(), *self._used.values()]
 
     def _take_turns(self) -> None:
         """Where there are more queries than connections, each one blocks for a short time only."""
@@ -175,8 +172,8 @@ class Follower:
         wait = self._connections.wait_for(len(every))
         for each in every:
             each.wait = wait
-        for peers in self._peers.values():
-            peers.from_cache = len(every) > self._connections.limit
+        for each in every:
+            each.from_cache = len(every) > self._connections.limit
 
     def _in_order(self) -> list[queries.Watch | queries.File]:
         """Queries in flight first, since their answers free connections; then the one that was asked longest ago."""
@@ -191,11 +188,12 @@ class Follower:
         self._started_with = verdict.argv, verdict.env
         self._counts = from_json(verdict.inputs.get("counts", ()))
         versions = from_json(verdict.inputs.get("versions", ()))
-        for wanted in set(self._peers) - set(versions):
-            self._peers.pop(wanted).close()
-        for wanted in versions:
-            if wanted not in self._peers and queries.can_be_followed(wanted):
-                self._peers[wanted] = queries.Peers(self._consul, self._connections, wanted, self.settings.domain)
+        for wanted in set(self._used) - set(versions):
+            self._used.pop(wanted).close()
+        for wanted in set(versions) - {each.id for each in self._watches()}:
+            watch = queries.follow(self._consul, self._connections, wanted, self.settings.domain)
+            if watch is not None:
+                self._used[wanted] = watch
         self._owes_reload = "" in versions.values()
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
@@ -257,7 +255,7 @@ class Follower:
 
     def _change(self) -> Change:
         """The newest answers of the watches."""
-        answers = [_packed(each.id, each.answer) for each in (*self._keys, *self._peers.values()) if each.answer]
+        answers = [_packed(each.id, each.answer) for each in self._queries() if each.answer]
         return Change(self._late, to_json(self._counts), answers)
 
     def _prepared(self, change: Change, is_done: Callable[[], None]) -> None:

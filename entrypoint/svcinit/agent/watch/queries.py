@@ -1,4 +1,4 @@
-"""What is followed: keys below a prefix and peers, by blocking queries of Consul, or the file of SVCINIT_SOURCE.
+"""What is followed: keys, peers and the catalog, by blocking queries of Consul, or the file of SVCINIT_SOURCE.
 
 The same content as before is no news, even at another index.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from svcinit import log
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import key_path, key_rule
+from svcinit.agent.consul.questions import question
 from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.agent.watch.blocking import BlockingQuery, Connections
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.discovery import Peer
+    from svcinit.agent.consul.questions import Question
 
 FILE_INTERVAL = 0.25  # seconds between two looks at a file
 
@@ -26,6 +28,8 @@ FILE_INTERVAL = 0.25  # seconds between two looks at a file
 class Watch(BlockingQuery):
     """Follows `id`. `content` is the newest, None before the first answer; `digest` is its version, and `known` the
     version that is in use."""
+
+    from_cache = False  # see Peers
 
     def __init__(self, consul: Consul, connections: Connections, wanted: InputId) -> None:
         super().__init__(consul, connections)
@@ -100,8 +104,6 @@ class Peers(Watch):
     each.
     """
 
-    from_cache = False
-
     def __init__(self, consul: Consul, connections: Connections, wanted: InputId, domain: str) -> None:
         super().__init__(consul, connections, wanted)
         self._health = health.Peers((wanted.name, wanted.tag, wanted.dc), domain)
@@ -119,6 +121,30 @@ class Peers(Watch):
         return self._health.read(answer)
 
 
-def can_be_followed(wanted: InputId) -> bool:
-    """Prepared queries have no index to block on; names of RFC 2782 are for DNS alone."""
-    return wanted.kind == Kind.PEERS and not wanted.name.endswith(".query") and not wanted.name.startswith("_")
+class Asked(Watch):
+    """The answer to a question of `agent/consul/questions.py`."""
+
+    def __init__(self, consul: Consul, connections: Connections, asked: Question) -> None:
+        super().__init__(consul, connections, asked.wanted)
+        self._asked = asked
+        self.path, self.rule = asked.path, asked.rule
+
+    def query(self) -> dict[str, str]:
+        return self._asked.query(self._consul)
+
+    def read(self, answer: object) -> Any:
+        return self._asked.read(self._consul, answer)
+
+
+def follow(consul: Consul, connections: Connections, wanted: InputId, domain: str) -> Watch | None:
+    """The watch of an input; None if it cannot be followed.
+
+    Prepared queries have no index to block on; names of RFC 2782 are for DNS alone.
+    """
+    if wanted.kind == Kind.KV:
+        return Keys(consul, connections, wanted)
+    if wanted.kind == Kind.PEERS:
+        is_for_dns = wanted.name.endswith(".query") or wanted.name.startswith("_")
+        return None if is_for_dns else Peers(consul, connections, wanted, domain)
+    asked = question(wanted)
+    return Asked(consul, connections, asked) if asked.is_blocking else None

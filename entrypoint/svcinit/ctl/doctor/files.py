@@ -180,6 +180,9 @@ class StandIn(TemplateData):
         self._many |= inputs
         return bool(keys or inputs)
 
+    def key_at(self, path: str, dc: str | None = None) -> bytes | None:
+        return self.kv.get(f"/{path}") or super().key_at(path, dc)
+
     def peers(self, name: str, tag: str | None = None, dc: str | None = None) -> list[Peer]:
         from svcinit.agent.consul.discovery import Peer
 

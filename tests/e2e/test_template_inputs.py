@@ -1,0 +1,69 @@
+"""What templates use besides the service's own prefix and peers: read at a start, followed, and in the cache."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from testing.consul import ConsulAgent, connections
+from testing.waiting import eventually
+from tests.e2e.conftest import Service
+from tests.e2e.failing import is_passing
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+MakeService = Callable[[ConsulAgent], Service]
+
+
+@pytest.fixture
+def followed(service: Service) -> Service:
+    """A service whose changes are taken over at once."""
+    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
+    return service
+
+
+def reads(target: pathlib.Path, text: str) -> None:
+    eventually(lambda: target.read_text() == text, f"{text}: {target.read_text()}")
+
+
+KEYS = '{{ key("/config/other/x") }} {{ key_or_default("/flags/on", "off") }} '
+KEYS += '{% for k, v in tree("/config/all") %}{{ k }}={{ v }},{% endfor %}'
+
+
+def test_keys_anywhere_are_followed_over_the_same_connections(followed: Service) -> None:
+    consul = followed.consul
+    consul.kv_put("config/other/x", "1")
+    consul.kv_put("config/all/a", "1")
+    target = followed.template("app.ini", KEYS)
+    svcinit = followed.start()
+    is_passing(followed)
+    assert target.read_text() == "1 off a=1,"
+    consul.kv_put("config/other/x", "2")
+    reads(target, "2 off a=1,")
+    consul.kv_put("flags/on", "yes")
+    reads(target, "2 yes a=1,")
+    consul.kv_put("config/all/b/c", "3")
+    reads(target, "2 yes a=1,b/c=3,")
+    consul.kv_delete("flags/on")
+    reads(target, "2 off a=1,b/c=3,")
+    assert connections(int(consul.url.rpartition(":")[2])) <= 5
+    assert svcinit.stop() == 0
+
+
+def test_a_start_without_consul_has_keys_anywhere_from_the_cache(
+    own_consul: ConsulAgent, make_service: MakeService
+) -> None:
+    service = make_service(own_consul)
+    service.env |= {"SVCINIT_CHECK": "none", "SVCINIT_START_TIMEOUT": "2s"}
+    own_consul.kv_put("config/other/x", "1")
+    target = service.template("app.ini", KEYS)
+    svcinit = service.start()
+    is_passing(service)
+    assert svcinit.stop() == 0
+    target.unlink()
+    own_consul.stop()
+    svcinit = service.start()
+    eventually(lambda: target.exists() and target.read_text() == "1 off ", f"it is there; {svcinit.err}")
+    svcinit.stop()
