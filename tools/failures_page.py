@@ -26,7 +26,7 @@ RUNNING = (  # (row of docs/chaos.md, failure, what happens)
     ("two of three servers are killed and come back", "Consul has no quorum",
      "a HUP notifies the service with unchanged files: new code is deployed; `degraded`"),
     ("the local agent is restarted with its data", "the agent restarts",
-     "svcinit asks the agent immediately, and again until it answers"),
+     "svcinit asks the agent within 3 seconds, each container at a different time, and again until it answers"),
     ("the local agent is restarted without its data", "the agent restarts without its data, or somebody edits its data",
      "svcinit registers the service again, or repairs the differences, within `SVCINIT_SYNC_INTERVAL`; maintenance "
      "mode stays"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BACKOFF = 0.25, 30.0  # seconds between two tries while the agent is unavailable
 EARLIEST = 0.7  # of the interval: containers that started together must not ask the agent at the same time
+RETURN_SPREAD = 3.0  # seconds in which the instances of a host come back to an agent that ended: all notice it at once
 LOOPBACK = "127.0.0.1"
 WORST = CRITICAL, WARNING, PASSING
 
@@ -66,6 +67,7 @@ class Keeper:
         self._last_statuses: dict[str, str] = {}  # of our own checks, as the agent last knew them
         self._known_ready = known_ready
         self._attempt = 0
+        self.is_doubtful = False  # the agent has ended since the last sync, and may have lost the registration
         self._agent_address = ""
         self._rotations = 0  # Consul.rotations at the last registration
 
@@ -105,7 +107,7 @@ class Keeper:
             return
         if self.trouble:
             log.info("consul_available", "Consul answers again", id=self.service.id)
-        self._attempt, self.trouble = 0, ""
+        self._attempt, self.trouble, self.is_doubtful = 0, "", False
         self.due = self._now() + self._interval * random.uniform(EARLIEST, 1.0)
 
     def report(self, probe: Probe) -> None:
@@ -142,8 +144,14 @@ class Keeper:
         self._last_statuses = {**self._last_statuses, check_id: status}
 
     def changed(self) -> None:
-        """The agent's record has changed, or the agent has closed the connection: sync now."""
+        """The agent's record has changed: sync now."""
         self.due = self.due if self._attempt else 0.0
+
+    def agent_ended(self) -> None:
+        """The agent has closed the connection: sync soon, but not at the same time as all others of the host."""
+        if not self.is_doubtful and not self._attempt:
+            self.due = min(self.due, self._now() + random.uniform(0.0, RETURN_SPREAD))
+        self.is_doubtful = True
 
     def deregister(self) -> bool:
         """Deregister; False if the service is not registered by this run. Raises ConfigError, Unavailable."""

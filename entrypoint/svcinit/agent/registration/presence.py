@@ -131,11 +131,13 @@ class Presence:
         ready = self.ready_probe
         if ready is not None and ready.is_due(now) and ready.turn(now) and ready.status == PASSING:
             self._become_ready(ready, now)
-        changed = self.record_watch is not None and self.record_watch.turn(now)
-        if changed or self.consul.is_hung_up():  # the agent may have ended, and have lost the registration
-            self.consul.close()
+        if self.record_watch is not None and self.record_watch.turn(now):
             for keeper in self.keepers:
                 keeper.changed()
+        if self.consul.is_hung_up() or (self.record_watch is not None and self.record_watch.has_failed):
+            self.consul.close()
+            for keeper in self.keepers:
+                keeper.agent_ended()
         for keeper in self.keepers:
             if self.ready_probe is None:  # the result of a probe before that would be of a service that still starts
                 for probe in keeper.probes:
