@@ -311,7 +311,8 @@ def test_the_instances_of_a_host_come_back_to_an_agent_that_ended_one_after_the_
     keeper = started.presence.keepers[0]
     assert keeper.due == pytest.approx(started.clock() + share * RETURN_SPREAD)
     started.turns(share * RETURN_SPREAD)
-    assert keeper.trouble == "connection reset" and keeper.due > started.clock()
+    assert keeper.trouble == "connection reset"
+    assert keeper.due > started.clock()
     assert consul.opened == opened, "the record is watched before the service is in sync again"
     consul.fails = None
     started.turns(1)

@@ -131,13 +131,7 @@ class Presence:
         ready = self.ready_probe
         if ready is not None and ready.is_due(now) and ready.turn(now) and ready.status == PASSING:
             self._become_ready(ready, now)
-        if self.record_watch is not None and self.record_watch.turn(now):
-            for keeper in self.keepers:
-                keeper.changed()
-        if self.consul.is_hung_up() or (self.record_watch is not None and self.record_watch.has_failed):
-            self.consul.close()
-            for keeper in self.keepers:
-                keeper.agent_ended()
+        self._watch_agent(now)
         for keeper in self.keepers:
             if self.ready_probe is None:  # the result of a probe before that would be of a service that still starts
                 for probe in keeper.probes:
@@ -148,6 +142,17 @@ class Presence:
                 self._note_registered()
         if self.follower is not None:
             self.follower.turn(now)
+
+    def _watch_agent(self, now: float) -> None:
+        """A change of its record, and its end, make the keepers sync."""
+        watch = self.record_watch
+        if watch is not None and watch.turn(now):
+            for keeper in self.keepers:
+                keeper.changed()
+        if self.consul.is_hung_up() or (watch is not None and watch.has_failed):
+            self.consul.close()
+            for keeper in self.keepers:
+                keeper.agent_ended()
 
     def deregister(self) -> int:
         """Deregister all services; EX_OK if one of them was registered by this run. Raises ConfigError."""
