@@ -46,7 +46,7 @@ class RecordWatch(BlockingQuery):
         return before != self._hash  # the first answer counts: the record may have changed just before the query
 
     def turn(self, now: float) -> bool:
-        """Nothing is asked before the service is registered, nor until it is in sync again after the end of the agent."""
+        """Nothing is asked before the service is registered, nor, after the end of the agent, before the next sync."""
         self.has_failed = False
         return self._may_ask() and super().turn(now)
 
