@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from svcinit.agent.registration.checks import is_own_id
+from svcinit.errors import SvcinitError
 from svcinit.names import endpoint
 
 TYPE_CHECKING = False
@@ -124,8 +125,10 @@ def _check(service: Service, check: Check, service_host: str) -> dict[str, Any]:
         }
     elif target.kind in ("grpc", "grpcs"):
         probe = {"GRPC": f"{place}{target.rest}", "GRPCUseTLS": target.kind == "grpcs", "TLSSkipVerify": lax}
-    else:
+    elif target.kind == "tcp":
         probe = {"TCP": place}
+    else:
+        raise SvcinitError(f"Consul cannot run a check of kind {target.kind}")
     if not check.is_probed_here:
         probe |= {"Interval": _go(check.interval), "Timeout": _go(check.timeout)}
         probe |= {"SuccessBeforePassing": check.successes} if check.successes > 1 else {}
