@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SERVING = "running", "reloading"
 NOT_RUNNING = (
     "no running svcinit found: looked for init.json in {} "
     "(a plain init leaves none, and that of another user cannot be read)"

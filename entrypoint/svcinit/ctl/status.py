@@ -11,6 +11,7 @@ import time
 
 from svcinit.ctl import state as states
 from svcinit.ctl.output import put
+from svcinit.model import SERVING
 from svcinit.state_files import NAMES, places
 
 TYPE_CHECKING = False
@@ -86,7 +87,7 @@ def _update(known: dict[str, Any], record: dict[str, Any] | None) -> None:
 
 
 def code(state: dict[str, Any]) -> int:
-    return 0 if state["state"] in states.SERVING and not state["degraded"] else 1
+    return 0 if state["state"] in SERVING and not state["degraded"] else 1
 
 
 def watch(*, verbose: bool) -> int:
