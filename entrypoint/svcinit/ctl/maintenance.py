@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     settings = read(os.environ)
     found = services(settings)
     if not found:
-        why = "SVCINIT_SOURCE is a file" if settings.source else "SVCINIT_SERVICE is not set"
+        why = "SVCINIT_SERVICE is not set" if settings.uses_consul else "SVCINIT_SOURCE is a file"
         print(f"nothing is registered here: {why}", file=sys.stderr)
         return 1
     consul = connect(settings)

@@ -164,8 +164,13 @@ class Settings:
         )  # fmt: skip
 
     @property
+    def uses_consul(self) -> bool:
+        """Do KV and peers come from Consul, and not from the file `source`?"""
+        return self.source is None
+
+    @property
     def registers(self) -> bool:
-        return bool(self.service) and self.source is None
+        return bool(self.service) and self.uses_consul
 
     @property
     def probes(self) -> bool:

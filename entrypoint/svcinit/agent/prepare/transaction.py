@@ -107,7 +107,7 @@ def _retry_hint(error: SvcinitError, *, is_first: bool) -> str | None:
 
 def open_source(settings: Settings, deadline: float) -> Source:
     """The source that SVCINIT_SOURCE names. `deadline` (monotonic seconds): for its calls."""
-    if settings.source is None:
+    if settings.uses_consul:
         from svcinit.agent.prepare.source_consul import ConsulSource
 
         return ConsulSource(settings, deadline)

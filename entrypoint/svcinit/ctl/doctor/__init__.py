@@ -73,7 +73,7 @@ class Examination:
         self.running = state.read()
         self.command = words or tuple((self.running or {}).get("command", ()))
         self.used: set[str] = set()  # what costs a rule, a question or a package, of what templates use
-        self.needs_consul = settings.source is None and bool(settings.service or settings.needs_prepare)
+        self.needs_consul = settings.uses_consul and bool(settings.service or settings.needs_prepare)
 
     def run(self) -> str:
         """Returns the policy."""
@@ -134,14 +134,14 @@ class Examination:
         attempts: list[Attempt] = [("modules", lambda: process.modules(settings, self.used))]
         if answers:
             attempts += self.asked_of_consul()
-        if settings.source is not None:
+        if not settings.uses_consul:
             attempts.append(("source", lambda: files.source(settings)))
-        if settings.wait_for and (self.dns_answers or settings.source is not None):
+        if settings.wait_for and (self.dns_answers or not settings.uses_consul):
             attempts.append(("wait", lambda: files.peers(settings)))
-        if settings.wait_for_keys and (answers or settings.source is not None):
+        if settings.wait_for_keys and (answers or not settings.uses_consul):
             attempts.append(("wait", lambda: files.keys(settings)))
         if settings.needs_prepare:
-            reached, named = answers or settings.source is not None, self.dns_answers
+            reached, named = answers or not settings.uses_consul, self.dns_answers
             attempts.append(("targets", lambda: files.targets(settings, self.command, reached=reached, named=named)))
         if settings.registers:
             attempts.append(("address", lambda: registration.address(settings, answers=answers)))

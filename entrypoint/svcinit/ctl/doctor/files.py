@@ -371,6 +371,6 @@ def _trouble(folder: str) -> str:
 
 def _rendering(settings: Settings, command: tuple[str, ...], *, named: bool = True) -> Rendering:
     deadline = time.monotonic() + PATIENCE
-    usual = named or settings.source is not None
+    usual = named or not settings.uses_consul
     source = open_source(settings, deadline) if usual else WithoutDns(settings, deadline)
     return Rendering(settings, command, TemplateData(settings, source))
