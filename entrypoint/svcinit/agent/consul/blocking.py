@@ -8,10 +8,10 @@ so the queries of one container share a few connections and take turns.
 from __future__ import annotations
 
 import random
-import select
 import time
 
-from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
+from svcinit.agent.consul.http import is_readable
 from svcinit.errors import SvcinitError, Unavailable
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that the queries of many containers spread
 ROTATION = 10.0  # seconds in which each query has its turn, where there are more queries than connections
 GRACE = 10.0  # seconds, in addition to the server's own wait/16, after which a query counts as lost
-BACKOFF = 0.25, 30.0
 NEVER = float("inf")
 BURST, RATE = 20, 10.0  # queries at once, and per second afterwards: no hot loop whatever a server answers
 LIMIT = 64 << 20  # bytes of an answer
@@ -112,7 +111,7 @@ class BlockingQuery:
                 if now >= self.due and not self._connections.is_exhausted:
                     self._ask(now)
                 return False
-            if not _is_readable(self._channel.sock):
+            if not is_readable(self._channel.sock):
                 if now >= self.due:
                     self._consul.lost(self.path)
                     raise Unavailable(f"{self.path}: a blocking query was not answered in time")
@@ -162,14 +161,8 @@ class BlockingQuery:
     def _fail(self, now: float, error: SvcinitError) -> None:
         self.close()
         self.index = 0
-        self.due = now + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+        self.due = now + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
         self._attempt += 1
         if str(error) != self.trouble:
             self.trouble = str(error)
             self.failed(error)
-
-
-def _is_readable(channel: Any) -> bool:
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    return bool(poll.poll(0))

@@ -111,7 +111,7 @@ class Http:
 
     def is_hung_up(self) -> bool:
         """Has the agent closed the idle connection, as it does when it ends? False without a connection."""
-        return any(_is_readable(channel) for channel in self._idle())
+        return any(is_readable(channel) for channel in self._idle())
 
     def idle_descriptors(self) -> list[int]:
         """Those of the idle connections: readable when the agent closes them."""
@@ -373,9 +373,11 @@ def _not_an_address(address: str) -> Fault:
     return Fault(told, variable="CONSUL_HTTP_ADDR")
 
 
-def _is_readable(channel: socket.socket) -> bool:
+def is_readable(channel: socket.socket) -> bool:
     """Is there something to read? On an idle connection that is its end."""
-    return bool(select.select([channel], [], [], 0)[0])
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _system_cas() -> bool | str:

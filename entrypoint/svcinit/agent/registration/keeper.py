@@ -7,7 +7,7 @@ import random
 import time
 
 from svcinit import log
-from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
 from svcinit.agent.registration.advertise import advertised
 from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.agent.registration.definition import (
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
 
-BACKOFF = 0.25, 30.0  # seconds between two tries while the agent is unavailable
 EARLIEST = 0.7  # of the interval: containers that started together must not ask the agent at the same time
 RETURN_SPREAD = 3.0  # seconds in which the instances of a host come back to an agent that ended: all notice it at once
 LOOPBACK = "127.0.0.1"
@@ -97,7 +96,7 @@ class Keeper:
             self._sync(ready=ready)
         except SvcinitError as error:
             self._agent_address = ""  # another agent may answer next
-            self.due = self._now() + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+            self.due = self._now() + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
             self._attempt += 1
             if str(error) != self.trouble:
                 self.trouble = str(error)

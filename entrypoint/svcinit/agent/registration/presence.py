@@ -13,6 +13,7 @@ import time
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.blocking import Connections
 from svcinit.agent.consul.connect import READ_TIMEOUT, connect
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.registration.checks import PASSING, Check
@@ -20,7 +21,6 @@ from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
-from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
 from svcinit.handover import CLOSED, Heartbeat, Readiness
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life

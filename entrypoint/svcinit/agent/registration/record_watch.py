@@ -9,15 +9,15 @@ from __future__ import annotations
 import urllib.parse
 
 from svcinit.agent.consul.api import service_rule
-from svcinit.agent.watch.blocking import NEVER, BlockingQuery
+from svcinit.agent.consul.blocking import NEVER, BlockingQuery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
+    from svcinit.agent.consul.blocking import Connections
     from svcinit.agent.registration.keeper import Keeper
-    from svcinit.agent.watch.blocking import Connections
     from svcinit.errors import SvcinitError
 
 AGAIN = 1.0  # seconds between two queries while the agent has no record

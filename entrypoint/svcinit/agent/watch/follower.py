@@ -18,6 +18,7 @@ import time
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.blocking import NEVER, Connections
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import cache, record
@@ -30,7 +31,6 @@ from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import Transaction, open_source
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
-from svcinit.agent.watch.blocking import NEVER, Connections
 from svcinit.agent.watch.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, Unavailable
 from svcinit.handover import Change, Progress, Refusal, Verdict
