@@ -109,7 +109,7 @@ def test_only_init_waits_and_kills() -> None:
         assert not alone or name in ("processes/init.py", "processes/child.py", "processes/captured.py"), (
             f"{name} calls {alone}"
         )
-        assert "os.execve" not in calls or name == "processes/execution.py", f"{name} executes by itself"
+        assert "os.execve" not in calls or name == "processes/child.py", f"{name} executes by itself"
 
 
 def test_only_one_recipe_makes_processes() -> None:

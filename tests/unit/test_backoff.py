@@ -12,7 +12,7 @@ from svcinit.agent.consul.answers import Away, Cause, Denied, Reply
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before, retry_after
 from svcinit.agent.consul.blocking import Connections
 from svcinit.agent.prepare import transaction
-from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch import queries

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import Consul
 from svcinit.agent.consul.blocking import Connections
-from svcinit.agent.prepare.inputs import InputId, Kind, digest
+from svcinit.agent.prepare.source import InputId, Kind, digest
 from svcinit.agent.registration import definition
 from svcinit.agent.registration.services import services
 from svcinit.agent.templates.faults import WrongError

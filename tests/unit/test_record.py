@@ -11,8 +11,7 @@ import pytest
 from places import put
 from svcinit.agent.consul.stats import OK, RequestStats
 from svcinit.agent.prepare import record
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.agent.prepare.transaction import Transaction
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from svcinit.agent.registration import services
 from svcinit.errors import ConfigError, Fault
 from svcinit.settings import environment
-from svcinit.settings.checks import Target
 from svcinit.settings.environment import Settings
-from svcinit.settings.parsers import joined, names
+from svcinit.settings.parsers import Target, joined, names
 from svcinit.settings.table import GROUPS, TABLE, Variable
 from tools.settings_page import PAGE, page
 

@@ -9,8 +9,7 @@ import pytest
 
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json, to_json
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source, from_json, to_json
 from svcinit.agent.prepare.source_cache import CacheSource
 from svcinit.agent.prepare.source_defaults import DefaultsSource
 from svcinit.agent.prepare.source_watch import WatchSource

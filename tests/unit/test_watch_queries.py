@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from svcinit.agent.consul.blocking import BURST, RATE, Connections
-from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import Unavailable
 

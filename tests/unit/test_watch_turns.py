@@ -13,7 +13,7 @@ import pytest
 
 from fake_consul import FakeChannel, FakeClock, FakeConsul
 from svcinit.agent.consul.blocking import GRACE, ROTATION, WAIT, Connections
-from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.watch import follower
 from svcinit.agent.watch.follower import POLL_INTERVAL, Follower
 from svcinit.agent.watch.queries import Keys, Peers

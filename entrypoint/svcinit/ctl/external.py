@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
-    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.consul.api import connect
     from svcinit.settings.environment import read
 
     consul = connect(read(os.environ))

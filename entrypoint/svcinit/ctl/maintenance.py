@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Change the mode in the agent; presence preserves it from its next sync on. Raises ConfigError, Unavailable."""
-    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.consul.api import connect
     from svcinit.agent.registration.services import services
     from svcinit.settings.environment import read
 

@@ -66,7 +66,7 @@ def ask_agent(services: dict[str, dict[str, Any]]) -> None:
     asked = {service_id: known for service_id, known in services.items() if known["registered"]}
     if not asked:
         return
-    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.consul.api import connect
     from svcinit.settings.environment import read
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.agent.prepare.cache import roughly
-from svcinit.agent.prepare.inputs import LABELS, Kind
+from svcinit.agent.prepare.source import LABELS, Kind
 from svcinit.log import printable
 from svcinit.names import endpoint
 

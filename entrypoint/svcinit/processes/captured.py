@@ -22,13 +22,14 @@ from svcinit.processes.child import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
+    become,
     descendants,
+    execute,
     fork,
     kill,
     prctl,
     send,
 )
-from svcinit.processes.execution import become, execute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import os
 
 from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest, split_host_port
-from svcinit.settings.checks import Target
-from svcinit.settings.parsers import wrong_value
+from svcinit.settings.parsers import Target, wrong_value
 from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, Variable
 
 TYPE_CHECKING = False

@@ -17,7 +17,7 @@ import time
 from svcinit import log, regular_file
 from svcinit.agent.files import replacement
 from svcinit.agent.files.paths import parent
-from svcinit.agent.prepare.inputs import InputId, Kind, from_json, to_json
+from svcinit.agent.prepare.source import InputId, Kind, from_json, to_json
 from svcinit.errors import ConfigError, Unavailable
 
 TYPE_CHECKING = False

@@ -14,8 +14,8 @@ from svcinit import log
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
-from svcinit.agent.prepare.inputs import Kind
 from svcinit.agent.prepare.rendering import find_templates
+from svcinit.agent.prepare.source import Kind
 from svcinit.errors import ConfigError
 from svcinit.state_files import MISSHAPEN, read_of_life, write_state
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from svcinit import log
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import Answer, InputId
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Source
 from svcinit.errors import Unavailable
 
 TYPE_CHECKING = False

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit import log
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.errors import Unavailable
 
 TYPE_CHECKING = False

@@ -22,9 +22,8 @@ import time
 
 from svcinit import regular_file
 from svcinit.agent.consul.discovery import QUERY, Peer, name_and_tag, question_for
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
 from svcinit.agent.prepare.located_yaml import Node, Place, parse
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import host_port
 

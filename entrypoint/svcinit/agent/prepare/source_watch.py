@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from svcinit.agent.prepare.inputs import Kind
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Kind, Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from svcinit.agent.prepare.inputs import Answer, InputId
+    from svcinit.agent.prepare.source import Answer, InputId
 
 
 class WatchSource(Source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svcinit import log
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, counts
+from svcinit.agent.prepare.source import Answer, InputId, Kind, counts
 from svcinit.errors import Fault, Unavailable
 
 TYPE_CHECKING = False

@@ -13,9 +13,8 @@ import time
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.prepare import program, record, rollback
-from svcinit.agent.prepare.inputs import from_json, to_json
-from svcinit.agent.prepare.lock import locked
 from svcinit.agent.prepare.rendering import Rendering
+from svcinit.agent.prepare.source import from_json, to_json
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
@@ -25,8 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from svcinit.agent.prepare.inputs import InputId
-    from svcinit.agent.prepare.source import Source
+    from svcinit.agent.prepare.source import InputId, Source
     from svcinit.agent.templates.render import Rendered
     from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
@@ -52,7 +50,7 @@ def main(
         done = Transaction(settings, command, source, memory=memory, secrets=slots.secrets, intent=slots.intent)
         done.run_and_record(slots.verdict, slots.fresh, life)
 
-    with locked(slots.lock):
+    with rollback.locked(slots.lock):
         rollback.settle(settings, life, slots)
         deadline = time.monotonic() + seconds
         if fallback:
@@ -174,14 +172,14 @@ class Transaction:
                 self.data.wait()
             out.write(Progress(Progress.RENDERING))  # whatever hangs from here on is not Consul
             with self.timed("render"):
-                argv, env, changed, undo_record, reloads = self.commit()
+                argv, env, changed, rollback_record, reloads = self.commit()
         except ConfigError:
             self.data.warn_about_empty()  # this may be the reason
             raise
         finally:
             self.source.close()
         self.data.warn_about_empty()
-        fresh.write(Memory(to_json(self.data.counts()), undo_record))
+        fresh.write(Memory(to_json(self.data.counts()), rollback_record))
         self.remember_secrets()
         out.write(Verdict(
             argv, env, changed, reloads, inputs=self.inputs(), files=len(self.files), keys=len(self.data.kv),
@@ -201,7 +199,7 @@ class Transaction:
             advertised(self.settings.advertise)
 
     def commit(self) -> tuple[list[str], dict[str, str], list[str], bytes, list[str]]:
-        """Arguments, environment, changed files, the undo record, `reload=` of the changed files.
+        """Arguments, environment, changed files, the rollback record, `reload=` of the changed files.
 
         On an error nothing is written.
         """
@@ -224,10 +222,10 @@ class Transaction:
         versions = self.source.versions(self.data.answers)
         return {"versions": to_json(versions), "counts": to_json(self.data.counts())}
 
-    def write_intent(self, undo_record: bytes) -> None:
+    def write_intent(self, rollback_record: bytes) -> None:
         """See `commit.commit`: begin."""
         if self._intent.is_open:
-            self._intent.replace(undo_record)
+            self._intent.replace(rollback_record)
 
     def remember_secrets(self) -> None:
         """Leave the values of keys to the processes that log the output of probes."""

@@ -8,7 +8,6 @@ import time
 
 from svcinit import log
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
-from svcinit.agent.registration.advertise import advertised
 from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.agent.registration.definition import (
     definition,
@@ -274,7 +273,11 @@ class Keeper:
         return next((status for status in WORST if status in found), "" if found else None)
 
     def _wanted(self) -> dict[str, Any]:
-        address = advertised(self._advertise)
+        address = None
+        if self._advertise:
+            from svcinit.agent.registration.advertise import advertised
+
+            address = advertised(self._advertise)
         if not address and not self._agent_address:
             self._agent_address = agent_address(self._consul)
         self._address = address or self._agent_address

@@ -12,9 +12,9 @@ import os
 import time
 
 from svcinit import log
+from svcinit.agent.consul.api import READ_TIMEOUT, connect
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.blocking import Connections
-from svcinit.agent.consul.connect import READ_TIMEOUT, connect
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.registration.checks import PASSING, Check
 from svcinit.agent.registration.keeper import Keeper

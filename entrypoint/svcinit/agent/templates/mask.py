@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 
-from svcinit.agent.prepare.inputs import Kind
+from svcinit.agent.prepare.source import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

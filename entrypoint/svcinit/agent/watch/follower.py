@@ -22,10 +22,9 @@ from svcinit.agent.consul.blocking import NEVER, Connections
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import cache, record
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json, to_json
-from svcinit.agent.prepare.lock import is_free, locked
 from svcinit.agent.prepare.rendering import Rendering
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.rollback import is_free, locked
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source, from_json, to_json
 from svcinit.agent.prepare.source_watch import WatchSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import Transaction, open_source

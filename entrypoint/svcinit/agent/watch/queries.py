@@ -9,7 +9,7 @@ from svcinit import log
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import key_path, key_rule
 from svcinit.agent.consul.blocking import BlockingQuery, Connections
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
+from svcinit.agent.prepare.source import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.errors import SvcinitError
 

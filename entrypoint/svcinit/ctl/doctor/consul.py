@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 
 from svcinit.agent.consul.answers import Denied, TlsFailed
-from svcinit.agent.consul.api import AGENT_RULE, service_rule
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.api import AGENT_RULE, connect, service_rule
 from svcinit.agent.consul.discovery import Resolver
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.registration.services import services
 from svcinit.ctl.doctor.policy import needs_agent
 from svcinit.ctl.doctor.report import found, well

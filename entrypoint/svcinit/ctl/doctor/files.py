@@ -7,8 +7,8 @@ import os
 import time
 
 from svcinit.agent.files import replacement
-from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.agent.prepare.rendering import SHARED, Rendering, template_dirs
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.prepare.source_consul import ConsulSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from svcinit.agent.consul.discovery import Peer
-    from svcinit.agent.prepare.inputs import Answer
+    from svcinit.agent.prepare.source import Answer
     from svcinit.agent.templates.render import Rendered
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings

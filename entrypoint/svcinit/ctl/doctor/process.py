@@ -12,10 +12,11 @@ from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
 from svcinit.lifecycle.stop import EXIT_TIMEOUT, STOP_TIMEOUT
+from svcinit.names import has_capability
+from svcinit.processes.child import become
 from svcinit.processes.dispositions import look
-from svcinit.processes.execution import become
 from svcinit.settings.environment import UnknownVariable, attempt
-from svcinit.settings.parsers import has_capability, signal_name, words
+from svcinit.settings.parsers import signal_name, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

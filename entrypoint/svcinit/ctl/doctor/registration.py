@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.api import connect
 from svcinit.agent.redact import redactor
 from svcinit.agent.registration.advertise import advertised, interfaces
 from svcinit.agent.registration.definition import MAINTENANCE, maintenance_of
