@@ -38,7 +38,7 @@ class StateFile:
         self._figures: Mapping[str, object] | None = {}  # None: what was to be written could not be
         self._next = 0.0
 
-    def tell(self, now: float, facts: Mapping[str, object], figures: Mapping[str, object]) -> float | None:
+    def update(self, now: float, facts: Mapping[str, object], figures: Mapping[str, object]) -> float | None:
         """Write what changed. Returns when to call again for the rest (seconds of `now`); None: all is written."""
         if facts == self._facts:
             if figures == self._figures:
@@ -73,7 +73,7 @@ def places(folder: str | None) -> Iterator[str]:
             yield os.path.join(SHARED, f"svcinit-{own}")
 
 
-def believed() -> Collection[int]:
+def trusted_owners() -> Collection[int]:
     """The users whose state files are read: our own, and the user that the container started as (`docker exec` may use
     another one)."""
     try:
@@ -143,7 +143,7 @@ def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], b
     """The first NAME.json of this container for which `fits` is true; None if there is none."""
     import json
 
-    owners = believed()
+    owners = trusted_owners()
     for place in places(folder):
         try:
             inside = enter(place, owners)

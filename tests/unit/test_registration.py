@@ -110,7 +110,7 @@ def test_an_earlier_registration_with_our_id_is_replaced_without_a_gap(consul: F
     later = keeper(consul, clock)
     later.sync(ready=True)
     first.sync(ready=True)
-    assert "another svcinit" in first.trouble
+    assert "another svcinit" in first.reason
     assert first.deregister() is False
 
 
@@ -311,12 +311,12 @@ def test_the_instances_of_a_host_come_back_to_an_agent_that_ended_one_after_the_
     keeper = started.presence.keepers[0]
     assert keeper.due == pytest.approx(started.clock() + share * RETURN_SPREAD)
     started.turns(share * RETURN_SPREAD)
-    assert keeper.trouble == "connection reset"
+    assert keeper.reason == "connection reset"
     assert keeper.due > started.clock()
     assert consul.opened == opened, "the record is watched before the service is in sync again"
     consul.fails = None
     started.turns(1)
-    assert keeper.trouble == ""
+    assert keeper.reason == ""
     assert (consul.opened > opened) == watched
 
 

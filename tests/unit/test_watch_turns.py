@@ -208,7 +208,7 @@ def test_a_query_that_fails_leaves_its_connection_to_the_others(follow: Callable
     assert made.consul.open_channels == []
     made.consul.fails = None
     made.turns(60)
-    assert not any(each.trouble for each in made.follower._queries())
+    assert not any(each.reason for each in made.follower._queries())
 
 
 def changed(made: Following) -> FakeWorker:
@@ -243,7 +243,7 @@ def test_a_worker_that_hangs_is_killed_and_the_change_prepared_again(follow: Cal
     made.clock.now += 0.2
     made.follower.turn(made.clock.now)
     assert worker.killed
-    assert made.follower.trouble
+    assert made.follower.reason
     assert made.clock.now < made.follower._retry_at <= made.clock.now + follower.BACKOFF[0]
 
 
@@ -323,4 +323,4 @@ def test_a_query_whose_answer_does_not_come_is_given_up(kind: type[Any]) -> None
     assert query.is_in_flight
     query.turn(1000.0 + GRACE)
     assert not query.is_in_flight
-    assert query.trouble
+    assert query.reason

@@ -61,6 +61,6 @@ def _faults(state: Mapping[str, Any], began: float) -> list[str]:
         prepared = read_of_life(states.folder(), "prepare", state["life"]) or {}
         if prepared.get("ended", 0.0) < began:
             return []  # the reload failed later: `degraded` has the reason
-        return [f"  {printable(fault)}" for fault in prepared["trouble"]]
+        return [f"  {printable(fault)}" for fault in prepared["errors"]]
     except MISSHAPEN:
         return []

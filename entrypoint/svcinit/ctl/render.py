@@ -103,7 +103,7 @@ def show_differences(files: Sequence[Rendered], shown: dict[str, bytes], data: T
 
 
 def masked(rendering: Rendering, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
-    """By target, the content with values masked; all of it masked where that cannot be told line by line."""
+    """By target, the content with values masked; all of it masked where the lines cannot be masked one by one."""
     again, _, _ = rendering.attempt(root, Mask(rendering.data))
     found = {file.target: file.content for file in again}
     for file in files:

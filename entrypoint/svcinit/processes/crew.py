@@ -398,7 +398,7 @@ class Crew(Init):
             "id": self.settings.id,
             "command": list(self.command),
         }
-        return self._state.tell(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
+        return self._state.update(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
 
     def forget(self) -> None:
         """The container ends: remove its state files from a directory that other containers share."""
@@ -416,7 +416,7 @@ class Crew(Init):
         if self.changed:
             from svcinit.processes import limits
 
-            room = limits.most() - limits.RESERVE - limits.used(self.settings, self.argv, env)
+            room = limits.max_total() - limits.RESERVE - limits.used(self.settings, self.argv, env)
             env.update(limits.changed(self.changed, room))
         return env
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-LONGEST = 365 * 24 * 3600.0  # seconds
+MAX_DURATION = 365 * 24 * 3600.0  # seconds
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 QUOTED = r"'(?:[^'\\]|\\.){2,}'|\"(?:[^\"\\]|\\.){2,}\""  # more than a character in quotes
 META_KEY, META_VALUE, META_PAIRS = 128, 512, 63  # Consul's limits: bytes, and 64 pairs with svcinit's own
@@ -139,7 +139,7 @@ def duration(raw: str) -> float:
     unit = UNITS.get(raw[len(number) :])
     if unit is None or not number.isascii() or not number.replace(".", "", 1).isdigit():
         raise ValueError("expected a duration such as 500ms, 10s, 5m or 1h")
-    if float(number) * unit > LONGEST:
+    if float(number) * unit > MAX_DURATION:
         raise ValueError("expected a duration of at most a year")
     return float(number) * unit
 

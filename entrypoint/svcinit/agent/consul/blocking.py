@@ -78,7 +78,7 @@ class BlockingQuery:
         self.wait = WAIT  # the shortest and the longest time that the server may hold a query
         self.asked_at = 0.0  # monotonic seconds
         self.answered = 0.0  # seconds since the epoch; 0: no answer yet
-        self.trouble = ""
+        self.reason = ""
         self.index = self._attempt = 0
         self._channel: Any = None
         self._tokens, self._filled_at = float(BURST), 0.0
@@ -153,9 +153,9 @@ class BlockingQuery:
         self.index = 0 if index < self.index else max(index, 1)
         is_new = self.accept(answer)
         self.answered = self._wall_clock()
-        if self.trouble:
+        if self.reason:
             self.answers_again()
-        self._attempt, self.trouble = 0, ""
+        self._attempt, self.reason = 0, ""
         return is_new
 
     def _fail(self, now: float, error: SvcinitError) -> None:
@@ -163,6 +163,6 @@ class BlockingQuery:
         self.index = 0
         self.due = now + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
         self._attempt += 1
-        if str(error) != self.trouble:
-            self.trouble = str(error)
+        if str(error) != self.reason:
+            self.reason = str(error)
             self.failed(error)

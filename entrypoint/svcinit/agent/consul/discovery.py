@@ -241,7 +241,7 @@ class Resolver:
     def _ask(self, name: Name, kind: RdataType) -> Answer:
         """The first useful answer: NOERROR or NXDOMAIN. A dead server costs its share of the time, and only once."""
         share = self._timeout / (TRIES * len(self._servers))
-        troubles = []
+        errors = []
         for _ in range(TRIES):
             for server in list(self._servers):
                 try:
@@ -252,9 +252,9 @@ class Resolver:
                             raise Unavailable(f"says {dns.rcode.to_text(answer.rcode())}")
                         return answer, extent
                 except (OSError, EOFError, UnicodeError, dns.exception.DNSException, Unavailable) as error:
-                    troubles.append(f"{endpoint(*server)} {_why(error)}")
+                    errors.append(f"{endpoint(*server)} {_why(error)}")
                     self._put_last(server)
-        problems = ", ".join(dict.fromkeys(troubles))
+        problems = ", ".join(dict.fromkeys(errors))
         raise Unavailable(
             f"DNS gives no answer for {name.to_text(True)}: {problems} (SVCINIT_DNS_ADDR)", variable="SVCINIT_DNS_ADDR"
         )

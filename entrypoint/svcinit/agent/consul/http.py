@@ -354,13 +354,13 @@ def _fault(address: str, token: str | None) -> Fault | None:
     """Why no request can be made with these, without the token in it; None if one can."""
     scheme, found, rest = address.partition("://")
     if "@" in (rest if found else address).partition("/")[0]:
-        told = "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
-        return Fault(told, variable="CONSUL_HTTP_ADDR")
+        message = "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
+        return Fault(message, variable="CONSUL_HTTP_ADDR")
     if found and scheme not in (*SCHEMES, "unix"):
         return _not_an_address(address)
     if not _can_be_sent(token or ""):
-        told = "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
-        return Fault(told, variable="CONSUL_HTTP_TOKEN")
+        message = "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
+        return Fault(message, variable="CONSUL_HTTP_TOKEN")
     return None
 
 
@@ -369,8 +369,8 @@ def _can_be_sent(token: str) -> bool:
 
 
 def _not_an_address(address: str) -> Fault:
-    told = f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
-    return Fault(told, variable="CONSUL_HTTP_ADDR")
+    message = f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
+    return Fault(message, variable="CONSUL_HTTP_ADDR")
 
 
 def is_readable(channel: socket.socket) -> bool:

@@ -172,7 +172,7 @@ def of_preparation(prepared: Mapping[str, Any]) -> Iterator[Sample]:
     for phase in ("fetch", "render"):
         took = prepared[f"{phase}_seconds"]
         yield f"{phase}_duration_seconds", (), (took["count"], took["sum"])
-    yield "preparation_failed", (), bool(prepared["trouble"])
+    yield "preparation_failed", (), bool(prepared["errors"])
     for entry in prepared["templates"]:
         if entry["changed"] is not None:
             yield "template_changed_timestamp_seconds", (entry["target"],), entry["changed"]
@@ -192,12 +192,12 @@ def of_presence(status: Mapping[str, Any]) -> Iterator[Sample]:
         yield "registered", labels, known["registered"]
         yield "registrations_total", labels, known["registrations"]
         yield "maintenance", labels, known["maintenance"] is not None
-        if known["looked"] is not None:
-            yield "registration_synced_timestamp_seconds", labels, known["looked"]
+        if known["last_synced"] is not None:
+            yield "registration_synced_timestamp_seconds", labels, known["last_synced"]
     watch = status["watch"]
     if watch is None:
         return
-    yield "watch_failed", (), bool(watch["trouble"])
+    yield "watch_failed", (), bool(watch["reason"])
     yield "watch_lag_seconds", (), watch["lag_seconds"]
     for followed in watch["followed"]:
         if followed["answered"] is not None:

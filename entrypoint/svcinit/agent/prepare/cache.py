@@ -74,7 +74,7 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
     replacement.sync_dirs([path])  # without it a crash of the machine may bring the old name back (fsync(2))
 
 
-def keep(settings: Settings, contents: Mapping[InputId, Any], agent: Mapping[str, str]) -> None:
+def write(settings: Settings, contents: Mapping[InputId, Any], agent: Mapping[str, str]) -> None:
     """As `save`; an error is logged, as a warning if somebody asked for this cache."""
     try:
         save(settings, Snapshot(contents, agent, time.time()))

@@ -69,7 +69,9 @@ def text_fault(text: str) -> str:
 
 
 def too_long(size: int) -> str:
-    return f"it takes {size} bytes, and the kernel takes at most {limits.LONGEST}" if size > limits.LONGEST else ""
+    return (
+        f"it takes {size} bytes, and the kernel takes at most {limits.MAX_STRING}" if size > limits.MAX_STRING else ""
+    )
 
 
 def check_sum(
@@ -82,7 +84,7 @@ def check_sum(
     """
     if not env and tuple(argv) == tuple(given):
         return
-    most, used = limits.most() - limits.RESERVE, limits.used(settings, argv, settings.main_environment(env))
+    most, used = limits.max_total() - limits.RESERVE, limits.used(settings, argv, settings.main_environment(env))
     if used <= most:
         return
     parts: list[tuple[int, str, str | None]]

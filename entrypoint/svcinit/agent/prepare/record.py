@@ -52,7 +52,7 @@ def _record(
     return {
         "life": life,
         "ended": ended,
-        "trouble": list(faults),
+        "errors": list(faults),
         "templates": _failed(done, earlier, faults) if faults else _rendered(done),
         "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, Kind.KV),
         "peers": _entries(done, earlier.get("peers", {}) if faults else {}, Kind.PEERS),

@@ -206,8 +206,8 @@ def _lists(path: str) -> Iterator[tuple[str, str]]:
     for file in _files(folder) if os.path.isdir(folder) else ():
         name, ending = os.path.splitext(os.path.relpath(file, folder))
         if ending not in ENDINGS or "/" in name:
-            told = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
-            raise ConfigError(told, variable="SVCINIT_SOURCE", file=file)
+            message = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
+            raise ConfigError(message, variable="SVCINIT_SOURCE", file=file)
         yield file, name
 
 

@@ -161,7 +161,7 @@ class Transaction:
             from svcinit.agent.prepare import cache
 
             contents = {each: answer.content for each, answer in self.data.answers.items()}
-            cache.keep(self.settings, contents, self.data.known_agent)
+            cache.write(self.settings, contents, self.data.known_agent)
 
     def run(self, out: Slot, fresh: Slot) -> None:
         """Nothing is done before the verdict is complete and the intent is empty: until then all is rolled back."""

@@ -53,10 +53,10 @@ class Keeper:
         self.due = 0.0
         self.registered = False
         self.maintenance: str | None = None  # the reason; None: the service is not in maintenance mode
-        self.trouble = ""
+        self.reason = ""
         self.differs: list[str] = []  # fields that were not in sync at the last sync and are not repaired yet
         self.checks: dict[str, str] = {}  # status by id, with the checks that others added
-        self.looked: float | None = None  # last sync, seconds since the epoch
+        self.last_synced: float | None = None  # last sync, seconds since the epoch
         self.registrations = 0
         self._address = ""
         self._consul, self._life, self._interval, self._advertise = consul, life, interval, advertise
@@ -82,7 +82,7 @@ class Keeper:
             "maintenance": self.maintenance,
             "check": self._worst_status(),
             "checks": self.checks,
-            "trouble": self.trouble,
+            "reason": self.reason,
         }
 
     def sync(self, *, ready: bool) -> None:
@@ -97,15 +97,15 @@ class Keeper:
             self._agent_address = ""  # another agent may answer next
             self.due = self._now() + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
             self._attempt += 1
-            if str(error) != self.trouble:
-                self.trouble = str(error)
+            if str(error) != self.reason:
+                self.reason = str(error)
                 state = "maybe not registered" if self.registered else "not registered yet"
                 log.warning("consul_unavailable", "{state}: {error}; trying again", state=state, error=error,
                             id=self.service.id)  # fmt: skip
             return
-        if self.trouble:
+        if self.reason:
             log.info("consul_available", "Consul answers again", id=self.service.id)
-        self._attempt, self.trouble, self.is_doubtful = 0, "", False
+        self._attempt, self.reason, self.is_doubtful = 0, "", False
         self.due = self._now() + self._interval * random.uniform(EARLIEST, 1.0)
 
     def report(self, probe: Probe) -> None:
@@ -168,7 +168,7 @@ class Keeper:
             self._remove_stale(wanted, ready=ready)
             self._first_sync = False
         actual = self._consul.instance(self.service.id, self.service.name)
-        self.looked, self.differs, self.checks = self._wall_clock(), ["registration"], {}
+        self.last_synced, self.differs, self.checks = self._wall_clock(), ["registration"], {}
         if actual is not None and self._is_earlier(actual["Service"]):
             actual = None
         if actual is not None:

@@ -174,12 +174,12 @@ class Presence:
             "watch": None if follower is None else follower.facts(),
         }
         figures = {
-            "looked": {keeper.service.id: keeper.looked for keeper in self.keepers},
+            "last_synced": {keeper.service.id: keeper.last_synced for keeper in self.keepers},
             "followed": [] if follower is None else follower.figures(),
             "requests": self.consul.stats.state(),
             "log": log.recent(),
         }
-        self._state.tell(self._now(), facts, figures)
+        self._state.update(self._now(), facts, figures)
 
     def _running_probes(self) -> Iterator[Probe]:
         """The probes that have to run in the present state."""

@@ -78,7 +78,7 @@ class Follower:
         self._late = self._retry_at = NEVER
         self._turned = 0.0  # when `turn` was last called
         self._attempt = 0
-        self.trouble = ""
+        self.reason = ""
         self._inputs: dict[str, Any] = {}  # the last verdict of init
         self._refused = ""  # why the last change could not be prepared; init was notified of that
         self._started_with: tuple[list[str], dict[str, str]] | None = None
@@ -130,10 +130,10 @@ class Follower:
         elif self._is_time(now):
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
-            self._stand_by(now)
+            self._keep_worker(now)
 
     def facts(self) -> dict[str, object]:
-        return {"trouble": self.trouble, "pending_since": self.pending_since}
+        return {"reason": self.reason, "pending_since": self.pending_since}
 
     def figures(self) -> list[dict[str, object]]:
         """Of each input that is followed: Consul's index, the time of the last answer, and the reason of a failure."""
@@ -143,7 +143,7 @@ class Follower:
                 "name": each.id.text,
                 "index": each.index or None,
                 "answered": each.answered or None,
-                "trouble": each.trouble,
+                "reason": each.reason,
             }
             for each in self._watches()
         ]
@@ -228,14 +228,14 @@ class Follower:
         self._late = now + self.settings.reload_timeout
         self._notified = False
         self._next_worker = now
-        self._stand_by(now)
+        self._keep_worker(now)
         if self._worker is None:
             self._failed(now, EX_TEMPFAIL)
         else:
             self._worker.begin(self._change())
             self._busy = True
 
-    def _stand_by(self, now: float) -> None:
+    def _keep_worker(self, now: float) -> None:
         """Have a worker ready for the next change."""
         if self._worker is not None and self._worker.ended() is not None:
             self._worker = None
@@ -302,7 +302,7 @@ class Follower:
         return None if self._slots.news_intent.is_filled else self._slots.news.read(Verdict)
 
     def _succeeded(self, verdict: Verdict) -> None:
-        self.trouble, self._attempt = "", 0
+        self.reason, self._attempt = "", 0
         self.pending_since = self._changes_since
         started_with, owes_reload = self._started_with, self._owes_reload
         self._take_over(verdict)
@@ -328,7 +328,7 @@ class Follower:
             self._refused = refusal.reason
             self._slots.news.write(refusal)
             self._notify()
-        self.trouble = "a change could not be applied: the current files stay"
+        self.reason = "a change could not be applied: the current files stay"
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1

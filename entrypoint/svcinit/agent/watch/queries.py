@@ -58,7 +58,7 @@ class Watch(BlockingQuery):
 class File:
     """The file or directory of SVCINIT_SOURCE. It is polled, because inotify(7) does not see one that is replaced."""
 
-    index, answered, trouble = 0, 0.0, ""
+    index, answered, reason = 0, 0.0, ""
 
     def __init__(self, path: str) -> None:
         self.id = InputId(Kind.FILE, path)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Attempt
     from svcinit.settings.environment import Settings
 
-LONGEST = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
+TIME_LIMIT = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
 HERE, NETWORK = 4.0, 5.0  # seconds for what waits for nothing but this host, and for one question over the network
 SHOWN = {OK: "ok", WARNING: "warning", WRONG: "WRONG"}
 TIMED = "http", "dns"
@@ -56,7 +56,7 @@ def examine(environment: Mapping[str, str], words: tuple[str, ...]) -> tuple[Rep
     from svcinit.ctl.doctor import process
     from svcinit.settings.environment import attempt
 
-    report = Report(LONGEST)
+    report = Report(TIME_LIMIT)
     report.together(HERE, ("settings", lambda: process.given(environment)))
     if report.has("settings", "unfinished", "doctor-failed"):
         return report, ""
@@ -79,16 +79,16 @@ class Examination:
         """Returns the policy."""
         from svcinit.ctl.doctor.policy import policy
 
-        self.look_around()
+        self.check_locally()
         if self.needs_consul:
-            self.look_out()
-        self.look_further()
+            self.check_network()
+        self.check_with_answers()
         try:
             return policy(self.settings, self.used) if self.needs_consul else ""
-        except ConfigError:  # told already
+        except ConfigError:  # reported already
             return ""
 
-    def look_around(self) -> None:
+    def check_locally(self) -> None:
         from svcinit.agent.prepare.rendering import template_dirs
         from svcinit.ctl.doctor import files, process
 
@@ -114,7 +114,7 @@ class Examination:
         if templates and not self.report.has("templates", "unfinished", "doctor-failed"):
             self.used = files.used(settings)
 
-    def look_out(self) -> None:
+    def check_network(self) -> None:
         from svcinit.ctl.doctor import consul
 
         settings, asks = self.settings, self.asks_for_peers
@@ -126,14 +126,14 @@ class Examination:
         if asks and not self.dns_answers:
             self.report.together(NETWORK, ("dns", lambda: consul.no_dns(settings)))
 
-    def look_further(self) -> None:
+    def check_with_answers(self) -> None:
         from svcinit.ctl.doctor import files, process, registration
 
         settings = self.settings
         answers = self.needs_consul and self.report.has("http", "")
         attempts: list[Attempt] = [("modules", lambda: process.modules(settings, self.used))]
         if answers:
-            attempts += self.asked_of_consul()
+            attempts += self.consul_checks()
         if not settings.uses_consul:
             attempts.append(("source", lambda: files.source(settings)))
         if settings.wait_for and (self.dns_answers or not settings.uses_consul):
@@ -146,9 +146,9 @@ class Examination:
         if settings.registers:
             attempts.append(("address", lambda: registration.address(settings, answers=answers)))
             attempts.append(("register", lambda: registration.state(settings, self.running, answers=answers)))
-        self.report.together(LONGEST, *attempts)
+        self.report.together(TIME_LIMIT, *attempts)
 
-    def asked_of_consul(self) -> list[Attempt]:
+    def consul_checks(self) -> list[Attempt]:
         from svcinit.ctl.doctor import consul
 
         settings, used = self.settings, self.used

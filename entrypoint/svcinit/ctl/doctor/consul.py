@@ -114,7 +114,7 @@ def _denied_services(settings: Settings, consul: Consul) -> tuple[list[str], lis
     """The rules for registration that are denied, and those that the agent does not report."""
     try:
         names = list(dict.fromkeys(service.name for service in services(settings)))
-    except ConfigError:  # told with the settings
+    except ConfigError:  # reported with the settings
         return [], []
     allowed = consul.may_register(names) if names else {}
     if allowed is None:

@@ -48,7 +48,7 @@ def used(settings: Settings) -> set[str]:
 
     try:
         return uses(template_dirs(settings), [SHARED])
-    except ConfigError:  # told by `syntax`
+    except ConfigError:  # `syntax` reports it
         return set()
 
 
@@ -65,15 +65,15 @@ def syntax(settings: Settings) -> Iterator[Entry]:
 
 
 def reload_commands(settings: Settings) -> list[tuple[str, str]]:
-    """The commands by which templates have the service told of a change, each with where it stands."""
+    """The commands by which templates notify the service of a change, each with its place."""
     from svcinit.settings.parsers import reload_option
 
     try:
         made, _ = _rendering(settings, ()).outline()
-    except ConfigError:  # told by `syntax`
+    except ConfigError:  # `syntax` reports it
         return []
-    told = [(file.target, reload_option(file.reload)) for file in made if file.reload]
-    return [(f"`reload=` for {target}", action.argv[0]) for target, action in told if action.kind == "exec"]
+    actions = [(file.target, reload_option(file.reload)) for file in made if file.reload]
+    return [(f"`reload=` for {target}", action.argv[0]) for target, action in actions if action.kind == "exec"]
 
 
 def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, named: bool) -> Iterator[Entry]:
@@ -84,20 +84,20 @@ def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, name
     rendering = _rendering(settings, command, named=named)
     try:
         made, known = rendering.outline()
-    except ConfigError:  # told by `syntax`
+    except ConfigError:  # `syntax` reports it
         made, known = [], []
     contents: dict[str, bytes] = {}
-    trouble = _fetched(rendering.data) if reached else ("Consul does not answer",)
-    if not trouble:
+    error = _fetched(rendering.data) if reached else ("Consul does not answer",)
+    if not error:
         yield from _environment(rendering)
         yield from _rendered(rendering, contents, known)
     elif made or settings.render_args:
-        yield from (found("template-unrendered", fault, check="templates") for fault in trouble)
-    told: set[str] = set()
+        yield from (found("template-unrendered", fault, check="templates") for fault in error)
+    reported: set[str] = set()
     for entry in _placed(made, contents, rendering.data):
-        if entry["said"] not in told:
+        if entry["said"] not in reported:
             yield entry
-        told.add(entry["said"])
+        reported.add(entry["said"])
     rendering.data.source.close()
 
 
@@ -198,7 +198,7 @@ def _placed(made: list[Rendered], contents: dict[str, bytes], data: TemplateData
 
     try:
         commit.plan(made)
-    except ConfigError as error:  # two that are one file, beside what is told of each below
+    except ConfigError as error:  # two that are one file, in addition to the findings for each below
         yield from (_unplaceable(fault, made[0].target) for fault in error.faults)
     for file in made:
         if file.target in contents:
@@ -315,12 +315,12 @@ def _missing(
 def run_folder(settings: Settings) -> Iterator[Entry]:
     """The directory for svcinit's state."""
     folders = list(places(settings.run))
-    troubles = {folder: _trouble(folder) or _not_own(folder) for folder in folders}
-    usable = next((folder for folder, trouble in troubles.items() if not trouble), "")
+    errors = {folder: _write_error(folder) or _not_own(folder) for folder in folders}
+    usable = next((folder for folder, error in errors.items() if not error), "")
     if usable:
         yield well(f"{usable} takes svcinit's state")
         return
-    said = "; ".join(f"{folder} cannot be written: {trouble}" for folder, trouble in troubles.items())
+    said = "; ".join(f"{folder} cannot be written: {error}" for folder, error in errors.items())
     yield found("run-unwritable", said, folder=folders[0], uid=os.geteuid())
 
 
@@ -339,20 +339,20 @@ def cache(settings: Settings) -> Iterator[Entry]:
     from svcinit.agent.prepare.cache import load
 
     folder = os.path.dirname(settings.cache)
-    trouble = _trouble(folder)
-    if trouble:
-        said = f"SVCINIT_CACHE={settings.cache!r}: {folder} cannot be written: {trouble}"
+    error = _write_error(folder)
+    if error:
+        said = f"SVCINIT_CACHE={settings.cache!r}: {folder} cannot be written: {error}"
         yield found("cache-unwritable", said, folder=folder, uid=os.geteuid())
     try:
         known = load(settings)
     except Unavailable as refused:
         yield found("cache-refused", str(refused))
         return
-    if not trouble:
+    if not error:
         yield well(f"{settings.cache}: {known.age if known else 'none yet, and it can be written'}")
 
 
-def _trouble(folder: str) -> str:
+def _write_error(folder: str) -> str:
     """Why no file can be made in a directory, which is made for that and removed again; empty if one can."""
     made: list[str] = []
     try:

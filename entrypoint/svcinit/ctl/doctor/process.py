@@ -100,7 +100,7 @@ def startable(settings: Settings, named: list[tuple[str, str]]) -> Iterator[Entr
     try:
         become(settings.user)
     except PermissionError:
-        pass  # told by `user`
+        pass  # `user` reports it
     env = settings.main_environment({})
     for where, name in named:
         fault = fault_of(name, env)
@@ -128,7 +128,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
 
     try:
         found = services(settings)
-    except SvcinitError:  # told by `given`
+    except SvcinitError:  # `given` reports it
         return
     for number, service in enumerate(found):
         for check in service.checks:
@@ -144,12 +144,14 @@ def stop(settings: Settings) -> Iterator[Entry]:
         return
     drain, budget = settings.drain if settings.registers else 0.0, settings.stop_timeout or STOP_TIMEOUT
     seconds = math.ceil(drain + budget + EXIT_TIMEOUT)
-    told = f"drain {drain:g} s, until KILL {budget:g} s, and {EXIT_TIMEOUT:g} s for what is left"
+    phases = f"drain {drain:g} s, until KILL {budget:g} s, and {EXIT_TIMEOUT:g} s for what is left"
     if seconds > DOCKER_STOP:
-        said = f"{told}: {seconds} s; docker stop gives {DOCKER_STOP:g}, unless it was told otherwise"
+        said = f"{phases}: {seconds} s; docker stop gives {DOCKER_STOP:g}, by default"
         yield found("stop-too-long", said, seconds=seconds)
     else:
-        yield well(f"{told}: within the {DOCKER_STOP:g} s of docker stop; a --stop-timeout cannot be seen from inside")
+        yield well(
+            f"{phases}: within the {DOCKER_STOP:g} s of docker stop; a --stop-timeout cannot be seen from inside"
+        )
     starting = [number for number in signal.valid_signals() if settings.signals.get(number, number) in settings.stop_on]
     if signal.SIGTERM in starting:
         yield well("TERM starts it; an image's own STOPSIGNAL cannot be seen from inside")

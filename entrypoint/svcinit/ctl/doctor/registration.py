@@ -40,21 +40,21 @@ def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
         yield from (found("address-unknown", fault) for fault in error.faults)
         return
     agents = _agents_address(settings) if answers and not own else ""
-    told = own or agents
-    if not told:
+    shown = own or agents
+    if not shown:
         yield well("the agent's own would be registered, which it does not tell now")
         return
     mine, is_here = _mine(), _is_here(settings)
     by = f"SVCINIT_ADVERTISE={settings.advertise}" if own else "the agent's own"
-    said = f"{told} would be registered ({by})"
+    said = f"{shown} would be registered ({by})"
     port = settings.port or "PORT"
-    if _is_loopback(told) and not is_here:
+    if _is_loopback(shown) and not is_here:
         yield found("address-loopback", f"{said}, and the agent is at {settings.consul_http_addr}")
     elif own and own not in mine:
         yield found("address-foreign", f"{said}; this container has {', '.join(mine)}", address=own, port=port)
     elif not own and not is_here and agents not in mine:
         yield found("address-agents", f"{said}; this container has {', '.join(mine)}", port=port)
-    elif _is_loopback(told):
+    elif _is_loopback(shown):
         yield well(f"{said}; nobody but this host reaches it")
     else:
         yield well(said if is_here else f"{said}; the agent is elsewhere, and has to reach it there")
@@ -64,7 +64,7 @@ def _agents_address(settings: Settings) -> str:
     try:
         with contextlib.closing(connect(settings, CALL)) as consul:
             return consul.agent()["address"]
-    except SvcinitError:  # told with the token
+    except SvcinitError:  # reported with the token
         return ""
 
 
@@ -97,7 +97,7 @@ def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: boo
     """What the running svcinit and the agent report about each service. `answers`: the agent answers."""
     try:
         wanted = services(settings)
-    except ConfigError:  # told with the settings
+    except ConfigError:  # reported with the settings
         return
     if not running or not answers:
         names = ", ".join(service.id for service in wanted)
@@ -108,8 +108,8 @@ def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: boo
     with contextlib.closing(connect(settings, CALL)) as consul:
         for service in wanted:
             said = known.get(service.id, {})
-            if said.get("trouble"):
-                yield found("unregistered", f"{service.id}: {said['trouble']}")
+            if said.get("reason"):
+                yield found("unregistered", f"{service.id}: {said['reason']}")
             elif not said.get("registered"):
                 yield well(f"{service.id}: not registered yet")
             else:
