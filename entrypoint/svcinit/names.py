@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # uid, gid, all groups, environment
+
 CAP_KILL = 5  # capabilities(7)
 LABEL = 63  # characters, at most, in a part of a name in DNS (RFC 1035, 2.3.4)
 
@@ -85,7 +87,7 @@ def _id(text: str) -> int | None:
     return int(text) if digits and int(text) < 2**32 - 1 else None
 
 
-def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
+def user(raw: str) -> User:
     """USER[:GROUP] to (uid, gid, supplementary gids, {HOME, USER, LOGNAME}), as gosu and su-exec resolve it.
 
     With a GROUP given there are no supplementary groups; a number need not be in the user database.

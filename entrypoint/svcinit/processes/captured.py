@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # as Settings.user
+    from svcinit.names import User
 
 KEPT = 16 << 10  # bytes: the end of the output that stays in memory
 CHUNK = 1 << 16

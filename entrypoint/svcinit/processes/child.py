@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from svcinit.names import User
+
 OF_WRITES = _signal.SIGPIPE, _signal.SIGXFSZ  # the kernel sends them to the writer, in addition to the error
 IGNORED = *OF_WRITES, _signal.SIGTTOU
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
@@ -65,7 +67,7 @@ def own_signals(*, blocked: bool) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def become(user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None) -> None:
+def become(user: User | None) -> None:
     """Become SVCINIT_USER. Raises PermissionError."""
     if user is None:
         return

@@ -251,7 +251,7 @@ class Crew(Init):
             else:
                 log.warning(
                     "restart_needed",
-                    "the command's arguments or environment changed: they take effect at its next start",
+                    "the service's arguments or environment changed: they take effect at its next start",
                 )
         self.argv, self.extra_env = argv, verdict.env
         self.prepared = {"files": verdict.files, "keys": verdict.keys}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Self
 
+    from svcinit.names import User
     from svcinit.settings.parsers import Action
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
@@ -128,7 +129,7 @@ class Settings:
     pre_start: tuple[str, ...] | None
     pre_reload: tuple[str, ...] | None
     post_stop: tuple[str, ...] | None
-    user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None
+    user: User | None
     exit_map: Mapping[int, int]
     pass_token: bool
     run: str | None

@@ -93,7 +93,7 @@ def check_sum(
     largest = sorted(parts, key=lambda part: -part[0])[:SHOWN]
     named = ", ".join(f"{part} ({size})" for size, part, _ in largest)
     raise ConfigError(
-        f"the command's arguments and environment take {used} bytes, and the kernel takes {most} beside what svcinit "
+        f"the service's arguments and environment take {used} bytes, and the kernel takes {most} beside what svcinit "
         f"adds (a quarter of the stack limit, ulimit -s); the largest are {named}",
         key=next((key for _, _, key in largest if key), None),
     )

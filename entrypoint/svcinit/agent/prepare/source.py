@@ -102,7 +102,7 @@ class Source:
         return {each: digest(answer.content) for each, answer in answers.items()}
 
     def request_stats(self) -> dict[str, Any]:
-        """The requests that were made, as `stats.Requests.state` returns them."""
+        """The requests that were made, as `stats.RequestStats.state` returns them."""
         return {}
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.templates.engine import Data, Engine
     from svcinit.agent.templates.mask import Mask
-    from svcinit.agent.templates.tree import User
+    from svcinit.names import User
 
 SUFFIX = ".j2"
 OPTIONS = ("mode", "owner", "check", "reload")

@@ -9,9 +9,9 @@ from svcinit.errors import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # uid, gid, all groups, environment: SVCINIT_USER
+    from svcinit.names import User
 
 MAX_FOLDERS = 10_000  # of one tree: a few links to each other can make billions
 MAX_DEPTH = 100  # directories
