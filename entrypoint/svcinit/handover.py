@@ -1,4 +1,4 @@
-"""What init and its forked children hand to each other: messages of one format, in memory files that they share.
+"""The messages between init and its forked children: one format, in memory files that they share.
 
     slots.verdict.write(Verdict(argv=["uwsgi"], env={}))  # in prepare
     slots.verdict.read(Verdict)  # in init; None if there is no complete verdict

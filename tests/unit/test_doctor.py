@@ -317,7 +317,7 @@ def test_a_consul_that_is_away_hides_nothing_that_can_be_known_without_it(
     refused = "GET /v1/status/leader failed: Connection refused"
     assert f"Consul at {away['CONSUL_HTTP_ADDR']}: {refused}" in found.one("consul-away")
     assert f"{away['SVCINIT_DNS_ADDR']} Connection refused" in found.one("dns-server-away")
-    assert f"no server answers usefully: {away['SVCINIT_DNS_ADDR']}" in found.one("dns-away")
+    assert f"no server gives a usable answer: {away['SVCINIT_DNS_ADDR']}" in found.one("dns-away")
     assert "'no-interface' matches no address here; expected an IP" in found.one("address-unknown")
     assert "Consul does not answer" in found.one("template-unrendered")
     assert 'service "web" { policy = "write" }' in found.policy

@@ -1,8 +1,8 @@
 """Blocking queries over a bounded number of connections. Source: Consul's "Blocking Queries" API page.
 
-A query is sent, and its answer is awaited elsewhere: `descriptor` becomes readable when the answer comes. The agent
-allows 200 connections per client address (limits.http_max_conns_per_client), which all containers of a host may share;
-so the queries of one container share a few connections and take turns.
+`turn` sends a query and returns. The caller waits until `descriptor` is readable, and calls `turn` for the answer.
+The agent allows 200 connections per client address (limits.http_max_conns_per_client). The containers of a host can
+have the same address. Therefore the queries of one container share a few connections and take turns.
 """
 
 from __future__ import annotations

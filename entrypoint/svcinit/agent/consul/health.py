@@ -1,7 +1,7 @@
-"""Peers by the health API, in the form and with the choice in which Consul's DNS gives them: the same bytes in a file.
+"""Peers from the health API: the same instances in the same form as from Consul's DNS, so that files are the same.
 
-DNS gives instances without a critical check; with the agent's `dns_config.only_passing` those with passing checks
-alone. DNS writes an IP address in one way only, and names are in lower case here whoever was asked. Source: Consul's
+DNS returns instances without a critical check; with the agent's `dns_config.only_passing` it returns only those whose
+checks are all passing. DNS has one spelling of an IP address, and names are in lower case. Source: Consul's
 "Health" API and "Discover services with DNS" pages, and agent/dns.go.
 """
 

@@ -1,7 +1,7 @@
-"""Counts of requests to Consul and its DNS, by kind and outcome, and their durations: for the state files.
+"""Counts and durations of the requests to Consul and its DNS, by kind and outcome, for the state files.
 
-A kind is a method and an endpoint without names, so that there are few: GET kv, PUT agent/service/register, watch
-health/service (a blocking query, whose time says nothing), DNS SRV.
+A kind is a method and an endpoint without names, so that there are few kinds: GET kv, PUT agent/service/register, watch
+health/service (a blocking query, whose duration is not measured), DNS SRV.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def from_json(entries: Iterable[list[Any]]) -> dict[InputId, Any]:
 class Source:
     """`where`: the place, after "instances"; `token_hint`: what to add if a token is used and there are none.
 
-    `may_lose_data`: an input that had entries and has none counts as a failed read, because servers that recover
-    answer so. `waits`: SVCINIT_WAIT_FOR and SVCINIT_WAIT_FOR_KEYS apply. `is_live`: what was read is kept in
+    `may_lose_data`: an input that had entries and now has none counts as a failed read, because recovering servers
+    answer like this. `waits`: SVCINIT_WAIT_FOR and SVCINIT_WAIT_FOR_KEYS apply. `is_live`: the inputs are written to
     SVCINIT_CACHE.
     """
 

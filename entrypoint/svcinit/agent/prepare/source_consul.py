@@ -1,4 +1,4 @@
-"""Inputs from Consul: KV over HTTP, peers over DNS. What is not asked for costs no import and no request."""
+"""Inputs from Consul: KV over HTTP, peers over DNS. An input that is not used costs no import and no request."""
 
 from __future__ import annotations
 

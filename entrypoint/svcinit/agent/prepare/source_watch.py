@@ -1,4 +1,4 @@
-"""Inputs from what is known already; what is not known is read from another source."""
+"""Inputs from the answers of the watches. Other inputs are read from the fallback source."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
 
-BACKOFF = 0.1, 5.0  # seconds: the first retry comes within the first, no pause is longer than the second
+BACKOFF = 0.1, 5.0  # seconds: the first and the longest pause between two tries
 
 
 def main(
@@ -146,7 +146,7 @@ class Transaction:
         self.seconds: dict[str, float] = {}  # that each phase took
 
     def run_and_record(self, out: Slot, fresh: Slot, life: str, then: Callable[[], None] = lambda: None) -> None:
-        """`run`, then `then`; at last what nobody waits for but init: the record and SVCINIT_CACHE."""
+        """`run`, then `then`. The record and SVCINIT_CACHE come last, because no process waits for them."""
         try:
             self.run(out, fresh)
         except SvcinitError as error:
@@ -170,7 +170,7 @@ class Transaction:
                 self.check_registration()
                 self.data.fetch()
                 self.data.wait()
-            out.write(Progress(Progress.RENDERING))  # whatever hangs from here on is not Consul
+            out.write(Progress(Progress.RENDERING))  # if prepare hangs from here on, Consul is not the reason
             with self.timed("render"):
                 argv, env, changed, rollback_record, reloads = self.commit()
         except ConfigError:
@@ -188,7 +188,7 @@ class Transaction:
         self.write_intent(b"")
 
     def check_registration(self) -> None:
-        """Raise now what presence, which registers, could only fail on again and again."""
+        """Raise the errors at which presence would fail again and again."""
         if self.settings.services or self.settings.checks:
             from svcinit.agent.registration.services import services
 

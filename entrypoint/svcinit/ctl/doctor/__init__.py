@@ -1,4 +1,4 @@
-"""svcinitctl doctor: check everything in the settings separately, and print what is wrong, where, and advice.
+"""svcinitctl doctor: check everything in the settings separately, and print each error with its place and advice.
 
 It runs before the first start, or beside a running svcinit. A check that hangs or fails does not prevent the others. It
 changes nothing: it removes every file that it writes.
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Attempt
     from svcinit.settings.environment import Settings
 
-TIME_LIMIT = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
-HERE, NETWORK = 4.0, 5.0  # seconds for what waits for nothing but this host, and for one question over the network
+TIME_LIMIT = 14.0  # seconds for all checks; with the start and the end of the interpreter less than 15
+HERE, NETWORK = 4.0, 5.0  # seconds: for checks of this host, and for one query over the network
 SHOWN = {OK: "ok", WARNING: "warning", WRONG: "WRONG"}
 TIMED = "http", "dns"
 
@@ -72,7 +72,7 @@ class Examination:
         self.settings, self.report = settings, report
         self.running = state.read()
         self.command = words or tuple((self.running or {}).get("command", ()))
-        self.used: set[str] = set()  # what costs a rule, a question or a package, of what templates use
+        self.used: set[str] = set()  # the names in templates that need a rule, a query or a package
         self.needs_consul = settings.uses_consul and bool(settings.service or settings.needs_prepare)
 
     def run(self) -> str:

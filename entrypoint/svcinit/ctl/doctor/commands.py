@@ -1,4 +1,4 @@
-"""Could execve(2) start this command, without starting it?"""
+"""Checks whether execve(2) could start a command. The command is not started."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
-MISSING = 50  # keys and peers, at most, that one template misses
-MANY = 1000  # instances of a service that stands in for one with too few
+MISSING = 50  # keys and peers, at most, that one template lacks
+MANY = 1000  # instances that replace a service with too few
 LOOPBACK = "127.0.0.1"
-PATIENCE = 3.0  # seconds for one question of a template's
+PATIENCE = 3.0  # seconds for one query of a template
 
 
 class WithoutDns(ConsulSource):
-    """Does not ask DNS again, which is known not to answer."""
+    """Does not ask DNS again, because DNS did not answer before."""
 
     def read(self, wanted: InputId) -> Answer:
         if wanted.kind == Kind.PEERS:
@@ -61,7 +61,7 @@ def syntax(settings: Settings) -> Iterator[Entry]:
     for fault in faults:
         yield found("template-wrong", fault)
     if not faults:
-        yield well(f"{len(made)} in {', '.join(template_dirs(settings))}: the syntax is right")
+        yield well(f"{len(made)} in {', '.join(template_dirs(settings))}: the syntax is correct")
 
 
 def reload_commands(settings: Settings) -> list[tuple[str, str]]:
@@ -77,9 +77,9 @@ def reload_commands(settings: Settings) -> list[tuple[str, str]]:
 
 
 def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, named: bool) -> Iterator[Entry]:
-    """Render what can be rendered, and see whether each file can be put in place, without doing so.
+    """Render all files that can be rendered, and check whether each one can be put in place. No target changes.
 
-    `reached`: what Consul has can be had; `named`: DNS answers.
+    `reached`: the data of Consul are available; `named`: DNS answers.
     """
     rendering = _rendering(settings, command, named=named)
     try:
@@ -173,7 +173,7 @@ class StandIn(TemplateData):
         self._many: set[str] = set()
 
     def add(self, faults: Iterable[str]) -> bool:
-        """Have what these faults miss; False if all of it is here already."""
+        """Add the keys and peers that these errors miss; False if all of them are present already."""
         keys = {key for fault in faults if (key := _field(fault, "key"))} - self.kv.keys()
         inputs = {each for fault in faults if (each := _field(fault, "input"))} - self._many
         self.kv.update(dict.fromkeys(keys, b"0"))
@@ -246,7 +246,7 @@ def _checked(file: Rendered, data: TemplateData) -> Iterator[Entry]:
 
 
 def _check_command(file: Rendered, data: TemplateData) -> Iterator[Entry]:
-    """There is nothing for it to look at: could it be started?"""
+    """There is no rendered file: check only whether the command could be started."""
     from svcinit.settings.parsers import words
 
     where = f"`check=` for {file.target}"
@@ -256,7 +256,7 @@ def _check_command(file: Rendered, data: TemplateData) -> Iterator[Entry]:
 
 
 def _faults_of(made: list[Rendered], data: TemplateData | None = None) -> tuple[str, ...]:
-    """What speaks against putting them in place; with `data` their checks are run."""
+    """The errors that would prevent the files from being put in place; with `data` their check commands run."""
     from svcinit.agent.files import commit
 
     try:
@@ -281,18 +281,18 @@ def source(settings: Settings) -> Iterator[Entry]:
 
 
 def peers(settings: Settings) -> Iterator[Entry]:
-    """Are the services of SVCINIT_WAIT_FOR there?"""
-    yield from _missing(settings, TemplateData.missing_peers, "peers-missing", "SVCINIT_WAIT_FOR: all are there")
+    """Are the services of SVCINIT_WAIT_FOR available?"""
+    yield from _missing(settings, TemplateData.missing_peers, "peers-missing", "SVCINIT_WAIT_FOR: all are available")
 
 
 def keys(settings: Settings) -> Iterator[Entry]:
-    """Are the keys of SVCINIT_WAIT_FOR_KEYS there?"""
+    """Do the keys of SVCINIT_WAIT_FOR_KEYS exist?"""
 
     def missing(data: TemplateData) -> list[Fault]:
         data.fetch()
         return data.missing_keys()
 
-    yield from _missing(settings, missing, "keys-missing", "SVCINIT_WAIT_FOR_KEYS: all are there")
+    yield from _missing(settings, missing, "keys-missing", "SVCINIT_WAIT_FOR_KEYS: all exist")
 
 
 def _missing(
@@ -318,14 +318,14 @@ def run_folder(settings: Settings) -> Iterator[Entry]:
     errors = {folder: _write_error(folder) or _not_own(folder) for folder in folders}
     usable = next((folder for folder, error in errors.items() if not error), "")
     if usable:
-        yield well(f"{usable} takes svcinit's state")
+        yield well(f"{usable} is usable for svcinit's state")
         return
     said = "; ".join(f"{folder} cannot be written: {error}" for folder, error in errors.items())
     yield found("run-unwritable", said, folder=folders[0], uid=os.geteuid())
 
 
 def _not_own(folder: str) -> str:
-    """Why svcinit leaves no state in a directory that it can write to; empty if it does, or would make it."""
+    """Why svcinit does not use a directory that it can write to; empty if it uses or would create it."""
     try:
         os.close(enter(folder, {os.geteuid()}))
     except FileNotFoundError:
@@ -349,11 +349,11 @@ def cache(settings: Settings) -> Iterator[Entry]:
         yield found("cache-refused", str(refused))
         return
     if not error:
-        yield well(f"{settings.cache}: {known.age if known else 'none yet, and it can be written'}")
+        yield well(f"{settings.cache}: {known.age if known else 'there is none yet, and it can be written'}")
 
 
 def _write_error(folder: str) -> str:
-    """Why no file can be made in a directory, which is made for that and removed again; empty if one can."""
+    """Why no file can be created in a directory; empty if one can. A directory that it creates is removed."""
     made: list[str] = []
     try:
         replacement.make_dirs(folder, made)

@@ -1,4 +1,4 @@
-"""The minimal ACL policy of a configuration. Source: Consul's "ACL Rules" page, and agents that deny by default."""
+"""The minimal ACL policy of a configuration. Source: Consul's "ACL Rules" page, and agents with default_policy=deny."""
 
 from __future__ import annotations
 

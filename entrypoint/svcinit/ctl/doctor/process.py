@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
-DOCKER_STOP = 10.0  # seconds that `docker stop` gives where nobody says otherwise
-CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): what it takes to become another user
+DOCKER_STOP = 10.0  # seconds: the default of `docker stop`
+CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): they are needed to become another user
 METRICS = "SVCINIT_METRICS"
 YAML_FILTERS = "to_yaml", "from_yaml"
 YAML_ENDINGS = ".yaml", ".yml"
@@ -51,11 +51,13 @@ def given(environment: Mapping[str, str]) -> Iterator[Entry]:
 
 def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
     """Is svcinit PID 1, or would it be?"""
-    pid = running["pid"] if running else os.getppid()  # ours was forked by the doctor
+    pid = running["pid"] if running else os.getppid()  # this process was forked by the doctor
     state = f"svcinit runs as PID {pid}: {running['state']}" if running else "no svcinit runs here that leaves a state"
     name = _first()
     if pid == 1 or _is_first():
-        yield well(state if running else "what is started here is PID 1" if pid == 1 else "svcinit is PID 1")
+        yield well(
+            state if running else "a process that the container starts is PID 1" if pid == 1 else "svcinit is PID 1"
+        )
     elif _read("/proc/1/cgroup") != _read("/proc/self/cgroup"):
         yield found("pid-host", f"PID 1 is {name}, and not of this container; {state}")
     else:
@@ -66,7 +68,7 @@ def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
 
 def user(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
     uid = os.geteuid()
-    if running or _is_first():  # the state of another user's cannot be read
+    if running or _is_first():  # the state file of another user cannot be read
         other = _owner(f"/proc/{running['pid'] if running else 1}", uid)
         if other != uid:
             yield found("other-user", f"svcinit runs as uid {other}, the doctor as uid {uid}", user=other)
@@ -87,16 +89,16 @@ def commands(settings: Settings, command: tuple[str, ...]) -> Iterator[Entry]:
     """The command of the container, the hooks and all other commands."""
     started = list(_named(settings))
     if not command:
-        yield well("none is given: `svcinitctl doctor -- COMMAND` looks at it, too")
+        yield well("no command is given: `svcinitctl doctor -- COMMAND` checks it, too")
     elif settings.render_args and "{" in command[0]:
-        yield well(f"{command[0]} is made by a template")
+        yield well(f"{command[0]} comes from a template")
     else:
         started.insert(0, ("the command", command[0]))
     yield from startable(settings, started)
 
 
 def startable(settings: Settings, named: list[tuple[str, str]]) -> Iterator[Entry]:
-    """Can each of (what starts it, command) be started, by SVCINIT_USER? This process becomes that user."""
+    """Can SVCINIT_USER start each command? Each pair is the setting and the command. This process becomes that user."""
     try:
         become(settings.user)
     except PermissionError:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 CRITICAL = "critical"
-OUTPUT = 300  # characters of what a check said
+OUTPUT = 300  # characters of the output of a check
 
 
 def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
@@ -42,7 +42,7 @@ def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
     agents = _agents_address(settings) if answers and not own else ""
     shown = own or agents
     if not shown:
-        yield well("the agent's own would be registered, which it does not tell now")
+        yield well("the agent's own address would be registered, and the agent does not report it now")
         return
     mine, is_here = _mine(), _is_here(settings)
     by = f"SVCINIT_ADVERTISE={settings.advertise}" if own else "the agent's own"
@@ -55,9 +55,9 @@ def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
     elif not own and not is_here and agents not in mine:
         yield found("address-agents", f"{said}; this container has {', '.join(mine)}", port=port)
     elif _is_loopback(shown):
-        yield well(f"{said}; nobody but this host reaches it")
+        yield well(f"{said}; only this host can reach it")
     else:
-        yield well(said if is_here else f"{said}; the agent is elsewhere, and has to reach it there")
+        yield well(said if is_here else f"{said}; the agent is on another host and must be able to reach this address")
 
 
 def _agents_address(settings: Settings) -> str:
@@ -89,7 +89,7 @@ def _is_here(settings: Settings) -> bool:
 def _is_loopback(text: str) -> bool:
     try:
         return ipaddress.ip_address(text.partition("%")[0]).is_loopback
-    except ValueError:  # an agent may advertise a name
+    except ValueError:  # an agent can advertise a name
         return False
 
 
@@ -101,7 +101,7 @@ def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: boo
         return
     if not running or not answers:
         names = ", ".join(service.id for service in wanted)
-        yield well(f"{names}: whether the agent reaches it can be seen only beside a svcinit that has registered it")
+        yield well(f"{names}: only beside a running svcinit the doctor can see whether the agent reaches it")
         return
     presence = read_of_life(states.folder(), "presence", running["life"]) or {}
     known = presence.get("services", {})
@@ -130,9 +130,9 @@ def _registered(settings: Settings, service: Service, consul: Consul) -> Iterato
     critical = [check for check in record.get("Checks") or [] if check.get("Status") == CRITICAL]
     for check in critical:
         if not str(check.get("CheckID")).startswith(MAINTENANCE):
-            output = " ".join(redact(str(check.get("Output") or "it did not run yet, or said nothing")).split())[
+            output = " ".join(redact(str(check.get("Output") or "it did not run yet, or has no output")).split())[
                 :OUTPUT
             ]
             yield found("check-critical", f"{where}: {check.get('Name')}: {output}")
     if not critical:
-        yield well(f"{where}: registered, and no check of it fails")
+        yield well(f"{where}: registered, and none of its checks fails")

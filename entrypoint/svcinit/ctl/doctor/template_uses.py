@@ -1,4 +1,4 @@
-"""Which names the templates use that need an ACL rule, a query or a package; only their source is read."""
+"""The names in templates that need an ACL rule, a query or a package. Only the source of the templates is read."""
 
 from __future__ import annotations
 
