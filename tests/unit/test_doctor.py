@@ -286,7 +286,7 @@ def test_what_execve_would_refuse_is_told_without_starting_it(
 
 def test_a_command_that_a_template_makes_is_left_alone(env: dict[str, str]) -> None:
     found = examined({**env, "SVCINIT_RENDER_ARGS": "1"}, "--", '{{ key("n") }}')
-    assert (found.code, found.well("command")) == (0, ['{{ key("n") }} is made by a template'])
+    assert (found.code, found.well("command")) == (0, ['{{ key("n") }} comes from a template'])
 
 
 def test_a_stop_that_docker_would_cut_short_or_not_start_is_told_with_the_number_to_give(away: dict[str, str]) -> None:
