@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 
-from svcinit import atomic_file, log
+from svcinit import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
     """Replace FOLDER/NAME.json. False if there is no directory for it: svcinit runs without state files then."""
     import json
 
+    from svcinit import atomic_file  # `svcinitctl health`, which only reads, does not pay for it
+
     content = json.dumps({"home": home(), **state}).encode()
     for place in places(folder):
         try:
@@ -126,6 +128,8 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
 
 def clear(folder: str | None) -> None:
     """The container ends: remove its files from a directory that other containers may share."""
+    from svcinit import atomic_file
+
     own = f"svcinit-{home()}"
     for place in places(folder):
         try:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import base64
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
 from svcinit.agent.consul.http import Http
 from svcinit.errors import ConfigError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from svcinit.settings.environment import Settings
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import random
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
 from svcinit.agent.consul.http import is_readable
 from svcinit.errors import SvcinitError, Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import dns.exception
 import dns.flags
@@ -29,7 +30,6 @@ from svcinit.agent.consul.stats import ERROR, RequestStats
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.names import LABEL, endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -8,16 +8,14 @@ checks are all passing. DNS has one spelling of an IP address, and names are in 
 from __future__ import annotations
 
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Denied
 from svcinit.agent.consul.api import service_rule
 from svcinit.agent.consul.discovery import QUERY, Peer, canonical, name_and_tag, packed
 from svcinit.errors import ConfigError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
 
     Question = tuple[str, str | None, str | None]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
 OK = "ok"  # a usable answer; "there is no such thing" is one, too
 DENIED = "denied"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -16,10 +18,8 @@ from svcinit.agent.metrics.processes import OWN, figures
 from svcinit.model import State
 from svcinit.state_files import read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from prometheus_client.core import Metric as Family
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.log import RECENT
 from svcinit.state_files import MISSHAPEN, read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 EMPTY = {"last": None, "sum": 0.0, "count": 0}
 PREPARED = "ended", "errors", "templates", "prefixes", "peers", "fetch_seconds", "render_seconds"

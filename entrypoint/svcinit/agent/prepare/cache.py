@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log, regular_file
 from svcinit.agent.files import replacement
@@ -20,10 +21,8 @@ from svcinit.agent.files.paths import parent
 from svcinit.agent.prepare.source import InputId, Kind, from_json, to_json
 from svcinit.errors import ConfigError, Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from svcinit.settings.environment import Settings
 

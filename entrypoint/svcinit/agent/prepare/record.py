@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.stats import RequestStats
@@ -19,10 +20,8 @@ from svcinit.agent.prepare.source import Kind
 from svcinit.errors import ConfigError
 from svcinit.state_files import MISSHAPEN, read_of_life, write_state
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from svcinit.agent.prepare.transaction import Transaction
     from svcinit.settings.environment import Settings

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from typing import TYPE_CHECKING
 
 from svcinit.agent.prepare import record
 from svcinit.agent.prepare.rendering import find_templates
 from svcinit.errors import EX_OK, ConfigError, SvcinitError
 from svcinit.handover import UNLIMITED, Memory
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.discovery import Peer, Resolver
     from svcinit.settings.environment import Settings

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from svcinit import regular_file
 from svcinit.agent.consul.discovery import QUERY, Peer, name_and_tag, question_for
@@ -27,7 +28,6 @@ from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import host_port
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
@@ -20,7 +21,6 @@ from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.handover import CLOSED, Memory, Progress, Verdict
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 

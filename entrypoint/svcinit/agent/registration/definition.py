@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.registration.checks import is_own_id
 from svcinit.errors import SvcinitError
 from svcinit.names import endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from svcinit.agent.registration.checks import Check
     from svcinit.agent.registration.services import Service

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
@@ -19,10 +20,8 @@ from svcinit.agent.registration.definition import (
 )
 from svcinit.errors import ConfigError, SvcinitError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.probes import Probe

@@ -7,9 +7,10 @@ containers with --network=host share.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from svcinit.errors import Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 

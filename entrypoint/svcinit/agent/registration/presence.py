@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.api import READ_TIMEOUT, connect
@@ -25,10 +26,8 @@ from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
 from svcinit.handover import CLOSED, Heartbeat, Readiness
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.probes import Probe

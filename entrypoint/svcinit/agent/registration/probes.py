@@ -8,6 +8,7 @@ of a command is passing, 1 warning, any other critical, as in Consul's script ch
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from svcinit.agent.redact import MAX_SECRET, end_of, tail
 from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
@@ -15,7 +16,6 @@ from svcinit.errors import SvcinitError
 from svcinit.processes.captured import Child, command, say
 from svcinit.settings.parsers import words
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

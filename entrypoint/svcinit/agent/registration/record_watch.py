@@ -7,14 +7,12 @@ definition. It ends, too, when the agent stops; the agent may have lost the regi
 from __future__ import annotations
 
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.api import service_rule
 from svcinit.agent.consul.blocking import NEVER, BlockingQuery
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.blocking import Connections
     from svcinit.agent.registration.keeper import Keeper

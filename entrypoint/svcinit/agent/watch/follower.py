@@ -15,6 +15,7 @@ import os
 import random
 import shlex
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
@@ -35,10 +36,8 @@ from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, 
 from svcinit.handover import Change, Progress, Refusal, Verdict
 from svcinit.model import NEWS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.handover import Slots

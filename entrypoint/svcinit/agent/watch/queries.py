@@ -5,6 +5,8 @@ The same content as before is no news, even at another index.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from svcinit import log
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import key_path, key_rule
@@ -13,10 +15,7 @@ from svcinit.agent.prepare.source import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.errors import SvcinitError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.discovery import Peer
 

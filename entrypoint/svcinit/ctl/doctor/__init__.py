@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
 from svcinit.ctl.doctor.report import Report
@@ -15,7 +16,6 @@ from svcinit.ctl.output import put
 from svcinit.errors import ConfigError
 from svcinit.log import printable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping

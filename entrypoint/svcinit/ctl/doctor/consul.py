@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.answers import Denied, TlsFailed
 from svcinit.agent.consul.api import AGENT_RULE, connect, service_rule
@@ -15,7 +16,6 @@ from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.names import endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 

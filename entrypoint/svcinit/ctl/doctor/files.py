@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from typing import TYPE_CHECKING
 
 from svcinit.agent.files import replacement
 from svcinit.agent.prepare.rendering import SHARED, Rendering, template_dirs
@@ -17,7 +18,6 @@ from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.state_files import enter, places
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 

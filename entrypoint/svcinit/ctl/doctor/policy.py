@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from svcinit.agent.consul.api import AGENT_RULE, key_rule, service_rule
 from svcinit.agent.registration.services import services
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 

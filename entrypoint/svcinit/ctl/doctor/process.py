@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+from typing import TYPE_CHECKING, Any
 
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
@@ -18,10 +19,8 @@ from svcinit.processes.dispositions import look
 from svcinit.settings.environment import UnknownVariable, attempt
 from svcinit.settings.parsers import signal_name, words
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings

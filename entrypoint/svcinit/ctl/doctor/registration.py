@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.api import connect
 from svcinit.agent.redact import redactor
@@ -18,10 +19,8 @@ from svcinit.errors import ConfigError, SvcinitError
 from svcinit.settings.environment import host_of
 from svcinit.state_files import read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.services import Service

@@ -12,15 +12,14 @@ import os
 import select
 import signal
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import atomic_file, log
 from svcinit.ctl.doctor.catalogue import FINDINGS, OK, WRONG
 from svcinit.processes.captured import Child
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
     Entry = dict[str, Any]
     Attempt = tuple[str, Callable[[], Iterable[Entry]]]
