@@ -83,7 +83,9 @@ def test_the_image_has_a_bill_of_materials_with_the_versions_that_are_in_it(
     versions = {each["name"]: each["version"] for each in json.loads(text)["components"]}
     code = "import platform, ssl, requests; print(platform.python_version(), ssl.OPENSSL_VERSION, requests.__version__)"
     path = "import sys; sys.path.append('/opt/svcinit/lib')"
-    said = container.exec("/opt/svcinit/python/bin/python3", "-IS", "-Wignore", "-c", f"{path}; {code}").split()
+    said = container.exec(
+        "/opt/svcinit/python/bin/python3", "-IS", "-Wignore", "-c", f"{path}; {code}", user="0"
+    ).split()
     python, openssl, requests = said[0], said[2], said[-1]
     assert versions["cpython"] == python
     assert versions[library].startswith(openssl)
