@@ -7,7 +7,7 @@ import sys
 
 import urllib3.util.connection
 
-from svcinit.agent.prepare.inputs import InputId, Kind, digest, to_json
+from svcinit.agent.prepare.source import InputId, Kind, digest, to_json
 from svcinit.agent.registration import presence
 from svcinit.handover import Slots, Verdict
 from svcinit.settings import environment

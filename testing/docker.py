@@ -67,7 +67,10 @@ class Container:
             planted.look(f"{STATES} of container {self.id}", copied.stdout.decode("utf-8", "replace"))
 
     def says(self, text: str, timeout: float = 20.0) -> None:
-        eventually(lambda: text in self.logs, f"the container says {text!r}; so far: {self.logs}", timeout)
+        try:
+            eventually(lambda: text in self.logs, f"the container says {text!r}", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs}") from None
 
     def inspect(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("inspect", self.id))[0]

@@ -17,7 +17,7 @@ HEAD = """# svcinitctl doctor
 <!-- Made from entrypoint/svcinit/ctl/doctor/catalogue.py by tools/doctor_page.py: change it there. -->
 
 The doctor tries everything that the settings name. For each problem, it reports what is wrong, where, and what to do.
-It is made for a configuration that does not work yet: it tries each item on its own, so an item that is wrong, fails
+Use the doctor for a configuration that does not work yet. It checks each item separately. An item that is wrong, fails
 or hangs does not stop the doctor.
 
 ```sh

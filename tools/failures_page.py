@@ -26,7 +26,7 @@ RUNNING = (  # (row of docs/chaos.md, failure, what happens)
     ("two of three servers are killed and come back", "Consul has no quorum",
      "a HUP notifies the service with unchanged files: new code is deployed; `degraded`"),
     ("the local agent is restarted with its data", "the agent restarts",
-     "svcinit asks the agent immediately, and again until it answers"),
+     "svcinit asks the agent within 3 seconds, each container at a different time, and again until it answers"),
     ("the local agent is restarted without its data", "the agent restarts without its data, or somebody edits its data",
      "svcinit registers the service again, or repairs the differences, within `SVCINIT_SYNC_INTERVAL`; maintenance "
      "mode stays"),
@@ -59,6 +59,23 @@ RUNNING = (  # (row of docs/chaos.md, failure, what happens)
     ("the clock jumps by a day both ways", "the system clock jumps", "nothing: deadlines use the monotonic clock"),
     ("the disk is full at a render and at the write of the cache", "the disk is full",
      "the reload is aborted and all files stay unchanged; a cache that cannot be written stays unchanged too"),
+    ("nobody reads the pipe of the log", "the log's pipe is full, because its reader is slow or hangs",
+     "svcinit drops lines; the next written line has their number (`lines_dropped`); no step waits for the log, and a "
+     "stop takes no longer"),
+    ("nobody reads the terminal", "nobody reads the terminal (`docker run -t`)", "the same"),
+    ("the container is at its limit of processes", "the container is at its process limit",
+     "svcinit tries the reload for `SVCINIT_RELOAD_TIMEOUT`, then aborts it; it restarts a dead presence process with "
+     "backoff; the service continues. At a stop, svcinit tries again to deregister, at the latest after the exit of "
+     "the service"),
+    ("svcinit has no free file descriptor", "svcinit has no free file descriptor",
+     "as at the process limit; svcinit still reacts in time to a stop and to the exit of the service"),
+    ("the user of the service puts a link in the way",
+     "the service's user creates a link or directory on the path of a target",
+     "the reload is aborted and all files stay unchanged; the message names the owner; at a start exit 78; see "
+     "[security](security.md)"),
+    ("the container is killed between two renames and started again",
+     "the process that renders the files, or the whole container, is killed between two renames",
+     "the retry, or the next start on the same directories, first rolls back the files; then it renders all again"),
 )  # fmt: skip
 ELSE = (
     ("Consul is unavailable at the start",
@@ -73,14 +90,10 @@ ELSE = (
     ("a prefix or peer set is empty and had entries before",
      "as if Consul were unavailable, because recovering servers give empty answers; set `SVCINIT_ALLOW_EMPTY=1` if "
      "empty is correct"),
-    ("the service's user creates a link or directory on the path of a target",
-     "as for a template error; the message names the owner; see [security](security.md)"),
     ("the service is not ready (`SVCINIT_READY`) in time", "svcinit stops it without registering it; exit 69"),
     ("`SVCINIT_CHECK` fails after a reload (`SVCINIT_RELOAD_VERIFY`)",
      "the files are rolled back and the service is notified again; `degraded`"),
     ("a hook fails", "at the start svcinit exits with the status of the hook; at a reload the files are rolled back"),
-    ("the process that renders the files, or the whole container, is killed between two renames",
-     "the retry, or the next start on the same directories, first rolls back the files; then it renders all again"),
     ("the disk is too slow for a reload", "the files are rolled back and the service is not notified; `degraded`"),
     ("`SVCINIT_RELOAD` fails", "`degraded`; the next HUP notifies the service again"),
     ("the service does not handle the reload signal",
@@ -98,12 +111,6 @@ ELSE = (
      "the service gets the stop signal after half of `SVCINIT_STOP_TIMEOUT`; svcinit continues to try to deregister; "
      "otherwise Consul drops the service after `SVCINIT_DEREGISTER_AFTER`"),
     ("a second stop signal arrives", "it skips the drain; a third one kills all processes"),
-    ("the container is at its process limit",
-     "svcinit tries the reload for `SVCINIT_RELOAD_TIMEOUT`, then aborts it; it restarts a dead presence process with "
-     "backoff; the service continues. At a stop, svcinit tries again to deregister, at the latest after the exit of "
-     "the service"),
-    ("svcinit has no free file descriptor",
-     "as at the process limit; svcinit still reacts in time to a stop and to the exit of the service"),
     ("an internal error occurs in svcinit",
      "the log has `internal error`; svcinit repeats the failed step, for a stop until 0.9 s after "
      "`SVCINIT_STOP_TIMEOUT`; then it kills all processes and exits"),
@@ -116,10 +123,6 @@ ELSE = (
      "only the end of the output is kept, and memory use stays constant; it is killed at its deadline"),
     ("Consul sends a `Retry-After` of hours",
      "svcinit asks again within 30 s, or within 5 s at a start, until `SVCINIT_START_TIMEOUT`"),
-    ("the log's pipe is full, because its reader is slow or hangs",
-     "svcinit drops lines; the next written line has their number (`lines_dropped`); no step waits for the log, and a "
-     "stop takes no longer"),
-    ("nobody reads the terminal (`docker run -t`)", "the same"),
     ("the log's reader is gone, or its file has reached its size limit",
      "the lines are lost; the service gets no signal; start, reload and exit status are not affected"),
     ("stdout or stderr is closed", "it stays closed for the service; the exit status does not change"),

@@ -19,7 +19,7 @@ as `X_FILE`, the path of a file with the value (a Docker secret). If the environ
 first one counts.
 
 Every file that you give to svcinit must be a regular file. A fifo, a socket, a device or a directory is an error, with
-three exceptions: `/dev/null` counts as an empty file, and the source and the CA certificates may be directories. A file
+three exceptions: `/dev/null` counts as an empty file, and the source and the CA certificates can be directories. A file
 with values of variables has at most 1 MiB, any other file at most 64 MiB.
 
 An image can contain defaults in `/etc/svcinit/svcinit.env`: lines of `NAME=value`, as in `docker run --env-file`, for

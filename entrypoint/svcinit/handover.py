@@ -1,4 +1,4 @@
-"""What init and its forked children hand to each other: messages of one format, in memory files that they share.
+"""The messages between init and its forked children: one format, in memory files that they share.
 
     slots.verdict.write(Verdict(argv=["uwsgi"], env={}))  # in prepare
     slots.verdict.read(Verdict)  # in init; None if there is no complete verdict
@@ -98,16 +98,16 @@ class Refusal(Message):
 class Memory(Message):
     """What a preparation leaves for the next one, and for a rollback."""
 
-    def __init__(self, counts: Iterable[list[Any]], undo: bytes = b"") -> None:
-        self.counts = list(counts)  # the number of entries of each input, as agent/prepare/inputs.py: to_json
-        self.undo = undo  # how to roll the files back: a record of agent/files/journal.py, or empty
+    def __init__(self, counts: Iterable[list[Any]], rollback: bytes = b"") -> None:
+        self.counts = list(counts)  # the number of entries of each input, as agent/prepare/source.py: to_json
+        self.rollback = rollback  # a record of agent/files/journal.py, or empty
 
     def body(self) -> dict[str, Any]:
-        return {"counts": self.counts, "undo": _to_base64(self.undo)}
+        return {"counts": self.counts, "rollback": _to_base64(self.rollback)}
 
     @classmethod
     def parsed(cls, body: Mapping[str, Any]) -> Self:
-        return cls(body["counts"], _from_base64(body["undo"]))
+        return cls(body["counts"], _from_base64(body["rollback"]))
 
 
 class Change(Message):
@@ -244,7 +244,7 @@ class Slots:
         self.verdict = Slot("verdict")  # of init's prepare: Progress, then Verdict
         self.memory, self.fresh = Slot("memory"), Slot("memory")  # Memory of the last prepare, and of the one that runs
         self.intent = Slot("intent")  # what prepare began: a record of agent/files/journal.py (agent/prepare/rollback)
-        self.lock = Slot("lock")  # locked by the process that prepares (agent/prepare/lock.py); always empty
+        self.lock = Slot("lock")  # always empty; see agent/prepare/rollback.py: locked
         self.inputs = Slot("inputs")  # the last Verdict that init used: presence follows its inputs
         self.news = Slot("news")  # of presence's worker: as `verdict`; init empties it when it has taken the verdict
         self.news_memory = Slot("memory")  # as `fresh`

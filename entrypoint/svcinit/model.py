@@ -23,6 +23,9 @@ class State:
     DONE = "done"
 
 
+SERVING = State.RUNNING, State.RELOADING  # the service runs and is not being stopped
+
+
 class ReloadOutcome:
     """How a reload ended. The log, the state file and the metrics use these values."""
 

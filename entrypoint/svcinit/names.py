@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # uid, gid, all groups, environment
+
+CAP_KILL = 5  # capabilities(7)
 LABEL = 63  # characters, at most, in a part of a name in DNS (RFC 1035, 2.3.4)
 
 
@@ -80,3 +85,28 @@ def _id(text: str) -> int | None:
     """A uid or gid in digits. chown(2) takes the largest 32-bit number for "unchanged"."""
     digits = text.isascii() and text.isdigit() and len(text) <= 10
     return int(text) if digits and int(text) < 2**32 - 1 else None
+
+
+def user(raw: str) -> User:
+    """USER[:GROUP] to (uid, gid, supplementary gids, {HOME, USER, LOGNAME}), as gosu and su-exec resolve it.
+
+    With a GROUP given there are no supplementary groups; a number need not be in the user database.
+    """
+    found = account(raw)
+    uid, gid, home, name = found.uid, found.gid or 0, found.home, found.name
+    groups = {gid, *os.getgrouplist(name, gid)} if name and ":" not in raw else {gid}
+    if os.geteuid() and (uid, gid) != (os.geteuid(), os.getegid()):
+        raise ValueError("svcinit does not run as root here, so it cannot become another user")
+    if uid and not os.geteuid() and not has_capability(CAP_KILL):
+        raise ValueError("the container lacks CAP_KILL, so svcinit could not signal what runs as that user")
+    return uid, gid, tuple(sorted(groups)), {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
+
+
+def has_capability(bit: int) -> bool:
+    """Is this capability in the effective set (proc(5), CapEff)? True if /proc cannot be read."""
+    try:
+        with open("/proc/self/status") as file:
+            sets = dict(line.split(":", 1) for line in file if line.startswith("CapEff"))
+    except OSError:
+        return True
+    return bool(int(sets.get("CapEff", "-1"), 16) >> bit & 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 
-from svcinit import atomic_file, log
+from svcinit import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class StateFile:
         self._figures: Mapping[str, object] | None = {}  # None: what was to be written could not be
         self._next = 0.0
 
-    def tell(self, now: float, facts: Mapping[str, object], figures: Mapping[str, object]) -> float | None:
+    def update(self, now: float, facts: Mapping[str, object], figures: Mapping[str, object]) -> float | None:
         """Write what changed. Returns when to call again for the rest (seconds of `now`); None: all is written."""
         if facts == self._facts:
             if figures == self._figures:
@@ -73,7 +73,7 @@ def places(folder: str | None) -> Iterator[str]:
             yield os.path.join(SHARED, f"svcinit-{own}")
 
 
-def believed() -> Collection[int]:
+def trusted_owners() -> Collection[int]:
     """The users whose state files are read: our own, and the user that the container started as (`docker exec` may use
     another one)."""
     try:
@@ -105,6 +105,8 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
     """Replace FOLDER/NAME.json. False if there is no directory for it: svcinit runs without state files then."""
     import json
 
+    from svcinit import atomic_file  # `svcinitctl health`, which only reads, does not pay for it
+
     content = json.dumps({"home": home(), **state}).encode()
     for place in places(folder):
         try:
@@ -126,6 +128,8 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
 
 def clear(folder: str | None) -> None:
     """The container ends: remove its files from a directory that other containers may share."""
+    from svcinit import atomic_file
+
     own = f"svcinit-{home()}"
     for place in places(folder):
         try:
@@ -143,7 +147,7 @@ def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], b
     """The first NAME.json of this container for which `fits` is true; None if there is none."""
     import json
 
-    owners = believed()
+    owners = trusted_owners()
     for place in places(folder):
         try:
             inside = enter(place, owners)

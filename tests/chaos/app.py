@@ -1,6 +1,7 @@
 """The service: answers 200 to everything, ends on TERM with what is in flight done."""
 
 import http.server
+import os
 import signal
 import threading
 
@@ -18,7 +19,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    server = http.server.ThreadingHTTPServer(("0.0.0.0", PORT), Handler)
+    one_thread = "ONE_THREAD" in os.environ  # at the limit of processes it gets no other
+    kind = http.server.HTTPServer if one_thread else http.server.ThreadingHTTPServer
+    server = kind(("0.0.0.0", PORT), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     signal.signal(signal.SIGHUP, lambda *_: print("reloaded", flush=True))
     server.serve_forever()

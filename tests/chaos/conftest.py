@@ -11,15 +11,15 @@ from testing.consul import binary
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
 
-TABLE = Table("chaos.md", """# What happens when Consul fails
+TABLE = Table("chaos.md", """# The chaos suite
 
 <!-- Made by `make docs` from a run of tests/chaos: change the tests. -->
 
 Each row is a test on a real cluster: three Consul servers, one agent for the registration, and another agent for a
 client. The client looks up the service in DNS before each request, twenty times a second. It does not retry and has
 no cache. `recovered after` is the time until the catalog is exactly correct. It is measured from the end of the
-failure, or from its beginning if the failure does not end. The service's process was restarted only in the row with
-the killed container.
+failure, or from its beginning if the failure does not end. The service's process was restarted only in the rows with
+a killed container.
 
 | failure | requests served | failed | not in DNS | longest gap | recovered after |
 |---|---|---|---|---|---|

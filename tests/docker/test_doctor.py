@@ -69,7 +69,7 @@ def case(tmp_path: pathlib.Path, bare_image: str, consul: ConsulAgent, engine: E
 def test_in_an_image_as_it_shall_run_nothing_is_wrong(case: Case) -> None:
     found = case.doctor(words=("--", "sleep", "60"))
     assert (found.code, found.bad) == (0, set()), found.text
-    assert found.well("init") == ["what is started here is PID 1"]
+    assert found.well("init") == ["a process that the container starts is PID 1"]
     assert found.well("targets") == ["/etc/app.ini can be put in place"]
 
 
@@ -181,7 +181,7 @@ def test_on_another_network_than_the_agents_the_address_is_told_with_what_it_tak
     found = apart.doctor(*network.options, SVCINIT_ADVERTISE="default-route")
     (told,) = found.well("address")
     assert told.startswith(
-        f"{network.own} would be registered (SVCINIT_ADVERTISE=default-route); the agent is elsewhere"
+        f"{network.own} would be registered (SVCINIT_ADVERTISE=default-route); the agent is on another host"
     )
     assert found.bad == set()
 

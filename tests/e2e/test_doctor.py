@@ -30,7 +30,9 @@ def test_where_all_is_right_it_says_so_with_the_time_that_consul_takes(service: 
     assert "settings   ok       registers web\n" in done.stdout
     assert f"http       ok       {service.consul.url} answers; leader {LOOPBACK}:" in done.stdout
     assert f" ms)\ndns        ok       {service.consul.dns} answers (" in done.stdout
-    assert "token      ok       none is needed: ACLs are off\nkv         ok       config/web: keys 1\n" in done.stdout
+    assert (
+        "token      ok       no token is needed: ACLs are off\nkv         ok       config/web: keys 1\n" in done.stdout
+    )
     assert "clock      ok       the agent's and this host's differ by less than 5 s\n" in done.stdout
     assert f"address    ok       {LOOPBACK} would be registered (the agent's own)" in done.stdout
     assert 'service "web" { policy = "write" }\n' in done.stdout

@@ -32,7 +32,7 @@ def test_a_service_that_is_passing_is_told_with_its_address_and_its_command(serv
     found = beside(svcinit, service)
     assert (found.code, found.bad) == (0, set()), found.text
     (registered,) = found.well("register")
-    assert registered.endswith(f" at the address of the agent:{service.port}: registered, and no check of it fails")
+    assert registered.endswith(f" at the address of the agent:{service.port}: registered, and none of its checks fails")
     (command,) = found.well("command")
     assert command.startswith("the command: /")
     assert svcinit.stop() == 0

@@ -75,7 +75,9 @@ def test_a_token_that_is_missing_or_unknown_and_a_blind_dns_are_wrong(
     guarded: GuardedConsul, demanding: Service
 ) -> None:
     found = diagnosis(demanding.env)
-    assert f"no token is given (CONSUL_HTTP_TOKEN), as it takes for {SERVICE_RULES[0]}" in found.one("token-missing")
+    assert f"no token is given (CONSUL_HTTP_TOKEN), and these rules need one: {SERVICE_RULES[0]}" in found.one(
+        "token-missing"
+    )
     assert f"{guarded.dns} answers, and shows no service consul in domain consul" in found.one("dns-blind")
     assert [KEY_RULES[0] in found.all("rule-missing")[0], KEY_RULES[1] in found.all("rule-missing")[1]] == [True, True]
     demanding.env["CONSUL_HTTP_TOKEN"] = "7f1c2d3e-0000-4000-8000-00000000dead"
@@ -88,7 +90,7 @@ def test_a_token_that_is_missing_or_unknown_and_a_blind_dns_are_wrong(
 def test_where_what_needs_no_token_is_enough_none_is_missed(guarded: GuardedConsul, demanding: Service) -> None:
     guarded.let_anonymous(f"{FOR_DNS} {' '.join(ALL)}")
     found = diagnosis(demanding.env)
-    assert (found.bad, found.well("token")) == (set(), ["none is given, and what needs none is enough"])
+    assert (found.bad, found.well("token")) == (set(), ["no token is given, and anonymous access is enough"])
 
 
 def test_each_rule_that_the_token_lacks_is_named_and_nothing_is_registered(

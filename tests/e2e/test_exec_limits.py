@@ -153,8 +153,8 @@ def test_where_the_container_itself_was_given_nearly_all_a_hook_still_runs(
     template.parent.mkdir(parents=True)
     template.write_text("old")
     source.put({})
-    full = {f"V{number}": BIG[:100_000] for number in range((limits.most() - 8000) // 100_018)}
-    left = limits.most() - 8000 - limits.size(f"{name}={value}" for name, value in full.items())
+    full = {f"V{number}": BIG[:100_000] for number in range((limits.max_total() - 8000) // 100_018)}
+    left = limits.max_total() - 8000 - limits.size(f"{name}={value}" for name, value in full.items())
     full["LAST"] = "x" * min(100_000, left)
     hook = "sh -c 'echo omitted $SVCINIT_CHANGED_OMITTED'"
     svcinit = start(SVCINIT_TEMPLATES=str(tmp_path / "templates"), SVCINIT_PRE_RELOAD=hook, **full)

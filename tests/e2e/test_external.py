@@ -114,7 +114,7 @@ def test_of_two_of_a_name_it_is_to_be_said_which(catalog: ConsulAgent) -> None:
 def test_a_node_with_an_agent_and_a_service_of_an_agent_are_left_alone(catalog: ConsulAgent) -> None:
     own = catalog.get("/v1/agent/self")["Config"]["NodeName"]
     code, said = external(catalog, *REGISTER, "--node", own)
-    assert (code, said) == (1, f"node {own} is one with an agent, which would undo this: give it another --node\n")
+    assert (code, said) == (1, f"node {own} has an agent, which would remove the service again: use another --node\n")
     catalog.register("mysql", 3306)
     eventually(lambda: catalog.instances("mysql"), "it is in the catalog")
     assert external(catalog, "deregister", "mysql")[0] == 1

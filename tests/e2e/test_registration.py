@@ -151,7 +151,11 @@ def test_svcinitctl_takes_a_service_out_of_dns_and_gives_it_back(service: Servic
     is_passing(service)
     assert ctl(svcinit, "maintenance", "on", "--reason", "disk swap", env=service.env)[0] == 0
     assert service.consul.passing("web") == []
-    eventually(lambda: "in maintenance (disk swap)" in ctl(svcinit, "status")[1], "status tells it")
+    service_id = record(service)["ID"]
+    checks = f"  check     service:{service_id} passing, _service_maintenance:{service_id} critical"
+    eventually(
+        lambda: f"{checks}, in maintenance (disk swap)\n" in ctl(svcinit, "status", env=service.env)[1], "it is shown"
+    )
     assert ctl(svcinit, "maintenance", "off", env=service.env)[0] == 0
     is_passing(service)
     assert svcinit.stop() == 0

@@ -168,7 +168,7 @@ def test_a_start_that_waits_is_starting_and_says_why(
     found = eventually(lambda: _troubled(status(svcinit)), "it says why")
     assert found
     assert found["state"] == "starting"
-    assert "GET /v1/kv/config/web/ failed: Connection refused" in found["preparation"]["trouble"][0]
+    assert "GET /v1/kv/config/web/ failed: Connection refused" in found["preparation"]["errors"][0]
     assert found["consul_requests"]["GET kv"]["outcomes"]["unreachable"] >= 1
     assert (found["main"], found["services"], found["ready"]) == (None, {}, None)
     assert ctl(svcinit, "status")[0] == 1
@@ -176,7 +176,7 @@ def test_a_start_that_waits_is_starting_and_says_why(
 
 
 def _troubled(found: dict[str, Any]) -> dict[str, Any] | None:
-    return found if found["preparation"]["trouble"] else None
+    return found if found["preparation"]["errors"] else None
 
 
 def test_a_start_from_the_cache_says_how_old_its_data_are(
@@ -222,8 +222,8 @@ def test_a_registration_that_cannot_be_set_right_says_what_differs(
     service = make_service(own_consul)
     svcinit = up(service, SVCINIT_SYNC_INTERVAL="200ms")
     own_consul.stop()
-    eventually(lambda: _own(status(svcinit))["trouble"], "the trouble is told")
-    assert "Connection refused" in _own(status(svcinit))["trouble"]
+    eventually(lambda: _own(status(svcinit))["reason"], "the reason is shown")
+    assert "Connection refused" in _own(status(svcinit))["reason"]
     assert re.search(r"^  consul    \S+ registered at \S+; Consul at ", ctl(svcinit, "status")[1], re.MULTILINE)
 
 

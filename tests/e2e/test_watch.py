@@ -160,7 +160,7 @@ def test_an_argument_that_changed_under_a_command_that_is_not_restarted_is_told(
     svcinit = followed.start("bash", "-c", PRINTS, HOSTS)
     svcinit.says("hosts=<>\nup")
     followed.consul.register("elasticsearch", 9200, address="10.0.0.7")
-    svcinit.says("the command's arguments or environment changed: they take effect at its next start")
+    svcinit.says("the service's arguments or environment changed: they take effect at its next start")
     svcinit.says("reload 1: done", 20)
     assert svcinit.stop() == 0
 

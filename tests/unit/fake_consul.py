@@ -48,11 +48,11 @@ class FakeConsul:
         self.calls: list[tuple[object, ...]] = []
         self.registered_as: list[list[str]] = []  # the statuses of the checks at each registration
         self.rotations = 0
-        self.reached = True
+        self.reached, self.hung_up = True, False
         self.beat = lambda: None
         self.stats = RequestStats()
         self.open_channels: list[FakeChannel] = []
-        self.most_channels = 0
+        self.most_channels, self.opened = 0, 0  # at a time; in all, failures too
         self.asked: list[FakeChannel] = []
         self.answers: dict[str, tuple[Any, int]] = {}  # by path; others are not answered
 
@@ -62,7 +62,7 @@ class FakeConsul:
         self.calls.append(call)
 
     def is_hung_up(self) -> bool:
-        return False
+        return self.hung_up
 
     def idle_descriptors(self) -> list[int]:
         return []
@@ -119,6 +119,7 @@ class FakeConsul:
     # blocking queries
 
     def open(self) -> FakeChannel:
+        self.opened += 1
         if self.fails is not None:
             raise self.fails
         self.open_channels.append(FakeChannel(self))

@@ -22,7 +22,7 @@ class FakeCrew:
         self.running: set[str] = set()
         self.argv: tuple[str, ...] = ("main",)
         self.clock = self.quiet = 0.0
-        self.verdict = self.undoable = self.at_consul = True
+        self.verdict = self.can_roll_back = self.at_consul = True
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
         self.changed = ["/etc/app.ini"]
         self.news = self.unfinished = self.is_done = False
@@ -131,7 +131,7 @@ class FakeCrew:
 
     def start_rollback(self) -> bool:
         self._start(Role.ROLLBACK)
-        return self.undoable
+        return self.can_roll_back
 
     def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
         self.unfinished = False  # it puts back first

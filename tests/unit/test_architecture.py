@@ -109,7 +109,7 @@ def test_only_init_waits_and_kills() -> None:
         assert not alone or name in ("processes/init.py", "processes/child.py", "processes/captured.py"), (
             f"{name} calls {alone}"
         )
-        assert "os.execve" not in calls or name == "processes/execution.py", f"{name} executes by itself"
+        assert "os.execve" not in calls or name == "processes/child.py", f"{name} executes by itself"
 
 
 def test_only_one_recipe_makes_processes() -> None:
@@ -117,6 +117,11 @@ def test_only_one_recipe_makes_processes() -> None:
         calls = ("os.fork(", "os.posix_spawn(", "subprocess")
         forks = any(call in path.read_text(encoding="utf-8") for call in calls)
         assert not forks or name == "processes/child.py", f"{name} starts processes by itself"
+
+
+def test_typing_is_avoided_only_where_the_start_or_svcinitctl_health_would_pay_for_its_import() -> None:
+    avoid = {name for name, path in FILES.items() if "\nTYPE_CHECKING = False\n" in path.read_text(encoding="utf-8")}
+    assert [name for name in avoid if name.startswith(("agent/", "ctl/doctor/"))] == []
 
 
 def test_no_file_is_longer_than_people_like_to_read() -> None:

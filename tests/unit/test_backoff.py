@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from svcinit.agent.consul.answers import Away, Cause, Denied, Reply
-from svcinit.agent.consul.backoff import pause_before, retry_after
+from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before, retry_after
+from svcinit.agent.consul.blocking import Connections
 from svcinit.agent.prepare import transaction
-from svcinit.agent.prepare.inputs import InputId, Kind
-from svcinit.agent.registration import keeper
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.services import services
-from svcinit.agent.watch import blocking, queries
-from svcinit.agent.watch.blocking import Connections
+from svcinit.agent.watch import queries
 from svcinit.errors import EX_CONFIG, EX_OK, EX_TEMPFAIL, ConfigError, SvcinitError
 from svcinit.handover import Slots
 from svcinit.settings.environment import read
@@ -189,7 +188,7 @@ def test_a_lost_registration_is_looked_after_however_long_consul_asks_for(clock:
         service, looks, "life", 30.0, advertise=None, first_sync=False, known_ready=False, now=clock.monotonic
     )  # fmt: skip
     kept.sync(ready=True)
-    assert clock.now + keeper.BACKOFF[1] == kept.due
+    assert clock.now + AGENT_BACKOFF[1] == kept.due
 
 
 def test_a_watch_asks_again_however_long_consul_asks_for(clock: Clock) -> None:
@@ -203,7 +202,7 @@ def test_a_watch_asks_again_however_long_consul_asks_for(clock: Clock) -> None:
     looks: Any = Consul()
     keys = queries.Keys(looks, Connections(looks, 1), InputId(Kind.KV, "config/web"))
     assert keys.turn(clock.now) is False
-    assert clock.now + blocking.BACKOFF[1] == keys.due
+    assert clock.now + AGENT_BACKOFF[1] == keys.due
 
 
 # what else the network says

@@ -18,7 +18,7 @@ from killing import killed_at
 from places import mode_of
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.prepare.cache import Snapshot, count, load, save
-from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.errors import Unavailable
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings

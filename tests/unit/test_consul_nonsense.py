@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import Consul
-from svcinit.agent.prepare.inputs import InputId, Kind, digest
+from svcinit.agent.consul.blocking import Connections
+from svcinit.agent.prepare.source import InputId, Kind, digest
 from svcinit.agent.registration import definition
 from svcinit.agent.registration.services import services
 from svcinit.agent.templates.faults import WrongError
 from svcinit.agent.templates.filters import from_json, from_yaml
 from svcinit.agent.watch import queries
-from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.settings.environment import read
 

@@ -286,7 +286,7 @@ def test_what_execve_would_refuse_is_told_without_starting_it(
 
 def test_a_command_that_a_template_makes_is_left_alone(env: dict[str, str]) -> None:
     found = examined({**env, "SVCINIT_RENDER_ARGS": "1"}, "--", '{{ key("n") }}')
-    assert (found.code, found.well("command")) == (0, ['{{ key("n") }} is made by a template'])
+    assert (found.code, found.well("command")) == (0, ['{{ key("n") }} comes from a template'])
 
 
 def test_a_stop_that_docker_would_cut_short_or_not_start_is_told_with_the_number_to_give(away: dict[str, str]) -> None:
@@ -317,7 +317,7 @@ def test_a_consul_that_is_away_hides_nothing_that_can_be_known_without_it(
     refused = "GET /v1/status/leader failed: Connection refused"
     assert f"Consul at {away['CONSUL_HTTP_ADDR']}: {refused}" in found.one("consul-away")
     assert f"{away['SVCINIT_DNS_ADDR']} Connection refused" in found.one("dns-server-away")
-    assert f"no server answers usefully: {away['SVCINIT_DNS_ADDR']}" in found.one("dns-away")
+    assert f"no server gives a usable answer: {away['SVCINIT_DNS_ADDR']}" in found.one("dns-away")
     assert "'no-interface' matches no address here; expected an IP" in found.one("address-unknown")
     assert "Consul does not answer" in found.one("template-unrendered")
     assert 'service "web" { policy = "write" }' in found.policy

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rendering import Data, fault_of, render_all, text_of, tree
@@ -132,6 +132,7 @@ LEAVES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(al
 TREES = st.recursive(LEAVES, lambda some: st.lists(some) | st.dictionaries(st.text(), some), max_leaves=20)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), TREES))
 def test_what_to_toml_writes_is_what_from_toml_reads(value: dict[str, Any]) -> None:
     written = filters.to_toml(value)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fake_crew import FakeCrew
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.api import connect
 from svcinit.agent.files import commit
 from svcinit.agent.registration import presence
 from svcinit.agent.registration.keeper import Keeper
@@ -28,7 +28,7 @@ from svcinit.lifecycle.job import PREPARE_MARGIN
 from svcinit.lifecycle.residents import HEALTHY, Pause
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
-from svcinit.processes import child, execution, init
+from svcinit.processes import child, init
 from svcinit.processes.init import Init
 from svcinit.settings.environment import read
 from testing.process import PATH, svcinit_command
@@ -159,7 +159,7 @@ def test_groups_go_first_then_the_group_then_the_user(monkeypatch: pytest.Monkey
     calls: list[tuple[str, object]] = []
     for name in ("setgroups", "setgid", "setuid"):
         monkeypatch.setattr(os, name, lambda value, name=name: calls.append((name, value)))
-    execution.become((1234, 5678, (5678, 9), {}))
+    child.become((1234, 5678, (5678, 9), {}))
     assert calls == [("setgroups", (5678, 9)), ("setgid", 5678), ("setuid", 1234)]
 
 

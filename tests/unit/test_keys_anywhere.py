@@ -9,8 +9,7 @@ import pytest
 
 from rendering import Data, fault_of
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.agent.prepare.source_cache import CacheSource
 from svcinit.agent.prepare.source_defaults import DefaultsSource
 from svcinit.agent.prepare.source_file import FileSource
@@ -120,7 +119,7 @@ def test_the_cache_has_them(tmp_path: Path) -> None:
     template = "{{ key('/config/other/x') }}{{ ls('/config/all')|join(attribute='value') }}{{ key_exists('/gone') }}"
     data = fetched(settings, Fixed(CONTENTS))
     text = rendered(template, data)
-    cache.keep(settings, {each: answer.content for each, answer in data.answers.items()}, {})
+    cache.write(settings, {each: answer.content for each, answer in data.answers.items()}, {})
     assert rendered(template, fetched(settings, CacheSource(settings))) == text
     with pytest.raises(Unavailable, match="does not contain the key another"):
         rendered("{{ key_or_default('/another', 1) }}", fetched(settings, CacheSource(settings)))

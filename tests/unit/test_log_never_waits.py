@@ -21,7 +21,7 @@ import pytest
 
 from places import NOBODY, needs_root
 from svcinit import log
-from svcinit.processes.execution import become
+from svcinit.processes.child import become
 from testing.waiting import eventually
 
 pytestmark = pytest.mark.sentences

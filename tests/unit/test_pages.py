@@ -108,6 +108,14 @@ def test_what_the_architecture_page_names_is_in_the_code() -> None:
         assert not name or name in defined(file), f"{path}: {name}"
 
 
+def test_each_module_has_a_row_on_the_architecture_page() -> None:
+    rows = re.findall(r"^\| `([\w/]+\.py)` \|", text_of(DOCS / "architecture.md"), re.MULTILINE)
+    modules = [str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py")]
+    assert sorted(rows) == sorted(
+        module for module in modules if not module.endswith("__init__.py") or module == "ctl/doctor/__init__.py"
+    )
+
+
 def test_the_diagram_has_every_state() -> None:
     states = {value for name, value in vars(State).items() if name.isupper()}
     drawn = re.findall(r'<text class="name"[^>]*>(\w+)</text>', text_of(DOCS / "lifecycle.svg"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcinit.agent.consul.connect import READ_TIMEOUT, connect
+from svcinit.agent.consul.api import READ_TIMEOUT, connect
 from svcinit.agent.registration.presence import Presence
 from svcinit.errors import Outcome
 from svcinit.handover import Heartbeat, Slot

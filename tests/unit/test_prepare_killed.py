@@ -108,8 +108,8 @@ class Container:
         armed()
         return act(*arguments, **options)
 
-    def undo(self, *, committed: bool = False) -> int:
-        return rollback.undo(self.settings, self.crew._life, self.crew.slots, committed=committed)
+    def roll_back(self, *, committed: bool = False) -> int:
+        return rollback.roll_back(self.settings, self.crew._life, self.crew.slots, committed=committed)
 
     def state(self) -> str:
         """old, new or mixed; AssertionError for what is neither."""
@@ -169,10 +169,10 @@ def test_init_knows_at_each_point_whether_there_is_something_to_put_back(contain
             assert container.crew.take_verdict()
             assert container.state() == "new"
             assert container.all_changed()
-            container.undo(committed=True)  # its hook fails
+            container.roll_back(committed=True)  # its hook fails
         elif container.crew.begun():
             assert not finished
-            assert container.undo() == EX_OK
+            assert container.roll_back() == EX_OK
         assert container.state() == "old"
         assert not container.crew.begun()
         container.preparation()()
@@ -188,7 +188,7 @@ def test_the_retry_tells_the_command_of_all_that_changed_and_can_be_undone(conta
         assert container.crew.take_verdict()
         assert container.state() == "new"
         assert container.all_changed()
-        container.undo(committed=True)
+        container.roll_back(committed=True)
         assert container.state() == "old"
         assert container.crew.begun() is False
         container.preparation()()
@@ -233,7 +233,7 @@ def test_a_worker_that_is_killed_leaves_all_to_the_prepare_of_init(container: Co
             assert container.crew.take_verdict()
         assert container.state() == "new"
         assert container.all_changed()
-        container.undo(committed=True)
+        container.roll_back(committed=True)
         assert container.state() == "old"
         container.preparation()()
         assert container.is_clean()
@@ -250,8 +250,8 @@ def test_a_rollback_that_is_killed_is_finished_by_the_next_prepare(container: Co
         container.lay_old()
         container.preparation()()
         assert container.crew.take_verdict()
-        container.crew._undoable = True
-        if not container.killed(count, partial(container.undo, committed=True)):
+        container.crew._can_roll_back = True
+        if not container.killed(count, partial(container.roll_back, committed=True)):
             break
         if container.crew.begun():
             container.crew.changed, container.crew.reloads = [], []
@@ -276,9 +276,9 @@ def test_what_cannot_be_put_back_is_a_fault_and_is_tried_again(container: Contai
     (container.etc / "a").rename(container.etc / "kept")
     (container.etc / "a").mkdir()
     with pytest.raises(ConfigError, match="a could not be rolled back: it is a directory"):
-        container.undo()
+        container.roll_back()
     assert container.crew.begun()
     (container.etc / "a").rmdir()
-    assert container.undo() == EX_OK
+    assert container.roll_back() == EX_OK
     assert container.state() == "old"
     assert not container.crew.begun()

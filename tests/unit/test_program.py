@@ -17,7 +17,7 @@ from svcinit.errors import ConfigError, Unavailable
 from svcinit.processes import limits
 from svcinit.settings import environment
 
-LONGEST = limits.LONGEST
+LONGEST = limits.MAX_STRING
 
 
 def fault(kv: dict[str, bytes]) -> str:
@@ -103,7 +103,7 @@ def test_the_sum_is_what_the_kernel_takes_under_any_stack_limit(stack: int) -> N
     before = resource.getrlimit(resource.RLIMIT_STACK)
     resource.setrlimit(resource.RLIMIT_STACK, (stack, before[1]))
     try:
-        room = limits.most() - limits.size(["true"]) - len("/bin/true\0")
+        room = limits.max_total() - limits.size(["true"]) - len("/bin/true\0")
         count, rest = divmod(room, 100_000)
         env = {f"V{number:03}": "x" * (100_000 - len("V000=\0") - 8) for number in range(count)}
         last = "x" * (rest - len("LAST=\0") - 8)
@@ -118,7 +118,7 @@ def values(count: int) -> dict[str, str]:
 
 
 def test_too_much_together_is_told_with_the_largest_keys() -> None:
-    mine, most = environment.read({}, "/nosuch"), limits.most() - limits.RESERVE
+    mine, most = environment.read({}, "/nosuch"), limits.max_total() - limits.RESERVE
     env = {**values(most // 100_000 + 1), "LARGER": "x" * 100_001}
     with pytest.raises(ConfigError) as raised:
         check_sum(mine, ("run",), ["run"], env)
@@ -132,7 +132,7 @@ def test_too_much_together_is_told_with_the_largest_keys() -> None:
 
 
 def test_what_the_container_was_given_is_left_to_the_kernel_until_kv_adds_to_it() -> None:
-    full = environment.read({**values(limits.most() // 100_000), "MORE": "x" * 90_000}, "/nosuch")
+    full = environment.read({**values(limits.max_total() // 100_000), "MORE": "x" * 90_000}, "/nosuch")
     check_sum(full, ("run",), ["run"], {})
     with pytest.raises(ConfigError):
         check_sum(full, ("run",), ["run"], {"A": ""})
@@ -141,7 +141,7 @@ def test_what_the_container_was_given_is_left_to_the_kernel_until_kv_adds_to_it(
 
 
 def test_hooks_with_long_commands_count_too() -> None:
-    most = limits.most() - limits.RESERVE
+    most = limits.max_total() - limits.RESERVE
     words = " ".join(["x" * 99] * 1000)
     mine = environment.read({"SVCINIT_PRE_START": words}, "/nosuch")
     env = values((most - 150_000) // 100_000)

@@ -11,8 +11,7 @@ import pytest
 from places import put
 from svcinit.agent.consul.stats import OK, RequestStats
 from svcinit.agent.prepare import record
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.agent.prepare.transaction import Transaction
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
@@ -81,7 +80,7 @@ def test_a_failed_preparation_keeps_the_files_and_the_inputs_that_it_did_not_rea
     fault = f"{tmp_path}/templates{tmp_path}/etc/b.j2, line 1: wrong"
     record.write_record(failed, RUN, (fault, "something else"), lambda: 6001.0)
     found = recorded(mine)
-    assert found["trouble"] == [fault, "something else"]
+    assert found["errors"] == [fault, "something else"]
     assert found["prefixes"]["config/web@dc2"]["fetched"] == 1000.0
     assert found["peers"]["blue.db"] == {"entries": 2, "index": None, "fetched": 6000.0}
     assert [(entry["target"], entry["error"]) for entry in found["templates"]] == [

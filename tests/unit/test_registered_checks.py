@@ -9,8 +9,9 @@ import pytest
 
 from svcinit.agent.registration import port as ports
 from svcinit.agent.registration.definition import definition, differences
+from svcinit.agent.registration.probes import Probe
 from svcinit.agent.registration.services import services
-from svcinit.errors import ConfigError, Unavailable
+from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.settings.environment import Settings, read
 
 WEB = {"SVCINIT_SERVICE": "web", "SVCINIT_ID": "web", "SVCINIT_PORT": "8000", "SVCINIT_ADVERTISE": "10.0.0.1"}
@@ -177,3 +178,29 @@ def test_values_of_services_are_registered_as_they_are_written(text: str) -> Non
 def test_a_key_of_a_service_that_is_given_twice_is_an_error_with_its_line() -> None:
     with pytest.raises(ConfigError, match="SVCINIT_SERVICES, line 2: 'port' is set twice"):
         services(settings_of(SVCINIT_PORT="8000", SVCINIT_SERVICES="- {name: admin,\n   port: 8001, port: 8002}"))
+
+
+def test_a_kind_that_nothing_can_run_is_an_error_and_no_other_check() -> None:
+    (service,) = services(settings_of(SVCINIT_CHECK="http:/health"))
+    (check,) = service.checks
+    check.target.kind = "udp"
+    with pytest.raises(SvcinitError):
+        definition(service, "10.0.0.1", "", "life")
+    with pytest.raises(SvcinitError):
+        Probe(check, str, lambda _argv: int).turn(0.0)
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ("http:/", "HTTP"),
+        ("https:/", "HTTP"),
+        ("tcp", "TCP"),
+        ("grpc", "GRPC"),
+        ("grpcs", "GRPC"),
+        ("exec:true", "TTL"),
+    ],
+)
+def test_each_kind_of_check_is_run_by_consul_or_by_svcinit(form: str, field: str) -> None:
+    (found,) = wanted(SVCINIT_CHECK=form)["Checks"]
+    assert {"HTTP", "TCP", "GRPC", "TTL"} & found.keys() == {field}

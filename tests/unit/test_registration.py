@@ -13,7 +13,7 @@ import pytest
 
 from fake_consul import FakeClock, FakeConsul
 from svcinit.agent.registration.checks import CRITICAL, PASSING
-from svcinit.agent.registration.keeper import Keeper
+from svcinit.agent.registration.keeper import RETURN_SPREAD, Keeper
 from svcinit.agent.registration.presence import BEAT, Presence
 from svcinit.agent.registration.probes import Probe
 from svcinit.agent.registration.record_watch import RecordWatch
@@ -110,7 +110,7 @@ def test_an_earlier_registration_with_our_id_is_replaced_without_a_gap(consul: F
     later = keeper(consul, clock)
     later.sync(ready=True)
     first.sync(ready=True)
-    assert "another svcinit" in first.trouble
+    assert "another svcinit" in first.reason
     assert first.deregister() is False
 
 
@@ -289,20 +289,35 @@ def test_a_registration_that_another_program_removes_is_repaired_at_once(
     assert consul.made("register") == [("register", "web")] * 2
 
 
-def test_an_agent_that_ends_is_asked_at_once_and_then_with_pauses(
-    start: Callable[..., Started], consul: FakeConsul
+@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_instances_of_a_host_come_back_to_an_agent_that_ended_one_after_the_other(
+    start: Callable[..., Started], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch, watched: bool, share: float
 ) -> None:
     consul.answers["/v1/agent/service/web"] = {"ContentHash": "one"}, 0
     started = start()
-    watch_record(started)
+    if watched:
+        watch_record(started)
     started.turns(0.1)
     consul.answers.clear()
     started.turns(1)
-    consul.fails = Unavailable("connection reset")
-    consul.asked[-1].answer()  # the end of the connection is readable, too
+    monkeypatch.setattr(random, "uniform", lambda least, most: least + share * (most - least))
+    consul.hung_up, consul.fails = not watched, Unavailable("connection reset")
+    if watched:
+        consul.asked[-1].answer()  # the end of the connection is readable, too
+    opened = consul.opened
     started.turns(0)
-    assert started.presence.keepers[0].trouble == "connection reset"
-    assert started.presence.keepers[0].due > started.clock()
+    consul.hung_up = False
+    keeper = started.presence.keepers[0]
+    assert keeper.due == pytest.approx(started.clock() + share * RETURN_SPREAD)
+    started.turns(share * RETURN_SPREAD)
+    assert keeper.reason == "connection reset"
+    assert keeper.due > started.clock()
+    assert consul.opened == opened, "the record is watched before the service is in sync again"
+    consul.fails = None
+    started.turns(1)
+    assert keeper.reason == ""
+    assert (consul.opened > opened) == watched
 
 
 def test_one_container_without_a_watch_has_no_query_in_flight(

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from svcinit.agent.registration import services
 from svcinit.errors import ConfigError, Fault
 from svcinit.settings import environment
-from svcinit.settings.checks import Target
 from svcinit.settings.environment import Settings
-from svcinit.settings.parsers import joined, names
+from svcinit.settings.parsers import Target, joined, names
 from svcinit.settings.table import GROUPS, TABLE, Variable
 from tools.settings_page import PAGE, page
 
@@ -372,10 +371,10 @@ def test_one_variable_can_be_had_whatever_is_wrong_with_the_others(tmp_path: pat
     (tmp_path / "run").write_text("/b\n")
     image = tmp_path / "svcinit.env"
     image.write_text("SVCINIT_RUN=/a\nnonsense\nSVCINIT_LOG_FORMAT=jsn\n")
-    assert environment.alone("SVCINIT_RUN", {"SVCINIT_PORT": "x"}, str(image)) == "/a"
-    assert environment.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": str(tmp_path / "run")}, str(image)) == "/b"
-    assert environment.alone("SVCINIT_RUN", {"SVCINIT_RUN_FILE": "/nosuch"}, str(image)) is None
-    assert environment.alone("SVCINIT_LOG_FORMAT", {}, str(image)) == "text"
+    assert environment.read_one("SVCINIT_RUN", {"SVCINIT_PORT": "x"}, str(image)) == "/a"
+    assert environment.read_one("SVCINIT_RUN", {"SVCINIT_RUN_FILE": str(tmp_path / "run")}, str(image)) == "/b"
+    assert environment.read_one("SVCINIT_RUN", {"SVCINIT_RUN_FILE": "/nosuch"}, str(image)) is None
+    assert environment.read_one("SVCINIT_LOG_FORMAT", {}, str(image)) == "text"
 
 
 def test_faults_in_the_images_defaults_name_the_file_and_the_line(tmp_path: pathlib.Path) -> None:

@@ -25,7 +25,7 @@ def prepared_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: int
     mine = environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SOURCE": f"file:{path}", "SVCINIT_WATCH": "1", **env})
     slots = Slots()
     prepared: list[float] = []
-    monkeypatch.setattr(follower.Follower, "_stand_by", lambda *_: None)
+    monkeypatch.setattr(follower.Follower, "_keep_worker", lambda *_: None)
     monkeypatch.setattr(follower.Follower, "_prepare", lambda _, now: prepared.append(now))
     monkeypatch.setattr(gc, "freeze", lambda: None)
     made = follower.Follower(mine, FORKED, ("run",), slots, "run")

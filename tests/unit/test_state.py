@@ -31,21 +31,21 @@ def read(folder: pathlib.Path) -> dict[str, object]:
 
 def test_what_happens_is_written_at_once_and_takes_the_figures_along(tmp_path: pathlib.Path) -> None:
     file = StateFile(str(tmp_path), "x")
-    assert file.tell(0.0, {"state": "a"}, {"count": 1}) is None
-    assert file.tell(0.1, {"state": "b"}, {"count": 2}) is None
+    assert file.update(0.0, {"state": "a"}, {"count": 1}) is None
+    assert file.update(0.1, {"state": "b"}, {"count": 2}) is None
     assert read(tmp_path) == {"state": "b", "count": 2}
 
 
 def test_ten_thousand_changes_of_a_figure_are_one_write(tmp_path: pathlib.Path) -> None:
     file = StateFile(str(tmp_path), "x")
-    file.tell(0.0, {"state": "a"}, {"count": 0})
+    file.update(0.0, {"state": "a"}, {"count": 0})
     before = (tmp_path / "x.json").stat().st_ino, (tmp_path / "x.json").stat().st_mtime_ns
-    later = {file.tell(PERIOD * number / 10001, {"state": "a"}, {"count": number}) for number in range(1, 10001)}
+    later = {file.update(PERIOD * number / 10001, {"state": "a"}, {"count": number}) for number in range(1, 10001)}
     assert ((tmp_path / "x.json").stat().st_ino, (tmp_path / "x.json").stat().st_mtime_ns) == before
     assert later == {PERIOD}, "it is not said when the figure can be written"
-    assert file.tell(PERIOD, {"state": "a"}, {"count": 10000}) is None
+    assert file.update(PERIOD, {"state": "a"}, {"count": 10000}) is None
     assert read(tmp_path)["count"] == 10000
-    assert file.tell(PERIOD + 1, {"state": "a"}, {"count": 10000}) is None
+    assert file.update(PERIOD + 1, {"state": "a"}, {"count": 10000}) is None
 
 
 def test_what_finds_no_room_leaves_neither_a_half_nor_what_was_true_before(tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from svcinit import state_files as state
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.api import connect
 from svcinit.agent.metrics import overview
 from svcinit.agent.registration import presence
 from svcinit.settings import environment

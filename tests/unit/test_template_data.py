@@ -9,8 +9,7 @@ import pytest
 
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json, to_json
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source, from_json, to_json
 from svcinit.agent.prepare.source_cache import CacheSource
 from svcinit.agent.prepare.source_defaults import DefaultsSource
 from svcinit.agent.prepare.source_watch import WatchSource
@@ -83,7 +82,7 @@ def test_a_prefix_that_had_keys_and_has_none_is_a_failed_fetch(tmp_path: Path, w
 
 def test_at_the_first_preparation_of_a_run_the_cache_says_what_had_keys_but_peers_may_be_gone(tmp_path: Path) -> None:
     mine = ours(tmp_path)
-    cache.keep(mine, CONTENTS, {})
+    cache.write(mine, CONTENTS, {})
     with pytest.raises(Unavailable):
         TemplateData(mine, emptied(FIRST)).fetch()
     assert TemplateData(mine, emptied(DB)).peers("db") == []
@@ -98,7 +97,7 @@ def test_what_a_preparation_did_not_read_counts_as_before(tmp_path: Path) -> Non
 
 def test_the_cache_stands_in_for_all_that_was_read_and_for_nothing_else(tmp_path: Path) -> None:
     mine = ours(tmp_path, SVCINIT_WAIT_FOR="other")
-    cache.keep(mine, CONTENTS, {"node": "n1", "address": "10.0.0.9"})
+    cache.write(mine, CONTENTS, {"node": "n1", "address": "10.0.0.9"})
     data = TemplateData(mine, CacheSource(mine))
     data.fetch()
     data.wait()

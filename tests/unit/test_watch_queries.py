@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent.prepare.inputs import InputId, Kind
-from svcinit.agent.watch.blocking import BURST, RATE, Connections
+from svcinit.agent.consul.blocking import BURST, RATE, Connections
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import Unavailable
 

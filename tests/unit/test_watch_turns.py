@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fake_consul import FakeClock, FakeConsul
-from svcinit.agent.prepare.inputs import InputId, Kind
+from fake_consul import FakeChannel, FakeClock, FakeConsul
+from svcinit.agent.consul.blocking import GRACE, ROTATION, WAIT, Connections
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.watch import follower
-from svcinit.agent.watch.blocking import GRACE, ROTATION, WAIT, Connections
 from svcinit.agent.watch.follower import POLL_INTERVAL, Follower
 from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import EX_SOFTWARE, Unavailable
@@ -50,7 +50,7 @@ class FakeWorker:
 class Following:
     """A follower of `services` services, whose turns the test takes."""
 
-    def __init__(self, consul: FakeConsul, clock: FakeClock, services: int, slots: Slots) -> None:
+    def __init__(self, consul: Consul, clock: FakeClock, services: int, slots: Slots) -> None:
         self.consul, self.clock, self.slots = consul, clock, slots
         env = {
             "SVCINIT_SERVICE": "web",
@@ -96,6 +96,14 @@ class Following:
 
 
 class Consul(FakeConsul):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []  # paths
+
+    def send(self, channel: FakeChannel, path: str, query: dict[str, str]) -> None:
+        self.sent.append(path)
+        super().send(channel, path, query)
+
     def kv_query(self, dc: str | None) -> dict[str, str]:
         return {"recurse": ""}
 
@@ -153,6 +161,19 @@ def test_each_input_is_asked_for_at_least_every_ten_seconds(follow: Callable[[in
     assert max(waits(made.consul)) == pytest.approx(ROTATION * CONNECTIONS / 17, abs=0.001)
 
 
+def test_a_connection_that_an_answer_frees_goes_to_the_query_that_was_asked_longest_ago(
+    follow: Callable[[int], Following],
+) -> None:
+    made = follow(6)
+    for turn in range(12):
+        made.follower.turn(made.clock.now)
+        assert len(made.consul.sent) == CONNECTIONS * (turn + 1)
+        assert turn < 2 or {each.path for each in made.follower._queries()} == set(made.consul.sent[-9:])
+        made.clock.now += 1
+        for channel in list(made.consul.open_channels):
+            made.answer(channel)
+
+
 def test_where_each_query_has_its_connection_it_blocks_for_long_and_asks_the_servers(
     follow: Callable[[int], Following],
 ) -> None:
@@ -187,7 +208,7 @@ def test_a_query_that_fails_leaves_its_connection_to_the_others(follow: Callable
     assert made.consul.open_channels == []
     made.consul.fails = None
     made.turns(60)
-    assert not any(each.trouble for each in made.follower._queries())
+    assert not any(each.reason for each in made.follower._queries())
 
 
 def changed(made: Following) -> FakeWorker:
@@ -222,7 +243,7 @@ def test_a_worker_that_hangs_is_killed_and_the_change_prepared_again(follow: Cal
     made.clock.now += 0.2
     made.follower.turn(made.clock.now)
     assert worker.killed
-    assert made.follower.trouble
+    assert made.follower.reason
     assert made.clock.now < made.follower._retry_at <= made.clock.now + follower.BACKOFF[0]
 
 
@@ -302,4 +323,4 @@ def test_a_query_whose_answer_does_not_come_is_given_up(kind: type[Any]) -> None
     assert query.is_in_flight
     query.turn(1000.0 + GRACE)
     assert not query.is_in_flight
-    assert query.trouble
+    assert query.reason

@@ -9,10 +9,10 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from typing import TYPE_CHECKING
 
 from svcinit.handover import Secrets
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 

@@ -1,7 +1,7 @@
 """svcinitctl external: services without an agent (such as a hosted database) in Consul's catalog.
 
-Each has its own node, marked for consul-esm, which runs its check. Source: Consul's "Catalog"
-API page, consul-esm's README.
+Each service has a node of its own. The node is marked for consul-esm, which runs the check of the service. Source:
+Consul's "Catalog" API page, consul-esm's README.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
-    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.consul.api import connect
     from svcinit.settings.environment import read
 
     consul = connect(read(os.environ))
@@ -68,7 +68,7 @@ def _register(consul: Consul, options: argparse.Namespace) -> int:
     node = wanted["Node"]
     found = consul.node(node, options.dc)
     if found and (found["Node"].get("Meta") or {}).get("external-node") != "true":
-        raise ConfigError(f"node {node} is one with an agent, which would undo this: give it another --node")
+        raise ConfigError(f"node {node} has an agent, which would remove the service again: use another --node")
     _settle_check(consul, wanted, options)
     consul.register_external(wanted)
     print(f"{wanted['Service']['ID']} on node {node}: registered at {options.address}:{options.port}")
@@ -161,7 +161,7 @@ def _node(raw: str) -> str:
 
 def _pair(raw: str) -> dict[str, str]:
     key, sign, value = raw.partition("=")
-    pairs(f"{key}=" if sign else raw)  # for its errors; a value can have a comma here
+    pairs(f"{key}=" if sign else raw)  # raises its errors; here a value can contain a comma
     return {key: value}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from svcinit.ctl import state as states
+from svcinit.model import SERVING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,4 +16,4 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_options: argparse.Namespace) -> int:
     state = states.needed()
-    return 0 if state and state["state"] in states.SERVING else 1
+    return 0 if state and state["state"] in SERVING else 1

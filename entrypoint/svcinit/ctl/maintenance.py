@@ -21,14 +21,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Change the mode in the agent; presence preserves it from its next sync on. Raises ConfigError, Unavailable."""
-    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.consul.api import connect
     from svcinit.agent.registration.services import services
     from svcinit.settings.environment import read
 
     settings = read(os.environ)
     found = services(settings)
     if not found:
-        why = "SVCINIT_SOURCE is a file" if settings.source else "SVCINIT_SERVICE is not set"
+        why = "SVCINIT_SERVICE is not set" if settings.uses_consul else "SVCINIT_SOURCE is a file"
         print(f"nothing is registered here: {why}", file=sys.stderr)
         return 1
     consul = connect(settings)

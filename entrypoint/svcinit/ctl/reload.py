@@ -9,6 +9,7 @@ import time
 
 from svcinit.ctl import state as states
 from svcinit.log import printable
+from svcinit.model import SERVING, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def run(options: argparse.Namespace) -> int:
         return 1
     while time.monotonic() < deadline:
         now = states.read()
-        if now is None or (now["state"] not in ("starting", *states.SERVING) and not now["restarting"]):
+        if now is None or (now["state"] not in (State.STARTING, *SERVING) and not now["restarting"]):
             print("the service is being stopped", file=sys.stderr)
             return 1
-        if now["served"] >= target and now["state"] == "running":
+        if now["served"] >= target and now["state"] == State.RUNNING:
             if not now["degraded"]:
                 print("reloaded")
                 return 0
@@ -60,6 +61,6 @@ def _faults(state: Mapping[str, Any], began: float) -> list[str]:
         prepared = read_of_life(states.folder(), "prepare", state["life"]) or {}
         if prepared.get("ended", 0.0) < began:
             return []  # the reload failed later: `degraded` has the reason
-        return [f"  {printable(fault)}" for fault in prepared["trouble"]]
+        return [f"  {printable(fault)}" for fault in prepared["errors"]]
     except MISSHAPEN:
         return []

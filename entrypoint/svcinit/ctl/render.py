@@ -1,4 +1,4 @@
-"""svcinitctl render: what would be rendered now, from Consul as prepare has it; no file in place is touched."""
+"""svcinitctl render: prints the files as prepare would render them now. No target changes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="unified diff to the existing files, and whether their check commands accept the new ones",
     )
     how.add_argument("--out", metavar="DIR", help="write the files below DIR instead, without their check commands")
-    parser.add_argument("--mask", action="store_true", help="*** for all that comes from KV or the environment")
+    parser.add_argument("--mask", action="store_true", help="*** instead of all values from KV and the environment")
     add_command(parser)
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="-- COMMAND", help="render its arguments, too")
+    parser.add_argument("words", nargs="*", metavar="-- COMMAND", help="render the arguments of this command, too")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def show_differences(files: Sequence[Rendered], shown: dict[str, bytes], data: T
 
 
 def masked(rendering: Rendering, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
-    """By target, the content with values masked; all of it masked where that cannot be told line by line."""
+    """By target, the content with values masked; all of it masked where the lines cannot be masked one by one."""
     again, _, _ = rendering.attempt(root, Mask(rendering.data))
     found = {file.target: file.content for file in again}
     for file in files:
@@ -115,7 +115,7 @@ def masked(rendering: Rendering, files: Sequence[Rendered], root: str) -> dict[s
 
 
 def write(files: Sequence[Rendered], shown: dict[str, bytes], folder: str) -> None:
-    """Below `folder`, never outside of it; owners are those asked for only where root writes them."""
+    """Write the files below `folder`, never outside of it. Only root sets the owners that the templates request."""
     from svcinit.agent.files.commit import commit, plan
 
     real = os.path.realpath(folder)
@@ -150,13 +150,13 @@ def text_of(content: bytes) -> str:
 
 
 def lines_of(content: bytes) -> list[str]:
-    """Lines with their ends, split at line feeds only; the last one tells if it has none. Raises UnicodeDecodeError."""
+    """Lines with their ends, split at line feeds; a last line without an end is marked. Raises UnicodeDecodeError."""
     *lines, last = content.decode().split("\n")
     return [f"{line}\n" for line in lines] + ([f"{last}\n\\ No newline at end of file\n"] if last else [])
 
 
 def differences(change: Change, shown: bytes, *, mask: bool) -> Iterator[str]:
-    """What a commit would change of one file, as diff(1) and git have it. shown: what is shown of the new content."""
+    """The changes of one file, in the form of diff(1) and git. `shown`: the part of the new content to show."""
     now, new = change.now, change.new
     yield f"--- {change.path if now else '/dev/null'}\n+++ {change.target}\n"
     if now and now.mode != new.mode:
@@ -179,7 +179,7 @@ def former_of(shown: bytes) -> Callable[[str], str]:
 
 
 def hunks(old: list[str], new: list[str], shown: list[str], former: Callable[[str], str]) -> Iterator[str]:
-    """The hunks of a unified diff. shown: what is shown of each line of `new`; former: of a line of `old`."""
+    """The hunks of a unified diff. `shown`: the text to show for each line of `new`; `former`: for a line of `old`."""
     import difflib
 
     for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(CONTEXT):
@@ -194,5 +194,5 @@ def hunks(old: list[str], new: list[str], shown: list[str], former: Callable[[st
 
 
 def span(start: int, end: int) -> str:
-    """START,COUNT with lines counted from 1; of none, the line before (diff(1), "Detailed Unified")."""
+    """START,COUNT; lines count from 1. For no lines, START is the line before (diff(1), "Detailed Unified")."""
     return f"{start + (end > start)},{end - start}"

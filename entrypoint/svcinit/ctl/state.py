@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from svcinit.settings.environment import alone
+from svcinit.settings.environment import read_one
 from svcinit.state_files import places, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SERVING = "running", "reloading"
 NOT_RUNNING = (
     "no running svcinit found: looked for init.json in {} "
     "(a plain init leaves none, and that of another user cannot be read)"
@@ -21,7 +20,7 @@ NOT_RUNNING = (
 
 def folder() -> str | None:
     """SVCINIT_RUN; None: it is not given."""
-    found = alone("SVCINIT_RUN", os.environ)
+    found = read_one("SVCINIT_RUN", os.environ)
     return str(found) if found else None
 
 

@@ -11,6 +11,7 @@ import time
 
 from svcinit.ctl import state as states
 from svcinit.ctl.output import put
+from svcinit.model import SERVING
 from svcinit.state_files import NAMES, places
 
 TYPE_CHECKING = False
@@ -65,7 +66,7 @@ def ask_agent(services: dict[str, dict[str, Any]]) -> None:
     asked = {service_id: known for service_id, known in services.items() if known["registered"]}
     if not asked:
         return
-    from svcinit.agent.consul.connect import connect
+    from svcinit.agent.consul.api import connect
     from svcinit.settings.environment import read
 
     try:
@@ -86,7 +87,7 @@ def _update(known: dict[str, Any], record: dict[str, Any] | None) -> None:
 
 
 def code(state: dict[str, Any]) -> int:
-    return 0 if state["state"] in states.SERVING and not state["degraded"] else 1
+    return 0 if state["state"] in SERVING and not state["degraded"] else 1
 
 
 def watch(*, verbose: bool) -> int:

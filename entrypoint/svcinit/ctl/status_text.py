@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.agent.prepare.cache import roughly
-from svcinit.agent.prepare.inputs import LABELS, Kind
+from svcinit.agent.prepare.source import LABELS, Kind
 from svcinit.log import printable
 from svcinit.names import endpoint
 
@@ -58,7 +58,7 @@ def _source(known: Mapping[str, Any], now: float) -> str:
     """When Consul's agent said so; nothing: it said so now."""
     if not known["agent_error"]:
         return ""
-    seen = "" if known["looked"] is None else f", last synced {_ago(known['looked'], now)} ago"
+    seen = "" if known["last_synced"] is None else f", last synced {_ago(known['last_synced'], now)} ago"
     return f"{seen} ({known['agent_error']})" if known["registered"] else seen
 
 
@@ -66,13 +66,13 @@ def _registration(known: Mapping[str, Any]) -> str:
     place = endpoint(known["address"] or "ADDRESS-OF-THE-AGENT", known["port"] or "-")
     if not known["registered"]:
         text = "not registered"
-    elif known["trouble"]:
+    elif known["reason"]:
         text = f"registered at {place}"
     elif known["differs"]:
         text = f"registered at {place}, differs in {', '.join(known['differs'])}"
     else:
         text = f"registered at {place}, in sync"
-    return f"{text}; {known['trouble']}" if known["trouble"] else text
+    return f"{text}; {known['reason']}" if known["reason"] else text
 
 
 def _log(entries: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -121,16 +121,16 @@ def _watch(watch: Mapping[str, Any] | None) -> Iterator[str]:
     if watch is None:
         return
     lag = f"; a change waits for {roughly(watch['lag_seconds'])}" if watch["lag_seconds"] else ""
-    yield _fact("watch", f"{watch['trouble'] or 'follows ' + str(len(watch['followed']))}{lag}")
+    yield _fact("watch", f"{watch['reason'] or 'follows ' + str(len(watch['followed']))}{lag}")
     for followed in watch["followed"]:
-        if followed["trouble"]:
-            yield _fact("", f"{LABELS[followed['kind']]}{followed['name']}: {followed['trouble']}")
+        if followed["reason"]:
+            yield _fact("", f"{LABELS[followed['kind']]}{followed['name']}: {followed['reason']}")
 
 
 def _errors(prepared: Mapping[str, Any]) -> Iterator[str]:
-    if prepared["trouble"]:
+    if prepared["errors"]:
         yield "errors of the last preparation"
-    yield from (f"  {fault}" for fault in prepared["trouble"])
+    yield from (f"  {fault}" for fault in prepared["errors"])
 
 
 def _files(prepared: Mapping[str, Any], now: float, *, verbose: bool) -> Iterator[str]:

@@ -35,6 +35,13 @@ class Job:
         self.expect(role, seconds, start)
         start()
 
+    def run_hook(self, hook: tuple[str, ...] | None, seconds: float, without: Callable[[], None]) -> None:
+        """Run a hook of the user. `without`: the next step, if there is no hook."""
+        if hook:
+            self.begin(Role.HOOK, seconds, lambda: self.crew.start_hook(hook))
+        else:
+            without()
+
     def expect(self, role: str, seconds: float, start: Callable[[], object]) -> None:
         """As `begin`, for a child that was started, or will be."""
         self._forget_end()

@@ -29,9 +29,8 @@ DISRUPTION = {"none": 0, "signal": 1, "write": 2, "exec": 2, "restart": 3}
 
 class Reload:
     def __init__(self, lifecycle: Lifecycle) -> None:
-        self.lifecycle, self.settings, self.crew, self.job = (
-            lifecycle, lifecycle.settings, lifecycle.crew, lifecycle.job
-        )  # fmt: skip
+        self.lifecycle, self.settings = lifecycle, lifecycle.settings
+        self.crew, self.job = lifecycle.crew, lifecycle.job
         self.number = 0
         self.is_open = False
         self.is_confirmed_later = False  # the service was notified, and has to survive that for some seconds
@@ -117,11 +116,7 @@ class Reload:
         self._run_hook()
 
     def _run_hook(self) -> None:
-        hook = self.settings.pre_reload
-        if hook:
-            self.job.begin(Role.HOOK, self.settings.reload_timeout, lambda: self.crew.start_hook(hook))
-        else:
-            self.notify()
+        self.job.run_hook(self.settings.pre_reload, self.settings.reload_timeout, self.notify)
 
     def refused(self) -> None:
         """Prepare found an error that a person has to correct."""

@@ -26,9 +26,8 @@ STARTED_WITHOUT = {
 
 class Start:
     def __init__(self, lifecycle: Lifecycle) -> None:
-        self.lifecycle, self.settings, self.crew, self.job = (
-            lifecycle, lifecycle.settings, lifecycle.crew, lifecycle.job
-        )  # fmt: skip
+        self.lifecycle, self.settings = lifecycle, lifecycle.settings
+        self.crew, self.job = lifecycle.crew, lifecycle.job
         self.ever_started = False
         self._cached, self._is_logged = False, True  # of the last start
         self.service_since = 0.0  # when the service was started
@@ -76,11 +75,7 @@ class Start:
         self.run_hook()
 
     def run_hook(self) -> None:
-        hook = self.settings.pre_start
-        if hook:
-            self.job.begin(Role.HOOK, self.settings.start_timeout, lambda: self.crew.start_hook(hook))
-        else:
-            self.start_service()
+        self.job.run_hook(self.settings.pre_start, self.settings.start_timeout, self.start_service)
 
     def start_service(self) -> None:
         lifecycle = self.lifecycle

@@ -28,9 +28,8 @@ DAEMON_WITHIN = 5.0  # seconds: a service that succeeds sooner and leaves proces
 
 class Stop:
     def __init__(self, lifecycle: Lifecycle) -> None:
-        self.lifecycle, self.settings, self.crew, self.job = (
-            lifecycle, lifecycle.settings, lifecycle.crew, lifecycle.job
-        )  # fmt: skip
+        self.lifecycle, self.settings = lifecycle, lifecycle.settings
+        self.crew, self.job = lifecycle.crew, lifecycle.job
         self.restarting = False
         self.forced_exit_code: int | None = None  # the exit status of svcinit, whatever the service's is
         self.timeout = self.settings.stop_timeout or STOP_TIMEOUT
@@ -252,7 +251,7 @@ class Stop:
         elif hook and self.lifecycle.start.ever_started:
             self.lifecycle.state = State.CLOSING
             seconds = max(0.0, min(POST_STOP_TIMEOUT, self._killed_at + POST_STOP_END - self.crew.now()))
-            self.job.begin(Role.HOOK, seconds, lambda: self.crew.start_hook(hook))
+            self.job.run_hook(hook, seconds, self.end)
         else:
             self.end()
 

@@ -22,19 +22,20 @@ from svcinit.processes.child import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
+    become,
     descendants,
+    execute,
     fork,
     kill,
     prctl,
     send,
 )
-from svcinit.processes.execution import become, execute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # as Settings.user
+    from svcinit.names import User
 
 KEPT = 16 << 10  # bytes: the end of the output that stays in memory
 CHUNK = 1 << 16
@@ -43,21 +44,26 @@ GRACE = 1.0  # seconds that a child has to clean up after its deadline, before K
 POLL = 0.05  # seconds between two checks whether the child has ended, if another process still holds its pipe
 ROUNDS, PAUSE = 100, 0.01  # how often a warden sends KILL to the remaining processes, and the seconds between
 WARDENS = _signal.SIGCHLD, _signal.SIGTERM
+TERM_THEN_KILL = _signal.SIGTERM, _signal.SIGKILL
 
 
 class Child:
-    """Runs `body` for at most `seconds`; call `turn` repeatedly, or `wait`.
+    """Runs `body` for at most `seconds`; call `turn` repeatedly, or `wait`. `signals`: what a late child is sent, one
+    after the other; KILL also goes to all processes that it started.
 
     `code` is its exit status, or minus the number of the signal that ended it. It is None before the end, and if the
     deadline ended the child. `output` has the last `kept` bytes of stdout and stderr; `is_cut`: there was more before.
     Raises OSError if there can be no more processes or pipes.
     """
 
-    def __init__(self, body: Callable[[], int], seconds: float, kept: int = KEPT) -> None:
+    def __init__(
+        self, body: Callable[[], int], seconds: float, kept: int = KEPT, signals: tuple[int, ...] = TERM_THEN_KILL
+    ) -> None:
         self.code: int | None = None
         self.output, self.is_cut = b"", False
         self.late = time.monotonic() + seconds
-        self._kept, self._signals = kept, [_signal.SIGTERM, _signal.SIGKILL]  # what it is still to be sent
+        self._kept, self._signals = kept, [*signals]  # what it is still to be sent
+        self._was_late = False
         self._pipe, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.pid = fork(lambda: _redirected(body, writing))
@@ -77,7 +83,7 @@ class Child:
         if pid:
             self._read()
             os.close(self._pipe)
-            if len(self._signals) == 2:
+            if not self._was_late:
                 self.code = os.waitstatus_to_exitcode(status)
             return True
         return now >= self.late and self._end(now)
@@ -97,7 +103,8 @@ class Child:
         self.wait()
 
     def _end(self, now: float) -> bool:
-        """Send TERM, the next time KILL; True after both: the child hangs in the kernel, and nothing waits for it."""
+        """Send the next signal; True after the last: the child hangs in the kernel, and nothing waits for it."""
+        self._was_late = True
         if not self._signals:
             os.close(self._pipe)
             return True

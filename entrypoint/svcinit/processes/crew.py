@@ -14,9 +14,8 @@ import time
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE
 from svcinit.model import Role
-from svcinit.processes.execution import execute
+from svcinit.processes.child import execute
 from svcinit.processes.init import Init, log_not_started
-from svcinit.state_files import StateFile, clear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,15 +60,18 @@ class Crew(Init):
         if not settings.plain:
             from svcinit import handover
             from svcinit.processes import oom
+            from svcinit.state_files import StateFile
 
             self._unprotect = oom.protect()
             self.slots = handover.Slots()
+            self._state = StateFile(settings.run, "init")
+            self._life = os.urandom(RUN_ID_BYTES).hex()  # marks the registrations of this run of svcinit
         self.command = command
         self.argv = command
         self.extra_env: dict[str, str] = {}
         self.changed: list[str] = []  # rendered files of which the service was not notified yet
         self.reloads: list[str] = []  # how their templates ask to notify the service; empty: by SVCINIT_RELOAD
-        self._before, self._undoable = (self.argv, self.extra_env, self.changed, self.reloads), False
+        self._before, self._can_roll_back = (self.argv, self.extra_env, self.changed, self.reloads), False
         self._verdict_taken = False  # that of the last prepare
         self._exec, self._executed = -1, True  # a pipe, until it is known whether the service was executed
         self._presences = 0
@@ -77,8 +79,6 @@ class Crew(Init):
         self._beat, self._heard = 0, 0.0  # the last heartbeat of presence, and when init saw it
         self.prepared: dict[str, object] = {}  # the numbers of `files` and `keys` of the last preparation
         self.said: list[log.Entry] = []  # the log entries that presence's worker held back
-        self._state = StateFile(settings.run, "init")
-        self._life = os.urandom(RUN_ID_BYTES).hex()  # marks the registrations of this run of svcinit
 
     def start_main(self) -> bool:
         """Start the service; False if something that it needs is missing now."""
@@ -148,7 +148,7 @@ class Crew(Init):
         """
         from svcinit.handover import Progress
 
-        self._undoable = self._verdict_taken = False
+        self._can_roll_back = self._verdict_taken = False
         settings, command, slots, life = self.settings, self.command, self.slots, self._life
         for slot in (slots.lock, slots.inputs, slots.intent, *[slots.secrets] * settings.probes):
             slot.open()
@@ -251,22 +251,22 @@ class Crew(Init):
             else:
                 log.warning(
                     "restart_needed",
-                    "the command's arguments or environment changed: they take effect at its next start",
+                    "the service's arguments or environment changed: they take effect at its next start",
                 )
         self.argv, self.extra_env = argv, verdict.env
         self.prepared = {"files": verdict.files, "keys": verdict.keys}
         self.said = verdict.said
-        self._before, self._undoable = before, bool(verdict.changed)
+        self._before, self._can_roll_back = before, bool(verdict.changed)
         self.changed = self.changed + [path for path in verdict.changed if path not in self.changed]
         self.reloads = self.reloads + [how for how in reloads if how not in self.reloads]
 
     def notified(self) -> None:
         """The service was notified of all changes: they are not rolled back any more."""
-        self.changed, self.reloads, self._undoable = [], [], False
+        self.changed, self.reloads, self._can_roll_back = [], [], False
 
     def start_rollback(self) -> bool:
         """Roll back the files that the last prepare committed, or had begun; False if there are none."""
-        committed = self._undoable
+        committed = self._can_roll_back
         if not committed and not self.begun():
             return False
         if committed:
@@ -276,7 +276,7 @@ class Crew(Init):
         def body() -> int:
             from svcinit.agent.prepare import rollback
 
-            return rollback.undo(settings, life, slots, committed=committed)
+            return rollback.roll_back(settings, life, slots, committed=committed)
 
         self.fork(Role.ROLLBACK, body)
         return True
@@ -398,11 +398,13 @@ class Crew(Init):
             "id": self.settings.id,
             "command": list(self.command),
         }
-        return self._state.tell(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
+        return self._state.update(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
 
     def forget(self) -> None:
         """The container ends: remove its state files from a directory that other containers share."""
         if not self.settings.plain:
+            from svcinit.state_files import clear
+
             clear(self.settings.run)
 
     def _action_env(self) -> Mapping[str, str]:
@@ -414,7 +416,7 @@ class Crew(Init):
         if self.changed:
             from svcinit.processes import limits
 
-            room = limits.most() - limits.RESERVE - limits.used(self.settings, self.argv, env)
+            room = limits.max_total() - limits.RESERVE - limits.used(self.settings, self.argv, env)
             env.update(limits.changed(self.changed, room))
         return env
 

@@ -16,8 +16,17 @@ import sys
 from svcinit import log
 from svcinit.errors import EX_CONFIG, EX_OK, EX_SOFTWARE
 from svcinit.model import NEWS, Deadline, Event, Exited, News, NotStarted, Role, Signalled, Stopped
-from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Clock, descendants, fork, prctl
-from svcinit.processes.execution import OF_WRITES, become, execute
+from svcinit.processes.child import (
+    OF_WRITES,
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    Clock,
+    become,
+    descendants,
+    execute,
+    fork,
+    prctl,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

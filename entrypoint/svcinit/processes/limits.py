@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-LONGEST = 32 * os.sysconf("SC_PAGE_SIZE") - 1  # bytes of one string, without its NUL (MAX_ARG_STRLEN)
-LEAST, MOST = 128 << 10, 6 << 20
-POINTER = 8
-RESERVE = 16 << 10
+MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE") - 1  # bytes of one string, without its NUL (MAX_ARG_STRLEN)
+MIN_TOTAL, MAX_TOTAL = 128 << 10, 6 << 20  # bytes of all strings together, whatever the stack limit
+POINTER = 8  # bytes
+RESERVE = 16 << 10  # bytes
 CHANGED = 64 << 10  # bytes of SVCINIT_CHANGED
 
 
-def most() -> int:
+def max_total() -> int:
     """The limit for all strings together, in bytes."""
     import resource
 
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    return max(LEAST, MOST if stack == resource.RLIM_INFINITY else min(MOST, stack // 4))
+    return max(MIN_TOTAL, MAX_TOTAL if stack == resource.RLIM_INFINITY else min(MAX_TOTAL, stack // 4))
 
 
 def length(text: str) -> int:

@@ -11,8 +11,7 @@ import os
 
 from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest, split_host_port
-from svcinit.settings.checks import Target
-from svcinit.settings.parsers import wrong_value
+from svcinit.settings.parsers import Target, wrong_value
 from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, Variable
 
 TYPE_CHECKING = False
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Self
 
+    from svcinit.names import User
     from svcinit.settings.parsers import Action
 
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
@@ -129,7 +129,7 @@ class Settings:
     pre_start: tuple[str, ...] | None
     pre_reload: tuple[str, ...] | None
     post_stop: tuple[str, ...] | None
-    user: tuple[int, int, tuple[int, ...], Mapping[str, str]] | None
+    user: User | None
     exit_map: Mapping[int, int]
     pass_token: bool
     run: str | None
@@ -164,8 +164,13 @@ class Settings:
         )  # fmt: skip
 
     @property
+    def uses_consul(self) -> bool:
+        """Do KV and peers come from Consul, and not from the file `source`?"""
+        return self.source is None
+
+    @property
     def registers(self) -> bool:
-        return bool(self.service) and self.source is None
+        return bool(self.service) and self.uses_consul
 
     @property
     def probes(self) -> bool:
@@ -256,13 +261,13 @@ def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
     try:
         return None if raw is None else row.parse(raw)
     except ValueError as wrong:
-        told = f"{row.name}={wrong_value(None if row.private else given.get(row.name), str(wrong))}"
+        message = f"{row.name}={wrong_value(None if row.private else given.get(row.name), str(wrong))}"
         if file:
-            raise ConfigError(f"{file}: {told}", variable=row.name, file=file) from None
-        raise ConfigError(told, variable=row.name) from None
+            raise ConfigError(f"{file}: {message}", variable=row.name, file=file) from None
+        raise ConfigError(message, variable=row.name) from None
 
 
-def alone(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> object:
+def read_one(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> object:
     """One variable, regardless of errors in others; its default if the variable itself is wrong."""
     (row,) = [row for row in TABLE if row.name == name]
     try:
@@ -277,7 +282,7 @@ def alone(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE
 
 def log_format(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> str:
     """The log format for errors in the environment."""
-    return str(alone("SVCINIT_LOG_FORMAT", environment, image_defaults))
+    return str(read_one("SVCINIT_LOG_FORMAT", environment, image_defaults))
 
 
 def _given(row: Variable, environment: Mapping[str, str], defaults: Mapping[str, str]) -> Mapping[str, str]:
@@ -326,8 +331,8 @@ def _from_file(path: str) -> tuple[dict[str, str], list[Fault]]:
         if "\0" in line:
             faults.append(Fault(f"{path}, line {number}: a NUL byte; expected text", file=path, line=number))
         elif not equals and name and not name.startswith("#"):
-            told = f"{path}, line {number}: expected NAME=value, or a comment after #"
-            faults.append(Fault(told, file=path, line=number))
+            message = f"{path}, line {number}: expected NAME=value, or a comment after #"
+            faults.append(Fault(message, file=path, line=number))
         elif equals and not name.startswith("#"):
             found[name] = value
             faults += [
@@ -373,29 +378,29 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     ready: Target = values["ready"]  # type: ignore[assignment]
     service = values["service"]
     if service and ready.needs_port and not values["port"]:
-        told = f"SVCINIT_READY={ready.kind} needs SVCINIT_PORT: the port to probe"
-        faults.append(Contradiction(told, "SVCINIT_READY", "SVCINIT_PORT"))
+        message = f"SVCINIT_READY={ready.kind} needs SVCINIT_PORT: the port to probe"
+        faults.append(Contradiction(message, "SVCINIT_READY", "SVCINIT_PORT"))
     if values["reload_verify"] and values["check"].kind in ("none", "grpc", "grpcs"):  # type: ignore[attr-defined]
-        told = "SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:"
-        faults.append(Contradiction(told, "SVCINIT_RELOAD_VERIFY", "SVCINIT_CHECK"))
+        message = "SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:"
+        faults.append(Contradiction(message, "SVCINIT_RELOAD_VERIFY", "SVCINIT_CHECK"))
     needing = (("READY", ready.kind != "none"), ("SERVICES", values["services"]), ("CHECKS", values["checks"]))
     for name, given in needing:
         if given and not service:
-            told = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
-            faults.append(Contradiction(told, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
+            message = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
+            faults.append(Contradiction(message, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
     if values["start_without"] == "defaults" and not values["watch"]:
-        told = "SVCINIT_START_WITHOUT=defaults needs SVCINIT_WATCH=1, which notices the first answer of Consul"
-        faults.append(Contradiction(told, "SVCINIT_START_WITHOUT", "SVCINIT_WATCH"))
+        message = "SVCINIT_START_WITHOUT=defaults needs SVCINIT_WATCH=1, which notices the first answer of Consul"
+        faults.append(Contradiction(message, "SVCINIT_START_WITHOUT", "SVCINIT_WATCH"))
     if values["wait_for_keys"] and not values["kv_prefix"]:
-        told = "SVCINIT_WAIT_FOR_KEYS needs SVCINIT_KV_PREFIX: the prefix that the keys are below"
-        faults.append(Contradiction(told, "SVCINIT_WAIT_FOR_KEYS", "SVCINIT_KV_PREFIX"))
+        message = "SVCINIT_WAIT_FOR_KEYS needs SVCINIT_KV_PREFIX: the prefix that the keys are below"
+        faults.append(Contradiction(message, "SVCINIT_WAIT_FOR_KEYS", "SVCINIT_KV_PREFIX"))
     missing = [path for path in values["templates"] if path != TEMPLATES and not os.path.isdir(path)]  # type: ignore[attr-defined]
     if missing:
-        told = f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates"
-        faults.append(Contradiction(told, "SVCINIT_TEMPLATES"))
+        message = f"SVCINIT_TEMPLATES: no directory at {', '.join(missing)}; expected directories with templates"
+        faults.append(Contradiction(message, "SVCINIT_TEMPLATES"))
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
-        told = "SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none"
-        faults.append(Contradiction(told, "SVCINIT_STOP"))
+        message = "SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none"
+        faults.append(Contradiction(message, "SVCINIT_STOP"))
     return faults
 
 
@@ -413,14 +418,14 @@ def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
     check: Target = values["check"]  # type: ignore[assignment]
     kind, faults = check.kind, []
     if values["service"] and check.needs_port and not values["port"]:
-        told = f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe"
-        faults.append(Contradiction(told, "SVCINIT_CHECK", "SVCINIT_PORT"))
+        message = f"SVCINIT_CHECK={kind} needs SVCINIT_PORT: the port to probe"
+        faults.append(Contradiction(message, "SVCINIT_CHECK", "SVCINIT_PORT"))
     if kind.startswith("grpc") and values["check_via"] == "ttl":
-        told = f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC"
-        faults.append(Contradiction(told, "SVCINIT_CHECK", "SVCINIT_CHECK_VIA"))
+        message = f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC"
+        faults.append(Contradiction(message, "SVCINIT_CHECK", "SVCINIT_CHECK_VIA"))
     if float(values["deregister_after"]) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
-        told = "SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes"
-        faults.append(Contradiction(told, "SVCINIT_DEREGISTER_AFTER"))
+        message = "SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes"
+        faults.append(Contradiction(message, "SVCINIT_DEREGISTER_AFTER"))
     return faults
 
 

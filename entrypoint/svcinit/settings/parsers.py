@@ -8,18 +8,20 @@ from __future__ import annotations
 import _signal
 import os
 
-from svcinit.names import account, is_label, split_host_port
+from svcinit.names import is_label, split_host_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-LONGEST = 365 * 24 * 3600.0  # seconds
-CAP_KILL = 5  # capabilities(7)
+MAX_DURATION = 365 * 24 * 3600.0  # seconds
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 QUOTED = r"'(?:[^'\\]|\\.){2,}'|\"(?:[^\"\\]|\\.){2,}\""  # more than a character in quotes
 META_KEY, META_VALUE, META_PAIRS = 128, 512, 63  # Consul's limits: bytes, and 64 pairs with svcinit's own
+CHECK_FORMS = "http:/path, https:/path, http://HOST:PORT/path, tcp, tcp:HOST:PORT, grpc, grpcs, exec:COMMAND or none"
+READY_FORMS = "http:/path, https:/path, http://HOST:PORT/path, tcp, tcp:HOST:PORT, exec:COMMAND or none"
+DEFAULT_PORTS = {"http": 80, "https": 443}
 UNCATCHABLE = _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD
 
 
@@ -37,6 +39,28 @@ class Action:
     def key(self) -> tuple[object, ...]:
         """Equal for equal actions."""
         return self.kind, self.signal, self.path, self.text, self.argv
+
+
+class Target:
+    """What a check probes. `kind`: http, https, tcp, grpc, grpcs, exec or none; `rest`: the path, or exec's command.
+
+    `host`: empty for the service's own address; `port`: None for the service's own port.
+    """
+
+    __slots__ = ("host", "kind", "port", "rest")
+
+    def __init__(self, kind: str, rest: str = "", host: str = "", port: int | None = None) -> None:
+        self.kind, self.rest, self.host, self.port = kind, rest, host, port
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal targets."""
+        return self.kind, self.rest, self.host, self.port
+
+    @property
+    def needs_port(self) -> bool:
+        """Does the service need a port for this check?"""
+        return self.port is None and self.kind not in ("none", "exec")
 
 
 def wrong_value(given: str | None, why: str) -> str:
@@ -115,7 +139,7 @@ def duration(raw: str) -> float:
     unit = UNITS.get(raw[len(number) :])
     if unit is None or not number.isascii() or not number.replace(".", "", 1).isdigit():
         raise ValueError("expected a duration such as 500ms, 10s, 5m or 1h")
-    if float(number) * unit > LONGEST:
+    if float(number) * unit > MAX_DURATION:
         raise ValueError("expected a duration of at most a year")
     return float(number) * unit
 
@@ -393,26 +417,67 @@ def reload_option(raw: str) -> Action:
         return action(raw)
 
 
-def user(raw: str) -> tuple[int, int, tuple[int, ...], Mapping[str, str]]:
-    """USER[:GROUP] to (uid, gid, supplementary gids, {HOME, USER, LOGNAME}), as gosu and su-exec resolve it.
+def check(raw: str) -> Target:
+    """A check in one of CHECK_FORMS. HOST may be empty: `http://:8001/path` and `tcp::8001` are at the service's own
+    address."""
+    kind, colon, rest = raw.partition(":")
+    if kind in ("http", "https", "grpc", "grpcs") and rest.startswith("//"):
+        place, slash, path = rest[2:].partition("/")
+        host, number = _place(place, DEFAULT_PORTS.get(kind))
+        return Target(kind, slash + path if kind in DEFAULT_PORTS else (path and slash + path), host, number)
+    if kind in ("http", "https") and rest.startswith("/"):
+        return Target(kind, rest)
+    if kind in ("grpc", "grpcs") and (rest.startswith("/") or not colon):
+        return Target(kind, rest)
+    if kind == "tcp" and rest:
+        return Target(kind, "", *_place(rest, None))
+    if kind in ("tcp", "none") and not colon:
+        return Target(kind)
+    if kind == "exec":
+        words(rest)
+        return Target(kind, rest)
+    raise ValueError(f"expected {CHECK_FORMS}")
 
-    With a GROUP given there are no supplementary groups; a number need not be in the user database.
-    """
-    found = account(raw)
-    uid, gid, home, name = found.uid, found.gid or 0, found.home, found.name
-    groups = {gid, *os.getgrouplist(name, gid)} if name and ":" not in raw else {gid}
-    if os.geteuid() and (uid, gid) != (os.geteuid(), os.getegid()):
-        raise ValueError("svcinit does not run as root here, so it cannot become another user")
-    if uid and not os.geteuid() and not has_capability(CAP_KILL):
-        raise ValueError("the container lacks CAP_KILL, so svcinit could not signal what runs as that user")
-    return uid, gid, tuple(sorted(groups)), {"HOME": home, "USER": name, "LOGNAME": name} if name else {"HOME": home}
+
+def _place(raw: str, default: int | None) -> tuple[str, int]:
+    """HOST:PORT of a check; without a port `default`. HOST may be empty."""
+    host, number = ("", port(raw[1:])) if raw.startswith(":") else host_port(raw, default or 0)
+    if not number:
+        raise ValueError(f"expected HOST:PORT or :PORT and found {raw!r}")
+    return _host(host) if host else "", number
 
 
-def has_capability(bit: int) -> bool:
-    """Is this capability in the effective set (proc(5), CapEff)? True if /proc cannot be read."""
-    try:
-        with open("/proc/self/status") as file:
-            sets = dict(line.split(":", 1) for line in file if line.startswith("CapEff"))
-    except OSError:
-        return True
-    return bool(int(sets.get("CapEff", "-1"), 16) >> bit & 1)
+def _host(raw: str) -> str:
+    if ":" not in raw and not all(is_label(label) for label in raw.split(".")):
+        raise ValueError(f"expected a host name or an IP address and found {raw!r}")
+    return raw
+
+
+def ready(raw: str) -> Target:
+    """As `check`, without the kinds that svcinit itself cannot probe."""
+    found = check(raw)
+    if found.kind in ("grpc", "grpcs"):
+        raise ValueError(f"expected {READY_FORMS}")
+    return found
+
+
+def weights(raw: str) -> tuple[int, int]:
+    """`10,1` to the weight of a passing and of a warning instance in DNS answers (RFC 2782); one number is both."""
+    parts = names(raw)
+    if not 1 <= len(parts) <= 2 or not all(p.isascii() and p.isdigit() and int(p) <= 65535 for p in parts):
+        raise ValueError("expected PASSING or PASSING,WARNING, such as 10,1, each from 0 to 65535")
+    if not int(parts[0]):
+        raise ValueError("expected a weight of at least 1 for a passing instance")
+    return int(parts[0]), int(parts[-1])
+
+
+def tagged_addresses(raw: str) -> dict[str, tuple[str, int | None]]:
+    """`lan=10.0.0.5,wan=198.51.100.7:80` to {tag: (host, port or None)}."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for part in names(raw):
+        tag, sign, place = part.partition("=")
+        if not sign or tag not in ("lan", "wan"):
+            raise ValueError(f"expected lan=HOST[:PORT],wan=HOST[:PORT] and found {part!r}")
+        host, number = host_port(place, 0)
+        found[tag] = _host(host), number or None
+    return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from svcinit.settings.checks import check, ready, tagged_addresses, weights
+from svcinit.names import user
 from svcinit.settings.parsers import (
     action,
     addresses,
     advertise,
     boolean,
+    check,
     choice,
     count,
     credentials,
@@ -25,6 +26,7 @@ from svcinit.settings.parsers import (
     port,
     positive_duration,
     prefixes,
+    ready,
     secret,
     service_name,
     settle,
@@ -32,9 +34,10 @@ from svcinit.settings.parsers import (
     signal_map,
     signal_number,
     source,
+    tagged_addresses,
     text,
-    user,
     waits,
+    weights,
     words,
 )
 

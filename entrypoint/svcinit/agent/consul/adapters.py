@@ -1,4 +1,4 @@
-"""How an agent is reached: adapters for `requests`, and a channel for a query whose answer is awaited elsewhere."""
+"""Connections to an agent: adapters for `requests`, and a channel for a blocking query."""
 
 from __future__ import annotations
 

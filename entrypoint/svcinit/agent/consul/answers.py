@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import enum
 import json
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.backoff import number, retry_after
 from svcinit.errors import ConfigError, Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
 RETRIED = 429, 500, 502, 503, 504  # "No cluster leader" and "rpc error" come as 500
 QUOTED = 200  # characters of the agent's own words in a message

@@ -9,20 +9,46 @@ from __future__ import annotations
 
 import base64
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
 from svcinit.agent.consul.http import Http
 from svcinit.errors import ConfigError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
+    from svcinit.settings.environment import Settings
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0  # seconds; Consul's agent is on this host or next to it
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
 KV_LIMIT = 64 << 20  # bytes; a value is at most 512 KiB, so this is a prefix with far too much below it
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
 EXTERNAL = "external-node"  # the meta key of nodes without an agent, by which consul-esm finds those to look after
+
+
+def connect(settings: Settings, longest: float = READ_TIMEOUT, *, trusting: bool = False) -> Consul:
+    """A client of the local Consul agent; nothing is sent yet. `longest`: seconds for one call.
+
+    `trusting`: accept any certificate; such a client sends no secret.
+    """
+    verify: bool | str = settings.consul_http_ssl_verify and not trusting
+    if verify:
+        verify = settings.consul_cacert or settings.consul_capath or True
+    consul = Consul(
+        settings.consul_http_addr,
+        token=None if trusting else settings.consul_http_token,
+        token_file=None if trusting else settings.environment.get("CONSUL_HTTP_TOKEN_FILE"),
+        auth=None if trusting else settings.consul_http_auth,
+        ssl=settings.consul_http_ssl,
+        verify=verify,
+        client_cert=settings.consul_client_cert,
+        client_key=settings.consul_client_key,
+        server_name=settings.consul_tls_server_name,
+        timeout=(min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)),
+    )
+    consul.consistency = settings.consistency
+    return consul
 
 
 class Consul(Http):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+AGENT_BACKOFF = 0.25, 30.0  # seconds: first and longest pause between two tries while the agent is unavailable
 DIGITS = 19  # of the largest number
 
 

@@ -1,13 +1,13 @@
 """Peers over Consul's DNS (RFC 1035, 2782, 6891): SRV with its additional section, A where there is no SRV.
 
-dnspython encodes and decodes. The two socket calls are here, because dns.query alone costs a start 30 ms of imports.
+dnspython encodes and decodes the messages. The socket calls are here, because the import of dns.query takes 30 ms.
 
 Consul trims its answers, and says so (TC) only with dns_config.enable_truncate. Over UDP it trims to 3 answers without
 EDNS (dns_config.udp_answer_limit) and to the payload with EDNS (about 67 answers in 4096 bytes); so the question is
-asked again over TCP as soon as an answer over UDP may be trimmed. Over TCP Consul trims to 64 KiB, some 900 instances,
-chosen at random. An answer that may still be trimmed is not used: the health API gives all instances.
+asked again over TCP if an answer over UDP is possibly trimmed. Over TCP Consul trims to 64 KiB, some 900 instances,
+chosen at random. An answer that is possibly still trimmed is not used: the health API gives all instances.
 
-A forwarder keeps a trimmed answer in its cache and gives it over TCP too. So TCP comes first at port 53.
+A forwarder keeps a trimmed answer in its cache and returns it over TCP too. Therefore TCP comes first at port 53.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import dns.exception
 import dns.flags
@@ -29,7 +30,6 @@ from svcinit.agent.consul.stats import ERROR, RequestStats
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.names import LABEL, endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -96,15 +96,15 @@ class Peer:
 
 
 class Extent(enum.Enum):
-    """May an answer lack instances?"""
+    """Can instances be missing in an answer?"""
 
     WHOLE = enum.auto()
-    MAYBE_WHOLE = enum.auto()  # over UDP, where TCP fails: with 3 or more answers nobody can say
+    MAYBE_WHOLE = enum.auto()  # over UDP, when TCP fails: 3 or more records can be all or a part
     TRIMMED = enum.auto()
 
 
 class Trimmed(Exception):
-    """An answer lacks instances, or may do so: it has `count`. `peers`: these, if they may be all."""
+    """An answer lacks instances, or possibly does: it has `count`. `peers`: these, if they are possibly all."""
 
     def __init__(self, count: int, peers: list[Peer] | None) -> None:
         super().__init__(count)
@@ -241,7 +241,7 @@ class Resolver:
     def _ask(self, name: Name, kind: RdataType) -> Answer:
         """The first useful answer: NOERROR or NXDOMAIN. A dead server costs its share of the time, and only once."""
         share = self._timeout / (TRIES * len(self._servers))
-        troubles = []
+        errors = []
         for _ in range(TRIES):
             for server in list(self._servers):
                 try:
@@ -252,9 +252,9 @@ class Resolver:
                             raise Unavailable(f"says {dns.rcode.to_text(answer.rcode())}")
                         return answer, extent
                 except (OSError, EOFError, UnicodeError, dns.exception.DNSException, Unavailable) as error:
-                    troubles.append(f"{endpoint(*server)} {_why(error)}")
+                    errors.append(f"{endpoint(*server)} {_why(error)}")
                     self._put_last(server)
-        problems = ", ".join(dict.fromkeys(troubles))
+        problems = ", ".join(dict.fromkeys(errors))
         raise Unavailable(
             f"DNS gives no answer for {name.to_text(True)}: {problems} (SVCINIT_DNS_ADDR)", variable="SVCINIT_DNS_ADDR"
         )
@@ -275,7 +275,7 @@ def packed(address: str) -> bytes | None:
 
 
 def _is_hex(text: str) -> bool:
-    """Is this an IP address as Consul writes it into a name?"""
+    """Is this an IP address in the form that Consul uses in names?"""
     return len(text) in (8, 32) and all(digit in "0123456789abcdef" for digit in text)
 
 
@@ -288,7 +288,7 @@ def canonical(address: str) -> str:
 
 
 def question_for(name: str, tag: str | None, dc: str | None, domain: str) -> Name:
-    """The name to ask DNS for. Raises ConfigError for one that DNS cannot have."""
+    """The name to ask DNS for. Raises ConfigError for a name that cannot exist in DNS."""
     stem = name.removesuffix(QUERY)
     if tag and (stem != name or name.startswith("_")):
         what = "a prepared query: it has tags of its own" if stem != name else "a name with its tag (RFC 2782)"
@@ -336,7 +336,7 @@ def _of_kind(section: Sequence[RRset], kind: RdataType) -> list[RRset]:
 
 
 def _by_this_host(host: str) -> list[str]:
-    """Addresses of a host, IPv4 first, by the system's resolver and in its time. Raises Unavailable."""
+    """Addresses of a host, IPv4 first, from the system's resolver, with its timeouts. Raises Unavailable."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except UnicodeError:
@@ -411,7 +411,7 @@ def _over_udp(query: Message, server: tuple[str, int], deadline: float) -> Messa
             except dns.message.Truncated as cut:
                 answer = cut.message()  # type: ignore[no-untyped-call]
             except dns.exception.DNSException:
-                continue  # garbage: the answer may still come
+                continue  # not a DNS message: the answer can still come
             if query.is_response(answer):
                 return answer
 

@@ -1,23 +1,21 @@
-"""Peers by the health API, in the form and with the choice in which Consul's DNS gives them: the same bytes in a file.
+"""Peers from the health API: the same instances in the same form as from Consul's DNS, so that files are the same.
 
-DNS gives instances without a critical check; with the agent's `dns_config.only_passing` those with passing checks
-alone. DNS writes an IP address in one way only, and names are in lower case here whoever was asked. Source: Consul's
+DNS returns instances without a critical check; with the agent's `dns_config.only_passing` it returns only those whose
+checks are all passing. DNS has one spelling of an IP address, and names are in lower case. Source: Consul's
 "Health" API and "Discover services with DNS" pages, and agent/dns.go.
 """
 
 from __future__ import annotations
 
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Denied
 from svcinit.agent.consul.api import service_rule
 from svcinit.agent.consul.discovery import QUERY, Peer, canonical, name_and_tag, packed
 from svcinit.errors import ConfigError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
 
     Question = tuple[str, str | None, str | None]

@@ -111,7 +111,7 @@ class Http:
 
     def is_hung_up(self) -> bool:
         """Has the agent closed the idle connection, as it does when it ends? False without a connection."""
-        return any(_is_readable(channel) for channel in self._idle())
+        return any(is_readable(channel) for channel in self._idle())
 
     def idle_descriptors(self) -> list[int]:
         """Those of the idle connections: readable when the agent closes them."""
@@ -354,13 +354,13 @@ def _fault(address: str, token: str | None) -> Fault | None:
     """Why no request can be made with these, without the token in it; None if one can."""
     scheme, found, rest = address.partition("://")
     if "@" in (rest if found else address).partition("/")[0]:
-        told = "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
-        return Fault(told, variable="CONSUL_HTTP_ADDR")
+        message = "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
+        return Fault(message, variable="CONSUL_HTTP_ADDR")
     if found and scheme not in (*SCHEMES, "unix"):
         return _not_an_address(address)
     if not _can_be_sent(token or ""):
-        told = "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
-        return Fault(told, variable="CONSUL_HTTP_TOKEN")
+        message = "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
+        return Fault(message, variable="CONSUL_HTTP_TOKEN")
     return None
 
 
@@ -369,13 +369,15 @@ def _can_be_sent(token: str) -> bool:
 
 
 def _not_an_address(address: str) -> Fault:
-    told = f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
-    return Fault(told, variable="CONSUL_HTTP_ADDR")
+    message = f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
+    return Fault(message, variable="CONSUL_HTTP_ADDR")
 
 
-def _is_readable(channel: socket.socket) -> bool:
+def is_readable(channel: socket.socket) -> bool:
     """Is there something to read? On an idle connection that is its end."""
-    return bool(select.select([channel], [], [], 0)[0])
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _system_cas() -> bool | str:

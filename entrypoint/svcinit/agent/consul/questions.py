@@ -8,16 +8,16 @@ question with `is_blocking` has an index, so its answer can be followed. Source:
 from __future__ import annotations
 
 import urllib.parse
+from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.api import key_rule
-from svcinit.agent.prepare.inputs import Kind
+from svcinit.agent.prepare.source import Kind
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from svcinit.agent.consul.api import Consul
-    from svcinit.agent.prepare.inputs import InputId
+    from svcinit.agent.prepare.source import InputId
 
 LIMIT = 64 << 20  # bytes of an answer
 

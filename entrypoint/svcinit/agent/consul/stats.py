@@ -1,18 +1,17 @@
-"""Counts of requests to Consul and its DNS, by kind and outcome, and their durations: for the state files.
+"""Counts and durations of the requests to Consul and its DNS, by kind and outcome, for the state files.
 
-A kind is a method and an endpoint without names, so that there are few: GET kv, PUT agent/service/register, watch
-health/service (a blocking query, whose time says nothing), DNS SRV.
+A kind is a method and an endpoint without names, so that there are few kinds: GET kv, PUT agent/service/register, watch
+health/service (a blocking query, whose duration is not measured), DNS SRV.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
 OK = "ok"  # a usable answer; "there is no such thing" is one, too
 DENIED = "denied"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import TYPE_CHECKING
 
 from svcinit.agent.redact import end_of, tail
 from svcinit.processes.captured import Child, command
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

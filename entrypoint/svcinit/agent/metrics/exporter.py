@@ -14,13 +14,13 @@ import os
 import selectors
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.errors import EX_OK, ConfigError
 from svcinit.names import endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

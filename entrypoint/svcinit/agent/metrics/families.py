@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -16,10 +18,8 @@ from svcinit.agent.metrics.processes import OWN, figures
 from svcinit.model import State
 from svcinit.state_files import read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from prometheus_client.core import Metric as Family
 
@@ -172,7 +172,7 @@ def of_preparation(prepared: Mapping[str, Any]) -> Iterator[Sample]:
     for phase in ("fetch", "render"):
         took = prepared[f"{phase}_seconds"]
         yield f"{phase}_duration_seconds", (), (took["count"], took["sum"])
-    yield "preparation_failed", (), bool(prepared["trouble"])
+    yield "preparation_failed", (), bool(prepared["errors"])
     for entry in prepared["templates"]:
         if entry["changed"] is not None:
             yield "template_changed_timestamp_seconds", (entry["target"],), entry["changed"]
@@ -192,12 +192,12 @@ def of_presence(status: Mapping[str, Any]) -> Iterator[Sample]:
         yield "registered", labels, known["registered"]
         yield "registrations_total", labels, known["registrations"]
         yield "maintenance", labels, known["maintenance"] is not None
-        if known["looked"] is not None:
-            yield "registration_synced_timestamp_seconds", labels, known["looked"]
+        if known["last_synced"] is not None:
+            yield "registration_synced_timestamp_seconds", labels, known["last_synced"]
     watch = status["watch"]
     if watch is None:
         return
-    yield "watch_failed", (), bool(watch["trouble"])
+    yield "watch_failed", (), bool(watch["reason"])
     yield "watch_lag_seconds", (), watch["lag_seconds"]
     for followed in watch["followed"]:
         if followed["answered"] is not None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.log import RECENT
 from svcinit.state_files import MISSHAPEN, read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 EMPTY = {"last": None, "sum": 0.0, "count": 0}
-PREPARED = "ended", "trouble", "templates", "prefixes", "peers", "fetch_seconds", "render_seconds"
+PREPARED = "ended", "errors", "templates", "prefixes", "peers", "fetch_seconds", "render_seconds"
 NOTHING: dict[str, object] = {
-    "ended": None, "trouble": [], "templates": [], "prefixes": {}, "peers": {}, "fetch_seconds": EMPTY,
+    "ended": None, "errors": [], "templates": [], "prefixes": {}, "peers": {}, "fetch_seconds": EMPTY,
     "render_seconds": EMPTY,
 }  # fmt: skip
 
@@ -37,13 +36,13 @@ def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Ma
     document = dict(init)
     began = document.pop("started_monotonic")
     document["log"] = _newest([*init.get("log", ()), *presence.get("log", ()), *prepared.get("log", ())])
-    looked = presence.get("looked", {})
+    last_synced = presence.get("last_synced", {})
     return {
         **document,
         "uptime_seconds": time.monotonic() - began,
         "ready": presence.get("ready"),
         "services": {
-            service_id: {**known, "looked": looked.get(service_id)}
+            service_id: {**known, "last_synced": last_synced.get(service_id)}
             for service_id, known in presence.get("services", {}).items()
         },
         "watch": _watch(presence) if presence.get("watch") else None,
@@ -62,4 +61,4 @@ def _watch(presence: Mapping[str, Any]) -> dict[str, Any]:
     """`lag_seconds`: the age of the oldest change that is not applied yet."""
     since = presence["watch"]["pending_since"]
     lag = 0.0 if since is None else max(0.0, time.time() - since)
-    return {"trouble": presence["watch"]["trouble"], "lag_seconds": lag, "followed": presence["followed"]}
+    return {"reason": presence["watch"]["reason"], "lag_seconds": lag, "followed": presence["followed"]}

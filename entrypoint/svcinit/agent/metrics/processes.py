@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import psutil
 
 from svcinit.model import Role
 from svcinit.processes.child import descendants
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
-    from typing import Any
 
 INIT, OTHER = "init", "other"
 OWN = INIT, Role.PRESENCE, Role.METRICS

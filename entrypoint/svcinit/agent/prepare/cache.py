@@ -13,17 +13,16 @@ import json
 import os
 import stat
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log, regular_file
 from svcinit.agent.files import replacement
 from svcinit.agent.files.paths import parent
-from svcinit.agent.prepare.inputs import HAVE_VALUES, InputId, from_json, to_json
+from svcinit.agent.prepare.source import HAVE_VALUES, InputId, from_json, to_json
 from svcinit.errors import ConfigError, Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from svcinit.settings.environment import Settings
 
@@ -74,7 +73,7 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
     replacement.sync_dirs([path])  # without it a crash of the machine may bring the old name back (fsync(2))
 
 
-def keep(settings: Settings, contents: Mapping[InputId, Any], agent: Mapping[str, str]) -> None:
+def write(settings: Settings, contents: Mapping[InputId, Any], agent: Mapping[str, str]) -> None:
     """As `save`; an error is logged, as a warning if somebody asked for this cache."""
     try:
         save(settings, Snapshot(contents, agent, time.time()))

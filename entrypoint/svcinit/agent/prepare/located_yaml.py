@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING, Any
 
 from svcinit.errors import ConfigError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
 MAX_DEPTH = 50  # levels; an alias in YAML may be part of the node that it refers to
 CORE = "tag:yaml.org,2002:"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from svcinit.errors import ConfigError, Fault, Unavailable
 from svcinit.processes import limits
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from svcinit.settings.environment import Settings
 
@@ -69,7 +68,9 @@ def text_fault(text: str) -> str:
 
 
 def too_long(size: int) -> str:
-    return f"it takes {size} bytes, and the kernel takes at most {limits.LONGEST}" if size > limits.LONGEST else ""
+    return (
+        f"it takes {size} bytes, and the kernel takes at most {limits.MAX_STRING}" if size > limits.MAX_STRING else ""
+    )
 
 
 def check_sum(
@@ -82,7 +83,7 @@ def check_sum(
     """
     if not env and tuple(argv) == tuple(given):
         return
-    most, used = limits.most() - limits.RESERVE, limits.used(settings, argv, settings.main_environment(env))
+    most, used = limits.max_total() - limits.RESERVE, limits.used(settings, argv, settings.main_environment(env))
     if used <= most:
         return
     parts: list[tuple[int, str, str | None]]
@@ -91,7 +92,7 @@ def check_sum(
     largest = sorted(parts, key=lambda part: -part[0])[:SHOWN]
     named = ", ".join(f"{part} ({size})" for size, part, _ in largest)
     raise ConfigError(
-        f"the command's arguments and environment take {used} bytes, and the kernel takes {most} beside what svcinit "
+        f"the service's arguments and environment take {used} bytes, and the kernel takes {most} beside what svcinit "
         f"adds (a quarter of the stack limit, ulimit -s); the largest are {named}",
         key=next((key for _, _, key in largest if key), None),
     )

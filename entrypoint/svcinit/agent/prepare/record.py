@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
 from svcinit.agent.files.replacement import look_in
-from svcinit.agent.prepare.inputs import HAVE_VALUES, Kind
 from svcinit.agent.prepare.rendering import find_templates
+from svcinit.agent.prepare.source import HAVE_VALUES, Kind
 from svcinit.errors import ConfigError
 from svcinit.state_files import MISSHAPEN, read_of_life, write_state
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from svcinit.agent.prepare.transaction import Transaction
     from svcinit.settings.environment import Settings
@@ -52,7 +51,7 @@ def _record(
     return {
         "life": life,
         "ended": ended,
-        "trouble": list(faults),
+        "errors": list(faults),
         "templates": _failed(done, earlier, faults) if faults else _rendered(done),
         "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, *HAVE_VALUES),
         "peers": _entries(done, earlier.get("peers", {}) if faults else {}, Kind.PEERS),

@@ -1,13 +1,13 @@
-"""What is made of the inputs: the files of the templates, and the arguments and environment of the service."""
+"""From the inputs to the files of the templates, and to the arguments and environment of the service."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import svcinit
 from svcinit.agent.prepare import program
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def find_templates(settings: Settings, root: str = "/") -> list[Template]:
 
 
 class Rendering:
-    """All in memory: nothing is written. mask: see `render.attempt`."""
+    """Renders in memory: nothing is written. `mask`: see `render.attempt`."""
 
     def __init__(self, settings: Settings, command: Sequence[str], data: TemplateData) -> None:
         self.settings, self.command, self.data = settings, tuple(command), data

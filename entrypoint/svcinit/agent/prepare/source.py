@@ -1,4 +1,5 @@
-"""Where the inputs of a preparation come from. One implementation for each place: `source_*.py`.
+"""The inputs of a configuration, and the interface of the places that they come from: `source_*.py` has one
+implementation for each place.
 
 A transaction is given one source and does not know which. A source that lacks something and falls back to another one
 takes that as an argument (`source_watch.py`).
@@ -6,19 +7,81 @@ takes that as an argument (`source_watch.py`).
 
 from __future__ import annotations
 
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Iterable, Mapping
+
+
+class Kind:
+    """What can be asked of a source. A new kind needs a reader in each source that has it."""
+
+    KV = "kv"  # all keys below a prefix, by full name: dict[str, bytes]
+    KEY = "key"  # one key by its full name: dict[str, bytes], empty if there is none
+    PEERS = "peers"  # the instances of a service, as DNS returns them: list[Peer]
+    FILE = "file"  # the file or directory of SVCINIT_SOURCE as a whole
+
+
+HAVE_VALUES = Kind.KV, Kind.KEY  # the content is dict[str, bytes]
+LABELS = {
+    Kind.KV: "KV prefix ",
+    Kind.KEY: "key ",
+    Kind.PEERS: "peers of ",
+    Kind.FILE: "SVCINIT_SOURCE ",
+}  # before the name, for people
+
+
+class InputId(NamedTuple):
+    """`name`: a KV prefix, a service or a path; `dc`: a datacenter, None for the agent's own; `tag`: of a service."""
+
+    kind: str
+    name: str
+    dc: str | None = None
+    tag: str | None = None
+
+    @property
+    def text(self) -> str:
+        """PREFIX@DATACENTER or TAG.NAME@DATACENTER, as SVCINIT_KV_PREFIX and SVCINIT_WAIT_FOR have it."""
+        return (f"{self.tag}." if self.tag else "") + self.name + (f"@{self.dc}" if self.dc else "")
+
+    def __str__(self) -> str:
+        return LABELS[self.kind] + self.text
+
+
+class Answer:
+    """The content of an input. `fetched_at`: seconds since the epoch; `index`: Consul's, 0 if there is none."""
+
+    __slots__ = ("content", "fetched_at", "index")
+
+    def __init__(self, content: Any, fetched_at: float, index: int = 0) -> None:
+        self.content, self.fetched_at, self.index = content, fetched_at, index
+
+
+def digest(content: object) -> str:
+    """The same for the same keys or peers, and another one for others."""
+    return hashlib.sha256(repr(sorted(content.items()) if isinstance(content, dict) else content).encode()).hexdigest()
+
+
+def counts(answers: Mapping[InputId, Answer]) -> dict[InputId, int]:
+    """How many keys or peers each input has."""
+    return {each: len(answer.content) for each, answer in answers.items()}
+
+
+def to_json(values: Mapping[InputId, Any]) -> list[list[Any]]:
+    """A list of [kind, name, dc, tag, value], since names of JSON are text."""
+    return [[*each, value] for each, value in values.items()]
+
+
+def from_json(entries: Iterable[list[Any]]) -> dict[InputId, Any]:
+    return {InputId(*each): value for *each, value in entries}
 
 
 class Source:
     """`where`: the place, after "instances"; `token_hint`: what to add if a token is used and there are none.
 
-    `may_lose_data`: an input that had entries and has none counts as a failed read, because servers that recover
-    answer so. `waits`: SVCINIT_WAIT_FOR and SVCINIT_WAIT_FOR_KEYS apply. `is_live`: what was read is kept in
+    `may_lose_data`: an input that had entries and now has none counts as a failed read, because recovering servers
+    answer like this. `waits`: SVCINIT_WAIT_FOR and SVCINIT_WAIT_FOR_KEYS apply. `is_live`: the inputs are written to
     SVCINIT_CACHE.
     """
 
@@ -44,7 +107,7 @@ class Source:
         return {each: digest(answer.content) for each, answer in answers.items()}
 
     def request_stats(self) -> dict[str, Any]:
-        """The requests that were made, as `stats.Requests.state` returns them."""
+        """The requests that were made, as `stats.RequestStats.state` returns them."""
         return {}
 
     def close(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from svcinit import log
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import Answer, InputId
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Source
 from svcinit.errors import Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.stats import RequestStats
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.discovery import Peer, Resolver
     from svcinit.settings.environment import Settings
@@ -71,7 +68,7 @@ class ConsulSource(Source):
 
     def _client(self) -> Consul:
         if self._consul is None:
-            from svcinit.agent.consul.connect import connect
+            from svcinit.agent.consul.api import connect
 
             self._consul = connect(self._settings, self._seconds_left())
             self._consul.stats = self._stats

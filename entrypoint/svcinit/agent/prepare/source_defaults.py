@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
-from svcinit.agent.prepare.inputs import HAVE_VALUES, Answer, InputId
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import HAVE_VALUES, Answer, InputId, Source
 from svcinit.errors import Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 
 class DefaultsSource(Source):

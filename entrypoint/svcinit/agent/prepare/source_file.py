@@ -19,16 +19,15 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from svcinit import regular_file
 from svcinit.agent.consul.discovery import QUERY, Peer, name_and_tag, question_for
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind
 from svcinit.agent.prepare.located_yaml import Node, Place, parse
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import host_port
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -209,8 +208,8 @@ def _lists(path: str) -> Iterator[tuple[str, str]]:
     for file in _files(folder) if os.path.isdir(folder) else ():
         name, ending = os.path.splitext(os.path.relpath(file, folder))
         if ending not in ENDINGS or "/" in name:
-            told = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
-            raise ConfigError(told, variable="SVCINIT_SOURCE", file=file)
+            message = f"SVCINIT_SOURCE: {file}: expected services/NAME with one of {', '.join(ENDINGS)}"
+            raise ConfigError(message, variable="SVCINIT_SOURCE", file=file)
         yield file, name
 
 

@@ -1,16 +1,15 @@
-"""Inputs from what is known already; what is not known is read from another source."""
+"""Inputs from the answers of the watches. Other inputs are read from the fallback source."""
 
 from __future__ import annotations
 
-from svcinit.agent.prepare.inputs import Kind
-from svcinit.agent.prepare.source import Source
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
+from svcinit.agent.prepare.source import Kind, Source
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
-    from svcinit.agent.prepare.inputs import Answer, InputId
+    from svcinit.agent.prepare.source import Answer, InputId
 
 
 class WatchSource(Source):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from svcinit import log
-from svcinit.agent.prepare.inputs import HAVE_VALUES, Answer, InputId, Kind, counts
+from svcinit.agent.prepare.source import HAVE_VALUES, Answer, InputId, Kind, counts
 from svcinit.errors import Fault, Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     from svcinit.agent.consul.discovery import Peer
     from svcinit.agent.prepare.source import Source

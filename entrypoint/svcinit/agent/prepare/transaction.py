@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.prepare import program, record, rollback
-from svcinit.agent.prepare.inputs import from_json, to_json
-from svcinit.agent.prepare.lock import locked
 from svcinit.agent.prepare.rendering import Rendering
+from svcinit.agent.prepare.source import from_json, to_json
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.handover import CLOSED, Memory, Progress, Verdict
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from svcinit.agent.prepare.inputs import InputId
-    from svcinit.agent.prepare.source import Source
+    from svcinit.agent.prepare.source import InputId, Source
     from svcinit.agent.templates.render import Rendered
     from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
 
-BACKOFF = 0.1, 5.0  # seconds: the first retry comes within the first, no pause is longer than the second
+BACKOFF = 0.1, 5.0  # seconds: the first and the longest pause between two tries
 
 
 def main(
@@ -52,7 +50,7 @@ def main(
         done = Transaction(settings, command, source, memory=memory, secrets=slots.secrets, intent=slots.intent)
         done.run_and_record(slots.verdict, slots.fresh, life)
 
-    with locked(slots.lock):
+    with rollback.locked(slots.lock):
         rollback.settle(settings, life, slots)
         deadline = time.monotonic() + seconds
         if fallback:
@@ -107,7 +105,7 @@ def _retry_hint(error: SvcinitError, *, is_first: bool) -> str | None:
 
 def open_source(settings: Settings, deadline: float) -> Source:
     """The source that SVCINIT_SOURCE names. `deadline` (monotonic seconds): for its calls."""
-    if settings.source is None:
+    if settings.uses_consul:
         from svcinit.agent.prepare.source_consul import ConsulSource
 
         return ConsulSource(settings, deadline)
@@ -148,7 +146,7 @@ class Transaction:
         self.seconds: dict[str, float] = {}  # that each phase took
 
     def run_and_record(self, out: Slot, fresh: Slot, life: str, then: Callable[[], None] = lambda: None) -> None:
-        """`run`, then `then`; at last what nobody waits for but init: the record and SVCINIT_CACHE."""
+        """`run`, then `then`. The record and SVCINIT_CACHE come last, because no process waits for them."""
         try:
             self.run(out, fresh)
         except SvcinitError as error:
@@ -163,7 +161,7 @@ class Transaction:
             from svcinit.agent.prepare import cache
 
             contents = {each: answer.content for each, answer in self.data.answers.items()}
-            cache.keep(self.settings, contents, self.data.known_agent)
+            cache.write(self.settings, contents, self.data.known_agent)
 
     def run(self, out: Slot, fresh: Slot) -> None:
         """Nothing is done before the verdict is complete and the intent is empty: until then all is rolled back."""
@@ -172,16 +170,16 @@ class Transaction:
                 self.check_registration()
                 self.data.fetch()
                 self.data.wait()
-            out.write(Progress(Progress.RENDERING))  # whatever hangs from here on is not Consul
+            out.write(Progress(Progress.RENDERING))  # if prepare hangs from here on, Consul is not the reason
             with self.timed("render"):
-                argv, env, changed, undo_record, reloads = self.commit()
+                argv, env, changed, rollback_record, reloads = self.commit()
         except ConfigError:
             self.data.warn_about_empty()  # this may be the reason
             raise
         finally:
             self.source.close()
         self.data.warn_about_empty()
-        fresh.write(Memory(to_json(self.data.counts()), undo_record))
+        fresh.write(Memory(to_json(self.data.counts()), rollback_record))
         self.remember_secrets()
         out.write(Verdict(
             argv, env, changed, reloads, inputs=self.inputs(), files=len(self.files), keys=len(self.data.kv),
@@ -190,7 +188,7 @@ class Transaction:
         self.write_intent(b"")
 
     def check_registration(self) -> None:
-        """Raise now what presence, which registers, could only fail on again and again."""
+        """Raise the errors at which presence would fail again and again."""
         if self.settings.services or self.settings.checks:
             from svcinit.agent.registration.services import services
 
@@ -201,7 +199,7 @@ class Transaction:
             advertised(self.settings.advertise)
 
     def commit(self) -> tuple[list[str], dict[str, str], list[str], bytes, list[str]]:
-        """Arguments, environment, changed files, the undo record, `reload=` of the changed files.
+        """Arguments, environment, changed files, the rollback record, `reload=` of the changed files.
 
         On an error nothing is written.
         """
@@ -224,10 +222,10 @@ class Transaction:
         versions = self.source.versions(self.data.answers)
         return {"versions": to_json(versions), "counts": to_json(self.data.counts())}
 
-    def write_intent(self, undo_record: bytes) -> None:
+    def write_intent(self, rollback_record: bytes) -> None:
         """See `commit.commit`: begin."""
         if self._intent.is_open:
-            self._intent.replace(undo_record)
+            self._intent.replace(rollback_record)
 
     def remember_secrets(self) -> None:
         """Leave the values of keys to the processes that log the output of probes."""

@@ -6,16 +6,15 @@ lists SVCINIT_CHECKS and `checks`. An option that a list does not give comes fro
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from svcinit.errors import ConfigError
-from svcinit.settings.checks import Target
-from svcinit.settings.checks import check as read_target
-from svcinit.settings.parsers import joined, wrong_value
+from svcinit.settings.parsers import Target, joined, wrong_value
+from svcinit.settings.parsers import check as read_target
 from svcinit.settings.table import ROWS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
 OPTIONS = {  # key of a list: attribute of Check, and the row of the settings that reads it
     "interval": ("interval", "check_interval"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.registration.checks import is_own_id
+from svcinit.errors import SvcinitError
 from svcinit.names import endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from svcinit.agent.registration.checks import Check
     from svcinit.agent.registration.services import Service
@@ -124,8 +124,10 @@ def _check(service: Service, check: Check, service_host: str) -> dict[str, Any]:
         }
     elif target.kind in ("grpc", "grpcs"):
         probe = {"GRPC": f"{place}{target.rest}", "GRPCUseTLS": target.kind == "grpcs", "TLSSkipVerify": lax}
-    else:
+    elif target.kind == "tcp":
         probe = {"TCP": place}
+    else:
+        raise SvcinitError(f"Consul cannot run a check of kind {target.kind}")
     if not check.is_probed_here:
         probe |= {"Interval": _go(check.interval), "Timeout": _go(check.timeout)}
         probe |= {"SuccessBeforePassing": check.successes} if check.successes > 1 else {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import random
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
-from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.registration.advertise import advertised
+from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
 from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.agent.registration.definition import (
     definition,
@@ -20,17 +20,15 @@ from svcinit.agent.registration.definition import (
 )
 from svcinit.errors import ConfigError, SvcinitError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
 
-BACKOFF = 0.25, 30.0  # seconds between two tries while the agent is unavailable
 EARLIEST = 0.7  # of the interval: containers that started together must not ask the agent at the same time
+RETURN_SPREAD = 3.0  # seconds in which the instances of a host come back to an agent that ended: all notice it at once
 LOOPBACK = "127.0.0.1"
 WORST = CRITICAL, WARNING, PASSING
 
@@ -54,10 +52,10 @@ class Keeper:
         self.due = 0.0
         self.registered = False
         self.maintenance: str | None = None  # the reason; None: the service is not in maintenance mode
-        self.trouble = ""
+        self.reason = ""
         self.differs: list[str] = []  # fields that were not in sync at the last sync and are not repaired yet
         self.checks: dict[str, str] = {}  # status by id, with the checks that others added
-        self.looked: float | None = None  # last sync, seconds since the epoch
+        self.last_synced: float | None = None  # last sync, seconds since the epoch
         self.registrations = 0
         self._address = ""
         self._consul, self._life, self._interval, self._advertise = consul, life, interval, advertise
@@ -66,6 +64,7 @@ class Keeper:
         self._last_statuses: dict[str, str] = {}  # of our own checks, as the agent last knew them
         self._known_ready = known_ready
         self._attempt = 0
+        self.is_doubtful = False  # the agent has ended since the last sync, and may have lost the registration
         self._agent_address = ""
         self._rotations = 0  # Consul.rotations at the last registration
 
@@ -82,7 +81,7 @@ class Keeper:
             "maintenance": self.maintenance,
             "check": self._worst_status(),
             "checks": self.checks,
-            "trouble": self.trouble,
+            "reason": self.reason,
         }
 
     def sync(self, *, ready: bool) -> None:
@@ -95,17 +94,17 @@ class Keeper:
             self._sync(ready=ready)
         except SvcinitError as error:
             self._agent_address = ""  # another agent may answer next
-            self.due = self._now() + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+            self.due = self._now() + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
             self._attempt += 1
-            if str(error) != self.trouble:
-                self.trouble = str(error)
+            if str(error) != self.reason:
+                self.reason = str(error)
                 state = "maybe not registered" if self.registered else "not registered yet"
                 log.warning("consul_unavailable", "{state}: {error}; trying again", state=state, error=error,
                             id=self.service.id)  # fmt: skip
             return
-        if self.trouble:
+        if self.reason:
             log.info("consul_available", "Consul answers again", id=self.service.id)
-        self._attempt, self.trouble = 0, ""
+        self._attempt, self.reason, self.is_doubtful = 0, "", False
         self.due = self._now() + self._interval * random.uniform(EARLIEST, 1.0)
 
     def report(self, probe: Probe) -> None:
@@ -142,8 +141,14 @@ class Keeper:
         self._last_statuses = {**self._last_statuses, check_id: status}
 
     def changed(self) -> None:
-        """The agent's record has changed, or the agent has closed the connection: sync now."""
+        """The agent's record has changed: sync now."""
         self.due = self.due if self._attempt else 0.0
+
+    def agent_ended(self) -> None:
+        """The agent has closed the connection: sync soon, but not at the same time as all others of the host."""
+        if not self.is_doubtful and not self._attempt:
+            self.due = min(self.due, self._now() + random.uniform(0.0, RETURN_SPREAD))
+        self.is_doubtful = True
 
     def deregister(self) -> bool:
         """Deregister; False if the service is not registered by this run. Raises ConfigError, Unavailable."""
@@ -162,7 +167,7 @@ class Keeper:
             self._remove_stale(wanted, ready=ready)
             self._first_sync = False
         actual = self._consul.instance(self.service.id, self.service.name)
-        self.looked, self.differs, self.checks = self._wall_clock(), ["registration"], {}
+        self.last_synced, self.differs, self.checks = self._wall_clock(), ["registration"], {}
         if actual is not None and self._is_earlier(actual["Service"]):
             actual = None
         if actual is not None:
@@ -267,7 +272,11 @@ class Keeper:
         return next((status for status in WORST if status in found), "" if found else None)
 
     def _wanted(self) -> dict[str, Any]:
-        address = advertised(self._advertise)
+        address = None
+        if self._advertise:
+            from svcinit.agent.registration.advertise import advertised
+
+            address = advertised(self._advertise)
         if not address and not self._agent_address:
             self._agent_address = agent_address(self._consul)
         self._address = address or self._agent_address

@@ -7,11 +7,12 @@ containers with --network=host share.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from svcinit.errors import Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from svcinit.settings.environment import Settings
 
@@ -25,11 +26,12 @@ def require_free_ports(settings: Settings) -> None:
     settings of services."""
     if not (settings.registers and settings.port_check):
         return
-    from svcinit.agent.registration.advertise import advertised
-    from svcinit.agent.registration.services import services
+    wanted = None
+    if settings.advertise:
+        from svcinit.agent.registration.advertise import advertised
 
-    wanted = advertised(settings.advertise)
-    for port in dict.fromkeys(service.port for service in services(settings) if service.port):
+        wanted = advertised(settings.advertise)
+    for port in _ports(settings):
         found = list(listeners(port))
         # an instance on another address of this host does not conflict, unless one of the two is on all addresses
         taken = next((each for each in found if each in ANY or wanted in (None, each) or not _is_local(wanted)), None)
@@ -38,6 +40,14 @@ def require_free_ports(settings: Settings) -> None:
                 f"port {port} is in use: another process listens on it at {taken}; does this service run twice?",
                 variable="SVCINIT_PORT",
             )
+
+
+def _ports(settings: Settings) -> Iterable[int]:
+    if not settings.services:  # most starts pay for no further import
+        return [settings.port] if settings.port else []
+    from svcinit.agent.registration.services import services
+
+    return dict.fromkeys(service.port for service in services(settings) if service.port)
 
 
 def listeners(port: int) -> Iterator[str]:

@@ -10,25 +10,24 @@ from __future__ import annotations
 import _signal
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
+from svcinit.agent.consul.api import READ_TIMEOUT, connect
 from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.consul.connect import READ_TIMEOUT, connect
+from svcinit.agent.consul.blocking import Connections
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.registration.checks import PASSING, Check
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
-from svcinit.agent.watch.blocking import Connections
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
 from svcinit.handover import CLOSED, Heartbeat, Readiness
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.probes import Probe
@@ -131,11 +130,7 @@ class Presence:
         ready = self.ready_probe
         if ready is not None and ready.is_due(now) and ready.turn(now) and ready.status == PASSING:
             self._become_ready(ready, now)
-        changed = self.record_watch is not None and self.record_watch.turn(now)
-        if changed or self.consul.is_hung_up():  # the agent may have ended, and have lost the registration
-            self.consul.close()
-            for keeper in self.keepers:
-                keeper.changed()
+        self._watch_agent(now)
         for keeper in self.keepers:
             if self.ready_probe is None:  # the result of a probe before that would be of a service that still starts
                 for probe in keeper.probes:
@@ -146,6 +141,17 @@ class Presence:
                 self._note_registered()
         if self.follower is not None:
             self.follower.turn(now)
+
+    def _watch_agent(self, now: float) -> None:
+        """A change of its record, and its end, make the keepers sync."""
+        watch = self.record_watch
+        if watch is not None and watch.turn(now):
+            for keeper in self.keepers:
+                keeper.changed()
+        if self.consul.is_hung_up() or (watch is not None and watch.has_failed):
+            self.consul.close()
+            for keeper in self.keepers:
+                keeper.agent_ended()
 
     def deregister(self) -> int:
         """Deregister all services; EX_OK if one of them was registered by this run. Raises ConfigError."""
@@ -167,12 +173,12 @@ class Presence:
             "watch": None if follower is None else follower.facts(),
         }
         figures = {
-            "looked": {keeper.service.id: keeper.looked for keeper in self.keepers},
+            "last_synced": {keeper.service.id: keeper.last_synced for keeper in self.keepers},
             "followed": [] if follower is None else follower.figures(),
             "requests": self.consul.stats.state(),
             "log": log.recent(),
         }
-        self._state.tell(self._now(), facts, figures)
+        self._state.update(self._now(), facts, figures)
 
     def _running_probes(self) -> Iterator[Probe]:
         """The probes that have to run in the present state."""

@@ -8,13 +8,14 @@ of a command is passing, 1 warning, any other critical, as in Consul's script ch
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from svcinit.agent.redact import MAX_SECRET, end_of, tail
 from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
+from svcinit.errors import SvcinitError
 from svcinit.processes.captured import Child, command, say
 from svcinit.settings.parsers import words
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -114,6 +115,8 @@ class Probe:
         target = self.check.target
         if target.kind == "exec":
             return self._run(words(target.rest))
+        if target.kind not in PROBES:
+            raise SvcinitError(f"svcinit cannot run a check of kind {target.kind}")
         return lambda: _probed(self.check)
 
 
@@ -124,7 +127,7 @@ def runner(settings: Settings, env: Mapping[str, str]) -> Callable[[tuple[str, .
 
 def _probed(check: Check) -> int:
     try:
-        return _tcp(check) if check.target.kind == "tcp" else _http(check)
+        return PROBES[check.target.kind](check)
     except Exception as error:
         return say(str(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"), FAILED)
 
@@ -156,6 +159,9 @@ def _http(check: Check) -> int:
         return say(said, 0)
     body = answer.read(OUTPUT_LIMIT + MAX_SECRET).decode("utf-8", "replace")
     return say(f"{said}: {body}", 1 if answer.status == TOO_MANY else FAILED)
+
+
+PROBES = {"tcp": _tcp, "http": _http, "https": _http}
 
 
 def _host(check: Check) -> str:

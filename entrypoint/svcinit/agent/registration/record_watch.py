@@ -7,24 +7,22 @@ definition. It ends, too, when the agent stops; the agent may have lost the regi
 from __future__ import annotations
 
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.api import service_rule
-from svcinit.agent.watch.blocking import NEVER, BlockingQuery
+from svcinit.agent.consul.blocking import NEVER, BlockingQuery
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
+    from svcinit.agent.consul.blocking import Connections
     from svcinit.agent.registration.keeper import Keeper
-    from svcinit.agent.watch.blocking import Connections
     from svcinit.errors import SvcinitError
 
 AGAIN = 1.0  # seconds between two queries while the agent has no record
 
 
 class RecordWatch(BlockingQuery):
-    """`turn` is True when the keeper has to sync."""
+    """`turn` is True when the record has changed; `has_failed`: the agent ended the query, or did not answer it."""
 
     def __init__(self, consul: Consul, connections: Connections, keeper: Keeper) -> None:
         super().__init__(consul, connections)
@@ -32,7 +30,7 @@ class RecordWatch(BlockingQuery):
         service = keeper.service
         self.path = "/v1/agent/service/" + urllib.parse.quote(service.id, safe="")
         self.rule = service_rule(service.name, "read")
-        self._has_failed = False
+        self.has_failed = False
 
     def blocking(self, wait: str) -> dict[str, str]:
         return {"hash": self._hash, "wait": wait} if self._hash else {}
@@ -46,14 +44,12 @@ class RecordWatch(BlockingQuery):
         return before != self._hash  # the first answer counts: the record may have changed just before the query
 
     def turn(self, now: float) -> bool:
-        """Nothing is asked before the service is registered."""
-        if not self.is_in_flight and not self._keeper.registered:
-            return False
-        self._has_failed = False
-        return super().turn(now) or self._has_failed
+        """Nothing is asked before the service is registered, nor, after the end of the agent, before the next sync."""
+        self.has_failed = False
+        return self._may_ask() and super().turn(now)
 
     def next_due(self) -> float:
-        return self.due if self.is_in_flight or self._keeper.registered else NEVER
+        return self.due if self._may_ask() else NEVER
 
     def close(self) -> None:
         super().close()
@@ -61,4 +57,7 @@ class RecordWatch(BlockingQuery):
 
     def _fail(self, now: float, error: SvcinitError) -> None:
         super()._fail(now, error)
-        self._has_failed = True
+        self.has_failed = True
+
+    def _may_ask(self) -> bool:
+        return self.is_in_flight or (self._keeper.registered and not self._keeper.is_doubtful)

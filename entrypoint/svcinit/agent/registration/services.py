@@ -7,6 +7,8 @@ options of checks from the variables.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from svcinit.agent.registration import checks
 from svcinit.agent.registration.checks import raw
 from svcinit.errors import ConfigError
@@ -14,10 +16,8 @@ from svcinit.settings.environment import check_faults, default_check, default_id
 from svcinit.settings.parsers import service_name, wrong_value
 from svcinit.settings.table import ROWS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from svcinit.agent.prepare.located_yaml import Node
     from svcinit.agent.registration.checks import Check

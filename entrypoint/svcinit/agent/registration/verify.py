@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.redact import Remembered
@@ -11,7 +12,6 @@ from svcinit.agent.registration.probes import Probe, runner
 from svcinit.agent.registration.services import own
 from svcinit.errors import EX_OK, Outcome
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import _signal
 import os
 import select
+from typing import TYPE_CHECKING
 
 from svcinit.processes.child import Clock
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 

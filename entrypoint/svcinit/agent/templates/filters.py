@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jinja2 import Undefined
 
 from svcinit.agent.templates.faults import WrongError
+from svcinit.names import endpoint
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -48,7 +49,7 @@ def hostports(peers: Sequence[Peer], port: int | None = None) -> list[str]:
         number = port or peer.port
         if not number:
             raise WrongError("hostports: a peer has no port; give one, as in hostports(9300)")
-        pairs.append(f"[{peer.address}]:{number}" if ":" in peer.address else f"{peer.address}:{number}")
+        pairs.append(endpoint(peer.address, number))
     return pairs
 
 

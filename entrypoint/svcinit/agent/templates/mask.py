@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
-from svcinit.agent.prepare.inputs import HAVE_VALUES, Kind
+from svcinit.agent.prepare.source import HAVE_VALUES, Kind
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 

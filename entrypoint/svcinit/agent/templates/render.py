@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from svcinit import regular_file
 from svcinit.agent.templates.tree import Tree
 from svcinit.errors import ConfigError, Fault, Unavailable
 from svcinit.names import account, nearest
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from svcinit.agent.templates.engine import Data, Engine
     from svcinit.agent.templates.mask import Mask
-    from svcinit.agent.templates.tree import User
+    from svcinit.names import User
 
 SUFFIX = ".j2"
 OPTIONS = ("mode", "owner", "check", "reload")

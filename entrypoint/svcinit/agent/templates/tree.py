@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from svcinit.errors import Fault
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # uid, gid, all groups, environment: SVCINIT_USER
+    from svcinit.names import User
 
 MAX_FOLDERS = 10_000  # of one tree: a few links to each other can make billions
 MAX_DEPTH = 100  # directories

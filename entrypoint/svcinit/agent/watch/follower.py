@@ -15,31 +15,29 @@ import os
 import random
 import shlex
 import time
+from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.blocking import NEVER, Connections
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import cache, record
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, from_json, to_json
-from svcinit.agent.prepare.lock import is_free, locked
 from svcinit.agent.prepare.rendering import Rendering
-from svcinit.agent.prepare.source import Source
+from svcinit.agent.prepare.rollback import is_free, locked
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source, from_json, to_json
 from svcinit.agent.prepare.source_watch import WatchSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import Transaction, open_source
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
-from svcinit.agent.watch.blocking import NEVER, Connections
 from svcinit.agent.watch.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, Unavailable
 from svcinit.handover import Change, Progress, Refusal, Verdict
 from svcinit.model import NEWS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.handover import Slots
@@ -79,7 +77,7 @@ class Follower:
         self._late = self._retry_at = NEVER
         self._turned = 0.0  # when `turn` was last called
         self._attempt = 0
-        self.trouble = ""
+        self.reason = ""
         self._inputs: dict[str, Any] = {}  # the last verdict of init
         self._refused = ""  # why the last change could not be prepared; init was notified of that
         self._started_with: tuple[list[str], dict[str, str]] | None = None
@@ -131,10 +129,10 @@ class Follower:
         elif self._is_time(now):
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
-            self._stand_by(now)
+            self._keep_worker(now)
 
     def facts(self) -> dict[str, object]:
-        return {"trouble": self.trouble, "pending_since": self.pending_since}
+        return {"reason": self.reason, "pending_since": self.pending_since}
 
     def figures(self) -> list[dict[str, object]]:
         """Of each input that is followed: Consul's index, the time of the last answer, and the reason of a failure."""
@@ -144,7 +142,7 @@ class Follower:
                 "name": each.id.text,
                 "index": each.index or None,
                 "answered": each.answered or None,
-                "trouble": each.trouble,
+                "reason": each.reason,
             }
             for each in self._watches()
         ]
@@ -227,14 +225,14 @@ class Follower:
         self._late = now + self.settings.reload_timeout
         self._notified = False
         self._next_worker = now
-        self._stand_by(now)
+        self._keep_worker(now)
         if self._worker is None:
             self._failed(now, EX_TEMPFAIL)
         else:
             self._worker.begin(self._change())
             self._busy = True
 
-    def _stand_by(self, now: float) -> None:
+    def _keep_worker(self, now: float) -> None:
         """Have a worker ready for the next change."""
         if self._worker is not None and self._worker.ended() is not None:
             self._worker = None
@@ -301,7 +299,7 @@ class Follower:
         return None if self._slots.news_intent.is_filled else self._slots.news.read(Verdict)
 
     def _succeeded(self, verdict: Verdict) -> None:
-        self.trouble, self._attempt = "", 0
+        self.reason, self._attempt = "", 0
         self.pending_since = self._changes_since
         started_with, owes_reload = self._started_with, self._owes_reload
         self._take_over(verdict)
@@ -327,7 +325,7 @@ class Follower:
             self._refused = refusal.reason
             self._slots.news.write(refusal)
             self._notify()
-        self.trouble = "a change could not be applied: the current files stay"
+        self.reason = "a change could not be applied: the current files stay"
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1

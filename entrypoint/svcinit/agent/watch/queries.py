@@ -5,19 +5,18 @@ The same content as before is no news, even at another index.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from svcinit import log
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import key_path, key_rule
+from svcinit.agent.consul.blocking import BlockingQuery, Connections
 from svcinit.agent.consul.questions import question
-from svcinit.agent.prepare.inputs import Answer, InputId, Kind, digest
+from svcinit.agent.prepare.source import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
-from svcinit.agent.watch.blocking import BlockingQuery, Connections
 from svcinit.errors import SvcinitError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.discovery import Peer
     from svcinit.agent.consul.questions import Question
@@ -62,7 +61,7 @@ class Watch(BlockingQuery):
 class File:
     """The file or directory of SVCINIT_SOURCE. It is polled, because inotify(7) does not see one that is replaced."""
 
-    index, answered, trouble = 0, 0.0, ""
+    index, answered, reason = 0, 0.0, ""
 
     def __init__(self, path: str) -> None:
         self.id = InputId(Kind.FILE, path)

@@ -8,13 +8,13 @@ when its parent ends: the pipe at which it sleeps has no writer then.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.errors import EX_OK, SvcinitError
 from svcinit.handover import Change, Slot
 from svcinit.processes import child
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""svcinitctl doctor: check everything in the settings separately, and print what is wrong, where, and advice.
+"""svcinitctl doctor: check everything in the settings separately, and print each error with its place and advice.
 
 It runs before the first start, or beside a running svcinit. A check that hangs or fails does not prevent the others. It
 changes nothing: it removes every file that it writes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
 from svcinit.ctl.doctor.report import Report
@@ -15,7 +16,6 @@ from svcinit.ctl.output import put
 from svcinit.errors import ConfigError
 from svcinit.log import printable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Attempt
     from svcinit.settings.environment import Settings
 
-LONGEST = 14.0  # seconds for all of it; with the start and the end of the interpreter that is below 15
-HERE, NETWORK = 4.0, 5.0  # seconds for what waits for nothing but this host, and for one question over the network
+TIME_LIMIT = 14.0  # seconds for all checks; with the start and the end of the interpreter less than 15
+HERE, NETWORK = 4.0, 5.0  # seconds: for checks of this host, and for one query over the network
 SHOWN = {OK: "ok", WARNING: "warning", WRONG: "WRONG"}
 TIMED = "http", "dns"
 
@@ -56,7 +56,7 @@ def examine(environment: Mapping[str, str], words: tuple[str, ...]) -> tuple[Rep
     from svcinit.ctl.doctor import process
     from svcinit.settings.environment import attempt
 
-    report = Report(LONGEST)
+    report = Report(TIME_LIMIT)
     report.together(HERE, ("settings", lambda: process.given(environment)))
     if report.has("settings", "unfinished", "doctor-failed"):
         return report, ""
@@ -72,23 +72,23 @@ class Examination:
         self.settings, self.report = settings, report
         self.running = state.read()
         self.command = words or tuple((self.running or {}).get("command", ()))
-        self.used: set[str] = set()  # what costs a rule, a question or a package, of what templates use
-        self.needs_consul = settings.source is None and bool(settings.service or settings.needs_prepare)
+        self.used: set[str] = set()  # the names in templates that need a rule, a query or a package
+        self.needs_consul = settings.uses_consul and bool(settings.service or settings.needs_prepare)
 
     def run(self) -> str:
         """Returns the policy."""
         from svcinit.ctl.doctor.policy import policy
 
-        self.look_around()
+        self.check_locally()
         if self.needs_consul:
-            self.look_out()
-        self.look_further()
+            self.check_network()
+        self.check_with_answers()
         try:
             return policy(self.settings, self.used) if self.needs_consul else ""
-        except ConfigError:  # told already
+        except ConfigError:  # reported already
             return ""
 
-    def look_around(self) -> None:
+    def check_locally(self) -> None:
         from svcinit.agent.prepare.rendering import template_dirs
         from svcinit.ctl.doctor import files, process
 
@@ -114,7 +114,7 @@ class Examination:
         if templates and not self.report.has("templates", "unfinished", "doctor-failed"):
             self.used = files.used(settings)
 
-    def look_out(self) -> None:
+    def check_network(self) -> None:
         from svcinit.ctl.doctor import consul
 
         settings, asks = self.settings, self.asks_for_peers
@@ -126,29 +126,29 @@ class Examination:
         if asks and not self.dns_answers:
             self.report.together(NETWORK, ("dns", lambda: consul.no_dns(settings)))
 
-    def look_further(self) -> None:
+    def check_with_answers(self) -> None:
         from svcinit.ctl.doctor import files, process, registration
 
         settings = self.settings
         answers = self.needs_consul and self.report.has("http", "")
         attempts: list[Attempt] = [("modules", lambda: process.modules(settings, self.used))]
         if answers:
-            attempts += self.asked_of_consul()
-        if settings.source is not None:
+            attempts += self.consul_checks()
+        if not settings.uses_consul:
             attempts.append(("source", lambda: files.source(settings)))
-        if settings.wait_for and (self.dns_answers or settings.source is not None):
+        if settings.wait_for and (self.dns_answers or not settings.uses_consul):
             attempts.append(("wait", lambda: files.peers(settings)))
-        if settings.wait_for_keys and (answers or settings.source is not None):
+        if settings.wait_for_keys and (answers or not settings.uses_consul):
             attempts.append(("wait", lambda: files.keys(settings)))
         if settings.needs_prepare:
-            reached, named = answers or settings.source is not None, self.dns_answers
+            reached, named = answers or not settings.uses_consul, self.dns_answers
             attempts.append(("targets", lambda: files.targets(settings, self.command, reached=reached, named=named)))
         if settings.registers:
             attempts.append(("address", lambda: registration.address(settings, answers=answers)))
             attempts.append(("register", lambda: registration.state(settings, self.running, answers=answers)))
-        self.report.together(LONGEST, *attempts)
+        self.report.together(TIME_LIMIT, *attempts)
 
-    def asked_of_consul(self) -> list[Attempt]:
+    def consul_checks(self) -> list[Attempt]:
         from svcinit.ctl.doctor import consul
 
         settings, used = self.settings, self.used

@@ -1,11 +1,11 @@
-"""Could execve(2) start this command, without starting it?"""
+"""Checks whether execve(2) could start a command. The command is not started."""
 
 from __future__ import annotations
 
 import os
 import struct
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

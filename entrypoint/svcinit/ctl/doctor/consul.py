@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.answers import Denied, TlsFailed
-from svcinit.agent.consul.api import AGENT_RULE, service_rule
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.api import AGENT_RULE, connect, service_rule
 from svcinit.agent.consul.discovery import Resolver
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.inputs import InputId, Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.registration.services import services
 from svcinit.ctl.doctor.policy import needs_agent
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.names import endpoint
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 CALL = 2.5  # seconds, at most, for one call
 DNS_TIMEOUT = 2.5  # seconds for each server
-ANY_SERVICE = "consul"  # the servers' own: it is there wherever DNS may show services
+ANY_SERVICE = "consul"  # the servers' own: DNS shows it if DNS shows services at all
 SKEW = 5.0  # seconds that two clocks may differ
 
 
@@ -81,18 +80,21 @@ def token(settings: Settings, used: Collection[str]) -> Iterator[Entry]:
             return
     needed = needs_agent(settings, used)
     if not identity:
-        yield well("none is needed: ACLs are off")
+        yield well("no token is needed: ACLs are off")
         return
     denied += [AGENT_RULE] * bool(agent_fault and needed)
     if denied and not settings.consul_http_token:
         rules = ", ".join(denied)
-        yield found("token-missing", f"ACLs are on, and no token is given (CONSUL_HTTP_TOKEN), as it takes for {rules}")
+        yield found(
+            "token-missing",
+            f"ACLs are on, and no token is given (CONSUL_HTTP_TOKEN), and these rules need one: {rules}",
+        )
         return
     yield well(identity)
     yield from (found("rule-missing", f"the token lacks {rule}", rule=rule) for rule in denied)
     if untried:
         rules = ", ".join(untried)
-        yield found("rule-untried", f"the agent does not tell whether the token has {rules}", rules=rules)
+        yield found("rule-untried", f"the agent does not report whether the token has {rules}", rules=rules)
     if agent_fault and not needed and settings.registers and not settings.advertise:
         yield found("rule-advised", agent_fault, rule=AGENT_RULE)
 
@@ -104,7 +106,7 @@ def _identity(settings: Settings, consul: Consul) -> str:
     except Denied:
         if settings.consul_http_token:
             raise
-        return "none is given, and what needs none is enough"
+        return "no token is given, and anonymous access is enough"
     if known is None:
         return ""
     held = [f"policy {name}" for name in known["Policies"]] + [f"role {name}" for name in known["Roles"]]
@@ -115,7 +117,7 @@ def _denied_services(settings: Settings, consul: Consul) -> tuple[list[str], lis
     """The rules for registration that are denied, and those that the agent does not report."""
     try:
         names = list(dict.fromkeys(service.name for service in services(settings)))
-    except ConfigError:  # told with the settings
+    except ConfigError:  # reported with the settings
         return [], []
     allowed = consul.may_register(names) if names else {}
     if allowed is None:
@@ -151,7 +153,7 @@ def keys(settings: Settings, prefix: str, datacenter: str | None) -> Iterator[En
 
 
 def dns(settings: Settings, server: tuple[str, int], needed: bool) -> Iterator[Entry]:
-    """`needed`: something asks for peers."""
+    """`needed`: templates or SVCINIT_WAIT_FOR ask for peers."""
     where = endpoint(*server)
     try:
         shown = Resolver([server], settings.domain, DNS_TIMEOUT).peers(ANY_SERVICE)
@@ -164,10 +166,10 @@ def dns(settings: Settings, server: tuple[str, int], needed: bool) -> Iterator[E
     elif needed:
         yield found("dns-blind", blind)
     else:
-        yield well(f"{blind}; nothing asks it for peers")
+        yield well(f"{blind}; no template and no SVCINIT_WAIT_FOR asks for peers")
 
 
 def no_dns(settings: Settings) -> Iterator[Entry]:
     yield found(
-        "dns-away", f"no server answers usefully: {', '.join(endpoint(*server) for server in settings.dns_addr)}"
+        "dns-away", f"no server gives a usable answer: {', '.join(endpoint(*server) for server in settings.dns_addr)}"
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import time
+from typing import TYPE_CHECKING
 
 from svcinit.agent.files import replacement
-from svcinit.agent.prepare.inputs import InputId, Kind
 from svcinit.agent.prepare.rendering import SHARED, Rendering, template_dirs
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.prepare.source_consul import ConsulSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
@@ -17,24 +18,23 @@ from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.state_files import enter, places
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from svcinit.agent.consul.discovery import Peer
-    from svcinit.agent.prepare.inputs import Answer
+    from svcinit.agent.prepare.source import Answer
     from svcinit.agent.templates.render import Rendered
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
-MISSING = 50  # keys and peers, at most, that one template misses
-MANY = 1000  # instances of a service that stands in for one with too few
+MISSING = 50  # keys and peers, at most, that one template lacks
+MANY = 1000  # instances that replace a service with too few
 LOOPBACK = "127.0.0.1"
-PATIENCE = 3.0  # seconds for one question of a template's
+PATIENCE = 3.0  # seconds for one query of a template
 
 
 class WithoutDns(ConsulSource):
-    """Does not ask DNS again, which is known not to answer."""
+    """Does not ask DNS again, because DNS did not answer before."""
 
     def read(self, wanted: InputId) -> Answer:
         if wanted.kind == Kind.PEERS:
@@ -48,7 +48,7 @@ def used(settings: Settings) -> set[str]:
 
     try:
         return uses(template_dirs(settings), [SHARED])
-    except ConfigError:  # told by `syntax`
+    except ConfigError:  # `syntax` reports it
         return set()
 
 
@@ -61,43 +61,43 @@ def syntax(settings: Settings) -> Iterator[Entry]:
     for fault in faults:
         yield found("template-wrong", fault)
     if not faults:
-        yield well(f"{len(made)} in {', '.join(template_dirs(settings))}: the syntax is right")
+        yield well(f"{len(made)} in {', '.join(template_dirs(settings))}: the syntax is correct")
 
 
 def reload_commands(settings: Settings) -> list[tuple[str, str]]:
-    """The commands by which templates have the service told of a change, each with where it stands."""
+    """The commands by which templates notify the service of a change, each with its place."""
     from svcinit.settings.parsers import reload_option
 
     try:
         made, _ = _rendering(settings, ()).outline()
-    except ConfigError:  # told by `syntax`
+    except ConfigError:  # `syntax` reports it
         return []
-    told = [(file.target, reload_option(file.reload)) for file in made if file.reload]
-    return [(f"`reload=` for {target}", action.argv[0]) for target, action in told if action.kind == "exec"]
+    actions = [(file.target, reload_option(file.reload)) for file in made if file.reload]
+    return [(f"`reload=` for {target}", action.argv[0]) for target, action in actions if action.kind == "exec"]
 
 
 def targets(settings: Settings, command: tuple[str, ...], *, reached: bool, named: bool) -> Iterator[Entry]:
-    """Render what can be rendered, and see whether each file can be put in place, without doing so.
+    """Render all files that can be rendered, and check whether each one can be put in place. No target changes.
 
-    `reached`: what Consul has can be had; `named`: DNS answers.
+    `reached`: the data of Consul are available; `named`: DNS answers.
     """
     rendering = _rendering(settings, command, named=named)
     try:
         made, known = rendering.outline()
-    except ConfigError:  # told by `syntax`
+    except ConfigError:  # `syntax` reports it
         made, known = [], []
     contents: dict[str, bytes] = {}
-    trouble = _fetched(rendering.data) if reached else ("Consul does not answer",)
-    if not trouble:
+    error = _fetched(rendering.data) if reached else ("Consul does not answer",)
+    if not error:
         yield from _environment(rendering)
         yield from _rendered(rendering, contents, known)
     elif made or settings.render_args:
-        yield from (found("template-unrendered", fault, check="templates") for fault in trouble)
-    told: set[str] = set()
+        yield from (found("template-unrendered", fault, check="templates") for fault in error)
+    reported: set[str] = set()
     for entry in _placed(made, contents, rendering.data):
-        if entry["said"] not in told:
+        if entry["said"] not in reported:
             yield entry
-        told.add(entry["said"])
+        reported.add(entry["said"])
     rendering.data.source.close()
 
 
@@ -173,7 +173,7 @@ class StandIn(TemplateData):
         self._many: set[str] = set()
 
     def add(self, faults: Iterable[str]) -> bool:
-        """Have what these faults miss; False if all of it is here already."""
+        """Add the keys and peers that these errors miss; False if all of them are present already."""
         keys = {key for fault in faults if (key := _field(fault, "key"))} - self.kv.keys()
         inputs = {each for fault in faults if (each := _field(fault, "input"))} - self._many
         self.kv.update(dict.fromkeys(keys, b"0"))
@@ -201,7 +201,7 @@ def _placed(made: list[Rendered], contents: dict[str, bytes], data: TemplateData
 
     try:
         commit.plan(made)
-    except ConfigError as error:  # two that are one file, beside what is told of each below
+    except ConfigError as error:  # two that are one file, in addition to the findings for each below
         yield from (_unplaceable(fault, made[0].target) for fault in error.faults)
     for file in made:
         if file.target in contents:
@@ -249,7 +249,7 @@ def _checked(file: Rendered, data: TemplateData) -> Iterator[Entry]:
 
 
 def _check_command(file: Rendered, data: TemplateData) -> Iterator[Entry]:
-    """There is nothing for it to look at: could it be started?"""
+    """There is no rendered file: check only whether the command could be started."""
     from svcinit.settings.parsers import words
 
     where = f"`check=` for {file.target}"
@@ -259,7 +259,7 @@ def _check_command(file: Rendered, data: TemplateData) -> Iterator[Entry]:
 
 
 def _faults_of(made: list[Rendered], data: TemplateData | None = None) -> tuple[str, ...]:
-    """What speaks against putting them in place; with `data` their checks are run."""
+    """The errors that would prevent the files from being put in place; with `data` their check commands run."""
     from svcinit.agent.files import commit
 
     try:
@@ -284,18 +284,18 @@ def source(settings: Settings) -> Iterator[Entry]:
 
 
 def peers(settings: Settings) -> Iterator[Entry]:
-    """Are the services of SVCINIT_WAIT_FOR there?"""
-    yield from _missing(settings, TemplateData.missing_peers, "peers-missing", "SVCINIT_WAIT_FOR: all are there")
+    """Are the services of SVCINIT_WAIT_FOR available?"""
+    yield from _missing(settings, TemplateData.missing_peers, "peers-missing", "SVCINIT_WAIT_FOR: all are available")
 
 
 def keys(settings: Settings) -> Iterator[Entry]:
-    """Are the keys of SVCINIT_WAIT_FOR_KEYS there?"""
+    """Do the keys of SVCINIT_WAIT_FOR_KEYS exist?"""
 
     def missing(data: TemplateData) -> list[Fault]:
         data.fetch()
         return data.missing_keys()
 
-    yield from _missing(settings, missing, "keys-missing", "SVCINIT_WAIT_FOR_KEYS: all are there")
+    yield from _missing(settings, missing, "keys-missing", "SVCINIT_WAIT_FOR_KEYS: all exist")
 
 
 def _missing(
@@ -318,17 +318,17 @@ def _missing(
 def run_folder(settings: Settings) -> Iterator[Entry]:
     """The directory for svcinit's state."""
     folders = list(places(settings.run))
-    troubles = {folder: _trouble(folder) or _not_own(folder) for folder in folders}
-    usable = next((folder for folder, trouble in troubles.items() if not trouble), "")
+    errors = {folder: _write_error(folder) or _not_own(folder) for folder in folders}
+    usable = next((folder for folder, error in errors.items() if not error), "")
     if usable:
-        yield well(f"{usable} takes svcinit's state")
+        yield well(f"{usable} is usable for svcinit's state")
         return
-    said = "; ".join(f"{folder} cannot be written: {trouble}" for folder, trouble in troubles.items())
+    said = "; ".join(f"{folder} cannot be written: {error}" for folder, error in errors.items())
     yield found("run-unwritable", said, folder=folders[0], uid=os.geteuid())
 
 
 def _not_own(folder: str) -> str:
-    """Why svcinit leaves no state in a directory that it can write to; empty if it does, or would make it."""
+    """Why svcinit does not use a directory that it can write to; empty if it uses or would create it."""
     try:
         os.close(enter(folder, {os.geteuid()}))
     except FileNotFoundError:
@@ -342,21 +342,21 @@ def cache(settings: Settings) -> Iterator[Entry]:
     from svcinit.agent.prepare.cache import load
 
     folder = os.path.dirname(settings.cache)
-    trouble = _trouble(folder)
-    if trouble:
-        said = f"SVCINIT_CACHE={settings.cache!r}: {folder} cannot be written: {trouble}"
+    error = _write_error(folder)
+    if error:
+        said = f"SVCINIT_CACHE={settings.cache!r}: {folder} cannot be written: {error}"
         yield found("cache-unwritable", said, folder=folder, uid=os.geteuid())
     try:
         known = load(settings)
     except Unavailable as refused:
         yield found("cache-refused", str(refused))
         return
-    if not trouble:
-        yield well(f"{settings.cache}: {known.age if known else 'none yet, and it can be written'}")
+    if not error:
+        yield well(f"{settings.cache}: {known.age if known else 'there is none yet, and it can be written'}")
 
 
-def _trouble(folder: str) -> str:
-    """Why no file can be made in a directory, which is made for that and removed again; empty if one can."""
+def _write_error(folder: str) -> str:
+    """Why no file can be created in a directory; empty if one can. A directory that it creates is removed."""
     made: list[str] = []
     try:
         replacement.make_dirs(folder, made)
@@ -374,6 +374,6 @@ def _trouble(folder: str) -> str:
 
 def _rendering(settings: Settings, command: tuple[str, ...], *, named: bool = True) -> Rendering:
     deadline = time.monotonic() + PATIENCE
-    usual = named or settings.source is not None
+    usual = named or not settings.uses_consul
     source = open_source(settings, deadline) if usual else WithoutDns(settings, deadline)
     return Rendering(settings, command, TemplateData(settings, source))

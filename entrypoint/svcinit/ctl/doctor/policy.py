@@ -1,11 +1,12 @@
-"""The minimal ACL policy of a configuration. Source: Consul's "ACL Rules" page, and agents that deny by default."""
+"""The minimal ACL policy of a configuration. Source: Consul's "ACL Rules" page, and agents with default_policy=deny."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.api import AGENT_RULE, key_rule, service_rule
 from svcinit.agent.registration.services import services
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 

@@ -7,26 +7,26 @@ import json
 import math
 import os
 import signal
+from typing import TYPE_CHECKING, Any
 
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import SvcinitError
 from svcinit.lifecycle.stop import EXIT_TIMEOUT, STOP_TIMEOUT
+from svcinit.names import has_capability
+from svcinit.processes.child import become
 from svcinit.processes.dispositions import look
-from svcinit.processes.execution import become
 from svcinit.settings.environment import UnknownVariable, attempt
-from svcinit.settings.parsers import has_capability, signal_name, words
+from svcinit.settings.parsers import signal_name, words
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
-DOCKER_STOP = 10.0  # seconds that `docker stop` gives where nobody says otherwise
-CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): what it takes to become another user
+DOCKER_STOP = 10.0  # seconds: the default of `docker stop`
+CAPABILITIES = {"SETGID": 6, "SETUID": 7}  # capabilities(7): they are needed to become another user
 METRICS = "SVCINIT_METRICS"
 YAML_FILTERS = "to_yaml", "from_yaml"
 YAML_ENDINGS = ".yaml", ".yml"
@@ -50,11 +50,13 @@ def given(environment: Mapping[str, str]) -> Iterator[Entry]:
 
 def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
     """Is svcinit PID 1, or would it be?"""
-    pid = running["pid"] if running else os.getppid()  # ours was forked by the doctor
+    pid = running["pid"] if running else os.getppid()  # this process was forked by the doctor
     state = f"svcinit runs as PID {pid}: {running['state']}" if running else "no svcinit runs here that leaves a state"
     name = _first()
     if pid == 1 or _is_first():
-        yield well(state if running else "what is started here is PID 1" if pid == 1 else "svcinit is PID 1")
+        yield well(
+            state if running else "a process that the container starts is PID 1" if pid == 1 else "svcinit is PID 1"
+        )
     elif _read("/proc/1/cgroup") != _read("/proc/self/cgroup"):
         yield found("pid-host", f"PID 1 is {name}, and not of this container; {state}")
     else:
@@ -65,7 +67,7 @@ def init(running: Mapping[str, Any] | None) -> Iterator[Entry]:
 
 def user(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[Entry]:
     uid = os.geteuid()
-    if running or _is_first():  # the state of another user's cannot be read
+    if running or _is_first():  # the state file of another user cannot be read
         other = _owner(f"/proc/{running['pid'] if running else 1}", uid)
         if other != uid:
             yield found("other-user", f"svcinit runs as uid {other}, the doctor as uid {uid}", user=other)
@@ -86,20 +88,20 @@ def commands(settings: Settings, command: tuple[str, ...]) -> Iterator[Entry]:
     """The command of the container, the hooks and all other commands."""
     started = list(_named(settings))
     if not command:
-        yield well("none is given: `svcinitctl doctor -- COMMAND` looks at it, too")
+        yield well("no command is given: `svcinitctl doctor -- COMMAND` checks it, too")
     elif settings.render_args and "{" in command[0]:
-        yield well(f"{command[0]} is made by a template")
+        yield well(f"{command[0]} comes from a template")
     else:
         started.insert(0, ("the command", command[0]))
     yield from startable(settings, started)
 
 
 def startable(settings: Settings, named: list[tuple[str, str]]) -> Iterator[Entry]:
-    """Can each of (what starts it, command) be started, by SVCINIT_USER? This process becomes that user."""
+    """Can SVCINIT_USER start each command? Each pair is the setting and the command. This process becomes that user."""
     try:
         become(settings.user)
     except PermissionError:
-        pass  # told by `user`
+        pass  # `user` reports it
     env = settings.main_environment({})
     for where, name in named:
         fault = fault_of(name, env)
@@ -127,7 +129,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
 
     try:
         found = services(settings)
-    except SvcinitError:  # told by `given`
+    except SvcinitError:  # `given` reports it
         return
     for number, service in enumerate(found):
         for check in service.checks:
@@ -143,12 +145,14 @@ def stop(settings: Settings) -> Iterator[Entry]:
         return
     drain, budget = settings.drain if settings.registers else 0.0, settings.stop_timeout or STOP_TIMEOUT
     seconds = math.ceil(drain + budget + EXIT_TIMEOUT)
-    told = f"drain {drain:g} s, until KILL {budget:g} s, and {EXIT_TIMEOUT:g} s for what is left"
+    phases = f"drain {drain:g} s, until KILL {budget:g} s, and {EXIT_TIMEOUT:g} s for what is left"
     if seconds > DOCKER_STOP:
-        said = f"{told}: {seconds} s; docker stop gives {DOCKER_STOP:g}, unless it was told otherwise"
+        said = f"{phases}: {seconds} s; docker stop gives {DOCKER_STOP:g}, by default"
         yield found("stop-too-long", said, seconds=seconds)
     else:
-        yield well(f"{told}: within the {DOCKER_STOP:g} s of docker stop; a --stop-timeout cannot be seen from inside")
+        yield well(
+            f"{phases}: within the {DOCKER_STOP:g} s of docker stop; a --stop-timeout cannot be seen from inside"
+        )
     starting = [number for number in signal.valid_signals() if settings.signals.get(number, number) in settings.stop_on]
     if signal.SIGTERM in starting:
         yield well("TERM starts it; an image's own STOPSIGNAL cannot be seen from inside")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+from typing import TYPE_CHECKING, Any
 
-from svcinit.agent.consul.connect import connect
+from svcinit.agent.consul.api import connect
 from svcinit.agent.redact import redactor
 from svcinit.agent.registration.advertise import advertised, interfaces
 from svcinit.agent.registration.definition import MAINTENANCE, maintenance_of
@@ -18,10 +19,8 @@ from svcinit.errors import ConfigError, SvcinitError
 from svcinit.settings.environment import host_of
 from svcinit.state_files import read_of_life
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.registration.services import Service
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 CRITICAL = "critical"
-OUTPUT = 300  # characters of what a check said
+OUTPUT = 300  # characters of the output of a check
 
 
 def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
@@ -40,31 +39,31 @@ def address(settings: Settings, *, answers: bool) -> Iterator[Entry]:
         yield from (found("address-unknown", fault) for fault in error.faults)
         return
     agents = _agents_address(settings) if answers and not own else ""
-    told = own or agents
-    if not told:
-        yield well("the agent's own would be registered, which it does not tell now")
+    shown = own or agents
+    if not shown:
+        yield well("the agent's own address would be registered, and the agent does not report it now")
         return
     mine, is_here = _mine(), _is_here(settings)
     by = f"SVCINIT_ADVERTISE={settings.advertise}" if own else "the agent's own"
-    said = f"{told} would be registered ({by})"
+    said = f"{shown} would be registered ({by})"
     port = settings.port or "PORT"
-    if _is_loopback(told) and not is_here:
+    if _is_loopback(shown) and not is_here:
         yield found("address-loopback", f"{said}, and the agent is at {settings.consul_http_addr}")
     elif own and own not in mine:
         yield found("address-foreign", f"{said}; this container has {', '.join(mine)}", address=own, port=port)
     elif not own and not is_here and agents not in mine:
         yield found("address-agents", f"{said}; this container has {', '.join(mine)}", port=port)
-    elif _is_loopback(told):
-        yield well(f"{said}; nobody but this host reaches it")
+    elif _is_loopback(shown):
+        yield well(f"{said}; only this host can reach it")
     else:
-        yield well(said if is_here else f"{said}; the agent is elsewhere, and has to reach it there")
+        yield well(said if is_here else f"{said}; the agent is on another host and must be able to reach this address")
 
 
 def _agents_address(settings: Settings) -> str:
     try:
         with contextlib.closing(connect(settings, CALL)) as consul:
             return consul.agent()["address"]
-    except SvcinitError:  # told with the token
+    except SvcinitError:  # reported with the token
         return ""
 
 
@@ -89,7 +88,7 @@ def _is_here(settings: Settings) -> bool:
 def _is_loopback(text: str) -> bool:
     try:
         return ipaddress.ip_address(text.partition("%")[0]).is_loopback
-    except ValueError:  # an agent may advertise a name
+    except ValueError:  # an agent can advertise a name
         return False
 
 
@@ -97,19 +96,19 @@ def state(settings: Settings, running: Mapping[str, Any] | None, *, answers: boo
     """What the running svcinit and the agent report about each service. `answers`: the agent answers."""
     try:
         wanted = services(settings)
-    except ConfigError:  # told with the settings
+    except ConfigError:  # reported with the settings
         return
     if not running or not answers:
         names = ", ".join(service.id for service in wanted)
-        yield well(f"{names}: whether the agent reaches it can be seen only beside a svcinit that has registered it")
+        yield well(f"{names}: only beside a running svcinit the doctor can see whether the agent reaches it")
         return
     presence = read_of_life(states.folder(), "presence", running["life"]) or {}
     known = presence.get("services", {})
     with contextlib.closing(connect(settings, CALL)) as consul:
         for service in wanted:
             said = known.get(service.id, {})
-            if said.get("trouble"):
-                yield found("unregistered", f"{service.id}: {said['trouble']}")
+            if said.get("reason"):
+                yield found("unregistered", f"{service.id}: {said['reason']}")
             elif not said.get("registered"):
                 yield well(f"{service.id}: not registered yet")
             else:
@@ -130,9 +129,9 @@ def _registered(settings: Settings, service: Service, consul: Consul) -> Iterato
     critical = [check for check in record.get("Checks") or [] if check.get("Status") == CRITICAL]
     for check in critical:
         if not str(check.get("CheckID")).startswith(MAINTENANCE):
-            output = " ".join(redact(str(check.get("Output") or "it did not run yet, or said nothing")).split())[
+            output = " ".join(redact(str(check.get("Output") or "it did not run yet, or has no output")).split())[
                 :OUTPUT
             ]
             yield found("check-critical", f"{where}: {check.get('Name')}: {output}")
     if not critical:
-        yield well(f"{where}: registered, and no check of it fails")
+        yield well(f"{where}: registered, and none of its checks fails")

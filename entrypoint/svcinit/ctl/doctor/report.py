@@ -1,8 +1,8 @@
 """The findings of the doctor, and how it keeps its time limit when a check hangs.
 
-Each check runs in its own child, the leader of a process group. It can hang in a look-up, in a file system or at a
-slow server, or die, without an effect on the others. Findings come over a pipe, a JSON line each: those
-before a hang are not lost.
+Each check runs in a child of its own (processes/captured.py). It can hang in a look-up, in a file system or at a slow
+server, or die, without an effect on the others. Findings come over a pipe, a JSON line each, so those before a hang are
+not lost.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import os
 import select
 import signal
 import time
+from typing import TYPE_CHECKING, Any
 
-from svcinit import log
+from svcinit import atomic_file, log
 from svcinit.ctl.doctor.catalogue import FINDINGS, OK, WRONG
-from svcinit.processes import child
+from svcinit.processes.captured import Child
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
     Entry = dict[str, Any]
     Attempt = tuple[str, Callable[[], Iterable[Entry]]]
 
-CHUNK = 1 << 16
+OUTPUT_LIMIT = 16 << 20  # bytes of the findings of one check
+POLL_INTERVAL = 0.05  # seconds
 LIFETIME = 20  # seconds: longer than any report takes
 
 
@@ -58,54 +58,47 @@ class Report:
     def together(self, seconds: float, *attempts: Attempt) -> None:
         """Make all attempts at once; those that take longer than `seconds` are killed."""
         began = time.monotonic()
-        until = min(began + seconds, self._deadline)
-        children = [_Child(check, act) for check, act in attempts]
-        while running := [each for each in children if each.is_running]:
-            left = until - time.monotonic()
-            ready, _, _ = select.select(running, [], [], max(0.0, left))
-            for each in ready:
-                each.read()
-            if not ready and left <= 0:
-                for each in running:
-                    each.kill(f"no end after {time.monotonic() - began:.1f} s")
-        for each in children:
+        stderr = os.dup(2)
+        running = every = [_Attempt(*attempt, min(seconds, self._deadline - began), stderr) for attempt in attempts]
+        while running := [each for each in running if not each.turn(time.monotonic())]:
+            select.select(running, [], [], POLL_INTERVAL)
+        os.close(stderr)
+        for each in every:
             self.entries += each.entries
 
 
-class _Child:
-    def __init__(self, check: str, act: Callable[[], Iterable[Entry]]) -> None:
-        self.check, self.is_running = check, True
+class _Attempt:
+    """One check, in a child of its own; its findings are JSON lines on the child's stdout."""
+
+    def __init__(self, check: str, act: Callable[[], Iterable[Entry]], seconds: float, stderr: int) -> None:
+        self.check = check
         self.entries: list[Entry] = []
-        self._rest = b""
-        self._pipe, writing = os.pipe2(os.O_CLOEXEC)
+        self._began = time.monotonic()
+        self._child: Child | None = None
         try:
-            self._pid = child.fork(lambda: _told(act, writing))
+            self._child = Child(lambda: _print(act, stderr), seconds, OUTPUT_LIMIT, (signal.SIGKILL,))
         except OSError as error:  # the container's limit of processes or memory
-            self._end("doctor-failed", f"no process for it: {error.strerror}")
-        finally:
-            os.close(writing)
+            self._add("doctor-failed", f"no process for it: {error.strerror}")
 
     def fileno(self) -> int:
-        return self._pipe
+        assert self._child is not None
+        return self._child.fileno()
 
-    def read(self) -> None:
-        data = os.read(self._pipe, CHUNK)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self.entries += (self._named(json.loads(line)) for line in lines)
-        if not data:
-            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-            self._end("doctor-failed", f"ended by signal {-status}" if status < 0 else "")
+    def turn(self, now: float) -> bool:
+        """True if the check has ended."""
+        if self._child is None:
+            return True
+        if not self._child.turn(now):
+            return False
+        self.entries += (self._named(json.loads(line)) for line in self._child.output.split(b"\n")[:-1])
+        if self._child.code is None:
+            self._add("unfinished", f"no end after {now - self._began:.1f} s")
+        elif self._child.code < 0:
+            self._add("doctor-failed", f"ended by signal {-self._child.code}")
+        return True
 
-    def kill(self, why: str) -> None:
-        """Without a wait: a process that hangs in the kernel does not end."""
-        child.kill(self._pid)
-        self._end("unfinished", why)
-
-    def _end(self, finding: str, why: str) -> None:
-        self.is_running = False
-        os.close(self._pipe)
-        if why:
-            self.entries.append(self._named({**found(finding, why), "milliseconds": 0.0}))
+    def _add(self, finding: str, why: str) -> None:
+        self.entries.append(self._named({**found(finding, why), "milliseconds": 0.0}))
 
     def _named(self, entry: Entry) -> Entry:
         return {
@@ -119,28 +112,24 @@ class _Child:
         }
 
 
-def _told(act: Callable[[], Iterable[Entry]], writing: int) -> int:
-    """In the child: all that is found, a line each."""
+def _print(act: Callable[[], Iterable[Entry]], stderr: int) -> int:
+    """In the child: print each finding as a line. `stderr`: that of the doctor."""
+    os.dup2(stderr, 2)
     signal.alarm(LIFETIME)  # should the doctor be killed meanwhile
-    log.configure("error", "text")  # what is found is told once
+    log.configure("error", "text")  # each finding is printed once, in the report
     try:
         for entry in _timed(act):
-            _write(writing, json.dumps(entry).encode() + b"\n")
+            atomic_file.write(1, json.dumps(entry).encode() + b"\n")
     except BaseException as error:
         entry = found("doctor-failed", log.INTERNAL.format(**log.origin(error)))
-        _write(writing, json.dumps({**entry, "milliseconds": 0.0}).encode() + b"\n")
+        atomic_file.write(1, json.dumps({**entry, "milliseconds": 0.0}).encode() + b"\n")
     return 0
 
 
 def _timed(act: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
-    """Each entry with how long it took since the one before it."""
+    """Each entry with the time since the one before it."""
     began = time.monotonic()
     for entry in act():
         now = time.monotonic()
         yield {**entry, "milliseconds": round((now - began) * 1000, 1)}
         began = now
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -1,12 +1,13 @@
-"""Which names the templates use that need an ACL rule, a query or a package; only their source is read."""
+"""The names in templates that need an ACL rule, a query or a package. Only the source of the templates is read."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, TemplateError, nodes
 
 from svcinit.agent.templates.render import find
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

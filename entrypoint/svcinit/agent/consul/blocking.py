@@ -1,30 +1,28 @@
 """Blocking queries over a bounded number of connections. Source: Consul's "Blocking Queries" API page.
 
-A query is sent, and its answer is awaited elsewhere: `descriptor` becomes readable when the answer comes. The agent
-allows 200 connections per client address (limits.http_max_conns_per_client), which all containers of a host may share;
-so the queries of one container share a few connections and take turns.
+`turn` sends a query and returns. The caller waits until `descriptor` is readable, and calls `turn` for the answer.
+The agent allows 200 connections per client address (limits.http_max_conns_per_client). The containers of a host can
+have the same address. Therefore the queries of one container share a few connections and take turns.
 """
 
 from __future__ import annotations
 
 import random
-import select
 import time
+from typing import TYPE_CHECKING, Any
 
-from svcinit.agent.consul.backoff import pause_before
+from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
+from svcinit.agent.consul.http import is_readable
 from svcinit.errors import SvcinitError, Unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from svcinit.agent.consul.api import Consul
 
 WAIT = 45.0, 60.0  # seconds that a query may block; jittered, so that the queries of many containers spread
 ROTATION = 10.0  # seconds in which each query has its turn, where there are more queries than connections
 GRACE = 10.0  # seconds, in addition to the server's own wait/16, after which a query counts as lost
-BACKOFF = 0.25, 30.0
 NEVER = float("inf")
 BURST, RATE = 20, 10.0  # queries at once, and per second afterwards: no hot loop whatever a server answers
 LIMIT = 64 << 20  # bytes of an answer
@@ -79,7 +77,7 @@ class BlockingQuery:
         self.wait = WAIT  # the shortest and the longest time that the server may hold a query
         self.asked_at = 0.0  # monotonic seconds
         self.answered = 0.0  # seconds since the epoch; 0: no answer yet
-        self.trouble = ""
+        self.reason = ""
         self.index = self._attempt = 0
         self._channel: Any = None
         self._tokens, self._filled_at = float(BURST), 0.0
@@ -112,7 +110,7 @@ class BlockingQuery:
                 if now >= self.due and not self._connections.is_exhausted:
                     self._ask(now)
                 return False
-            if not _is_readable(self._channel.sock):
+            if not is_readable(self._channel.sock):
                 if now >= self.due:
                     self._consul.lost(self.path)
                     raise Unavailable(f"{self.path}: a blocking query was not answered in time")
@@ -154,22 +152,16 @@ class BlockingQuery:
         self.index = 0 if index < self.index else max(index, 1)
         is_new = self.accept(answer)
         self.answered = self._wall_clock()
-        if self.trouble:
+        if self.reason:
             self.answers_again()
-        self._attempt, self.trouble = 0, ""
+        self._attempt, self.reason = 0, ""
         return is_new
 
     def _fail(self, now: float, error: SvcinitError) -> None:
         self.close()
         self.index = 0
-        self.due = now + pause_before(self._attempt, BACKOFF, getattr(error, "retry_after", None))
+        self.due = now + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
         self._attempt += 1
-        if str(error) != self.trouble:
-            self.trouble = str(error)
+        if str(error) != self.reason:
+            self.reason = str(error)
             self.failed(error)
-
-
-def _is_readable(channel: Any) -> bool:
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    return bool(poll.poll(0))
