@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -41,6 +41,7 @@ class Data:
         self.token_hint = ""
         self.this = This()
         self._peers = peers or {}
+        self.lists: dict[str, list[Any]] = {}
         self.asked: list[tuple[str, str | None, str | None]] = []
 
     def key_at(self, path: str, dc: str | None) -> bytes | None:
@@ -49,6 +50,9 @@ class Data:
     def keys_below(self, path: str, dc: str | None) -> Mapping[str, bytes]:
         start = f"/{path}/".replace("//", "/")
         return {key[1:]: value for key, value in self.kv.items() if key.startswith(start)}
+
+    def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> Sequence[Any]:
+        return self.lists.get(kind, [])
 
     def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
         self.asked.append((name, tag, dc))

@@ -128,12 +128,15 @@ def test_a_text_that_is_too_long_for_a_regular_expression_is_an_error() -> None:
         filters.regex_split("a" * (filters.REGEX_LIMIT + 1), "b")
 
 
-LEAVES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text())
-TREES = st.recursive(LEAVES, lambda some: st.lists(some) | st.dictionaries(st.text(), some), max_leaves=20)
+WORDS = st.text(max_size=4)  # short ones: to make long ones takes long on a busy machine
+LEAVES = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | WORDS
+LEVEL = st.dictionaries(WORDS, LEAVES, max_size=3)
+DEEPER = st.dictionaries(WORDS, LEAVES | LEVEL | st.lists(LEVEL, max_size=2), max_size=3)
+TREES = LEAVES | st.lists(LEAVES | LEVEL, max_size=3) | DEEPER
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(), TREES))
+@given(st.dictionaries(WORDS, TREES, max_size=3))
 def test_what_to_toml_writes_is_what_from_toml_reads(value: dict[str, Any]) -> None:
     written = filters.to_toml(value)
     assert filters.from_toml(written) == tomllib.loads(written) == value

@@ -44,7 +44,7 @@ def test_all_faulty_templates_are_reported_together(tmp_path: Path) -> None:
         render_all(folder)
     assert caught.value.faults == (
         f"{folder}/a.j2, line 1, `{{% if %}}`: Expected an expression, got 'end of statement block'",
-        f"{folder}/c.j2, line 2, `{{{{ nodee }}}}`: nodee is not defined; nearest: node",
+        f"{folder}/c.j2, line 2, `{{{{ nodee }}}}`: nodee is not defined; nearest: node, nodes",
         f"{folder}/d.j2, line 2, `{{{{ 1 / 0 }}}}`: ZeroDivisionError: division by zero",
         f"{folder}/d.j2, line 1: unknown option 'mod' in the svcinit comment; nearest: mode",
         f"{folder}/f.j2: template f.j2 is not UTF-8 text",

@@ -27,12 +27,14 @@ class Cause(enum.Enum):
     OTHER = enum.auto()
     TOKEN_UNKNOWN = enum.auto()  # Consul does not know the token, or not yet: the servers' replicas lag
     ACLS_DISABLED = enum.auto()
+    WRONG_FILTER = enum.auto()  # the text of filter= is no expression of Consul's filter language
     NOT_FOUND = enum.auto()  # there is no such service or check, or no TTL check of that id
 
 
 WORDS = {
     b"acl not found": Cause.TOKEN_UNKNOWN,
     b"acl support disabled": Cause.ACLS_DISABLED,
+    b"failed to create boolean expression evaluator": Cause.WRONG_FILTER,
     b"unknown service": Cause.NOT_FOUND,
     b"no service registered": Cause.NOT_FOUND,
     b"unknown check": Cause.NOT_FOUND,

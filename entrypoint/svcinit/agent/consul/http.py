@@ -24,7 +24,7 @@ from requests.auth import HTTPBasicAuth
 
 from svcinit import regular_file
 from svcinit.agent.consul.adapters import Adapter, Channel, UnixAdapter, tls_context, unreadable
-from svcinit.agent.consul.answers import RETRIED, Away, Denied, Refused, Reply, TlsFailed
+from svcinit.agent.consul.answers import RETRIED, Away, Cause, Denied, Refused, Reply, TlsFailed
 from svcinit.agent.consul.stats import UNREACHABLE, RequestStats, blocking, endpoint
 from svcinit.errors import ConfigError, Fault
 
@@ -320,6 +320,8 @@ class Http:
         if reply.status == 403:
             fault = f"{title} is denied ({words}): {self.which_token} needs {rule}"
             return Denied(fault, cause, rule=rule, variable="CONSUL_HTTP_TOKEN", file=self._token_file)
+        if cause is Cause.WRONG_FILTER:
+            return Refused(f"{title}: the filter is wrong: {words}", cause)
         if reply.status in RETRIED:
             return Away(f"{title} answered {reply.status}: {words}", reply.retry_after, cause)
         advice, variable = "is CONSUL_HTTP_ADDR a Consul agent that takes this?", "CONSUL_HTTP_ADDR"

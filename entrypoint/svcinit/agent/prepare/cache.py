@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from svcinit import log, regular_file
 from svcinit.agent.files import replacement
 from svcinit.agent.files.paths import parent
-from svcinit.agent.prepare.source import HAVE_VALUES, InputId, from_json, to_json
+from svcinit.agent.prepare.source import HAVE_VALUES, InputId, Kind, from_json, to_json
 from svcinit.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -139,12 +139,16 @@ def _snapshot(body: Mapping[str, Any]) -> Snapshot:
 def _encoded(wanted: InputId, content: Any) -> Any:
     if wanted.kind in HAVE_VALUES:
         return {key: base64.b64encode(value).decode() for key, value in content.items()}
-    return [(peer.host, peer.address, peer.port, peer.node) for peer in content]
+    if wanted.kind == Kind.PEERS:
+        return [(peer.host, peer.address, peer.port, peer.node) for peer in content]
+    return content
 
 
 def _decoded(wanted: InputId, content: Any) -> Any:
     if wanted.kind in HAVE_VALUES:
         return {key: base64.b64decode(value) for key, value in content.items()}
+    if wanted.kind != Kind.PEERS:
+        return content
     from svcinit.agent.consul.discovery import Peer
 
     return [Peer(*each) for each in content]

@@ -20,30 +20,52 @@ class Kind:
     KV = "kv"  # all keys below a prefix, by full name: dict[str, bytes]
     KEY = "key"  # one key by its full name: dict[str, bytes], empty if there is none
     PEERS = "peers"  # the instances of a service, as DNS returns them: list[Peer]
+    INSTANCES = "instances"  # of a service, with all that the health API has: a list of mappings
+    SERVICES = "services"  # the names of all services, with their tags: a list of mappings
+    NODES = "nodes"  # a list of mappings
+    NODE = "node"  # one node with its services: a list with one mapping, or with none
+    DATACENTERS = "datacenters"  # a list of names
+    LOOKUP = "lookup"  # DNS records of a name outside Consul: a list
     FILE = "file"  # the file or directory of SVCINIT_SOURCE as a whole
 
 
 HAVE_VALUES = Kind.KV, Kind.KEY  # the content is dict[str, bytes]
+SINGLE = Kind.KEY, Kind.NODE  # one thing, which exists or not
 LABELS = {
     Kind.KV: "KV prefix ",
     Kind.KEY: "key ",
     Kind.PEERS: "peers of ",
+    Kind.INSTANCES: "instances of ",
+    Kind.SERVICES: "services",
+    Kind.NODES: "nodes",
+    Kind.NODE: "node ",
+    Kind.DATACENTERS: "datacenters",
+    Kind.LOOKUP: "DNS records of ",
     Kind.FILE: "SVCINIT_SOURCE ",
 }  # before the name, for people
 
 
 class InputId(NamedTuple):
-    """`name`: a KV prefix, a service or a path; `dc`: a datacenter, None for the agent's own; `tag`: of a service."""
+    """`name`: a KV prefix, a service or a path; `dc`: a datacenter, None for the agent's own; `tag`: of a service.
+
+    `query`: further parameters of the question, as in a URL.
+    """
 
     kind: str
     name: str
     dc: str | None = None
     tag: str | None = None
+    query: str | None = None
 
     @property
     def text(self) -> str:
         """PREFIX@DATACENTER or TAG.NAME@DATACENTER, as SVCINIT_KV_PREFIX and SVCINIT_WAIT_FOR have it."""
-        return (f"{self.tag}." if self.tag else "") + self.name + (f"@{self.dc}" if self.dc else "")
+        return (
+            (f"{self.tag}." if self.tag else "")
+            + self.name
+            + (f"@{self.dc}" if self.dc else "")
+            + (f"?{self.query}" if self.query else "")
+        )
 
     def __str__(self) -> str:
         return LABELS[self.kind] + self.text

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
+LOOKUP_TIMEOUT = 5.0  # seconds for a name outside Consul, whose servers may be far
 MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
 
 
@@ -27,7 +28,8 @@ class ConsulSource(Source):
         self._resolver: Resolver | None = None
 
     def read(self, wanted: InputId) -> Answer:
-        return {Kind.KV: self._keys, Kind.PEERS: self._peers}.get(wanted.kind, self._answer)(wanted)
+        own = {Kind.KV: self._keys, Kind.PEERS: self._peers, Kind.LOOKUP: self._records}
+        return own.get(wanted.kind, self._answer)(wanted)
 
     def agent(self) -> dict[str, str]:
         return self._client().agent()
@@ -51,6 +53,11 @@ class ConsulSource(Source):
         consul, asked = self._client(), questions.question(wanted)
         answer = consul.call("GET", asked.path, asked.rule, asked.query(consul), limit=questions.LIMIT)
         return Answer(asked.read(consul, answer), time.time(), consul.index)
+
+    def _records(self, wanted: InputId) -> Answer:
+        from svcinit.agent.consul import lookup
+
+        return Answer(lookup.records(wanted, min(LOOKUP_TIMEOUT, self._seconds_left())), time.time())
 
     def _peers(self, wanted: InputId) -> Answer:
         if self._resolver is None:

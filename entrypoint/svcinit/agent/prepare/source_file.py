@@ -30,6 +30,7 @@ from svcinit.settings.parsers import host_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from svcinit.settings.environment import Settings
 
@@ -62,7 +63,7 @@ class FileSource(Source):
             return Answer({key: value for key, value in self.kv.items() if key.startswith(folder)}, time.time())
         if wanted.kind == Kind.KEY:
             return Answer({key: self.kv[key] for key in (wanted.name,) if key in self.kv}, time.time())
-        return Answer(self._peers(wanted), time.time())
+        return Answer(self._peers(wanted) if wanted.kind == Kind.PEERS else self._catalog(wanted), time.time())
 
     def none_found(self, _kind: str) -> str:
         return "SVCINIT_SOURCE has none"
@@ -82,8 +83,30 @@ class FileSource(Source):
     def instances(self, name: str) -> list[Instance]:
         return self.services.get(name) or self.services.get(name.removesuffix(QUERY)) or []
 
+    def _catalog(self, wanted: InputId) -> list[Any]:
+        """Instances and services, as `agent/consul/questions.py` has them. Raises ConfigError for all else."""
+        if wanted.kind == Kind.SERVICES:
+            return [{"name": name, "tags": self._tags(name)} for name in sorted(self.services)]
+        if wanted.kind != Kind.INSTANCES or "filter=" in (wanted.query or ""):
+            what = "filter=" if wanted.kind == Kind.INSTANCES else wanted
+            raise ConfigError(f"SVCINIT_SOURCE has no {what}: only Consul has", variable="SVCINIT_SOURCE")
+        tag, where = (wanted.tag or "").lower(), (wanted.dc or "").lower()
+        found = [
+            {
+                "id": f"{wanted.name}-{number}", "name": wanted.name, "address": peer.address, "port": peer.port,
+                "node": peer.node, "node_address": peer.address, "tags": sorted(tags), "meta": {}, "node_meta": {},
+                "status": "passing", "weight": 1, "checks": [], "dc": dc,
+            }
+            for number, (peer, tags, dc) in enumerate(self.instances(wanted.name.lower()), 1)
+            if (not tag or tag in tags) and dc == where
+        ]  # fmt: skip
+        return sorted(found, key=lambda each: (each["address"], each["port"], each["id"]))
+
+    def _tags(self, name: str) -> list[str]:
+        return sorted({tag for _, tags, _ in self.services[name] for tag in tags})
+
     def _peers(self, wanted: InputId) -> list[Peer]:
-        _, name, dc, tag = wanted
+        name, dc, tag = wanted.name, wanted.dc, wanted.tag
         question_for(name, tag, dc, self._domain)  # a name that DNS cannot be asked for is an error here too
         name, tag = _name_and_tag(name.lower(), (tag or "").lower())
         found = self.instances(name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from svcinit import log
-from svcinit.agent.prepare.source import HAVE_VALUES, Answer, InputId, Kind, counts
+from svcinit.agent.prepare.source import HAVE_VALUES, SINGLE, Answer, InputId, Kind, counts
 from svcinit.errors import Fault, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from svcinit.agent.consul.discovery import Peer
     from svcinit.agent.prepare.source import Source
@@ -77,7 +77,7 @@ class TemplateData:
         return self.answers[wanted].content
 
     def _check_loss(self, wanted: InputId, count: int) -> None:
-        if wanted.kind == Kind.KEY:  # a template that uses it has a default, or fails without it
+        if wanted.kind in SINGLE:  # a template that uses it has a default, or fails without it
             return
         if count or self.settings.allow_empty or not self.source.may_lose_data:
             return
@@ -99,7 +99,7 @@ class TemplateData:
     def warn_about_empty(self) -> None:
         """Log each input that is empty, once."""
         for wanted, count in counts(self.answers).items():
-            if not count and wanted.kind != Kind.KEY and wanted not in self.earlier:
+            if not count and wanted.kind not in SINGLE and wanted not in self.earlier:
                 log.warning("empty", "{input}: {error}", input=str(wanted), error=self.source.none_found(wanted.kind))
 
     def values(self) -> list[str]:
@@ -149,6 +149,10 @@ class TemplateData:
         found: list[Peer] = self.read(InputId(Kind.PEERS, name, dc, tag))
         return found
 
+    def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> Sequence[Any]:
+        found: Sequence[Any] = self.read(InputId(kind, name, dc, tag, _encoded(query)))
+        return found
+
     @property
     def env(self) -> Mapping[str, str]:
         return self.settings.main_environment({})
@@ -167,6 +171,14 @@ class TemplateData:
         if not self.known_agent:
             self.known_agent = self.source.agent()
         return self.known_agent
+
+
+def _encoded(query: Mapping[str, str]) -> str | None:
+    if not query:
+        return None
+    from urllib.parse import urlencode
+
+    return urlencode(sorted(query.items()))
 
 
 class This:

@@ -1,4 +1,4 @@
-"""The filters of templates, besides those of Jinja2. Their errors contain no values. The functions: `functions.py`."""
+"""The filters of templates, besides those of Jinja2. Their errors contain no values."""
 
 from __future__ import annotations
 
@@ -42,15 +42,42 @@ _TOML_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PEER = ("host", "address", "port", "node")
 
 
-def hostports(peers: Sequence[Peer], port: int | None = None) -> list[str]:
+def hostports(peers: Sequence[Peer | Mapping[str, Any]], port: int | None = None) -> list[str]:
     """Peers as `address:port`, with IPv6 addresses in brackets. port: used for all peers instead of their own ports."""
     pairs = []
-    for peer in peers:
-        number = port or peer.port
+    for each in peers:
+        own, address = (each["port"], each["address"]) if isinstance(each, Mapping) else (each.port, each.address)
+        number = port or own
         if not number:
             raise WrongError("hostports: a peer has no port; give one, as in hostports(9300)")
-        pairs.append(endpoint(peer.address, number))
+        pairs.append(endpoint(address, number))
     return pairs
+
+
+def by_tag(instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Instances, or services, by each of their tags, sorted by tag."""
+    return _grouped(instances, lambda each: each["tags"])
+
+
+def by_meta(instances: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, Any]]]:
+    """Instances by a value of their metadata; those without one are below an empty text."""
+    return _grouped(instances, lambda each: [each["meta"].get(name, "")])
+
+
+def by_node(instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    return _grouped(instances, lambda each: [each["node"]])
+
+
+def _grouped(
+    instances: Sequence[Mapping[str, Any]], names: Callable[[Mapping[str, Any]], Sequence[str]]
+) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for each in instances:
+        if not isinstance(each, Mapping):
+            raise WrongError("expected the result of instances(): that of service() has no tags and no metadata")
+        for name in names(each):
+            groups.setdefault(name, []).append(each)
+    return dict(sorted(groups.items()))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -435,8 +462,8 @@ def _with_names(function: Callable[..., Any]) -> Callable[..., Any]:
 FILTERS = {
     function.__name__: _with_names(function)
     for function in (
-        hostports, to_json, from_json, to_yaml, from_yaml, to_toml, from_toml, to_ini, explode_map, merge,
-        b64encode, b64decode, split, md5, sha1, sha256, sha512, hmac_sha256,
+        hostports, by_tag, by_meta, by_node, to_json, from_json, to_yaml, from_yaml, to_toml, from_toml, to_ini,
+        explode_map, merge, b64encode, b64decode, split, md5, sha1, sha256, sha512, hmac_sha256,
         regex_match, regex_search, regex_replace, regex_split, is_ipv4, is_ipv6, cidr_contains,
         parse_bool, parse_duration, strict_int, strict_float, trim_prefix, trim_suffix,
     )

@@ -68,9 +68,23 @@ class Mask:
         for wanted, answer in self._data.answers.items():
             for peer in answer.content if wanted.kind == Kind.PEERS else ():
                 yield from (peer.host, peer.address, str(peer.port), peer.node)
+        for wanted, answer in self._data.answers.items():
+            if wanted.kind not in (*HAVE_VALUES, Kind.PEERS):
+                yield from _words(answer.content)
         found = [answer.content for wanted, answer in self._data.answers.items() if wanted.kind in HAVE_VALUES]
         for key in (name for content in (self._data.kv, *found) for name in content):
             yield from (key, *key.split("/"))
+
+
+def _words(content: object) -> Iterator[str]:
+    """All names and values of the catalog."""
+    if isinstance(content, dict):
+        content = [*content, *content.values()]
+    if isinstance(content, list):
+        for each in content:
+            yield from _words(each)
+    else:
+        yield str(content)
 
 
 def former(line: str, shown: Iterable[str]) -> str:

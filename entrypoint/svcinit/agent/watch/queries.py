@@ -11,7 +11,7 @@ from svcinit import log
 from svcinit.agent.consul import health
 from svcinit.agent.consul.api import key_path, key_rule
 from svcinit.agent.consul.blocking import BlockingQuery, Connections
-from svcinit.agent.consul.questions import question
+from svcinit.agent.consul.questions import QUESTIONS, question
 from svcinit.agent.prepare.source import Answer, InputId, Kind, digest
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.errors import SvcinitError
@@ -129,7 +129,8 @@ class Asked(Watch):
         self.path, self.rule = asked.path, asked.rule
 
     def query(self) -> dict[str, str]:
-        return self._asked.query(self._consul)
+        is_cached = self.from_cache and self._asked.can_be_cached
+        return self._asked.query(self._consul) | ({"cached": ""} if is_cached else {})
 
     def read(self, answer: object) -> Any:
         return self._asked.read(self._consul, answer)
@@ -145,5 +146,7 @@ def follow(consul: Consul, connections: Connections, wanted: InputId, domain: st
     if wanted.kind == Kind.PEERS:
         is_for_dns = wanted.name.endswith(".query") or wanted.name.startswith("_")
         return None if is_for_dns else Peers(consul, connections, wanted, domain)
+    if wanted.kind not in QUESTIONS:
+        return None
     asked = question(wanted)
     return Asked(consul, connections, asked) if asked.is_blocking else None
