@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from svcinit.errors import ConfigError, Unavailable
 from svcinit.settings.parsers import host_port
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
