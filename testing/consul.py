@@ -252,6 +252,12 @@ class ConsulAgent:
     def kv_get(self, key: str) -> bytes:
         return base64.b64decode(self.get(f"/v1/kv/{key}")[0]["Value"] or "")
 
+    def kv_has(self, key: str) -> bool:
+        try:
+            return bool(self.get(f"/v1/kv/{key}"))
+        except urllib.error.HTTPError:
+            return False
+
     def kv_delete(self, prefix: str) -> None:
         self.call("DELETE", f"/v1/kv/{prefix}?recurse")
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import shutil
 import subprocess
+import tempfile
 from typing import TypedDict
 
 from testing.docker import build
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
-STAND_INS = {"elasticsearch": ROOT / "tests" / "docker" / "elasticsearch_stand_in"}  # for what cannot be had
+ELASTICSEARCH = ROOT / "tests" / "docker" / "elasticsearch"
+NEWEST_ELASTICSEARCH = "8.17.4"  # of those that tools/elasticsearch knows
 
 
 class BuildArgs(TypedDict):
@@ -52,9 +55,8 @@ def svcinit(suite: str = "") -> str:
 
 def build_args(name: str) -> BuildArgs:
     """For a folder in images/: no Python in its base unless its Dockerfile asks for one."""
-    if name in STAND_INS:
-        stand_in = build(STAND_INS[name], f"svcinit-{name}-stand-in", BASE_IMAGE=pythonless_base())
-        return {"BASE_IMAGE": stand_in, "SVCINIT_IMAGE": svcinit()}
+    if name == "elasticsearch":
+        return {"BASE_IMAGE": elasticsearch_base(NEWEST_ELASTICSEARCH), "SVCINIT_IMAGE": svcinit()}
     wants_python = "ARG BASE_IMAGE=python" in (IMAGES / name / "Dockerfile").read_text()
     return {"BASE_IMAGE": base() if wants_python else pythonless_base(), "SVCINIT_IMAGE": svcinit()}
 
@@ -63,3 +65,23 @@ def build_args(name: str) -> BuildArgs:
 def service(name: str) -> str:
     """The image of a folder in images/."""
     return build(IMAGES / name, f"svcinit-{name}", **build_args(name))
+
+
+@functools.cache
+def elasticsearch(version: str) -> str:
+    """images/elasticsearch on a real Elasticsearch of that version."""
+    base_image = elasticsearch_base(version)
+    return build(
+        IMAGES / "elasticsearch", f"svcinit-elasticsearch-{version}", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit()
+    )
+
+
+@functools.cache
+def elasticsearch_base(version: str) -> str:
+    """In place of the official image, which needs a registry: the same paths, modes and user."""
+    command = [str(ROOT / "tools" / "elasticsearch"), version]
+    archive = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(archive).parent) as context:
+        shutil.copytree(ELASTICSEARCH, context, dirs_exist_ok=True)
+        os.link(archive, f"{context}/elasticsearch.tar")
+        return build(pathlib.Path(context), f"elasticsearch-{version}", BASE_IMAGE=pythonless_base())

@@ -86,11 +86,17 @@ class TemplateData:
             from svcinit.agent.prepare import cache
 
             before = cache.count(self.settings, wanted)
-        if before:
+        if before and not (before == 1 and self._is_own(wanted)):
             raise Unavailable(
                 f"{wanted} had {before} entries and now has none: this counts as a failed fetch "
                 "(may the token still read them? SVCINIT_ALLOW_EMPTY=1 if they were removed on purpose)"
             )
+
+    def _is_own(self, wanted: InputId) -> bool:
+        """Are these the instances of a service of this container? It may be the only one, and it comes and goes."""
+        from svcinit.agent.registration.services import services
+
+        return wanted.kind == Kind.PEERS and wanted.name in [each.name for each in services(self.settings)]
 
     def counts(self) -> dict[InputId, int]:
         """How many entries each input has, or had when it was last read."""

@@ -75,7 +75,7 @@ def services(settings: Settings) -> list[Service]:
     for index, entry in enumerate(_entries(settings.services) if settings.services else ()):
         where = f"SVCINIT_SERVICES[{index}]"
         try:
-            service = _service(entry, where, settings.service, shared)
+            service = _service(entry, where, settings, shared)
             if service.id in [each.id for each in found]:
                 faults.append(f"{where}: the id {service.id} is used twice: give each service its own port or id")
             found.append(service)
@@ -86,13 +86,13 @@ def services(settings: Settings) -> list[Service]:
     return found
 
 
-def _service(entry: Mapping[Any, Any], where: str, default_name: str, shared: Mapping[str, Any]) -> Service:
+def _service(entry: Mapping[Any, Any], where: str, settings: Settings, shared: Mapping[str, Any]) -> Service:
     own_values, faults = _read(entry, where)
     if faults:
         raise ConfigError(*faults)
-    name = str(own_values.pop("name", default_name))
+    name = str(own_values.pop("name", settings.service))
     values = {**shared, **own_values}
-    _derive(name, values)
+    _derive(name, values, settings)
     faults = [f"{where}: {fault}" for fault in check_faults({**values, "service": name})]
     if faults:
         raise ConfigError(*faults)
@@ -146,10 +146,17 @@ def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list
     return values, faults
 
 
-def _derive(name: str, values: dict[str, Any]) -> None:
+def _derive(name: str, values: dict[str, Any], settings: Settings) -> None:
     if values["check"] is None:
         values["check"] = default_check(values["port"])
     if values["id"] is None:
-        values["id"] = default_id(name, values["port"])
+        values["id"] = _id(name, values["port"], settings)
     if values["check"].kind == "exec":
         values["check_via"] = "ttl"
+
+
+def _id(name: str, port: int | None, settings: Settings) -> str:
+    """SVCINIT_ID, where it is set, is the stem of all ids: several containers may share a hostname."""
+    if settings.id == default_id(settings.service, settings.port):
+        return default_id(name, port)
+    return "-".join(str(part) for part in (settings.id, name, port) if part)
