@@ -29,8 +29,7 @@ NOTE = f"""
 Medians of {RUNS} starts each, in turn, on the host's network. For "directly", the container starts the image's
 command without svcinit: as the same user, with the files that svcinit rendered as mounts. Hooks are off, and no start
 waits for peers. The answer is one that satisfies the check. Consul's agent probes at most once a second, and first at
-a random moment within a second. mysql-external is missing because it serves nothing itself. For Elasticsearch, the
-tests' stand-in runs.
+a random moment within a second. mysql-external is missing because it serves nothing itself.
 """
 
 
@@ -50,7 +49,10 @@ SMALL_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 FLASK = Needs({"APP_MODULE": "app:app"}, "flask-app")
 NEEDS: Mapping[str, Needs] = {
     "django-uwsgi": Needs({"APP_MODULE": "site_app.wsgi:application"}, "django-app"),
-    "elasticsearch": Needs({"ES_HEAP": "48m", "NODE_NAME": "es-1", "ES_MASTERS": "es-1"}),
+    "elasticsearch": Needs(
+        {"ES_HEAP": "256m", "NODE_NAME": "es-1", "ES_MASTERS": "es-1"},
+        keys={"settings/network.host": LOOPBACK, "settings/xpack.security.enabled": "false"},
+    ),
     "flask-uwsgi": FLASK,
     "gunicorn": FLASK,
     "nginx": Needs({"BALANCE": "shop"}),

@@ -73,6 +73,16 @@ def keeper(consul: FakeConsul, clock: FakeClock, **more: Any) -> Keeper:
     return Keeper(service, consul, "life", 30.0, now=clock, **options)  # type: ignore[arg-type]
 
 
+# the ids
+
+
+def test_svcinit_id_is_the_stem_of_all_ids_so_that_containers_can_share_a_hostname() -> None:
+    entries = '[{"name": "peer", "port": 9300}, {"name": "own", "port": 9400, "id": "mine"}]'
+    assert [each.id for each in services(settings_of(SVCINIT_SERVICES=entries))] == ["web", "web-peer-9300", "mine"]
+    by_default = services(settings_of(SVCINIT_SERVICES=entries, SVCINIT_ID=""))
+    assert by_default[1].id == f"peer-{os.uname().nodename}-9300"
+
+
 # the keeper
 
 

@@ -80,6 +80,20 @@ def test_a_prefix_that_had_keys_and_has_none_is_a_failed_fetch(tmp_path: Path, w
     TemplateData(ours(tmp_path, SVCINIT_ALLOW_EMPTY="1"), emptied(wanted), earlier).fetch()
 
 
+@pytest.mark.parametrize(("name", "before", "is_lost"), [("peer", 1, False), ("peer", 2, True), ("db", 1, True)])
+def test_an_instance_that_is_its_only_own_peer_is_no_loss_when_it_restarts(
+    tmp_path: Path, name: str, before: int, is_lost: bool
+) -> None:
+    mine = ours(tmp_path, SVCINIT_SERVICE="web", SVCINIT_SERVICES='[{"name": "peer", "port": 9300}]')
+    wanted = InputId(Kind.PEERS, name)
+    data = TemplateData(mine, Fixed({wanted: []}), {wanted: before})
+    if is_lost:
+        with pytest.raises(Unavailable):
+            data.read(wanted)
+    else:
+        assert data.read(wanted) == []
+
+
 def test_at_the_first_preparation_of_a_run_the_cache_says_what_had_keys_but_peers_may_be_gone(tmp_path: Path) -> None:
     mine = ours(tmp_path)
     cache.write(mine, CONTENTS, {})

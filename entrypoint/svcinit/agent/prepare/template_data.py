@@ -94,9 +94,11 @@ class TemplateData:
 
     def _is_own(self, wanted: InputId) -> bool:
         """Are these the instances of a service of this container? It may be the only one, and it comes and goes."""
+        if wanted.kind != Kind.PEERS or wanted.dc is not None:
+            return False
         from svcinit.agent.registration.services import services
 
-        return wanted.kind == Kind.PEERS and wanted.name in [each.name for each in services(self.settings)]
+        return wanted.name in [each.name for each in services(self.settings)]
 
     def counts(self) -> dict[InputId, int]:
         """How many entries each input has, or had when it was last read."""
