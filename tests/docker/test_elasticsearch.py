@@ -125,6 +125,7 @@ def run(engine: Engine, consul: ConsulAgent) -> Run:
 
 def of_three(run: Run, version: str, **env: str) -> list[Node]:
     """Three nodes, started at once, that became one cluster with an index of 3 shards and a replica."""
+    images.elasticsearch(version)  # built once, not by each thread
     with ThreadPoolExecutor() as pool:
         nodes = list(pool.map(lambda name: run(name, version, ES_MASTERS=",".join(NAMES), **env), NAMES))
     for node in nodes:
@@ -301,6 +302,7 @@ def test_with_security_nodes_need_certificates_and_the_check_a_password(
     headers = {"Authorization": f"Basic {credentials}"}
     env = {"ELASTIC_PASSWORD": PASSWORD, "SVCINIT_CHECK_HEADERS": f"Authorization: Basic {credentials}"}
     volume = ["--volume", f"{tmp_path}:{folder}:ro"]
+    images.elasticsearch("8.17.4")  # built once, not by each thread
     with ThreadPoolExecutor() as pool:
         nodes = list(pool.map(lambda name: run(name, ES_MASTERS="es-1,es-2", options=volume, **env), NAMES[:2]))
     for node in nodes:
