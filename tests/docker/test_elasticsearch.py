@@ -205,7 +205,7 @@ def test_three_nodes_started_at_once_are_one_cluster_that_outlives_the_stop_the_
     others[1].is_passing()
 
 
-@pytest.mark.parametrize("version", ["7.17.29", "6.8.23"])
+@pytest.mark.parametrize("version", ["6.8.23"])
 def test_three_nodes_of_an_older_version_started_at_once_are_one_cluster(run: Run, version: str) -> None:
     nodes = of_three(run, version)
     assert finds_one(nodes[2])
