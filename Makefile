@@ -24,14 +24,14 @@ $(READY): requirements/dev.txt pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## the main scenario from start to end, with explanations
-	@tools/with-parts --try-docker $(BIN)/python -m tools.demo
+	@CONSUL_BINARY=$$(tools/consul --newest) tools/with-parts --try-docker $(BIN)/python -m tools.demo
 
 demo-local: $(READY)  ## a service configured from a file, without Consul or Docker
 	@$(BIN)/python -m tools.demo_local
 
 site: $(READY)  ## a complete example site, in containers: http://127.0.0.1:8080/
 	@DOCKER_HOST=$$(tools/docker-engine start-for $(ENGINE)) && export DOCKER_HOST && \
-	    tools/with-parts $(BIN)/python -m tools.site up
+	    CONSUL_BINARY=$$(tools/consul --newest) tools/with-parts $(BIN)/python -m tools.site up
 
 site-down: $(READY)  ## stop the site, and the Docker engine if `make site` started it
 	@DOCKER_HOST=$$(tools/docker-engine start-for $(ENGINE)) && export DOCKER_HOST && $(BIN)/python -m tools.site down

@@ -29,14 +29,26 @@ from_debian() { # SUITE DIR PACKAGE...: unpack packages of a Debian suite in DIR
     for package in "$work"/*.deb; do dpkg -x "$package" "$work/tree"; done
 }
 
+found() { # NAME: print the path of a program of the user's own: $NAME_BINARY (- is _), or the one on PATH; fail where there is none
+    local variable=${1^^} path
+    variable=${variable//-/_}_BINARY
+    path=${!variable:-$(command -v "$1")} || return
+    [ -x "$path" ] || { echo "$0: $variable=$path is not executable" >&2; exit 1; }
+    echo "$path"
+}
+
+kept_program() { # NAME VERSION: the path in the cache for what tools/go/NAME-VERSION pins
+    echo "$cache/$1-$2-$(cat "$here/go/$1-$2"/go.* | sha256sum | cut -c1-12)"
+}
+
 go_program() { # NAME VERSION PACKAGE: print the path of a program built from the Go modules that tools/go/NAME-VERSION pins
-    local modules=$here/go/$1-$2 kept
-    kept=$cache/$1-$2-$(cat "$modules"/go.* | sha256sum | cut -c1-12)
+    local kept
+    kept=$(kept_program "$1" "$2")
     one_at_a_time "$1-$2"
     if [ ! -x "$kept" ]; then
         command -v go >/dev/null || "$here/apt-install" golang-go
         echo "building $1 $2 (a few minutes)" >&2
-        (cd "$modules" && go build -trimpath -mod=readonly -ldflags '-s -w' -o "$kept.new" "$3") >&2
+        (cd "$here/go/$1-$2" && go build -trimpath -mod=readonly -ldflags '-s -w' -o "$kept.new" "$3") >&2
         mv "$kept.new" "$kept"
     fi
     echo "$kept"
