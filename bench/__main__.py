@@ -38,11 +38,17 @@ class Bench:
     """One session: a built svcinit, a stage to run on, and the raw figures so far."""
 
     def __init__(self, folder: pathlib.Path, python: str, runs: int) -> None:
+        self.load = os.getloadavg()[0]  # before the bench itself loads the machine
         self.folder, self.python, self.runs = folder, python, runs
         self.launcher = image.build(folder / "svcinit", python)
         self.probe = Probe(folder)
         self.stage = Stage(folder, self.probe)
-        self.raw: dict[str, Any] = {"machine": report.machine(python), "runs": runs, "probe": self.probe.note}
+        self.failed: list[str] = []  # what did not run, and so has no row
+        self.raw: dict[str, Any] = {
+            "machine": report.machine(python, self.load),
+            "runs": runs,
+            "probe": self.probe.note,
+        }
 
     def plain(self) -> None:
         """start of a plain init"""
@@ -106,7 +112,7 @@ class Bench:
         with self._agent() as (folder, agent):
             samples = watch.measure(folder / "watch", agent, self.runs * WATCH_TIMES)
         self.raw["watch"] = samples
-        _print(report.times(samples, [], watch.FLOOR))
+        _print(report.times(samples, [], watch.FLOOR, self.load))
         print()
         print(report.target("HUP after the raw query's answer", watch.excess(samples), WATCH_MS, " ms"))
 
@@ -129,7 +135,8 @@ class Bench:
         with self._agent() as (folder, agent):
             found = list(starts.measure(folder / "images", agent, self.probe))
         self.raw["images"] = {each.image: each.starts for each in found}
-        _print(report.starts(found))
+        _print(report.starts(found, self.load))
+        self.failed += [f"images: {each.image}: {each.failure}" for each in found if each.failure]
 
     def _race(
         self, part: str, field: Sequence[Contender], base: str, time: Callable[[Contender], float]
@@ -144,7 +151,7 @@ class Bench:
                 if run >= 0:
                     samples[each.name].append(taken)
         self.raw[part] = samples
-        _print(report.times(samples, [each.name for each in field if each.missing], base))
+        _print(report.times(samples, [each.name for each in field if each.missing], base, self.load))
         print()
         return samples
 
@@ -192,13 +199,16 @@ class Page(io.StringIO):
 
 def main() -> int:
     options = _options()
-    _run(options)
+    failed = _run(options)
     plots = DOCS / "plots" if options.docs else options.json.parent
     subprocess.run([sys.executable, "-m", "bench.plots", str(options.json), str(plots)], check=True)
-    return 0
+    for each in failed:
+        print(f"not measured: {each}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> list[str]:
+    """Measure; what failed to run. No page is made of a run in which something failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
     chosen = [options.only] if options.only else list(PARTS)
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
@@ -207,11 +217,12 @@ def _run(options: argparse.Namespace) -> None:
             page = Page()
             with contextlib.redirect_stdout(page):
                 _measure(bench, file, parts)
-            if options.docs:
+            if options.docs and not bench.failed:
                 (DOCS / file).write_text(page.getvalue())
         bench.probe.close()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(bench.raw, indent=1) + "\n")
+    return bench.failed
 
 
 def _measure(bench: Bench, file: str, parts: Iterable[str]) -> None:

@@ -18,9 +18,15 @@ from bench.scale import Idle
 from bench.starts import DIRECT, SVCINIT, Measured, Start
 
 TOP = 10
+QUIET = 0.5  # the load up to which a machine counts as quiet
 
 
-def machine(python: str) -> dict[str, str]:
+def corner(load: float) -> str:
+    """The first cell of a table of times: empty if the machine was quiet at the start of the run."""
+    return "" if load <= QUIET else f"not a quiet machine: load {load:.1f}"
+
+
+def machine(python: str, load: float) -> dict[str, str]:
     """What the figures depend on."""
     cpu = [
         line.partition(":")[2].strip()
@@ -29,9 +35,10 @@ def machine(python: str) -> dict[str, str]:
     ]
     version = _said([python, "-I", "-S", "-c", "import sys; print(sys.version.replace(chr(10), ' '))"])
     changed = " with changes" if _said(["git", "status", "--porcelain", "--", "entrypoint"]) else ""
+    loads = " ".join(f"{each:.1f}" for each in os.getloadavg())
     return {
         "CPU": f"{cpu[0] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) + " at the start: it affects the figures",
+        "load": f"{loads} at the start: {corner(load) or 'a quiet machine'}",
         "kernel": platform.release(),
         "Python": version,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -52,9 +59,9 @@ def p95(samples: Sequence[float]) -> float:
     return sorted(samples)[math.ceil(0.95 * len(samples)) - 1]
 
 
-def times(samples: Mapping[str, Sequence[float]], missing: Sequence[str], base: str) -> list[str]:
+def times(samples: Mapping[str, Sequence[float]], missing: Sequence[str], base: str, load: float) -> list[str]:
     """Start-up in ms, each also as a multiple of the contender `base`."""
-    lines = [f"| | median ms | p95 ms | best ms | x {base} |", "|---|--:|--:|--:|--:|"]
+    lines = [f"| {corner(load)} | median ms | p95 ms | best ms | x {base} |", "|---|--:|--:|--:|--:|"]
     reference = statistics.median(samples[base]) if base in samples else math.nan
     for name, runs in samples.items():
         median = statistics.median(runs)
@@ -88,10 +95,10 @@ def fleet(found: Mapping[str, float]) -> list[str]:
     ]
 
 
-def starts(found: Sequence[Measured]) -> list[str]:
+def starts(found: Sequence[Measured], load: float) -> list[str]:
     """Medians of each image's starts, and what svcinit adds; an image that did not start says why below."""
     head = " | ".join(f"{what}: {DIRECT} ms | {SVCINIT} ms | more ms | x" for what in ("exec", "answer"))
-    lines = [f"| image | {head} | passing ms |", "|---" + "|--:" * 9 + "|"]
+    lines = [f"| {corner(load) or 'image'} | {head} | passing ms |", "|---" + "|--:" * 9 + "|"]
     for each in found:
         if not each.failure:
             cells = [*_beside(each, lambda start: start.exec), *_beside(each, lambda start: start.answer)]
