@@ -13,7 +13,7 @@ from places import NOBODY, mode_of, needs_root, put
 from svcinit import log
 from svcinit.agent.files import attributes, journal
 from svcinit.agent.files.commit import commit, rollback, rollback_record
-from svcinit.agent.files.replacement import Replacement, look
+from svcinit.agent.files.replacement import Replacement, state_of
 from svcinit.agent.templates.render import Rendered
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -107,7 +107,7 @@ def test_a_rollback_restores_attributes_and_acl_even_of_a_file_that_is_gone(file
 
 def test_a_killed_commit_is_rolled_back_with_its_attributes(file: Path) -> None:
     before = of(file)
-    now = look(str(file))
+    now = state_of(str(file))
     assert now
     record = journal.Record([journal.Original(str(file), now, journal.digest(b"new"))], [])
     file.unlink()

@@ -209,7 +209,7 @@ def test_a_process_handles_a_signal_that_it_blocks_at_many_looks_in_a_row(
     crew: Crew, monkeypatch: pytest.MonkeyPatch, looks: list[tuple[str, str]], found: list[str]
 ) -> None:
     left = list(looks)
-    monkeypatch.setattr(dispositions, "look", lambda *_, **__: left.pop(0))
+    monkeypatch.setattr(dispositions, "unhandled", lambda *_, **__: left.pop(0))
     assert [crew.unhandled(_signal.SIGHUP) for _ in looks] == found
 
 
@@ -220,5 +220,5 @@ def test_where_nothing_can_be_looked_up_the_signal_counts_as_handled(
     def look(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(dispositions, "look", look)
+    monkeypatch.setattr(dispositions, "unhandled", look)
     assert crew.unhandled(_signal.SIGHUP) == ""

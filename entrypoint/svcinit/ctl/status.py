@@ -12,7 +12,7 @@ import time
 from svcinit.ctl import state as states
 from svcinit.ctl.output import put
 from svcinit.model import SERVING
-from svcinit.state_files import NAMES, places
+from svcinit.state_files import NAMES, directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _await_change(stamp: list[tuple[int, int]]) -> None:
 def _stamp() -> list[tuple[int, int]]:
     """Changes when one of the state files does."""
     found = []
-    for place in places(states.folder()):
+    for place in directories(states.folder()):
         for name in NAMES:
             try:
                 status = os.stat(os.path.join(place, f"{name}.json"))

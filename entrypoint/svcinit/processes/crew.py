@@ -376,7 +376,7 @@ class Crew(Init):
         try:
             from svcinit.processes import dispositions
 
-            ends, blocks = dispositions.look(main, number, group=self.settings.signal_group) if main else ("", "")
+            ends, blocks = dispositions.unhandled(main, number, group=self.settings.signal_group) if main else ("", "")
         except (OSError, ImportError):  # no descriptor is left: then /proc does not show it either
             ends = blocks = ""
         self._blocked_looks = self._blocked_looks + 1 if blocks and not ends else 0

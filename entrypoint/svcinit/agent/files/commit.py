@@ -63,7 +63,7 @@ class Change:
             if file.owner:
                 place.accept_owner(file.owner[0])
             self.path = place.path  # a link stays a link: the file that it points to is replaced
-            self.now = now = replacement.look_in(place) if not place.absent else None
+            self.now = now = replacement.state_in(place) if not place.absent else None
         owner = file.owner or (now.owner if now else None)
         kept, mode = (now.attributes.copy(), now.mode) if now else (None, NEW_MODE)
         has_new_owner = now is not None and owner is not None and owner[0] != now.owner[0]
