@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from svcinit.agent.registration import checks
 from svcinit.agent.registration.checks import raw
 from svcinit.errors import ConfigError
-from svcinit.settings.environment import check_faults, default_check, default_id
+from svcinit.settings.environment import check_faults, derive_service
 from svcinit.settings.parsers import service_name, wrong_value
 from svcinit.settings.table import ROWS
 
@@ -92,7 +92,7 @@ def _service(entry: Mapping[Any, Any], where: str, default_name: str, shared: Ma
         raise ConfigError(*faults)
     name = str(own_values.pop("name", default_name))
     values = {**shared, **own_values}
-    _derive(name, values)
+    derive_service(name, values)
     faults = [f"{where}: {fault}" for fault in check_faults({**values, "service": name})]
     if faults:
         raise ConfigError(*faults)
@@ -144,12 +144,3 @@ def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list
             hidden = key in ROWS and ROWS[key].private
             faults.append(f"{where}.{key}=" + (wrong_value(None, str(wrong)) if hidden else f"{given!r}: {wrong}"))
     return values, faults
-
-
-def _derive(name: str, values: dict[str, Any]) -> None:
-    if values["check"] is None:
-        values["check"] = default_check(values["port"])
-    if values["id"] is None:
-        values["id"] = default_id(name, values["port"])
-    if values["check"].kind == "exec":
-        values["check_via"] = "ttl"
