@@ -83,9 +83,10 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
 
-mutants: $(READY)  ## put faults into the lifecycle, one at a time; print those that no unit test notices. NAMES='svcinit.lifecycle.stop*'
+mutants: $(READY)  ## put faults into lifecycle/ and processes/, one at a time; print those that no test notices (hours). NAMES='svcinit.lifecycle.stop*'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutants.txt
 	tools/mutants $(NAMES)
+	$(if $(NAMES),,$(BIN)/python -m tools.mutants_on_disk $(if $(SAMPLE),--sample $(SAMPLE)))
 
 release: $(READY)  ## dist/ made ready and checked, with sums and bill of materials; nothing is tagged or published
 	@$(BIN)/python -m tools.release
