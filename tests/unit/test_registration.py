@@ -198,7 +198,7 @@ def start(consul: FakeConsul, clock: FakeClock, tmp_path: pathlib.Path) -> Itera
 
     yield begin
     for each in made:
-        each.presence._connections.close()
+        each.presence.connections.close()
         each.presence._clock.close()
         each.ready.close()
 
@@ -267,7 +267,7 @@ def test_a_service_that_never_becomes_ready_is_not_registered(
 def watch_record(started: Started) -> None:
     """As SVCINIT_WATCH does, without its worker."""
     presence = started.presence
-    presence.record_watch = RecordWatch(presence.consul, presence._connections, presence.keepers[0])
+    presence.record_watch = RecordWatch(presence.consul, presence.connections, presence.keepers[0])
 
 
 def test_a_registration_that_another_program_removes_is_repaired_at_once(

@@ -180,9 +180,15 @@ class Settings:
         return bool(self.service and (asked or self.services or self.checks))
 
     @property
+    def follows(self) -> bool:
+        """Are inputs followed: always, or after a start with defaults until Consul's first answer?"""
+        may_lack_answers = self.start_without == "defaults" and self.uses_consul
+        return self.watch or may_lack_answers
+
+    @property
     def needs_presence(self) -> bool:
-        """Is there work while the service runs: keep it registered, or watch for changes?"""
-        return self.registers or self.watch
+        """Is there work while the service runs: keep it registered, or follow inputs?"""
+        return self.registers or self.follows
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
@@ -384,9 +390,6 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
         if given and not service:
             message = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
             faults.append(Contradiction(message, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
-    if values["start_without"] == "defaults" and not values["watch"]:
-        message = "SVCINIT_START_WITHOUT=defaults needs SVCINIT_WATCH=1, which notices the first answer of Consul"
-        faults.append(Contradiction(message, "SVCINIT_START_WITHOUT", "SVCINIT_WATCH"))
     if values["wait_for_keys"] and not values["kv_prefix"]:
         message = "SVCINIT_WAIT_FOR_KEYS needs SVCINIT_KV_PREFIX: the prefix that the keys are below"
         faults.append(Contradiction(message, "SVCINIT_WAIT_FOR_KEYS", "SVCINIT_KV_PREFIX"))

@@ -63,13 +63,13 @@ class File:
         self.id = InputId(Kind.FILE, path)
         self.content = path
         self.digest = self.known = ""
-        self.due = 0.0
+        self.next_due = 0.0  # monotonic seconds
         self._path = path
 
     def turn(self, now: float) -> bool:
-        if now < self.due:
+        if now < self.next_due:
             return False
-        self.due = now + FILE_INTERVAL
+        self.next_due = now + FILE_INTERVAL
         before, self.digest = self.digest, stamp(self._path)
         return self.digest != before
 
@@ -94,12 +94,11 @@ class Keys(Watch):
 class Peers(Watch):
     """The instances of a service, in the form in which DNS returns them.
 
-    `from_cache`: the agent answers from its own cache, which it keeps up to date by one query of its own for all
-    clients (Consul's "Agent Caching" page). Queries that take turns ask often, and the servers must not have to answer
-    each.
+    Where queries take turns, the agent answers from its own cache, which it keeps up to date by one query for all
+    clients (Consul's "Agent Caching" page): such queries are frequent, and the servers must not have to answer each.
     """
 
-    from_cache = False
+    is_local = True
 
     def __init__(self, consul: Consul, connections: Connections, wanted: InputId, domain: str) -> None:
         super().__init__(consul, connections, wanted)
@@ -111,7 +110,7 @@ class Peers(Watch):
         return super().answer if health.is_complete(self.content or []) else None  # DNS has the address of a host name
 
     def query(self) -> dict[str, str]:
-        return self._health.query | ({"cached": ""} if self.from_cache else {})
+        return self._health.query | ({"cached": ""} if self._connections.are_shared else {})
 
     def read(self, answer: object) -> list[Peer]:
         self._health.only_passing = health.only_passing(self._consul)
