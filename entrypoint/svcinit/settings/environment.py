@@ -182,7 +182,7 @@ class Settings:
     @property
     def follows(self) -> bool:
         """Are inputs followed: always, or after a start with defaults until Consul's first answer?"""
-        may_lack_answers = self.start_without == "defaults" and self.uses_consul
+        may_lack_answers = self.start_without == "defaults" and self.needs_prepare and self.uses_consul
         return self.watch or may_lack_answers
 
     @property
