@@ -197,7 +197,7 @@ NO_TEXT = {
 @pytest.mark.parametrize(
     "used",
     ["{{ V }}", "{{ 'a' ~ (V) }}", "{{ (V)|string }}", "{{ [V]|join }}", "{{ '%s' % [V] }}", "{{ '%s'|format(V) }}",
-     "{{ '{}'.format(V) }}", "{{ '{a}'.format(a=V) }}", "{{ (V)|upper }}", "{{ 'a'|replace('a', V) }}", "{{ (V)|trim }}"],
+     "{{ '{}'.format(V) }}", "{{ '{a}'.format(a=V) }}", "{{ (V)|upper }}", "{{ 'a'|replace('a', V) }}"],
 )  # fmt: skip
 def test_what_is_no_configuration_is_an_error_and_is_not_written(used: str, value: str) -> None:
     data = Data({"a": b"1"}, {"db": [Peer("h", "10.0.0.1", 5432, "n")]})
