@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.filters import do_join
-from jinja2.nodes import Concat, EvalContext, Expr, Impossible, Mod, TemplateData
+from jinja2.nodes import BinExpr, Concat, EvalContext, Expr, Impossible, TemplateData
 from markupsafe import soft_str
 
 from svcinit.agent.templates.faults import WrongError
@@ -79,7 +79,7 @@ class _Code(CodeGenerator):
             self.write(", ")
         self.write("))")
 
-    def visit_Mod(self, node: Mod, frame: Frame) -> None:  # noqa: N802
+    def visit_Mod(self, node: BinExpr, frame: Frame) -> None:  # noqa: N802
         """`"%s" % a`: each part is checked."""
         self.write("environment.modulo(")
         self.visit(node.left, frame)
