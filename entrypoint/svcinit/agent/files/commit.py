@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Protocol
 
 from svcinit import log
 from svcinit.agent.files import attributes, journal, paths, replacement
@@ -19,8 +18,10 @@ from svcinit.agent.files.journal import Journal, Original
 from svcinit.agent.files.replacement import Replacement
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Protocol
 
     from svcinit.agent.files.check_command import Verdict
 

@@ -29,7 +29,6 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.files import replacement
@@ -37,6 +36,7 @@ from svcinit.agent.files.paths import parent
 from svcinit.agent.files.replacement import FileState, Replacement
 from svcinit.errors import ConfigError, Fault
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 

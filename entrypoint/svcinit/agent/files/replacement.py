@@ -11,13 +11,13 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from svcinit import atomic_file, log
 from svcinit.agent.files import attributes
 from svcinit.agent.files.paths import Place, parent, reach
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
