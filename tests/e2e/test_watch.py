@@ -311,19 +311,21 @@ def test_a_signal_with_the_number_of_news_from_anybody_else_is_only_forwarded(fo
     assert svcinit.process.poll() is None
 
 
-def test_whatever_it_follows_it_has_two_connections_and_leaves_none_behind(
-    make_service: MakeService, own_consul: ConsulAgent, tmp_path: pathlib.Path
+@pytest.mark.parametrize(("asked_for", "most"), [({}, 3), ({"SVCINIT_WATCH_CONNECTIONS": "1"}, 1)])
+def test_whatever_it_follows_it_has_no_more_connections_than_it_may_and_leaves_none_behind(
+    make_service: MakeService, own_consul: ConsulAgent, tmp_path: pathlib.Path, asked_for: dict[str, str], most: int
 ) -> None:
     for number in range(50):
         own_consul.kv_put(f"config/web/k{number}", "x")
     own_consul.register("db", 1)
     service = make_service(own_consul)
     service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "SVCINIT_KV_PREFIX": "config/_all,config/web"}
+    service.env |= asked_for
     for number in range(10):
         service.template(f"t{number}", '{{ key("k1") }} {{ service("db")|length }}')
     svcinit = up(service)
-    eventually(lambda: connections(own_consul.http_port) == 2, "one for calls, one for all that is followed")
-    stays(lambda: connections(own_consul.http_port) <= 2, "and so it stays")
+    eventually(lambda: connections(own_consul.http_port) == 1 + most, "one for calls, and those that are shared")
+    stays(lambda: connections(own_consul.http_port) <= 1 + most, "and so it stays")
     assert svcinit.stop() == 0
     eventually(lambda: connections(own_consul.http_port) == 0, "no connection is left")
 

@@ -177,9 +177,9 @@ TABLE = (
     V("SVCINIT_DRAIN", "1s", duration, "pause between deregistering and the stop signal"),
     V("SVCINIT_WATCH", "0", boolean,
       "1: watch KV and the peers in use; a change that affects a file starts a reload"),
-    V("SVCINIT_WATCH_CONNECTIONS", "1", count,
-      "number of connections to Consul's agent for SVCINIT_WATCH; if there are more watches, they take turns, and some "
-      "changes are seen about 2 s later"),
+    V("SVCINIT_WATCH_CONNECTIONS", "3", count,
+      "largest number of connections to Consul's agent for SVCINIT_WATCH; if there are more watches, they take turns, "
+      "and some changes are seen about 2 s later"),
     V("SVCINIT_SPLAY", "0s", duration,
       "a watched change is prepared after a random time of at most this, so that not all instances reload or restart "
       "at once"),
