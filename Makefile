@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 ENGINE := $(VENV)/.engine-of-site
+# Tests run side by side (pytest-xdist): those with real parts wait most of the time, so more of them than cores.
+CORES := $(shell nproc)
+UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadgroup
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts mutants release requirements clean
 
@@ -40,13 +44,13 @@ site-down: $(READY)  ## stop the site, and the Docker engine if `make site` star
 test: lint docs-site test-unit test-real  ## everything
 
 test-unit: $(READY)  ## tests without Docker or Consul
-	$(BIN)/python -m pytest -m 'not consul and not docker'
+	$(UNIT) -m 'not consul and not docker'
 
 test-real: $(READY)  ## tests with the real Consul and the real Docker engine
-	tools/with-parts $(BIN)/python -m pytest -m '(consul or docker) and not parts'
+	tools/with-parts $(REAL) -m '(consul or docker) and not parts'
 
 test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, which is built here (Go)
-	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(BIN)/python -m pytest -m 'consul and not docker'
+	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(REAL) -m 'consul and not docker'
 
 lint: $(READY)  ## style, types, and the words of the pages
 	$(BIN)/ruff check .
