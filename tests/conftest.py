@@ -26,7 +26,6 @@ for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # thes
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With pytest-xdist, tests that share a fixture of their file or folder run in one process, one after another."""
     for item in items:
