@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 ENGINE := $(VENV)/.engine-of-site
-# Tests run side by side (pytest-xdist): those with real parts wait most of the time, so more of them than cores.
+# Files of tests run side by side (pytest-xdist). Those with real parts wait most of the time: more of them than cores.
 CORES := $(shell nproc)
-UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
-REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadgroup
+UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile
+REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts mutants release requirements clean
 

@@ -26,16 +26,6 @@ for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # thes
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist, tests that share a fixture of their file or folder run in one process, one after another."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        defined = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
-        shared = {each.baseid for each in defined if each.scope != "function" and each.baseid not in ("", "tests")}
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(min(shared, key=len)))
-
-
 def pytest_sessionfinish(session: pytest.Session) -> None:
     planted.pytest_sessionfinish(session)
     if hasattr(session.config, "workeroutput"):
