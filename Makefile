@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 ENGINE := $(VENV)/.engine-of-site
+# Files of tests run side by side (pytest-xdist). Those with real parts wait most of the time: more of them than cores.
+CORES := $(shell nproc)
+UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile
+REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts mutants release requirements clean
 
@@ -40,13 +44,13 @@ site-down: $(READY)  ## stop the site, and the Docker engine if `make site` star
 test: lint docs-site test-unit test-real  ## everything
 
 test-unit: $(READY)  ## tests without Docker or Consul
-	$(BIN)/python -m pytest -m 'not consul and not docker'
+	$(UNIT) -m 'not consul and not docker'
 
 test-real: $(READY)  ## tests with the real Consul and the real Docker engine
-	tools/with-parts $(BIN)/python -m pytest -m '(consul or docker) and not parts'
+	tools/with-parts $(REAL) -m '(consul or docker) and not parts'
 
 test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, which is built here (Go), and with a real Elasticsearch (Java)
-	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(BIN)/python -m pytest -m 'consul and not docker'
+	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(REAL) -m 'consul and not docker'
 	tools/with-parts $(BIN)/python -m pytest -m 'docker and parts'
 
 lint: $(READY)  ## style, types, and the words of the pages
@@ -84,9 +88,10 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
 
-mutants: $(READY)  ## put faults into the lifecycle, one at a time; print those that no unit test notices. NAMES='svcinit.lifecycle.stop*'
+mutants: $(READY)  ## put faults into lifecycle/ and processes/, one at a time; print those that no test notices (hours). NAMES='svcinit.lifecycle.stop*'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutants.txt
 	tools/mutants $(NAMES)
+	$(if $(NAMES),,$(BIN)/python -m tools.mutants_on_disk $(if $(SAMPLE),--sample $(SAMPLE)))
 
 release: $(READY)  ## dist/ made ready and checked, with sums and bill of materials; nothing is tagged or published
 	@$(BIN)/python -m tools.release

@@ -26,7 +26,7 @@ from testing.waiting import eventually
 
 LOOPBACK = "127.0.0.1"
 ESTABLISHED = "01"
-LOWEST_PORT = 10_000
+LOWEST_PORT, MOST_WORKERS = 10_000, 16
 OUTGOING = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
 REQUEST = re.compile(r'(\S+) \[DEBUG\] +agent\.http: Request finished: method=(\S+) url="?([^\s"]+)"? from=(\S+)')
 
@@ -71,17 +71,22 @@ def tokens(root: str, **given: str) -> dict[str, str]:
     return {("initial_management" if version() >= (1, 11) else "master"): root, "agent": root, **given}
 
 
+def worker() -> int:
+    """The number of this process among those of pytest-xdist; 0 without it."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % MOST_WORKERS
+
+
 def free_ports(count: int) -> list[int]:
     """Ports free for TCP and UDP now, on all addresses.
 
     None is of those that the kernel gives to outgoing connections (ip(7), ip_local_port_range): one of these may be
-    taken again before its server listens, or be connected to itself.
+    taken again before its server listens, or be connected to itself. Each process of pytest-xdist has its own range.
     """
-    first_outgoing = int(OUTGOING.read_text().split()[0])
+    own = range(LOWEST_PORT + worker(), int(OUTGOING.read_text().split()[0]), MOST_WORKERS)
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
-            port = random.randrange(LOWEST_PORT, first_outgoing)
+            port = random.choice(own)
             with contextlib.suppress(OSError):
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                     stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import os
@@ -9,8 +11,9 @@ import pathlib
 import random
 import subprocess
 import tarfile
+import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from testing import planted
@@ -41,8 +44,17 @@ def build(context: pathlib.Path, name: str, *, file: pathlib.Path | None = None,
         command += ["--target", target]
     for name, value in args.items():
         command += ["--build-arg", f"{name}={value}"]
-    docker(*command, str(context), timeout=900)
+    with one_at_a_time("build"):
+        docker(*command, str(context), timeout=900)
     return tag
+
+
+@contextlib.contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Only one process of a test run does this at a time: the next one finds the result in the cache."""
+    with pathlib.Path(tempfile.gettempdir(), f"{LABEL}-{TAG}-{what}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class Container:

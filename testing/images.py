@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from typing import TypedDict
 
-from testing.docker import build
+from testing.docker import build, one_at_a_time
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
@@ -42,7 +42,8 @@ def pythonless_base() -> str:
 @functools.cache
 def _made(argument: str) -> str:
     command = [str(ROOT / "tools" / "base-image"), argument]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    with one_at_a_time("base"):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()[-1]
 
 

@@ -80,14 +80,19 @@ def searching() -> Iterator[Search]:
         _searches.pop()
 
 
+def found() -> Search:
+    """By the whole session."""
+    return _searches[0]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _searches[0].leaks:
+    if found().leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def summary() -> list[str]:
     """For the end of the run."""
-    search = _searches[0]
+    search = found()
     if search.leaks:
         return [f"A PLANTED SECRET WAS FOUND in {leak}" for leak in search.leaks]
     return [f"secrecy: none of the planted secrets is in {search.looked} logs, answers and states of svcinit"]

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 POLL = 0.02  # seconds
+QUIET = 2.5  # seconds in which a change would have shown: more than a turn of SVCINIT_WATCH
 
 
 def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, every: float = POLL) -> T:
@@ -23,3 +24,10 @@ def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, eve
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
         time.sleep(every)
+
+
+def stays(condition: Callable[[], bool], what: str) -> None:
+    """True now, and for QUIET seconds."""
+    until = time.monotonic() + QUIET
+    eventually(lambda: not condition() or time.monotonic() > until, what, QUIET + 1)
+    assert condition(), what

@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from testing import docker as docker_cli
 from testing import images, planted
 from testing.consul import ConsulAgent
 from testing.docker import Engine
-from testing.planted import pytest_sessionfinish as pytest_sessionfinish
 
 FIGURES: list[str] = []
 # A background job has SIGINT and SIGQUIT ignored, nohup(1) has SIGHUP ignored: the children of tests start with none of
@@ -24,6 +24,29 @@ for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # thes
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    planted.pytest_sessionfinish(session)
+    if hasattr(session.config, "workeroutput"):
+        search = planted.found()
+        session.config.workeroutput |= {"figures": FIGURES, "looked": search.looked, "leaks": search.leaks}
+
+
+class Gathered:
+    """What the processes of pytest-xdist measured and found."""
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        output = getattr(node, "workeroutput", {})
+        FIGURES.extend(output.get("figures", ()))
+        planted.found().looked += output.get("looked", 0)
+        planted.found().leaks.extend(output.get("leaks", ()))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("dsession"):
+        config.pluginmanager.register(Gathered())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -44,7 +44,7 @@ RUNNING = (  # (row of docs/chaos.md, failure, what happens)
     ("consul answers with json of another shape", "a response is JSON of another structure",
      "as if Consul were unavailable"),
     ("consul answers with 50 mb", "a response is far too large",
-     "as if Consul were unavailable; svcinit does not read the whole response"),
+     "as if Consul were unavailable; svcinit reads at most 64 MiB of a response, or 4 MiB if it has no KV or peers"),
     ("consul answers with a delay of 10 s", "responses are slow", "each call ends within the time limit of its step"),
     ("the token is revoked and restored", "the token is revoked",
      "svcinit logs the missing ACL rule; the registration stays; svcinit repairs it when the token is valid again"),

@@ -72,7 +72,7 @@ class Verdict(Message):
         self.argv, self.env = list(argv), dict(env)  # of the service; env: in addition to its environment
         self.changed = list(changed)  # paths of the files that were replaced
         self.reloads = list(reloads)  # how the templates of these files ask that the service is notified; "": as usual
-        self.inputs = dict(inputs or {})  # with SVCINIT_WATCH: digests of the data, by which changes are recognized
+        self.inputs = dict(inputs or {})  # what presence follows: digests of the data, by which changes are recognized
         self.files, self.keys = files, keys  # how many there are
         self.said = list(said)  # log entries, for the process that goes on with the reload
 
@@ -85,6 +85,11 @@ class Verdict(Message):
         if not found.argv or not _are(list, lists) or not _are(str, texts) or not _are(int, numbers):
             raise ValueError
         return found
+
+    @property
+    def lacks_answers(self) -> bool:
+        """Was it prepared with defaults, because Consul did not answer? (agent/prepare/source_defaults.py)"""
+        return any(digest == "" for *_, digest in self.inputs.get("versions", ()))
 
 
 class Refusal(Message):

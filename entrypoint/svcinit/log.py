@@ -116,7 +116,12 @@ def replay(entries: list[Entry]) -> None:
     try:
         for when, level, pid, fields, event, sentence, own, named in entries:
             _put((when, level, pid, {**fields, "reload": _context.get("reload")}, event, sentence, own, named))
-    except (TypeError, ValueError, LookupError, AttributeError):  # what a child left may be wrong in any way
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ):  # a killed child can leave entries that are wrong in any way
         return
 
 
@@ -146,7 +151,7 @@ def _put(entry: Entry) -> None:
     del _recent[:-RECENT]
     try:
         written = _write(_line(entry))
-    except (ImportError, OSError):  # no descriptor is left to import what writes the line
+    except (ImportError, OSError):  # no descriptor is left for an import
         written = False
     _dropped = 0 if written else _dropped + 1
 
@@ -171,7 +176,7 @@ def _form(entry: Entry, limit: int) -> bytes:
     values = _Values({**dict.fromkeys(own, "-"), **shown})
     message = sentence.format_map(values)
     if _json:
-        import json  # only who asks for JSON pays for it
+        import json  # only SVCINIT_LOG_FORMAT=json pays for the import
 
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03}Z"
         record = {"time": stamp, "level": LEVELS[level], "pid": pid, "event": event, "message": message, **shown}

@@ -21,7 +21,7 @@ def is_label(text: str) -> bool:
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
     """At most `most` of the known names that a misspelt `name` may stand for, the best one first."""
-    import difflib  # only a mistake pays for the import
+    import difflib  # only an error pays for the import
 
     return difflib.get_close_matches(name, sorted(known), most)
 

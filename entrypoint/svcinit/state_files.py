@@ -60,7 +60,7 @@ def home() -> str:
         return ""
 
 
-def places(folder: str | None) -> Iterator[str]:
+def directories(folder: str | None) -> Iterator[str]:
     """The possible directories of this container's files, the best one first. `folder`: SVCINIT_RUN.
 
     If it belongs to another user, or other users can write to it, the files are in a directory of their own in it.
@@ -82,7 +82,7 @@ def trusted_owners() -> Collection[int]:
         return {os.geteuid()}
 
 
-def enter(place: str, owners: Collection[int]) -> int:
+def open_directory(place: str, owners: Collection[int]) -> int:
     """A descriptor of the directory. Raises OSError, also if it is a link, belongs to none of the `owners`, or other
     users can write to it."""
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -108,10 +108,10 @@ def write_state(folder: str | None, name: str, state: Mapping[str, object]) -> b
     from svcinit import atomic_file  # `svcinitctl health`, which only reads, does not pay for it
 
     content = json.dumps({"home": home(), **state}).encode()
-    for place in places(folder):
+    for place in directories(folder):
         try:
             os.makedirs(place, 0o700, exist_ok=True)
-            inside = enter(place, {os.geteuid()})
+            inside = open_directory(place, {os.geteuid()})
         except OSError as error:
             log.debug("state_write_failed", "no state in {file}: {error}", file=place, error=error.strerror)
             continue
@@ -131,10 +131,10 @@ def clear(folder: str | None) -> None:
     from svcinit import atomic_file
 
     own = f"svcinit-{home()}"
-    for place in places(folder):
+    for place in directories(folder):
         try:
             if os.path.basename(place) == own:
-                inside = enter(place, {os.geteuid()})
+                inside = open_directory(place, {os.geteuid()})
                 for name in NAMES:
                     atomic_file.remove(f"{name}.json", inside)
                 os.close(inside)
@@ -148,9 +148,9 @@ def read_state(folder: str | None, name: str, fits: Callable[[dict[str, Any]], b
     import json
 
     owners = trusted_owners()
-    for place in places(folder):
+    for place in directories(folder):
         try:
-            inside = enter(place, owners)
+            inside = open_directory(place, owners)
             try:
                 found = dict(json.loads(_read(f"{name}.json", inside, owners)))
             finally:

@@ -9,16 +9,17 @@ from collections.abc import Callable
 
 import pytest
 
-from testing.consul import LOOPBACK, ConsulAgent
+from testing.consul import LOOPBACK, ConsulAgent, connections
 from testing.faults import between
 from testing.process import Running
-from testing.waiting import eventually
+from testing.waiting import eventually, stays
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 MakeService = Callable[[ConsulAgent], Service]
+REGISTRATION = {"SVCINIT_SERVICE", "SVCINIT_PORT", "SVCINIT_CHECK_INTERVAL"}
 DEGRADED = "started from SVCINIT_CACHE, without Consul; the next HUP tries again"
 
 
@@ -147,15 +148,20 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_else_suffers(known: 
     assert svcinit.stop() == 0
 
 
+@pytest.mark.parametrize("watch", ["0", "1"])
+@pytest.mark.parametrize("registered", [True, False])
 def test_without_consul_and_cache_a_start_with_defaults_is_degraded_until_consul_answers(
-    known: Service, tmp_path: pathlib.Path
+    known: Service, tmp_path: pathlib.Path, watch: str, registered: bool
 ) -> None:
     known.env |= {
         "SVCINIT_CACHE": str(tmp_path / "none" / "cache.json"),
         "SVCINIT_START_WITHOUT": "defaults",
-        "SVCINIT_WATCH": "1",
+        "SVCINIT_WATCH": watch,
         "SVCINIT_SETTLE": "0s",
+        "SVCINIT_KV_PREFIX": "config/web",
     }
+    if not registered:
+        known.env = {name: value for name, value in known.env.items() if name not in REGISTRATION}
     known.template("app.ini", '{{ key_or_default("n", "none") }} {{ service("mysql") | length }}')
     known.consul.stop()
     svcinit = known.start()
@@ -167,6 +173,12 @@ def test_without_consul_and_cache_a_start_with_defaults_is_degraded_until_consul
     known.consul.register("mysql", 3306, address="10.1.1.1")
     has_state(svcinit, state="running", degraded="")
     eventually(lambda: (known.out / "app.ini").read_text() == "2 1", "the first answer is a reload")
+    known.consul.kv_put("config/web/n", "3")
+    if watch == "1":
+        eventually(lambda: (known.out / "app.ini").read_text() == "3 1", "it is followed")
+    else:
+        stays(lambda: (known.out / "app.ini").read_text() == "2 1", "only the first answer is a reload")
+        assert connections(known.consul.http_port) <= 1
     assert svcinit.stop() == 0
 
 

@@ -26,7 +26,9 @@ def test_a_reload_that_ends_the_service_has_failed_in_log_and_exit_status(servic
     service.env |= {"SVCINIT_LOG_FORMAT": "json", "SVCINIT_CHECK": "none"}
     svcinit = service.start("sh", "-c", EXITS_LATE)
     eventually(lambda: '"registered"' in svcinit.err, "it is registered")
-    assert ctl(svcinit, "reload")[0] == 1
+    code, said = ctl(svcinit, "reload")
+    assert code == 1
+    assert "exited with status 3" in said, "the reason, and not only that the service is being stopped"
     assert svcinit.wait() == 3
     assert '"outcome": "failed"' in svcinit.err
     assert counted(svcinit, reloads=0, reloads_failed=1, code=3)
@@ -47,7 +49,9 @@ def test_a_restart_into_a_service_that_is_broken_has_failed(service: Service) ->
     svcinit = service.start("sh", "-c", f"test ! -e {broken} || exit 4; while :; do sleep 0.1; done")
     eventually(lambda: '"registered"' in svcinit.err, "it is registered")
     broken.touch()
-    assert ctl(svcinit, "reload")[0] == 1
+    code, said = ctl(svcinit, "reload")
+    assert code == 1
+    assert "exited with status 4" in said
     assert svcinit.wait() == 4
     assert counted(svcinit, reloads=0, reloads_failed=1)
 

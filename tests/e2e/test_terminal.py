@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from svcinit.processes import child, standard_streams
-from testing.process import PATH, running, svcinit_command
+from testing.process import PATH, is_alive, running, svcinit_command
 from testing.terminal import Terminal
 from testing.waiting import eventually
 
@@ -147,3 +147,13 @@ def test_a_plain_init_that_is_not_pid_1_ends_the_processes_that_its_service_left
         assert not any(os.path.exists(f"/proc/{pid}") for pid in left)
         assert other.poll() is None
         other.kill()
+
+
+@pytest.mark.parametrize("hook", ["SVCINIT_PRE_START", "SVCINIT_POST_STOP"])
+def test_what_a_hook_left_in_a_session_of_its_own_does_not_outlive_svcinit(tmp_path: pathlib.Path, hook: str) -> None:
+    left = tmp_path / "left"
+    env = {hook: f"sh -c 'trap \"\" TERM; setsid sleep 1000 & echo $! >{left}; exit 1'", "SVCINIT_STOP_TIMEOUT": "1s"}
+    with running(tmp_path, "true", env=env) as svcinit:
+        assert svcinit.wait() == (1 if hook == "SVCINIT_PRE_START" else 0)
+        pid = int(left.read_text())
+        eventually(lambda: not is_alive(pid), "the process is gone")

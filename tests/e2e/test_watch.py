@@ -13,14 +13,13 @@ import pytest
 
 from testing.consul import ConsulAgent, connections
 from testing.process import Running, descendants, is_alive
-from testing.waiting import eventually
+from testing.waiting import eventually, stays
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 MakeService = Callable[[ConsulAgent], Service]
-QUIET = 1.0  # seconds in which nothing may happen
 HUPPED = ["up", "SIGHUP", "up"]
 REFUSED = "aborted: the files are unchanged; the service was not notified"
 
@@ -37,13 +36,6 @@ def up(service: Service) -> Running:
     is_passing(service)
     eventually(lambda: service.notes == ["up"], "the service is up")
     return svcinit
-
-
-def stays(condition: Callable[[], bool], what: str) -> None:
-    """True now, and for a while."""
-    until = time.monotonic() + QUIET
-    eventually(lambda: not condition() or time.monotonic() > until, what, QUIET + 1)
-    assert condition(), what
 
 
 def test_a_changed_key_is_a_changed_file_and_a_reload(followed: Service) -> None:
@@ -319,19 +311,21 @@ def test_a_signal_with_the_number_of_news_from_anybody_else_is_only_forwarded(fo
     assert svcinit.process.poll() is None
 
 
-def test_idle_it_asks_once_a_prefix_and_service_and_leaves_no_connection_behind(
-    make_service: MakeService, own_consul: ConsulAgent, tmp_path: pathlib.Path
+@pytest.mark.parametrize(("asked_for", "most"), [({}, 3), ({"SVCINIT_WATCH_CONNECTIONS": "1"}, 1)])
+def test_whatever_it_follows_it_has_no_more_connections_than_it_may_and_leaves_none_behind(
+    make_service: MakeService, own_consul: ConsulAgent, tmp_path: pathlib.Path, asked_for: dict[str, str], most: int
 ) -> None:
     for number in range(50):
         own_consul.kv_put(f"config/web/k{number}", "x")
     own_consul.register("db", 1)
     service = make_service(own_consul)
     service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "SVCINIT_KV_PREFIX": "config/_all,config/web"}
+    service.env |= asked_for
     for number in range(10):
         service.template(f"t{number}", '{{ key("k1") }} {{ service("db")|length }}')
     svcinit = up(service)
-    eventually(lambda: connections(own_consul.http_port) == 5, "two for the registration, one each followed")
-    stays(lambda: connections(own_consul.http_port) == 5, "and so it stays")
+    eventually(lambda: connections(own_consul.http_port) == 1 + most, "one for calls, and those that are shared")
+    stays(lambda: connections(own_consul.http_port) <= 1 + most, "and so it stays")
     assert svcinit.stop() == 0
     eventually(lambda: connections(own_consul.http_port) == 0, "no connection is left")
 

@@ -119,9 +119,11 @@ def test_only_one_recipe_makes_processes() -> None:
         assert not forks or name == "processes/child.py", f"{name} starts processes by itself"
 
 
-def test_typing_is_avoided_only_where_the_start_or_svcinitctl_health_would_pay_for_its_import() -> None:
+def test_typing_is_avoided_only_where_a_start_or_svcinitctl_health_would_pay_for_its_import() -> None:
     avoid = {name for name, path in FILES.items() if "\nTYPE_CHECKING = False\n" in path.read_text(encoding="utf-8")}
-    assert [name for name in avoid if name.startswith(("agent/", "ctl/doctor/"))] == []
+    files_alone = "agent/files/", "agent/templates/render.py", "agent/templates/tree.py"  # files without a template
+    found = [name for name in avoid if name.startswith(("agent/", "ctl/doctor/"))]
+    assert [name for name in found if not name.startswith(files_alone)] == []
 
 
 def test_no_file_is_longer_than_people_like_to_read() -> None:

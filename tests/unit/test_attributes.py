@@ -13,7 +13,7 @@ from places import NOBODY, mode_of, needs_root, put
 from svcinit import log
 from svcinit.agent.files import attributes, journal
 from svcinit.agent.files.commit import commit, rollback, rollback_record
-from svcinit.agent.files.replacement import Replacement, look
+from svcinit.agent.files.replacement import Replacement, state_of
 from svcinit.agent.templates.render import Rendered
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -107,7 +107,7 @@ def test_a_rollback_restores_attributes_and_acl_even_of_a_file_that_is_gone(file
 
 def test_a_killed_commit_is_rolled_back_with_its_attributes(file: Path) -> None:
     before = of(file)
-    now = look(str(file))
+    now = state_of(str(file))
     assert now
     record = journal.Record([journal.Original(str(file), now, journal.digest(b"new"))], [])
     file.unlink()
@@ -169,7 +169,7 @@ def test_a_user_without_rights_keeps_what_that_user_may_set(tmp_path: Path) -> N
     path = put(folder / "app.ini", mode=0o440)
     os.setxattr(path, "user.owner", b"a")
     os.setxattr(path, attributes.ACL, acl(4, 4, 0, 4, 0))
-    for each in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for each in (tmp_path, *(parent for parent in tmp_path.parents if parent.stat().st_mode & 0o777 == 0o700)):
         os.chmod(each, 0o755)
     os.chown(folder, NOBODY, NOBODY)
     os.chown(path, NOBODY, NOBODY)

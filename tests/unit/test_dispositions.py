@@ -13,7 +13,6 @@ import pytest
 
 from svcinit.processes import dispositions, init
 from svcinit.processes.crew import BLOCKED_LOOKS, Crew
-from svcinit.processes.dispositions import look
 from svcinit.settings import environment
 from testing.waiting import eventually
 
@@ -21,7 +20,7 @@ HUP = signal.SIGHUP
 
 
 def unhandled(main: int, number: int, *, group: bool) -> str:
-    return look(main, number, group=group)[0]
+    return dispositions.unhandled(main, number, group=group)[0]
 
 
 BIG = signal.SIGRTMAX
@@ -107,7 +106,7 @@ def in_sigwait(waited: set[int], *, threads: bool = False) -> Iterator[int]:
 def test_who_waits_in_sigwait_handles_what_it_waits_for_though_that_is_not_blocked_then() -> None:
     """As tini, dumb-init and svcinit do."""
     with in_sigwait({HUP, signal.SIGTERM}) as pid:
-        eventually(lambda: look(pid, HUP, group=False) == ("", ""), "it handles HUP")
+        eventually(lambda: dispositions.unhandled(pid, HUP, group=False) == ("", ""), "it handles HUP")
         assert unhandled(pid, signal.SIGUSR1, group=False) != ""
 
 
@@ -126,7 +125,7 @@ def test_memory_of_a_process_with_threads_is_not_read() -> None:
 
 def test_who_blocks_it_is_told_apart_from_who_handles_it() -> None:
     with process(block) as pid:
-        assert look(pid, HUP, group=False)[1].endswith(f"(pid {pid})")
+        assert dispositions.unhandled(pid, HUP, group=False)[1].endswith(f"(pid {pid})")
 
 
 def test_a_shell_that_blocks_all_signals_for_a_moment_to_start_a_child_is_not_taken_for_one_that_handles_them(
@@ -137,7 +136,7 @@ def test_a_shell_that_blocks_all_signals_for_a_moment_to_start_a_child_is_not_ta
     crew = Crew(environment.read({}), ("true",))
     ends, blocks = ("sh (pid 7)", ""), ("", "sh (pid 7)")
     looks = [ends, *[blocks] * (BLOCKED_LOOKS - 1), ends, *[blocks] * BLOCKED_LOOKS, blocks]
-    monkeypatch.setattr(dispositions, "look", lambda *_, **__: looks.pop(0))
+    monkeypatch.setattr(dispositions, "unhandled", lambda *_, **__: looks.pop(0))
     monkeypatch.setattr(crew, "pid", lambda _: 7)
     found = [crew.unhandled(HUP) == "" for _ in range(len(looks))]
     assert found == [False] * (len(found) - 2) + [True, False]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import _signal
 import errno
+import json
 import os
 import pathlib
 import types
+from collections.abc import Callable, Mapping
 
 import pytest
 
+from svcinit import __version__
+from svcinit.handover import Progress, Verdict
 from svcinit.model import NEWS, Event, Exited, News, Role, Signalled, Stopped
+from svcinit.processes import crew as programs
 from svcinit.processes import dispositions, init
 from svcinit.processes.crew import BLOCKED_LOOKS, Crew
 from svcinit.settings import environment
@@ -209,7 +214,7 @@ def test_a_process_handles_a_signal_that_it_blocks_at_many_looks_in_a_row(
     crew: Crew, monkeypatch: pytest.MonkeyPatch, looks: list[tuple[str, str]], found: list[str]
 ) -> None:
     left = list(looks)
-    monkeypatch.setattr(dispositions, "look", lambda *_, **__: left.pop(0))
+    monkeypatch.setattr(dispositions, "unhandled", lambda *_, **__: left.pop(0))
     assert [crew.unhandled(_signal.SIGHUP) for _ in looks] == found
 
 
@@ -220,5 +225,108 @@ def test_where_nothing_can_be_looked_up_the_signal_counts_as_handled(
     def look(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(dispositions, "look", look)
+    monkeypatch.setattr(dispositions, "unhandled", look)
     assert crew.unhandled(_signal.SIGHUP) == ""
+
+
+# what the children run, and what svcinitctl reads of it
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What each child would execute, in the order of the calls; `become` is the change to SVCINIT_USER."""
+    found: list[tuple[object, ...]] = []
+
+    def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
+        found.append((argv, dict(env)))
+        return 0
+
+    def run(body: Callable[[], int], role: str, **_: object) -> int:
+        found.append((role,))
+        body()
+        return MAIN
+
+    monkeypatch.setattr(init, "fork", run)
+    monkeypatch.setattr(init, "become", lambda user: found.append(("become", user)))
+    for module in (init, programs):
+        monkeypatch.setattr(module, "execute", execute)
+    return found
+
+
+def test_the_service_becomes_its_user_and_then_executes_its_command_with_the_environment_of_kv(
+    crew: Crew, executed: list[tuple[object, ...]]
+) -> None:
+    crew.extra_env = {"FROM_KV": "1"}
+    assert crew.start_main() is True
+    assert executed == [(Role.MAIN,), ("become", crew.settings.user), (("main",), _env(crew, FROM_KV="1"))]
+
+
+@pytest.mark.parametrize(("changed", "listed"), [([], ""), (["/etc/a", "/etc/b"], "/etc/a\n/etc/b")])
+def test_a_hook_gets_the_changed_files_and_the_process_of_the_service(
+    crew: Crew, executed: list[tuple[object, ...]], changed: list[str], listed: str
+) -> None:
+    crew.changed = changed
+    crew.start_hook(("migrate", "now"))
+    env = _env(crew, SVCINIT_CHANGED=listed, SVCINIT_MAIN_PID=str(MAIN))
+    assert executed == [(Role.HOOK,), ("become", crew.settings.user), (("migrate", "now"), env)]
+
+
+def test_before_the_service_starts_a_hook_gets_no_process_of_it(
+    crew: Crew, executed: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaped(crew, monkeypatch, dead(MAIN, 0))
+    crew.start_hook(("migrate",))
+    assert executed[-1] == (("migrate",), _env(crew, SVCINIT_CHANGED=""))
+
+
+def _env(crew: Crew, **more: str) -> dict[str, str]:
+    return {**crew.settings.main_environment({}), **more}
+
+
+def test_svcinitctl_finds_the_service_and_its_processes_in_the_state_file(crew: Crew, tmp_path: pathlib.Path) -> None:
+    crew.report({"state": "running"})
+    state = json.loads((tmp_path / "init.json").read_text())
+    assert state.pop("life")
+    assert state.pop("id") == crew.settings.id
+    assert (isinstance(state.pop("log"), list), isinstance(state.pop("home"), str)) == (True, True)
+    assert {name: state[name] for name in state if name != "written"} == {
+        "version": __version__, "pid": os.getpid(), "main": MAIN, "presence": PRESENCE, "metrics": None,
+        "service": "web", "command": ["main"], "orphans": 0, "state": "running",
+    }  # fmt: skip
+
+
+def test_two_runs_of_svcinit_have_registrations_of_their_own(crew: Crew) -> None:
+    other = Crew(crew.settings, ("main",))
+    assert crew._life != other._life
+    assert len(crew._life) == 16
+
+
+def test_kill_reaches_the_whole_group_of_a_child(crew: Crew, kills: Kills) -> None:
+    crew.kill(Role.PRESENCE)
+    assert kills == [(-PRESENCE, _signal.SIGKILL)]
+
+
+# what a prepare that was killed had done
+
+
+@pytest.mark.parametrize(("left", "fetching", "finished"), [
+    (Progress(Progress.FETCHING), True, False), (Progress(Progress.RENDERING), False, False), (None, False, False),
+    (Verdict(("main",), {}), False, True),
+])  # fmt: skip
+def test_a_prepare_that_was_killed_had_been_waiting_for_consul_or_not(
+    crew: Crew, left: Progress | Verdict | None, fetching: bool, finished: bool
+) -> None:
+    crew.slots.verdict.renew()
+    if left is not None:
+        crew.slots.verdict.write(left)
+    assert (crew.fetching(), crew.finished()) == (fetching, finished)
+
+
+def test_where_what_it_left_cannot_be_read_it_counts_as_not_finished_and_not_waiting(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: type) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(crew.slots, "verdict", types.SimpleNamespace(read=read))
+    assert (crew.fetching(), crew.finished()) == (False, False)

@@ -194,7 +194,11 @@ NO_TEXT = {
 
 
 @pytest.mark.parametrize("value", NO_TEXT)
-@pytest.mark.parametrize("used", ["{{ V }}", "{{ 'a' ~ (V) }}", "{{ (V)|string }}", "{{ [V]|join }}"])
+@pytest.mark.parametrize(
+    "used",
+    ["{{ V }}", "{{ 'a' ~ (V) }}", "{{ (V)|string }}", "{{ [V]|join }}", "{{ '%s' % [V] }}", "{{ '%s'|format(V) }}",
+     "{{ '{}'.format(V) }}", "{{ '{a}'.format(a=V) }}", "{{ (V)|upper }}", "{{ 'a'|replace('a', V) }}"],
+)  # fmt: skip
 def test_what_is_no_configuration_is_an_error_and_is_not_written(used: str, value: str) -> None:
     data = Data({"a": b"1"}, {"db": [Peer("h", "10.0.0.1", 5432, "n")]})
     assert NO_TEXT[value] in fault_of(used.replace("V", value), data)
@@ -209,6 +213,8 @@ def test_what_is_no_configuration_is_an_error_and_is_not_written(used: str, valu
         ("{{ 'd: 2026-01-02'|from_yaml|attr('get')('d') }}", "2026-01-02"),
         ("{{ [1, 2]|map('string')|join(',') }}", "1,2"),
         ("{{ [{'a': 1}, {'a': 2}]|join('-', attribute='a') }}", "1-2"),
+        ("{{ '%s %d%%' % ('a', 7) }} {{ 7 % 4 }} {{ '%(a)s' % {'a': 1} }}", "a 7% 3 1"),
+        ("{{ '%s' | format('a') }} {{ '{} {b}'.format(1, b=2) }} {{ 'A' | lower | replace('a', 'b') }}", "a 1 2 b"),
     ],
 )
 def test_text_numbers_booleans_none_and_what_is_made_of_them_are_written(template: str, text: str) -> None:

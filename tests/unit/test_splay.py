@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from svcinit.agent.consul.blocking import Connections
 from svcinit.agent.prepare.source_file import stamp
 from svcinit.agent.watch import follower
 from svcinit.handover import Slots
@@ -28,7 +29,7 @@ def prepared_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: int
     monkeypatch.setattr(follower.Follower, "_keep_worker", lambda *_: None)
     monkeypatch.setattr(follower.Follower, "_prepare", lambda _, now: prepared.append(now))
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    made = follower.Follower(mine, FORKED, ("run",), slots, "run")
+    made = follower.Follower(mine, FORKED, Connections(FORKED, 1), ("run",), slots, "run")
     made._file[0].known = stamp(str(path))
     now = began = 1000.0
     while not prepared and now < began + 3600:

@@ -16,7 +16,7 @@ from svcinit.agent.consul.api import connect
 from svcinit.agent.metrics import overview
 from svcinit.agent.registration import presence
 from svcinit.settings import environment
-from svcinit.state_files import clear, home, places, read_of_life, write_state
+from svcinit.state_files import clear, directories, home, read_of_life, write_state
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
 NOBODY = 65534
@@ -128,8 +128,8 @@ def test_state_of_another_container_in_the_same_directory_is_not_taken_for_ours(
 
 def test_without_proc_there_is_one_place_and_no_directory_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "home", lambda: "")
-    assert list(places(None)) == ["/run/svcinit"]
-    assert list(places("/a")) == ["/a"]
+    assert list(directories(None)) == ["/run/svcinit"]
+    assert list(directories("/a")) == ["/a"]
 
 
 def test_a_directory_that_svcinit_was_given_keeps_its_files_at_the_end(tmp_path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fake_consul import FakeChannel, FakeClock, FakeConsul
+from fake_consul import FakeClock, FakeConsul
 from svcinit.agent.consul.blocking import GRACE, ROTATION, WAIT, Connections
 from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.watch import follower
@@ -58,11 +58,12 @@ class Following:
             "SVCINIT_SETTLE": "0s",
             "SVCINIT_KV_PREFIX": "config/web",
         }
-        settings = read({**env, "SVCINIT_WATCH_CONNECTIONS": str(CONNECTIONS)}, "/nosuch")
+        settings = read(env, "/nosuch")
         self.inputs = [InputId(Kind.KV, "config/web"), *(InputId(Kind.PEERS, f"p{n}") for n in range(services))]
         self.verdict(self.slots.inputs)
+        self.connections = Connections(consul, CONNECTIONS)  # type: ignore[arg-type]
         self.follower = Follower(
-            settings, consul, ("true",), self.slots, "life",  # type: ignore[arg-type]
+            settings, consul, self.connections, ("true",), self.slots, "life",  # type: ignore[arg-type]
             start_worker=FakeWorker, wall_clock=clock,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -96,12 +97,14 @@ class Following:
 
 
 class Consul(FakeConsul):
+    """`sent`: path and query of each query that was sent."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.sent: list[str] = []  # paths
+        self.sent: list[tuple[str, dict[str, str]]] = []
 
-    def send(self, channel: FakeChannel, path: str, query: dict[str, str]) -> None:
-        self.sent.append(path)
+    def send(self, channel: Any, path: str, query: dict[str, str]) -> None:
+        self.sent.append((path, query))
         super().send(channel, path, query)
 
     def kv_query(self, dc: str | None) -> dict[str, str]:
@@ -136,7 +139,7 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Followin
 
     yield begin
     for each in made:
-        each.follower._connections.close()
+        each.connections.close()
     for slot in slots.all():
         slot.close()
 
@@ -152,26 +155,67 @@ def test_no_container_has_more_connections_than_it_may(follow: Callable[[int], F
     assert made.consul.most_channels == min(CONNECTIONS, 1 + services)
 
 
-def test_each_input_is_asked_for_at_least_every_ten_seconds(follow: Callable[[int], Following]) -> None:
+def test_each_input_is_asked_for_once_a_rotation(follow: Callable[[int], Following]) -> None:
+    """Keys hold a connection meanwhile, so that a change of keys is seen at once."""
     made = follow(16)
-    made.turns(3 * ROTATION)
+    least, each = ROTATION
+    rotation = max(least, each * 17)
+    made.turns(3 * rotation)
     assert all(each.digest for each in made.follower._queries())
     oldest = min(each.asked_at for each in made.follower._queries())
-    assert made.clock.now - oldest <= ROTATION * 1.2
-    assert max(waits(made.consul)) == pytest.approx(ROTATION * CONNECTIONS / 17, abs=0.001)
+    assert made.clock.now - oldest <= rotation * 1.2
+    assert waits(made.consul) == {rotation}
+    assert {path for path, query in made.consul.sent if "wait" in query} == {"/v1/kv/config/web/"}
 
 
-def test_a_connection_that_an_answer_frees_goes_to_the_query_that_was_asked_longest_ago(
-    follow: Callable[[int], Following],
-) -> None:
-    made = follow(6)
-    for turn in range(12):
-        made.follower.turn(made.clock.now)
-        assert len(made.consul.sent) == CONNECTIONS * (turn + 1)
-        assert turn < 2 or {each.path for each in made.follower._queries()} == set(made.consul.sent[-9:])
-        made.clock.now += 1
-        for channel in list(made.consul.open_channels):
-            made.answer(channel)
+@pytest.mark.parametrize("connections", [1, 2])
+def test_prefixes_that_take_turns_share_the_time(connections: int) -> None:
+    consul: Any = Consul()
+    pool = Connections(consul, connections)
+    prefixes = [Keys(consul, pool, InputId(Kind.KV, f"p{number}")) for number in range(4)]
+    turn = ROTATION[0] * connections / 4
+    assert [pool.wait_for(each) for each in prefixes] == [(turn / 2, turn)] * 4
+
+
+def test_without_prefixes_the_queries_for_peers_block_in_turn() -> None:
+    consul: Any = Consul()
+    pool = Connections(consul, 1)
+    peers = [Peers(consul, pool, InputId(Kind.PEERS, f"p{number}"), "consul") for number in range(2)]
+    assert [pool.wait_for(each) for each in peers] == [(ROTATION[0] / 4, ROTATION[0] / 2)] * 2
+
+
+def test_a_service_that_is_followed_no_more_leaves_its_time_to_the_others() -> None:
+    consul: Any = Consul()
+    pool = Connections(consul, 1)
+    keys, peers = Keys(consul, pool, InputId(Kind.KV, "a")), Peers(consul, pool, InputId(Kind.PEERS, "b"), "consul")
+    assert pool.are_shared
+    peers.close()
+    assert not pool.are_shared
+    assert pool.wait_for(keys) == WAIT
+
+
+def test_idle_queries_that_take_turns_are_few(follow: Callable[[int], Following]) -> None:
+    made = follow(16)
+    made.turns(10)
+    made.consul.sent.clear()
+    made.turns(60)
+    answered_by_the_agent = [path for path, query in made.consul.sent if "wait" not in query]
+    assert 16 < len(answered_by_the_agent) <= 60 / (ROTATION[1] / 2)
+
+
+def test_a_connection_that_an_answer_frees_goes_to_the_query_that_was_asked_longest_ago() -> None:
+    consul: Any = Consul()
+    pool = Connections(consul, 1)
+    prefixes = [Keys(consul, pool, InputId(Kind.KV, f"p{number}")) for number in range(3)]
+    for now in range(1000, 1009):
+        for each in prefixes:  # the one before the others in the list is not preferred
+            each.turn(now)
+        for channel in list(consul.open_channels):
+            consul.answers = {channel.path: ({}, 7)}
+            channel.answer()
+    pool.close()
+    assert len(consul.sent) >= 6
+    assert [path for path, _ in consul.sent] == [f"/v1/kv/p{number % 3}/" for number in range(len(consul.sent))]
 
 
 def test_where_each_query_has_its_connection_it_blocks_for_long_and_asks_the_servers(
@@ -205,7 +249,7 @@ def test_a_query_that_fails_leaves_its_connection_to_the_others(follow: Callable
     for channel in list(made.consul.open_channels):
         channel.answer()
     made.follower.turn(made.clock.now)
-    assert made.consul.open_channels == []
+    assert not any(each.is_in_flight for each in made.follower._queries())
     made.consul.fails = None
     made.turns(60)
     assert not any(each.reason for each in made.follower._queries())

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     while time.monotonic() < deadline:
         now = states.read()
         if now is None or (now["state"] not in (State.STARTING, *SERVING) and not now["restarting"]):
-            print("the service is being stopped", file=sys.stderr)
+            print(*_why_stopped(state["life"], target), sep="\n", file=sys.stderr)
             return 1
         if now["served"] >= target and now["state"] == State.RUNNING:
             if not now["degraded"]:
@@ -51,6 +51,18 @@ def run(options: argparse.Namespace) -> int:
         time.sleep(POLL_INTERVAL)
     print(f"the reload did not end within {options.timeout:g} s", file=sys.stderr)
     return 1
+
+
+def _why_stopped(life: str, target: int) -> list[str]:
+    """The reload is the cause if it had ended before: its failure is in the last state of svcinit."""
+    from svcinit.state_files import MISSHAPEN, read_of_life
+
+    stopped = "the service is being stopped"
+    try:
+        last = read_of_life(states.folder(), "init", life) or {"served": 0}
+        return [last["degraded"], stopped] if last["served"] >= target and last["degraded"] else [stopped]
+    except MISSHAPEN:
+        return [stopped]
 
 
 def _faults(state: Mapping[str, Any], began: float) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from svcinit.settings.environment import read_one
-from svcinit.state_files import places, read_state
+from svcinit.state_files import directories, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,5 +45,5 @@ def needed() -> dict[str, Any] | None:
     """As `read`; prints an error if there is none."""
     state = read()
     if state is None:
-        print(NOT_RUNNING.format(", ".join(places(folder()))), file=sys.stderr)
+        print(NOT_RUNNING.format(", ".join(directories(folder()))), file=sys.stderr)
     return state

@@ -12,7 +12,7 @@ import time
 from svcinit.ctl import state as states
 from svcinit.ctl.output import put
 from svcinit.model import SERVING
-from svcinit.state_files import NAMES, places
+from svcinit.state_files import NAMES, directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 WATCH_INTERVAL = 1.0  # seconds, at most, between two pictures of --watch
-POLL_INTERVAL = 0.1  # seconds between two looks at whether a state file changed
+POLL_INTERVAL = 0.1  # seconds between two checks whether a state file changed
 AGENT_TIMEOUT = 1.0  # seconds for each question to the agent
 TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
 
@@ -58,7 +58,7 @@ def full(init: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_agent(services: dict[str, dict[str, Any]]) -> None:
-    """Bring checks, maintenance mode and registration up to date. `agent_error`: why the agent did not say."""
+    """Update checks, maintenance mode and registration. `agent_error`: the reason why the agent gave no answer."""
     from svcinit.errors import SvcinitError
 
     for known in services.values():
@@ -91,7 +91,7 @@ def code(state: dict[str, Any]) -> int:
 
 
 def watch(*, verbose: bool) -> int:
-    """A terminal has one picture that changes. Any other output gets a new one when more than times changed."""
+    """On a terminal, each status replaces the one before. Other outputs get a new one if more than times changed."""
     from svcinit.ctl.status_text import lines, still
 
     last, shown = 1, None
@@ -127,7 +127,7 @@ def _await_change(stamp: list[tuple[int, int]]) -> None:
 def _stamp() -> list[tuple[int, int]]:
     """Changes when one of the state files does."""
     found = []
-    for place in places(states.folder()):
+    for place in directories(states.folder()):
         for name in NAMES:
             try:
                 status = os.stat(os.path.join(place, f"{name}.json"))

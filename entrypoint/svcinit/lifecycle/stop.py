@@ -259,6 +259,8 @@ class Stop:
         """`hook`: the exit status of SVCINIT_POST_STOP."""
         if hook:
             log.warning("hook_failed", "{variable} failed with status {code}", variable="SVCINIT_POST_STOP", code=hook)
+        if self.lifecycle.state == State.CLOSING and not self.crew.is_pid1 and not self.crew.no_children():
+            self.crew.sweep(_signal.SIGKILL, exec_sessions=False)  # left by the hook; the exit of PID 1 kills it too
         if not self.settings.plain:
             self.lifecycle.history.ended(self.lifecycle.code)
         self.lifecycle.state = State.DONE

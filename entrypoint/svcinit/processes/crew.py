@@ -197,12 +197,12 @@ class Crew(Init):
             log.error("prepare_died", "prepare succeeded but left no verdict that can be read")
             return False
         slots = self.slots
-        if self.settings.watch:  # first what may fail: all is repeated then
+        if self.settings.follows:  # first what may fail: all is repeated then
             slots.inputs.copy(slots.verdict)
         self._take(verdict)
         slots.memory, slots.fresh = slots.fresh, slots.memory
         self._verdict_taken = True
-        if self.settings.watch:
+        if self.settings.follows:
             self.signal(Role.PRESENCE, _signal.SIGHUP)
         return True
 
@@ -301,7 +301,7 @@ class Crew(Init):
         settings, slots, life, first = self.settings, self.slots, self._life, self._presences == 0
         slots.heartbeat.renew()
         env, command = self._action_env(), self.command
-        if settings.watch:
+        if settings.follows:
             # opened here and not in presence: the next presence reads what a late child of this one writes
             for slot in (slots.news, slots.news_memory, slots.news_intent):
                 slot.open()
@@ -376,7 +376,7 @@ class Crew(Init):
         try:
             from svcinit.processes import dispositions
 
-            ends, blocks = dispositions.look(main, number, group=self.settings.signal_group) if main else ("", "")
+            ends, blocks = dispositions.unhandled(main, number, group=self.settings.signal_group) if main else ("", "")
         except (OSError, ImportError):  # no descriptor is left: then /proc does not show it either
             ends = blocks = ""
         self._blocked_looks = self._blocked_looks + 1 if blocks and not ends else 0

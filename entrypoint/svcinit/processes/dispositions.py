@@ -18,7 +18,7 @@ GONE = b"Z", b"X"
 ENDS, BLOCKS, HANDLES = "ends", "blocks", "handles"  # the effect of the signal on a process
 
 
-def look(main: int, number: int, *, group: bool) -> tuple[str, str]:
+def unhandled(main: int, number: int, *, group: bool) -> tuple[str, str]:
     """`NAME (pid N)` of a process that the signal would end, and of one that blocks it now. Each is empty if there is
     none, or if /proc does not show it. `group`: all processes in the group of `main` get the signal."""
     found = {ENDS: "", BLOCKS: ""}

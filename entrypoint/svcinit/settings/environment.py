@@ -17,7 +17,7 @@ from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, Variable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Self
+    from typing import Any, Self
 
     from svcinit.names import User
     from svcinit.settings.parsers import Action
@@ -28,12 +28,12 @@ IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
 LOADERS = f"{KEPT}LD_", f"{KEPT}GLIBC_TUNABLES="
-HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # what hooks see, and svcinitctl in them
-NO_SETTING = {"SVCINIT_VERSION"}  # Dockerfiles have it, by habit, to pin what they install
+HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # hooks get these from svcinit
+NO_SETTING = {"SVCINIT_VERSION"}  # Dockerfiles often have this one, for the version that they install
 
 
 class UnknownVariable(Fault):
-    """A name that begins like one of svcinit's variables, or stands in the image's defaults, and is none."""
+    """A name that is no variable of svcinit, although it begins with SVCINIT_ or is in the image's defaults."""
 
 
 class Contradiction(Fault):
@@ -48,7 +48,8 @@ class Contradiction(Fault):
 
 
 class Environment(dict[str, str]):
-    """What getenv(3) finds. `odd`: entries that it never finds: without a "=", without a name, of a name before it."""
+    """The variables that getenv(3) finds. `odd`: the other entries: without "=", without a name, or with the name of an
+    earlier entry."""
 
     odd: tuple[str, ...] = ()
 
@@ -57,8 +58,8 @@ class Settings:
     """The values of an environment: an attribute for each row of TABLE (SVCINIT_PORT is `port`). They never change.
 
     Durations are in seconds. `environment`: that of the process, with undecodable bytes as surrogates.
-    `needs_prepare`: there is something to fetch, wait for or render before main starts. `plain`: nothing is configured,
-    so this is an init as tini is one, which forwards every signal and times nothing.
+    `needs_prepare`: there is something to fetch, wait for or render before the service starts. `plain`: nothing is
+    configured. svcinit is then an init like tini: it forwards every signal and has no timeouts.
     """
 
     environment: Mapping[str, str]
@@ -174,14 +175,20 @@ class Settings:
 
     @property
     def probes(self) -> bool:
-        """May svcinit run probes itself? SVCINIT_SERVICES may ask for some."""
+        """Does svcinit run probes itself? True also if that is possible: SVCINIT_SERVICES can ask for some."""
         asked = self.ready.kind != "none" or self.check_via == "ttl" or self.reload_verify
         return bool(self.service and (asked or self.services or self.checks))
 
     @property
+    def follows(self) -> bool:
+        """Are inputs followed: always, or after a start with defaults until Consul's first answer?"""
+        may_lack_answers = self.start_without == "defaults" and self.needs_prepare and self.uses_consul
+        return self.watch or may_lack_answers
+
+    @property
     def needs_presence(self) -> bool:
-        """Is there work while the service runs: keep it registered, or watch for changes?"""
-        return self.registers or self.watch
+        """Is there work while the service runs: keep it registered, or follow inputs?"""
+        return self.registers or self.follows
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
@@ -208,7 +215,7 @@ def original_environment() -> Environment:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
         entries = [os.fsdecode(entry) for entry in block.split(b"\0")[:-1]]
-    except OSError:  # no /proc: remove what the interpreter is known to add
+    except OSError:  # no /proc: remove the variable that the interpreter adds
         known = dict(os.environ)
         if not known.get("LC_ALL") and known.get("LANG", "") in ("", "C", "POSIX") and known.get("LC_CTYPE") == COERCED:
             del known["LC_CTYPE"]
@@ -348,7 +355,7 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
     faults: list[Fault] = []
     for name in given:
         if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
-            names = {each.partition("_")[2]: each for each in known}  # what all begin with makes none alike
+            names = {each.partition("_")[2]: each for each in known}  # without the beginning that all names have
             near = nearest(name.removesuffix("_FILE").removeprefix("SVCINIT_"), names)
             hint = f"; did you mean {names[near[0]]}?" if near else "; svcinit --help lists them all"
             faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))
@@ -357,19 +364,14 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
 
 def _derive(values: dict[str, object]) -> list[Contradiction]:
     """Fill in the defaults that depend on other variables. Returns the contradictions."""
-    service, service_port = values["service"], values["port"]
+    service = values["service"]
     if values["kv_prefix"] is None:
         values["kv_prefix"] = ((f"config/{service}", None),) if service else ()
-    if values["check"] is None:
-        values["check"] = default_check(service_port)
-    if values["id"] is None:
-        values["id"] = default_id(service, service_port)
     if values["dns_addr"] is None:
         values["dns_addr"] = ((host_of(str(values["consul_http_addr"])), 8600),)
     if values["source"]:
-        values["cache"] = ""  # the file itself is as available as a cache
-    if values["check"].kind == "exec":  # type: ignore[attr-defined]
-        values["check_via"] = "ttl"
+        values["cache"] = ""  # a cache would be no more available than the file
+    derive_service(service, values)
     return check_faults(values) + _contradictions(values)
 
 
@@ -388,9 +390,6 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
         if given and not service:
             message = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
             faults.append(Contradiction(message, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
-    if values["start_without"] == "defaults" and not values["watch"]:
-        message = "SVCINIT_START_WITHOUT=defaults needs SVCINIT_WATCH=1, which notices the first answer of Consul"
-        faults.append(Contradiction(message, "SVCINIT_START_WITHOUT", "SVCINIT_WATCH"))
     if values["wait_for_keys"] and not values["kv_prefix"]:
         message = "SVCINIT_WAIT_FOR_KEYS needs SVCINIT_KV_PREFIX: the prefix that the keys are below"
         faults.append(Contradiction(message, "SVCINIT_WAIT_FOR_KEYS", "SVCINIT_KV_PREFIX"))
@@ -404,17 +403,23 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     return faults
 
 
-def default_check(port: object) -> Target:
-    return Target("tcp" if port else "none")
+def default_id(name: object, port: object) -> str:
+    return "-".join(str(part) for part in (name, os.uname().nodename, port) if part)
 
 
-def default_id(service: object, port: object) -> str:
-    """NAME-HOSTNAME-PORT, without the parts that are not set."""
-    return "-".join(str(part) for part in (service, os.uname().nodename, port) if part)
+def derive_service(name: object, values: dict[str, Any]) -> None:
+    """Fill in the defaults of a service, be it SVCINIT_SERVICE or one of SVCINIT_SERVICES."""
+    port = values["port"]
+    if values["check"] is None:
+        values["check"] = Target("tcp" if port else "none")
+    if values["id"] is None:
+        values["id"] = default_id(name, port)
+    if values["check"].kind == "exec":
+        values["check_via"] = "ttl"
 
 
 def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
-    """What contradicts itself in the check of a service, be it SVCINIT_SERVICE or one of SVCINIT_SERVICES."""
+    """The contradictions in the check of a service, be it SVCINIT_SERVICE or one of SVCINIT_SERVICES."""
     check: Target = values["check"]  # type: ignore[assignment]
     kind, faults = check.kind, []
     if values["service"] and check.needs_port and not values["port"]:

@@ -67,7 +67,7 @@ def wrong_value(given: str | None, why: str) -> str:
     """The end of `NAME=VALUE: why`. `given`: None for a secret, or a value from a file, which is not shown."""
     if given:
         return f"{given!r}: {why}"
-    import re  # only a mistake pays for it
+    import re  # only an error pays for the import
 
     return "(not shown): " + re.sub(QUOTED, "(not shown)", why)
 
@@ -100,7 +100,7 @@ def instance_id(raw: str) -> str:
 
 
 def advertise(raw: str) -> str:
-    """An address that Consul takes; what it means here is found out when it is needed."""
+    """An address that Consul accepts. It is resolved when it is needed."""
     place = raw.removeprefix("host:")
     if "/" not in place and any(sign in place for sign in ".:") and not place.strip("[]0.:"):
         raise ValueError("Consul does not take an unspecified address; expected an address that others reach")
@@ -225,7 +225,7 @@ def _doubled(text: str) -> str:
 
 
 def pairs(raw: str) -> dict[str, str]:
-    """`k=v,k=v` with what Consul takes as the metadata of a service (agent/structs, ValidateServiceMetadata)."""
+    """`k=v,k=v`, as Consul accepts the metadata of a service (agent/structs, ValidateServiceMetadata)."""
     found = {}
     for part in names(raw):
         key, sign, value = part.partition("=")
@@ -248,7 +248,7 @@ def pairs(raw: str) -> dict[str, str]:
 
 
 def service_name(raw: str) -> str:
-    """RFC 1035's label, and the underscore that Consul takes too: 63 characters at most."""
+    """A label of RFC 1035, with the underscore that Consul accepts too: at most 63 characters."""
     if not is_label(raw):
         raise ValueError("expected letters, digits, '-' and '_', at most 63 of them")
     return raw
@@ -257,7 +257,7 @@ def service_name(raw: str) -> str:
 def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
     """`mysql,redis:2,search@dc2` to (name, least number of instances, datacenter or None).
 
-    A name may be all that templates may ask for: NAME, TAG.NAME, _NAME._TAG (RFC 2782), QUERY.query.
+    A name has one of the forms that templates can use: NAME, TAG.NAME, _NAME._TAG (RFC 2782), QUERY.query.
     """
     found = []
     for part in names(raw):
@@ -278,7 +278,7 @@ def domain(raw: str) -> str:
 
 
 def addresses(raw: str) -> tuple[tuple[str, int], ...]:
-    """`10.0.0.1,10.0.0.2:53,[::1]:8600` to (host, port); Consul's own 8600 where no port is given."""
+    """`10.0.0.1,10.0.0.2:53,[::1]:8600` to (host, port). The default port is 8600, as in Consul."""
     return tuple(host_port(part, 8600) for part in names(raw))
 
 
@@ -326,7 +326,7 @@ def count(raw: str) -> int:
 
 
 def words(raw: str) -> tuple[str, ...]:
-    import shlex  # it brings `re`: only who sets a command pays for it
+    import shlex  # it imports `re`: only a start with a command pays for it
 
     try:
         found = tuple(shlex.split(raw))

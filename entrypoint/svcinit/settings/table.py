@@ -178,7 +178,8 @@ TABLE = (
     V("SVCINIT_WATCH", "0", boolean,
       "1: watch KV and the peers in use; a change that affects a file starts a reload"),
     V("SVCINIT_WATCH_CONNECTIONS", "3", count,
-      "number of connections to Consul's agent for SVCINIT_WATCH; further watches take turns on them"),
+      "largest number of connections to Consul's agent for SVCINIT_WATCH; if there are more watches, they take turns, "
+      "and some changes are seen about 2 s later"),
     V("SVCINIT_SPLAY", "0s", duration,
       "a watched change is prepared after a random time of at most this, so that not all instances reload or restart "
       "at once"),

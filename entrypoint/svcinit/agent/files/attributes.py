@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     Attributes = dict[str, bytes | None]  # None: the value cannot be read
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Protocol
 
 from svcinit import log
 from svcinit.agent.files import attributes, journal, paths, replacement
@@ -19,8 +18,10 @@ from svcinit.agent.files.journal import Journal, Original
 from svcinit.agent.files.replacement import Replacement
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Protocol
 
     from svcinit.agent.files.check_command import Verdict
 
@@ -63,7 +64,7 @@ class Change:
             if file.owner:
                 place.accept_owner(file.owner[0])
             self.path = place.path  # a link stays a link: the file that it points to is replaced
-            self.now = now = replacement.look_in(place) if not place.absent else None
+            self.now = now = replacement.state_in(place) if not place.absent else None
         owner = file.owner or (now.owner if now else None)
         kept, mode = (now.attributes.copy(), now.mode) if now else (None, NEW_MODE)
         has_new_owner = now is not None and owner is not None and owner[0] != now.owner[0]

@@ -29,7 +29,6 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.files import replacement
@@ -37,6 +36,7 @@ from svcinit.agent.files.paths import parent
 from svcinit.agent.files.replacement import FileState, Replacement
 from svcinit.errors import ConfigError, Fault
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -145,7 +145,7 @@ def not_restored(originals: Iterable[Original]) -> list[Original]:
 
 
 def _is_restored(original: Original) -> bool:
-    now = replacement.look(original.path)
+    now = replacement.state_of(original.path)
     if now is None or original.state is None:
         return now is original.state
     return now.equals(original.state)
@@ -309,7 +309,7 @@ def _own(path: str, record: Record) -> list[Original]:
 def _is_unchanged(original: Original) -> bool:
     """Does the file still have the content of the killed commit? A mounted file may be incomplete."""
     try:
-        now = replacement.look(original.path)
+        now = replacement.state_of(original.path)
     except (OSError, ConfigError):
         return False
     return now is not None and (digest(now.content) == original.becomes or replacement.is_mount(original.path))

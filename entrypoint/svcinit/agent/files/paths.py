@@ -11,10 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from svcinit.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 

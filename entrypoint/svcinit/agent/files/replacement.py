@@ -11,13 +11,13 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from svcinit import atomic_file, log
 from svcinit.agent.files import attributes
 from svcinit.agent.files.paths import Place, parent, reach
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -126,7 +126,7 @@ class Replacement:
         with parent(self.path) as place:
             tail = os.fsdecode(os.fsencode(place.name)[-_BASE_BYTES:])  # some programs look at the extension of a file
             while self._fd < 0:
-                staged = f"{_MARK}{os.urandom(_RANDOM_BYTES).hex()}-{tail}"
+                staged = own_name(f"-{tail}")
                 fd = atomic_file.create(staged, place.fd)
                 self.staged = os.path.join(place.folder, staged)
                 try:
@@ -190,20 +190,20 @@ def replace(new: Replacement) -> None:
     new.log_lost()
 
 
-def look(path: str) -> FileState | None:
+def state_of(path: str) -> FileState | None:
     """The file at `path`, None if there is none. A link at the end of the path is not followed.
 
     Raises ConfigError, and OSError, also for anything that is not a regular file.
     """
     try:
         with parent(path) as place:
-            return look_in(place)
+            return state_in(place)
     except FileNotFoundError:
         return None
 
 
-def look_in(place: Place) -> FileState | None:
-    """As `look`."""
+def state_in(place: Place) -> FileState | None:
+    """As `state_of`."""
     try:
         status = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
@@ -308,12 +308,12 @@ def is_mount(path: str) -> bool:
 
 def fault(target: str, path: str, error: OSError) -> Fault:
     """Why a target cannot be written, and what to do. path: the target without links."""
-    folder, alone = os.path.dirname(path), is_mount(path)
-    writable = f"let uid {os.geteuid()} write to {path if alone else folder}, or run svcinit as another user"
+    folder, is_mounted = os.path.dirname(path), is_mount(path)
+    writable = f"let uid {os.geteuid()} write to {path if is_mounted else folder}, or run svcinit as another user"
     advice = {
         errno.EACCES: writable,
         errno.EPERM: writable,
-        errno.EROFS: "mount it without `ro`" if alone else f"mount a tmpfs or a volume on {folder}",
+        errno.EROFS: "mount it without `ro`" if is_mounted else f"mount a tmpfs or a volume on {folder}",
         errno.ENOSPC: f"free space on the file system of {folder}, or give it more",
         errno.EDQUOT: f"free space on the file system of {folder}, or give it more",
         errno.EISDIR: "remove it, or rename the template",

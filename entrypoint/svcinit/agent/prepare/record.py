@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from svcinit import log
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.files.paths import reach
-from svcinit.agent.files.replacement import look_in
+from svcinit.agent.files.replacement import state_in
 from svcinit.agent.prepare.rendering import find_templates
 from svcinit.agent.prepare.source import HAVE_VALUES, Kind
 from svcinit.errors import ConfigError
@@ -77,7 +77,7 @@ def refresh_checksums(settings: Settings, life: str) -> None:
 def _digest(target: str) -> str | None:
     try:
         with reach(target) as place:
-            now = look_in(place)
+            now = state_in(place)
     except (OSError, ConfigError):
         return None
     return hashlib.sha256(now.content).hexdigest() if now else None

@@ -217,7 +217,7 @@ class Transaction:
 
     def inputs(self) -> dict[str, object]:
         """What presence follows: the version of each input that was used, and how many entries each had."""
-        if not self.settings.watch:
+        if not self.settings.follows:
             return {}
         versions = self.source.versions(self.data.answers)
         return {"versions": to_json(versions), "counts": to_json(self.data.counts())}

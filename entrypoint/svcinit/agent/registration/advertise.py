@@ -1,4 +1,4 @@
-"""The address to register: what SVCINIT_ADVERTISE means on this host."""
+"""The address to register: resolves SVCINIT_ADVERTISE on this host."""
 
 from __future__ import annotations
 

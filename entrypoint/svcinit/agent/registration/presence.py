@@ -23,7 +23,7 @@ from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
-from svcinit.handover import CLOSED, Heartbeat, Readiness
+from svcinit.handover import CLOSED, Heartbeat, Readiness, Verdict
 from svcinit.state_files import MISSHAPEN, StateFile, read_of_life
 
 if TYPE_CHECKING:
@@ -50,17 +50,19 @@ def main(
     """Keep the services registered until TERM, then deregister them.
 
     `life` marks our registrations; `first`: no presence of this run can have registered before; `env`: of commands that
-    probe. With SVCINIT_WATCH, changes of what `command` was prepared from are followed. Returns EX_OK, or the Outcome
-    NOT_READY or NOT_REGISTERED.
+    probe. With SVCINIT_WATCH, changes of what `command` was prepared from are followed; after a start with defaults,
+    also without it, until Consul's first answer was a reload. Returns EX_OK, or the Outcome NOT_READY or
+    NOT_REGISTERED.
     """
     presence = Presence(
         settings, connect(settings), lambda: slots.heartbeat.write(Heartbeat.now()), life=life, first=first,
         ready=slots.ready, env=env, secrets=slots.secrets,
     )  # fmt: skip
-    if settings.watch:
+    used = slots.inputs.read(Verdict)
+    if settings.watch or (used is not None and used.lacks_answers):
         from svcinit.agent.watch import follower
 
-        presence.follower = follower.Follower(settings, presence.consul, command, slots, life)
+        presence.follower = follower.Follower(settings, presence.consul, presence.connections, command, slots, life)
     return presence.run()
 
 
@@ -92,9 +94,9 @@ class Presence:
             )
             for service in found
         ]  # fmt: skip
-        self._connections = Connections(consul, 1)
+        self.connections = Connections(consul, settings.watch_connections)
         watches = found and settings.watch  # without SVCINIT_WATCH a container has one connection to the agent
-        self.record_watch = RecordWatch(consul, self._connections, self.keepers[0]) if watches else None
+        self.record_watch = RecordWatch(consul, self.connections, self.keepers[0]) if watches else None
         self.follower: Follower | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
@@ -139,8 +141,7 @@ class Presence:
             if keeper.due <= now:
                 keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
-        if self.follower is not None:
-            self.follower.turn(now)
+        self._follow(now)
 
     def _watch_agent(self, now: float) -> None:
         """A change of its record, and its end, make the keepers sync."""
@@ -156,7 +157,7 @@ class Presence:
     def deregister(self) -> int:
         """Deregister all services; EX_OK if one of them was registered by this run. Raises ConfigError."""
         existed = [self._deregister(keeper) for keeper in self.keepers]
-        self._connections.close()  # only now: an agent keeps a slot for a query whose client left, until it is answered
+        self.connections.close()  # only now: an agent keeps a slot for a query whose client left, until it is answered
         self.consul.close()
         self._clock.close()
         self.write_state()
@@ -179,6 +180,14 @@ class Presence:
             "log": log.recent(),
         }
         self._state.update(self._now(), facts, figures)
+
+    def _follow(self, now: float) -> None:
+        if self.follower is None:
+            return
+        self.follower.turn(now)
+        if not self.settings.watch and self.follower.is_settled:  # the reload that was owed after a start with defaults
+            self.follower.end()
+            self.follower = None
 
     def _running_probes(self) -> Iterator[Probe]:
         """The probes that have to run in the present state."""
@@ -230,7 +239,7 @@ class Presence:
         """Seconds until something is due."""
         probes = list(self._running_probes())
         times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
-        times += [self.record_watch.next_due()] if self.record_watch is not None else []
+        times += [self.record_watch.next_due] if self.record_watch is not None else []
         times += [self.follower.due] if self.follower is not None else []
         longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
         return max(0.0, min(min(times, default=0.0) - self._now(), longest))

@@ -10,7 +10,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.api import service_rule
-from svcinit.agent.consul.blocking import NEVER, BlockingQuery
+from svcinit.agent.consul.blocking import BlockingQuery
 
 if TYPE_CHECKING:
     from svcinit.agent.consul.api import Consul
@@ -24,9 +24,11 @@ AGAIN = 1.0  # seconds between two queries while the agent has no record
 class RecordWatch(BlockingQuery):
     """`turn` is True when the record has changed; `has_failed`: the agent ended the query, or did not answer it."""
 
+    is_local = True
+
     def __init__(self, consul: Consul, connections: Connections, keeper: Keeper) -> None:
-        super().__init__(consul, connections)
         self._keeper, self._hash = keeper, ""
+        super().__init__(consul, connections)
         service = keeper.service
         self.path = "/v1/agent/service/" + urllib.parse.quote(service.id, safe="")
         self.rule = service_rule(service.name, "read")
@@ -43,21 +45,15 @@ class RecordWatch(BlockingQuery):
             return True
         return before != self._hash  # the first answer counts: the record may have changed just before the query
 
-    def turn(self, now: float) -> bool:
+    @property
+    def is_wanted(self) -> bool:  # type: ignore[override]
         """Nothing is asked before the service is registered, nor, after the end of the agent, before the next sync."""
+        return self._keeper.registered and not self._keeper.is_doubtful
+
+    def turn(self, now: float) -> bool:
         self.has_failed = False
-        return self._may_ask() and super().turn(now)
-
-    def next_due(self) -> float:
-        return self.due if self._may_ask() else NEVER
-
-    def close(self) -> None:
-        super().close()
-        self._hash = ""
+        return super().turn(now)
 
     def _fail(self, now: float, error: SvcinitError) -> None:
         super()._fail(now, error)
-        self.has_failed = True
-
-    def _may_ask(self) -> bool:
-        return self.is_in_flight or (self._keeper.registered and not self._keeper.is_doubtful)
+        self._hash, self.has_failed = "", True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from svcinit.agent.registration import checks
 from svcinit.agent.registration.checks import raw
 from svcinit.errors import ConfigError
-from svcinit.settings.environment import check_faults, default_check, default_id
+from svcinit.settings.environment import check_faults, default_id, derive_service
 from svcinit.settings.parsers import service_name, wrong_value
 from svcinit.settings.table import ROWS
 
@@ -92,7 +92,9 @@ def _service(entry: Mapping[Any, Any], where: str, settings: Settings, shared: M
         raise ConfigError(*faults)
     name = str(own_values.pop("name", settings.service))
     values = {**shared, **own_values}
-    _derive(name, values, settings)
+    if values["id"] is None and settings.id != default_id(settings.service, settings.port):  # SVCINIT_ID is set
+        values["id"] = "-".join(str(part) for part in (settings.id, name, values["port"]) if part)
+    derive_service(name, values)
     faults = [f"{where}: {fault}" for fault in check_faults({**values, "service": name})]
     if faults:
         raise ConfigError(*faults)
@@ -144,19 +146,3 @@ def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list
             hidden = key in ROWS and ROWS[key].private
             faults.append(f"{where}.{key}=" + (wrong_value(None, str(wrong)) if hidden else f"{given!r}: {wrong}"))
     return values, faults
-
-
-def _derive(name: str, values: dict[str, Any], settings: Settings) -> None:
-    if values["check"] is None:
-        values["check"] = default_check(values["port"])
-    if values["id"] is None:
-        values["id"] = _id(name, values["port"], settings)
-    if values["check"].kind == "exec":
-        values["check_via"] = "ttl"
-
-
-def _id(name: str, port: int | None, settings: Settings) -> str:
-    """SVCINIT_ID, where it is set, is the stem of all ids: several containers may share a hostname."""
-    if settings.id == default_id(settings.service, settings.port):
-        return default_id(name, port)
-    return "-".join(str(part) for part in (settings.id, name, port) if part)

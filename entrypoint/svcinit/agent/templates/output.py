@@ -6,18 +6,23 @@ Python has a text for every object, and most of these texts are no configuration
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jinja2
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.filters import do_join
-from jinja2.nodes import Concat, EvalContext, Expr, Impossible, TemplateData
+from jinja2.nodes import BinExpr, Concat, EvalContext, Expr, Impossible, TemplateData
 from markupsafe import soft_str
 
 from svcinit.agent.templates.faults import WrongError
 
 _PLAIN = str, int, float, type(None)  # a bool is an int
+_TEXT_FILTERS = (  # they convert whatever they get to text
+    "capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "pprint", "replace", "safe",
+    "striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr",
+)  # fmt: skip
 _DATES = datetime.date, datetime.time  # from_yaml returns them; they print as in YAML
 
 
@@ -74,6 +79,14 @@ class _Code(CodeGenerator):
             self.write(", ")
         self.write("))")
 
+    def visit_Mod(self, node: BinExpr, frame: Frame) -> None:  # noqa: N802
+        """`"%s" % a`: each part is checked."""
+        self.write("environment.modulo(")
+        self.visit(node.left, frame)
+        self.write(", ")
+        self.visit(node.right, frame)
+        self.write(")")
+
 
 class Environment(jinja2.Environment):
     """A key has precedence over a method of the same name: `cfg.items` is the key `items`, if there is one."""
@@ -82,12 +95,18 @@ class Environment(jinja2.Environment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, optimized=False)
+        self.filters |= {name: _checking(self.filters[name]) for name in _TEXT_FILTERS}
         self.filters |= {"string": lambda value: soft_str(checked(value)), "join": _join}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
-        return super().getattr(obj, attribute)
+        found = super().getattr(obj, attribute)
+        return _checking(found) if isinstance(obj, str) and attribute in ("format", "format_map") else found
+
+    @staticmethod
+    def modulo(left: Any, right: Any) -> Any:
+        return left % (checked(right) if isinstance(left, str) else right)
 
     @staticmethod
     def concatenate(parts: Iterable[Any]) -> str:
@@ -98,3 +117,16 @@ class Environment(jinja2.Environment):
 def _join(context: EvalContext, value: Iterable[Any], separator: str = "", attribute: str | int | None = None) -> str:
     parts = value if attribute is not None else [checked(part) for part in value]
     return str(do_join(context, parts, separator, attribute))
+
+
+def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, after a check of the values that it converts to text."""
+    first = int(hasattr(function, "jinja_pass_arg"))  # before them: the context
+
+    @functools.wraps(function)
+    def checks(*args: Any, **options: Any) -> Any:
+        for value in (*args[first:], *options.values()):
+            checked(value)
+        return function(*args, **options)
+
+    return checks

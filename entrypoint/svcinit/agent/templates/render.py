@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from svcinit import regular_file
 from svcinit.agent.templates.tree import Tree
 from svcinit.errors import ConfigError, Fault, Unavailable
 from svcinit.names import account, nearest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
-from svcinit.agent.consul.blocking import NEVER, Connections
+from svcinit.agent.consul.blocking import NEVER
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import cache, record
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from svcinit.agent.consul.api import Consul
+    from svcinit.agent.consul.blocking import Connections
     from svcinit.handover import Slots
     from svcinit.settings.environment import Settings
 
@@ -55,12 +56,13 @@ class Follower:
     """All watches of one container; `due` (monotonic seconds) is when to call `turn` next at the latest."""
 
     def __init__(
-        self, settings: Settings, consul: Consul, command: tuple[str, ...], slots: Slots, life: str, *,
+        self, settings: Settings, consul: Consul, connections: Connections, command: tuple[str, ...], slots: Slots,
+        life: str, *,
         start_worker: Callable[..., Worker] = Worker, wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
         self._start_worker, self._wall_clock = start_worker, wall_clock
-        self._connections = Connections(consul, settings.watch_connections)
+        self._connections = connections
         self._file = [] if settings.source is None else [queries.File(settings.source)]
         prefixes = [] if self._file else [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
         self._prefixes = {prefix: queries.Keys(consul, self._connections, prefix) for prefix in prefixes}
@@ -88,7 +90,7 @@ class Follower:
 
     @property
     def due(self) -> float:
-        times = [each.due for each in self._watches() if self._can_turn(each)]
+        times = [each.next_due for each in self._watches()]
         if self._busy:
             times.append(self._late)
         elif self._is_untaken():
@@ -114,8 +116,7 @@ class Follower:
 
     def turn(self, now: float) -> None:
         self._turned = now
-        self._take_turns()
-        for each in self._in_order():
+        for each in self._watches():
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now
                 if not self._changed_at:
@@ -130,6 +131,11 @@ class Follower:
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
             self._keep_worker(now)
+
+    @property
+    def is_settled(self) -> bool:
+        """Is no reload owed, and nothing in progress?"""
+        return not (self._owes_reload or self._changed_at or self._busy or self._is_untaken())
 
     def facts(self) -> dict[str, object]:
         return {"reason": self.reason, "pending_since": self.pending_since}
@@ -150,7 +156,6 @@ class Follower:
     def end(self) -> None:
         for each in self._watches():
             each.close()
-        self._connections.close()
         if self._worker is not None:
             self._worker.kill()
 
@@ -159,27 +164,11 @@ class Follower:
         return all(each.digest for each in self._watches())
 
     def _watches(self) -> list[queries.Watch | queries.File]:
-        return [*self._file, *self._queries()]
+        """Queries in flight first, since their answers free connections."""
+        return [*self._file, *sorted(self._queries(), key=lambda each: not each.is_in_flight)]
 
     def _queries(self) -> list[queries.Watch]:
         return [*self._prefixes.values(), *self._used.values()]
-
-    def _take_turns(self) -> None:
-        """Where there are more queries than connections, each one blocks for a short time only."""
-        every = self._queries()
-        wait = self._connections.wait_for(len(every))
-        for each in every:
-            each.wait = wait
-        for each in every:
-            each.from_cache = len(every) > self._connections.limit
-
-    def _in_order(self) -> list[queries.Watch | queries.File]:
-        """Queries in flight first, since their answers free connections; then the one that was asked longest ago."""
-        every = sorted(self._queries(), key=lambda each: (not each.is_in_flight, each.asked_at))
-        return [*self._file, *every]
-
-    def _can_turn(self, each: queries.Watch | queries.File) -> bool:
-        return isinstance(each, queries.File) or each.is_in_flight or not self._connections.is_exhausted
 
     def _take_over(self, verdict: Verdict) -> None:
         """Follow the inputs of the last preparation, of init or of the worker, and no others."""
@@ -192,7 +181,7 @@ class Follower:
             watch = queries.follow(self._consul, self._connections, wanted, self.settings.domain)
             if watch is not None:
                 self._used[wanted] = watch
-        self._owes_reload = "" in versions.values()
+        self._owes_reload = verdict.lacks_answers
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
 

@@ -28,8 +28,6 @@ class Watch(BlockingQuery):
     """Follows `id`. `content` is the newest, None before the first answer; `digest` is its version, and `known` the
     version that is in use."""
 
-    from_cache = False  # see Peers
-
     def __init__(self, consul: Consul, connections: Connections, wanted: InputId) -> None:
         super().__init__(consul, connections)
         self.id = wanted
@@ -67,13 +65,13 @@ class File:
         self.id = InputId(Kind.FILE, path)
         self.content = path
         self.digest = self.known = ""
-        self.due = 0.0
+        self.next_due = 0.0  # monotonic seconds
         self._path = path
 
     def turn(self, now: float) -> bool:
-        if now < self.due:
+        if now < self.next_due:
             return False
-        self.due = now + FILE_INTERVAL
+        self.next_due = now + FILE_INTERVAL
         before, self.digest = self.digest, stamp(self._path)
         return self.digest != before
 
@@ -98,10 +96,11 @@ class Keys(Watch):
 class Peers(Watch):
     """The instances of a service, in the form in which DNS returns them.
 
-    `from_cache`: the agent answers from its own cache, which it keeps up to date by one query of its own for all
-    clients (Consul's "Agent Caching" page). Queries that take turns ask often, and the servers must not have to answer
-    each.
+    Where queries take turns, the agent answers from its own cache, which it keeps up to date by one query for all
+    clients (Consul's "Agent Caching" page): such queries are frequent, and the servers must not have to answer each.
     """
+
+    is_local = True
 
     def __init__(self, consul: Consul, connections: Connections, wanted: InputId, domain: str) -> None:
         super().__init__(consul, connections, wanted)
@@ -113,7 +112,7 @@ class Peers(Watch):
         return super().answer if health.is_complete(self.content or []) else None  # DNS has the address of a host name
 
     def query(self) -> dict[str, str]:
-        return self._health.query | ({"cached": ""} if self.from_cache else {})
+        return self._health.query | ({"cached": ""} if self._connections.are_shared else {})
 
     def read(self, answer: object) -> list[Peer]:
         self._health.only_passing = health.only_passing(self._consul)
@@ -125,11 +124,11 @@ class Asked(Watch):
 
     def __init__(self, consul: Consul, connections: Connections, asked: Question) -> None:
         super().__init__(consul, connections, asked.wanted)
-        self._asked = asked
+        self._asked, self.is_local = asked, asked.can_be_cached
         self.path, self.rule = asked.path, asked.rule
 
     def query(self) -> dict[str, str]:
-        is_cached = self.from_cache and self._asked.can_be_cached
+        is_cached = self.is_local and self._connections.are_shared
         return self._asked.query(self._consul) | ({"cached": ""} if is_cached else {})
 
     def read(self, answer: object) -> Any:

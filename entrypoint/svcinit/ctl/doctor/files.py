@@ -16,7 +16,7 @@ from svcinit.agent.prepare.transaction import open_source
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, Fault, SvcinitError, Unavailable
-from svcinit.state_files import enter, places
+from svcinit.state_files import directories, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -317,7 +317,7 @@ def _missing(
 
 def run_folder(settings: Settings) -> Iterator[Entry]:
     """The directory for svcinit's state."""
-    folders = list(places(settings.run))
+    folders = list(directories(settings.run))
     errors = {folder: _write_error(folder) or _not_own(folder) for folder in folders}
     usable = next((folder for folder, error in errors.items() if not error), "")
     if usable:
@@ -330,7 +330,7 @@ def run_folder(settings: Settings) -> Iterator[Entry]:
 def _not_own(folder: str) -> str:
     """Why svcinit does not use a directory that it can write to; empty if it uses or would create it."""
     try:
-        os.close(enter(folder, {os.geteuid()}))
+        os.close(open_directory(folder, {os.geteuid()}))
     except FileNotFoundError:
         return ""
     except OSError as error:

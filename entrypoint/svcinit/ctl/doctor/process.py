@@ -15,7 +15,7 @@ from svcinit.errors import SvcinitError
 from svcinit.lifecycle.stop import EXIT_TIMEOUT, STOP_TIMEOUT
 from svcinit.names import has_capability
 from svcinit.processes.child import become
-from svcinit.processes.dispositions import look
+from svcinit.processes.dispositions import unhandled
 from svcinit.settings.environment import UnknownVariable, attempt
 from svcinit.settings.parsers import signal_name, words
 
@@ -172,7 +172,7 @@ def reload(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[En
     if main is None:
         yield well(f"by {name}: whether the command handles it can be seen only while it runs under svcinit")
         return
-    who, _ = look(main, action.signal, group=settings.signal_group)
+    who, _ = unhandled(main, action.signal, group=settings.signal_group)
     if who:
         yield found("reload-unhandled", f"{who} does not handle {name}")
     else:

@@ -1,9 +1,9 @@
-#!/usr/bin/env python3
 """Faults in the code that forks, waits and kills, one at a time, each in a copy of the tree and a fresh interpreter.
 
 mutmut keeps all mutants of a file in memory, where they stand in the way of tests that start svcinit as a process or
-look at the stack. Here each mutant (mutmut makes them) is written into the copy, and the tests that came by the changed
-lines are run on it, in a PID namespace of its own: a mutant may signal every process that it sees. Needs root.
+look at the stack. Here each mutant (mutmut makes them) is written into the copy, and the tests that executed the
+changed lines are run on it, in a PID namespace of its own: a mutant may signal every process that it sees. Needs root
+and tini.
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ LIMIT = 150.0  # seconds for the tests of one mutant; over that it counts as not
 PYTEST = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=0", "--timeout=20"]
 ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "tini", "-s", "--", "nice", "-n", "19"]
 SELECT = "not consul and not docker"
-# put into the package that holds FILES: notes the lines that a test came by, in its own process and in all that it starts
+UNIT = (
+    "processes", "child", "guards", "dispositions", "handover", "every_call_fails", "at_the_limits", "pauses",
+    "lifecycle_killed", "prepare_killed",
+)  # fmt: skip
+E2E = "plain_init", "limits", "log_stuck", "terminal", "write_action"
+TESTS = [f"tests/{kind}/test_{name}.py" for kind, names in (("unit", UNIT), ("e2e", E2E)) for name in names]
+# put into the package that holds FILES: notes the lines that a test executes, in its own process and in all that it
+# starts
 TRACE = f"""
 import os, sys
 FILES, SEEN, here = {FILES!r}, {str(SEEN)!r}, set()
@@ -101,7 +108,7 @@ def mutants(file: str) -> Iterator[Mutant]:
 
 
 def _replaced(module: libcst.Module, mutation: file_mutation.Mutation) -> str:
-    return module.deep_replace(mutation.original_node, mutation.mutated_node).code
+    return str(module.deep_replace(mutation.original_node, mutation.mutated_node).code)
 
 
 def copy() -> None:
@@ -196,37 +203,38 @@ def outcome(
         finally:
             file.write_text(sound)
     diff = [f"-{a.strip()} +{b.strip()}" for a, b in zip(sound.splitlines(), code.splitlines(), strict=False) if a != b]
-    return {"name": mutant.name, "where": mutant.where, "line": mutant.lines.start, "verdict": verdict, "by": by_whom,
-            "diff": diff[:2], "tests": len(chosen), "of": all_of_them, "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+    return {
+        "name": mutant.name, "where": mutant.where, "line": mutant.lines.start, "verdict": verdict, "by": by_whom,
+        "diff": diff[:2], "tests": len(chosen), "of": all_of_them, "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("tests", nargs="*", default=TESTS, help="the files of the tests to run")
+    options.add_argument("--traced", action="store_true", help="use the copy and the traced lines of the last run")
     options.add_argument(
-        "--trace", nargs="*", metavar="TEST", help="first note what the tests come by; the files to run"
+        "--sample", type=int, help="so many mutants, chosen at random; as many as there are: all, shuffled"
     )
-    options.add_argument("--sample", type=int, help="so many mutants, chosen at random")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--most", type=float, default=30.0, help="seconds of tests for a mutant, the fast ones first")
     options.add_argument("--skip", type=int, default=0, help="without the first ones of them")
-    options.add_argument("--list", action="store_true", help="only count them")
     given = options.parse_args()
-    if given.trace is not None:
-        trace(given.trace)
+    if not given.traced:
+        trace(given.tests)
     found = [mutant for file in FILES for mutant in mutants(file)]
     if given.sample:
         found = random.Random(given.seed).sample(found, given.sample)
-    found = found[given.skip :]
-    if given.list:
-        print(collections.Counter(mutant.file for mutant in found))
-        return
-    if given.trace is not None:
-        return
     by, times = tests()
     for file in FILES:
         shutil.copy(SOUND / file, COPY / "entrypoint/svcinit" / file)
-    for mutant in found:
-        print(json.dumps(outcome(mutant, by, times, given.most)), flush=True)
+    verdicts: collections.Counter[tuple[str, object]] = collections.Counter()
+    for mutant in found[given.skip :]:
+        ended = outcome(mutant, by, times, given.most)
+        verdicts[mutant.file, ended["verdict"]] += 1
+        print(json.dumps(ended), flush=True)
+    for (file, verdict), count in sorted(verdicts.items(), key=str):
+        print(f"{file}: {verdict}: {count}")
 
 
 if __name__ == "__main__":
