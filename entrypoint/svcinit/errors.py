@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 class Fault(str):
     """One error: a complete sentence for people, and fields for programs and the log.
 
-    Fields are `variable`, `file`, `line` and `key`, as far as the error has them. Code reads the fields, or the class
-    of the fault, and never the sentence.
+    Fields are `variable`, `file`, `line`, `key`, `input` and `name`, as far as the error has them. Code reads the
+    fields, or the class of the fault, and never the sentence.
     """
 
     fields: Mapping[str, object]

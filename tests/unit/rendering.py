@@ -39,6 +39,7 @@ class Data:
         self.env = env or {}
         self.node = "host1"
         self.token_hint = ""
+        self.names: Mapping[str, object] = {}
         self.this = This()
         self._peers = peers or {}
         self.lists: dict[str, list[Any]] = {}

@@ -192,6 +192,21 @@ def test_all_that_one_template_misses_is_reported_and_would_stop_the_start(
     assert len(found.all("template-fails") + found.all("template-waits")) == 5, "nothing that comes from stand-ins"
 
 
+@pytest.mark.parametrize("name", ["nosuch", "nosuch('x')", "nosuch.field", "env.NOSUCH"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_name_that_does_not_exist_is_reported_beside_a_missing_key(
+    env: dict[str, str], template: Template, name: str, is_first: bool
+) -> None:
+    parts = [f"{{{{ {name} }}}}", '{{ key("gone") }}', '{{ service("db", min=1)|length }}']
+    template("a.ini", "\n".join(parts if is_first else parts[::-1]))
+    found = examined(env)
+    assert found.code == 1
+    wrong = sorted(text.rpartition("`: ")[2].partition(";")[0] for text in found.all("template-fails"))
+    named = "environment variable NOSUCH is not set" if name.startswith("env") else "nosuch is not defined"
+    assert wrong == sorted([named, "there is no key gone"])
+    assert "service db has 0 of the 1 peers needed" in found.one("template-waits")
+
+
 def test_too_few_peers_alone_are_an_exit_status_of_1(env: dict[str, str], template: Template) -> None:
     template("a.ini", '{{ service("db", min=1) | length }}')
     found = examined(env)

@@ -180,6 +180,28 @@ def test_a_key_of_a_service_that_is_given_twice_is_an_error_with_its_line() -> N
         services(settings_of(SVCINIT_PORT="8000", SVCINIT_SERVICES="- {name: admin,\n   port: 8001, port: 8002}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tags: [a, null]", ".tags=['a', None]: item 2: it is null"),
+        ("port: ~", ".port=None: it is null"),
+        ("tags: [~]", "item 1: it is null"),
+        ("meta: {a: 1, b: }", "the value of b: it is null"),
+        ("tags: [[a, b], c]", "item 1 is a list or a mapping"),
+        ("meta: {a: {b: c}}", "the value of a is a list or a mapping"),
+        ("check_headers: {X: null}", "SVCINIT_SERVICES[0].check_headers="),
+        ("checks: [{name: null, kind: tcp}]", ".checks[0].name=None: it is null"),
+        ("checks: [{name: a, kind: null}]", ".checks[0].kind=None: it is null"),
+        ("checks: [{name: a, kind: tcp, interval: null}]", ".checks[0].interval=None: it is null"),
+        ("name: null", ".name=None: it is null"),
+    ],
+)
+def test_a_null_in_a_service_is_an_error_that_says_where_it_is(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        services(settings_of(SVCINIT_SERVICES=f"- {text}"))
+    assert any(expected in fault for fault in caught.value.faults), caught.value.faults
+
+
 def test_a_kind_that_nothing_can_run_is_an_error_and_no_other_check() -> None:
     (service,) = services(settings_of(SVCINIT_CHECK="http:/health"))
     (check,) = service.checks

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 
 from rendering import Data, Peer, fault_of, render_all, text_of, tree
 from svcinit.agent.templates.engine import Engine
@@ -333,6 +334,24 @@ def test_a_value_arrives_byte_for_byte(tmp_path: Path, value: str) -> None:
 def test_bytes_of_the_environment_that_are_no_utf8_arrive_too(tmp_path: Path) -> None:
     folder = tree(tmp_path, {"a.j2": "{{ env.X }}"})
     assert render_all(folder, Data(env={"X": os.fsdecode(b"\xff")}))["/a"].content == b"\xff"
+
+
+@pytest.mark.parametrize("name", sorted(Environment().filters.keys() - {"random"}))
+def test_a_filter_of_jinja_treats_a_level_of_cfg_as_a_mapping(name: str) -> None:
+    """Where Jinja2's own filter has a result for a mapping, it is the same for `cfg`."""
+    arguments = {"replace": "('x', 'z')", "map": "('upper')", "batch": "(2)", "slice": "(2)", "groupby": "(0)"}
+    call = f"{name}{arguments.get(name, '')}"
+    data = Data({"a/x": b"1", "a/y": b"2"})
+    for tail in ("", "|list"):
+        try:
+            expected = text_of(f"{{{{ {{'x': '1', 'y': '2'}}|{call}{tail} }}}}", data)
+        except ConfigError:
+            continue
+        assert text_of(f"{{{{ cfg.a|{call}{tail} }}}}", data) == expected
+
+
+def test_the_attr_filter_does_not_say_that_a_key_is_missing_which_exists() -> None:
+    assert "there is no key" not in fault_of("{{ cfg.a|attr('x') }}", Data({"a/x": b"1"}))
 
 
 @pytest.mark.parametrize("template", ["{{ key('bin') }}", "{{ cfg.bin|default('x') }}", "{{ cfg|to_json }}"])

@@ -22,7 +22,7 @@ def lines(status: Mapping[str, Any], now: float, *, verbose: bool = True) -> lis
     """`now`: seconds since the epoch. `verbose`: with requests, times and memory."""
     found = [
         f"{status['service'] or 'service'}: {status['state']}",
-        *([_fact("degraded", status["degraded"])] if status["degraded"] else ()),
+        *_degraded(status["degraded"], status["preparation"]["errors"]),
         *_services(status["services"], now),
         *_log(status["log"]),
         *_facts(status, now),
@@ -43,6 +43,14 @@ def still(status: Mapping[str, Any]) -> list[str]:
 
 def _fact(name: str, value: object) -> str:
     return f"  {name:9} {'-' if value is None else value}"
+
+
+def _degraded(reason: str, errors: list[str]) -> Iterator[str]:
+    """With the first error of the preparation that failed."""
+    if not reason:
+        return
+    more = f" (and {len(errors) - 1} more, below)" if len(errors) > 1 else ""
+    yield _fact("degraded", f"{reason}: {errors[0]}{more}" if errors and errors[0] not in reason else reason)
 
 
 def _services(services: Mapping[str, Mapping[str, Any]], now: float) -> Iterator[str]:

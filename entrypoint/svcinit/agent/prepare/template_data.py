@@ -29,6 +29,7 @@ class TemplateData:
         self.answers: dict[InputId, Answer] = {}
         self.kv: dict[str, bytes] = {}
         self.known_agent: dict[str, str] = {}
+        self.names: dict[str, object] = {}
         self._redactor: Callable[[str], str] | None = None
 
     def fetch(self) -> None:

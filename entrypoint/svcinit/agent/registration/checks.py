@@ -112,7 +112,7 @@ def _read(entry: Mapping[str, object], values: Mapping[str, Any], where: str) ->
             if key == "name":
                 name = _name(given)
             elif key == "kind":
-                target = read_target(str(given))
+                target = read_target(raw(given, ""))
             elif key in OPTIONS:
                 attribute, row = OPTIONS[key]
                 options[attribute] = ROWS[row].parse(raw(given, ":" if key == "headers" else ""))
@@ -146,15 +146,27 @@ def raw(given: object, joint: str) -> str:
         return "1" if given else "0"
     if isinstance(given, str | int | float):
         return str(given)
+    if given is None:
+        raise ValueError("it is null: leave it out, or write '' for an empty text")
     if isinstance(given, list):
-        return joined(raw(item, "") for item in given)
+        return joined(_item(item, f"item {number}") for number, item in enumerate(given, 1))
     if isinstance(given, dict) and joint:
-        return joined(f"{key}{joint}{raw(value, '')}" for key, value in given.items())
+        return joined(f"{key}{joint}{_item(value, f'the value of {key}')}" for key, value in given.items())
     raise ValueError("expected the same form as in the variable of that name")
 
 
+def _item(given: object, which: str) -> str:
+    """A value in a list or a mapping. Raises ValueError."""
+    if isinstance(given, list | dict):
+        raise ValueError(f"{which} is a list or a mapping: expected text or a number")
+    try:
+        return raw(given, "")
+    except ValueError as wrong:
+        raise ValueError(f"{which}: {wrong}") from None
+
+
 def _name(given: object) -> str:
-    text = str(given)
+    text = raw(given, "")
     if not isinstance(given, str) or not 0 < len(text) <= NAME_LIMIT or not text.replace("-", "").replace(
         "_", ""
     ).isalnum() or not text.isascii():  # fmt: skip

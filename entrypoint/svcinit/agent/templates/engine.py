@@ -56,6 +56,10 @@ if TYPE_CHECKING:
             """The environment."""
 
         @property
+        def names(self) -> Mapping[str, object]:
+            """Further names that templates can use, with their values."""
+
+        @property
         def this(self) -> object:
             """This instance: name, id, address, port."""
 
@@ -119,7 +123,8 @@ class Engine:
             self._env.concat = mask.joined  # type: ignore[method-assign]
         self._env.context_class = _Context
         self._env.filters.update(filters.FILTERS)
-        self._env.globals.update(_Names(data, dirs).globals())
+        self._env.policies["json.dumps_function"] = filters.dumps  # of Jinja2's own tojson
+        self._env.globals.update({**data.names, **_Names(data, dirs).globals()})
         del self._env.globals["lipsum"], self._env.filters["random"]
 
     def render_file(self, name: str, path: str) -> bytes:
@@ -241,7 +246,7 @@ class _Missing(StrictUndefined):
         if not hint and name is not None:
             if obj is missing:
                 hint, exc = name, NoNameError
-            elif isinstance(obj, _Section):
+            elif isinstance(obj, _Section) and name not in obj:  # `attr` finds no key
                 hint, exc = obj.path(name), NoKeyError
             elif isinstance(obj, _Environ):
                 hint, exc = name, NoVariableError
@@ -286,6 +291,9 @@ class _Section(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._whole())
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._whole())
 
     def __len__(self) -> int:
         return len(self._whole())

@@ -71,6 +71,8 @@ def explain(error: Exception, label: str, texts: Mapping[str, str], data: Data, 
         missing["key"] = _path(str(error), source, data)
     elif isinstance(error, NoVariableError):
         missing["variable"] = _word(str(error), source, data)
+    elif isinstance(error, NoNameError):
+        missing["name"] = str(error)
     return Fault(f"{place}: {_reason(error, source, data, names)}", **place.fields, **missing)
 
 

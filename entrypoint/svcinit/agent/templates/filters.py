@@ -80,10 +80,15 @@ def _grouped(
     return dict(sorted(groups.items()))
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
+def dumps(value: Any, **options: Any) -> str:
+    """json.dumps, also for levels of `cfg`, pairs and peers."""
     import json
 
-    return json.dumps(_plain(value), indent=indent, sort_keys=True, ensure_ascii=False)
+    return json.dumps(_plain(value), **options)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    return dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
 
 
 def from_json(text: str) -> Any:

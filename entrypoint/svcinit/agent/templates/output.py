@@ -97,6 +97,8 @@ class Environment(jinja2.Environment):
         super().__init__(**options, optimized=False)
         self.filters |= {name: _checking(self.filters[name]) for name in _TEXT_FILTERS}
         self.filters |= {"string": lambda value: soft_str(checked(value)), "join": _join}
+        encode = self.filters["urlencode"]  # it knows only dict as a mapping
+        self.filters["urlencode"] = lambda value: encode(dict(value) if isinstance(value, Mapping) else value)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Mapping) and attribute in obj:

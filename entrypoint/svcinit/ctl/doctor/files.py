@@ -19,7 +19,8 @@ from svcinit.errors import ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.state_files import directories, open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from svcinit.agent.consul.discovery import Peer
     from svcinit.agent.prepare.source import Answer
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
-MISSING = 50  # keys and peers, at most, that one template lacks
+MISSING = 50  # keys, names and peers, at most, that one template lacks
 MANY = 1000  # instances that replace a service with too few
+KINDS = "key", "variable", "name", "input"  # fields of an error that name what is missing
 LOOPBACK = "127.0.0.1"
 PATIENCE = 3.0  # seconds for one query of a template
 
@@ -122,7 +124,7 @@ def _rendered(rendering: Rendering, contents: dict[str, bytes], known: list[str]
     files, faults, away = _attempt(rendering)
     contents.update({file.target: file.content for file in files})
     for fault in _hidden(rendering, [*faults, *away]):
-        (faults if _field(fault, "key") else away).append(fault)
+        (away if _field(fault, "input") else faults).append(fault)
     for fault in faults:
         if fault not in known:
             yield found("template-fails", fault, check="templates")
@@ -146,10 +148,10 @@ def _attempt(rendering: Rendering) -> tuple[list[Rendered], list[str], list[str]
 
 
 def _hidden(rendering: Rendering, seen: list[str]) -> Iterator[str]:
-    """Missing keys and peers behind the first one of a template, where its rendering ends.
+    """Missing keys, variables, names and peers behind the first one of a template, where its rendering ends.
 
-    From then on, a reported key has the value 0 (which most filters accept), and a reported service has many instances.
-    Only further missing keys and peers are reported, since other errors may come from these stand-ins.
+    From then on, a reported key, variable or name has the value 0 (which most filters accept), and a reported service
+    has many instances. Only what is missing is reported, since other errors may come from these stand-ins.
     """
     stand_in, reported = StandIn(rendering.data), set(seen)
     again, faults = type(rendering)(rendering.settings, rendering.command, stand_in), seen
@@ -159,26 +161,46 @@ def _hidden(rendering: Rendering, seen: list[str]) -> Iterator[str]:
         _, wrong, away = _attempt(again)
         faults = [*wrong, *away]
         for fault in faults:
-            if fault not in reported and (_field(fault, "key") or _field(fault, "input")):
+            if fault not in reported and any(_field(fault, kind) for kind in KINDS):
                 reported.add(fault)
                 yield fault
 
 
+class Anything(str):
+    """The value of a name that is not defined, of its fields, and of calls of it."""
+
+    def __call__(self, *_args: object, **_options: object) -> Anything:
+        return self
+
+    def __getattr__(self, name: str) -> Anything:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
 class StandIn(TemplateData):
-    """The data of `real`, with more keys and peers."""
+    """The data of `real`, with more keys, variables, names and peers."""
 
     def __init__(self, real: TemplateData) -> None:
         super().__init__(real.settings, real.source, real.earlier)
         self.answers, self.kv, self.known_agent = real.answers, dict(real.kv), real.known_agent
-        self._many: set[str] = set()
+        self._variables: dict[str, str] = {}
+        self._many: dict[str, bool] = {}
 
     def add(self, faults: Iterable[str]) -> bool:
-        """Add the keys and peers that these errors miss; False if all of them are present already."""
-        keys = {key for fault in faults if (key := _field(fault, "key"))} - self.kv.keys()
-        inputs = {each for fault in faults if (each := _field(fault, "input"))} - self._many
-        self.kv.update(dict.fromkeys(keys, b"0"))
-        self._many |= inputs
-        return bool(keys or inputs)
+        """Add what these errors miss; False if all of that is present already."""
+        present: tuple[dict[str, Any], ...] = self.kv, self._variables, self.names, self._many
+        values = b"0", "0", Anything("0"), True
+        is_new = False
+        for kind, known, value in zip(KINDS, present, values, strict=True):
+            found = {name for fault in faults if (name := _field(fault, kind))} - known.keys()
+            known.update(dict.fromkeys(found, value))
+            is_new |= bool(found)
+        return is_new
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return {**super().env, **self._variables}
 
     def key_at(self, path: str, dc: str | None = None) -> bytes | None:
         return self.kv.get(f"/{path}") or super().key_at(path, dc)
