@@ -116,6 +116,22 @@ def test_tags_that_others_set_stay_where_that_is_allowed(service: Service) -> No
     assert record(service)["Tags"] == ["theirs"]
 
 
+def test_a_connect_native_service_stays_one(service: Service) -> None:
+    service.env |= OFTEN | {"SVCINIT_CONNECT_NATIVE": "1"}
+    svcinit = service.start()
+    is_passing(service)
+    before = record(service)
+    assert before["Connect"] == {"Native": True}
+    (native,) = service.consul.get("/v1/health/connect/web")
+    assert native["Service"]["ID"] == before["ID"]
+    changed = {"ID": before["ID"], "Name": "web", "Port": before["Port"], "Meta": before["Meta"]}
+    put(service, "/v1/agent/service/register", changed)
+    svcinit.says("was changed: repaired changed=connect")
+    # Consul 1.14 gives such a service a tagged address of its own (consul-virtual), after some time
+    eventually(lambda: record(service).get("Connect") == {"Native": True}, "it is Connect-native again")
+    eventually(lambda: has_its_check(service), "it has its check again")
+
+
 # maintenance
 
 

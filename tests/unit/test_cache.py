@@ -103,7 +103,13 @@ def test_what_is_no_cache_is_refused(tmp_path: pathlib.Path, content: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    "env", [{"SVCINIT_SERVICE": "other"}, {"SVCINIT_KV_PREFIX": "config/x"}, {"SVCINIT_DOMAIN": "sbay"}]
+    "env",
+    [
+        {"SVCINIT_SERVICE": "other"},
+        {"SVCINIT_KV_PREFIX": "config/x"},
+        {"SVCINIT_DOMAIN": "sbay"},
+        {"CONSUL_NAMESPACE": "team"},
+    ],
 )
 def test_that_of_another_service_prefix_or_domain_is_refused(tmp_path: pathlib.Path, env: dict[str, str]) -> None:
     save(ours(tmp_path, **env), snapshot())

@@ -124,6 +124,21 @@ def test_weights_and_tagged_addresses_are_registered_and_repaired() -> None:
     assert differences(actual, made) == ["weights", "tagged addresses"]
 
 
+def test_a_connect_native_service_is_registered_as_one_and_repaired() -> None:
+    listed = '[{"name": "admin", "port": 8001, "connect_native": true}, {"name": "plain", "port": 8002}]'
+    own, admin, plain = services(settings_of(SVCINIT_CONNECT_NATIVE="1", SVCINIT_SERVICES=listed))
+    made = definition(own, "10.0.0.1", "", "life")
+    assert made["Connect"] == definition(admin, "10.0.0.1", "", "life")["Connect"] == {"Native": True}
+    assert "Connect" not in definition(plain, "10.0.0.1", "", "life")  # an entry does not inherit it
+    record: dict[str, Any] = {**made, "Service": "web"}
+    actual = {"Service": record, "Checks": [{"CheckID": "service:web"}]}
+    assert differences(actual, made) == []
+    others: list[dict[str, Any]] = [{}, {"Connect": None}, {"Connect": {}}, {"Connect": {"Native": False}}]
+    for changed in others:
+        actual["Service"] = {name: value for name, value in record.items() if name != "Connect"} | changed
+        assert differences(actual, made) == ["connect"]
+
+
 @pytest.mark.parametrize("value", ["0", "1,2,3", "x", "70000", "-1"])
 def test_weights_that_consul_refuses_are_a_fault(value: str) -> None:
     with pytest.raises(ConfigError, match="SVCINIT_WEIGHTS"):

@@ -73,6 +73,8 @@ class Settings:
     consul_capath: str | None
     consul_client_cert: str | None
     consul_client_key: str | None
+    consul_namespace: str | None
+    consul_partition: str | None
     service: str | None
     id: str
     port: int | None
@@ -84,6 +86,7 @@ class Settings:
     checks: str | None
     weights: tuple[int, int] | None
     tagged_addresses: Mapping[str, tuple[str, int | None]]
+    connect_native: bool
     port_check: bool
     check_via: str
     check_interval: float

@@ -96,6 +96,8 @@ TABLE = (
     V("CONSUL_CAPATH", None, text, "directory of CA certificates"),
     V("CONSUL_CLIENT_CERT", None, text, "file with the client certificate"),
     V("CONSUL_CLIENT_KEY", None, text, "file with the key of the client certificate"),
+    V("CONSUL_NAMESPACE", None, service_name, "namespace of Consul Enterprise for each request, as in Consul's CLI"),
+    V("CONSUL_PARTITION", None, service_name, "admin partition of Consul Enterprise, likewise"),
     V("SVCINIT_SERVICE", None, service_name, "name of the service in Consul; if unset, no service is registered"),
     V("SVCINIT_ID", None, instance_id, "instance id; by default NAME-HOSTNAME-PORT"),
     V("SVCINIT_PORT", None, port, "port on which the service listens"),
@@ -109,6 +111,8 @@ TABLE = (
       "further addresses of the service: lan=HOST[:PORT],wan=HOST[:PORT]; by default with the service's port"),
     V("SVCINIT_WEIGHTS", None, weights,
       "weights in SRV records, PASSING or PASSING,WARNING: 10,1; by default Consul's own 1,1"),
+    V("SVCINIT_CONNECT_NATIVE", "0", boolean,
+      "1: register the service as Connect-native: it speaks the mTLS of Consul's service mesh itself"),
     V("SVCINIT_PORT_CHECK", "1", boolean,
       "1: while another process answers on SVCINIT_PORT, the start waits, up to SVCINIT_START_TIMEOUT; 0: no such "
       "check, for services that share a port (SO_REUSEPORT)"),

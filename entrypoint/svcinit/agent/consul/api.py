@@ -45,6 +45,8 @@ def connect(settings: Settings, longest: float = READ_TIMEOUT, *, trusting: bool
         client_cert=settings.consul_client_cert,
         client_key=settings.consul_client_key,
         server_name=settings.consul_tls_server_name,
+        namespace=settings.consul_namespace,
+        partition=settings.consul_partition,
         timeout=(min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)),
     )
     consul.consistency = settings.consistency

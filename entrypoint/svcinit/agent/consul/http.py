@@ -65,6 +65,8 @@ class Http:
         client_cert: str | None = None,
         client_key: str | None = None,
         server_name: str | None = None,
+        namespace: str | None = None,
+        partition: str | None = None,
         timeout: tuple[float, float] = (3.0, 10.0),
     ) -> None:
         self.address, self._timeout = address, timeout
@@ -78,6 +80,9 @@ class Http:
         self._session = session = requests.Session()
         session.trust_env = False  # no proxy and no .netrc: the agent is on this host or next to it
         session.headers["Accept-Encoding"] = "identity"  # on one host, compressing costs more than it saves
+        scope = {"ns": namespace, "partition": partition}  # Consul's own CLI sends them with each request, too
+        self._scope = {name: value for name, value in scope.items() if value}
+        session.params = self._scope
         if token:
             session.headers["X-Consul-Token"] = token
         if auth:
@@ -327,6 +332,9 @@ class Http:
         advice, variable = "is CONSUL_HTTP_ADDR a Consul agent that takes this?", "CONSUL_HTTP_ADDR"
         if reply.status == 401:
             advice, variable = "see CONSUL_HTTP_AUTH", "CONSUL_HTTP_AUTH"
+        elif reply.status == 400 and self._scope:
+            variable = "CONSUL_NAMESPACE" if "ns" in self._scope else "CONSUL_PARTITION"
+            advice = f"is it Consul Enterprise, which {variable} needs?"
         return Refused(f"{title} answered {reply.status}: {words}; {advice}", cause, variable=variable)
 
     def record(self, method: str, path: str, answer: object) -> dict[str, Any]:

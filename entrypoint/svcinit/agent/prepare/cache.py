@@ -155,10 +155,12 @@ def _decoded(wanted: InputId, content: Any) -> Any:
 
 
 def _identity(settings: Settings) -> dict[str, object]:
+    scope = {"namespace": settings.consul_namespace, "partition": settings.consul_partition}
     return {
         "service": settings.service,
         "prefixes": [list(prefix) for prefix in settings.kv_prefix],
         "domain": settings.domain,
+        **{name: value for name, value in scope.items() if value},
     }
 
 

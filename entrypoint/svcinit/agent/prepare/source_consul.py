@@ -60,6 +60,9 @@ class ConsulSource(Source):
         return Answer(lookup.records(wanted, min(LOOKUP_TIMEOUT, self._seconds_left())), time.time())
 
     def _peers(self, wanted: InputId) -> Answer:
+        if self._settings.consul_namespace or self._settings.consul_partition:  # the names in DNS have neither
+            found = self._by_health((wanted.name, wanted.tag, wanted.dc))
+            return Answer(found, time.time())
         if self._resolver is None:
             from svcinit.agent.consul.discovery import Resolver
 

@@ -43,6 +43,8 @@ def definition(service: Service, address: str | None, agent_address: str, life: 
             tag: {"Address": host, "Port": port or service.port or 0}
             for tag, (host, port) in service.tagged_addresses.items()
         }
+    if service.connect_native:
+        wanted["Connect"] = {"Native": True}
     if service.checks:
         wanted["Checks"] = [_check(service, check, address or agent_address) for check in service.checks]
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
@@ -65,6 +67,7 @@ def differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         "tag override": (bool(record.get("EnableTagOverride")), wanted["EnableTagOverride"]),
         "weights": (record.get("Weights") or DEFAULT_WEIGHTS, wanted.get("Weights", DEFAULT_WEIGHTS)),
         "tagged addresses": (_tagged(record), wanted.get("TaggedAddresses", {})),
+        "connect": (_is_native(record), _is_native(wanted)),
     }
     if wanted["EnableTagOverride"]:  # other programs may set the tags
         del fields["tags"]
@@ -105,6 +108,11 @@ def statuses(actual: Mapping[str, Any]) -> dict[str, str]:
 def _tagged(record: Mapping[str, Any]) -> dict[str, object]:
     found = record.get("TaggedAddresses")
     return {tag: found[tag] for tag in TAGS_OF_ADDRESSES if tag in found} if isinstance(found, dict) else {}
+
+
+def _is_native(record: Mapping[str, Any]) -> bool:
+    connect = record.get("Connect")  # missing for a service that is not native
+    return isinstance(connect, dict) and connect.get("Native") is True
 
 
 def _check(service: Service, check: Check, service_host: str) -> dict[str, Any]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from svcinit.agent.registration.checks import Check
     from svcinit.settings.environment import Settings
 
-OWN = "id", "port", "tags", "meta", "check", "checks", "weights", "tagged_addresses"  # no entry inherits these
+# no entry of SVCINIT_SERVICES inherits these
+OWN = "id", "port", "tags", "meta", "check", "checks", "weights", "tagged_addresses", "connect_native"
 SHARED = (
     "tag_override", "check_via", "check_interval", "check_timeout", "check_method", "check_headers",
     "check_tls_verify", "check_successes", "check_failures", "deregister_after",
@@ -42,6 +43,7 @@ class Service:
     meta: Mapping[str, str]
     weights: tuple[int, int] | None
     tagged_addresses: Mapping[str, tuple[str, int | None]]
+    connect_native: bool
     tag_override: bool
     deregister_after: float
     checks: tuple[Check, ...]
@@ -49,7 +51,8 @@ class Service:
     def __init__(self, name: str, values: Mapping[str, Any], further: list[Check]) -> None:
         self.name = name
         for attribute in (
-            "id", "port", "tags", "meta", "weights", "tagged_addresses", "tag_override", "deregister_after"
+            "id", "port", "tags", "meta", "weights", "tagged_addresses", "connect_native", "tag_override",
+            "deregister_after",
         ):  # fmt: skip
             setattr(self, attribute, values[attribute])
         self.checks = (*checks.first(values), *further)
@@ -130,7 +133,8 @@ def _plain(node: Node) -> object:
 
 def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {
-        "port": None, "tags": (), "meta": {}, "check": None, "id": None, "weights": None, "tagged_addresses": {}
+        "port": None, "tags": (), "meta": {}, "check": None, "id": None, "weights": None, "tagged_addresses": {},
+        "connect_native": False,
     }  # fmt: skip
     faults = []
     for key, given in entry.items():
