@@ -10,6 +10,7 @@ from svcinit import log
 
 THRESHOLD = log._threshold  # before any test changes it
 
+
 @pytest.fixture(autouse=True)
 def _no_sentences(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing depends on a message, except the tests that are about texts: those have the mark `sentences`."""
