@@ -219,11 +219,13 @@ def test_a_service_that_is_registered_during_the_wait_is_taken(service: Service)
 
 
 def test_keys_that_are_waited_for_are_named_and_taken_when_they_come(service: Service) -> None:
-    service.env |= {"SVCINIT_WAIT_FOR_KEYS": "db/url,features/", "SVCINIT_START_TIMEOUT": "30s"}
+    service.env |= {"SVCINIT_WAIT_FOR_KEYS": "db/url,features/,/shared/x", "SVCINIT_START_TIMEOUT": "30s"}
     target = service.template("app.ini", '{{ key("db/url") }}')
     svcinit = service.start()
-    svcinit.says("SVCINIT_WAIT_FOR_KEYS: not below config/web: db/url, features/; trying again for up to ")
+    svcinit.says("SVCINIT_WAIT_FOR_KEYS: not below config/web: db/url, features/, /shared/x; trying again for up to ")
     service.consul.kv_put("config/web/features/a", "1")
+    svcinit.says("SVCINIT_WAIT_FOR_KEYS: not below config/web: db/url, /shared/x; trying again")
+    service.consul.kv_put("shared/x", "1")
     svcinit.says("SVCINIT_WAIT_FOR_KEYS: not below config/web: db/url; trying again")
     assert service.notes == []
     service.consul.kv_put("config/web/db/url", "there")

@@ -168,3 +168,9 @@ def test_a_token_without_the_rule_gets_no_list_that_looks_complete(tmp_path: pat
         with pytest.raises(ConfigError, match='key_prefix "config/other/y"'):
             renders(consul, "{{ key('/config/other/y') }}", **env)
         assert renders(consul, "{{ instances('consul') }}{{ services() }}", **env) == "[][]"
+
+
+def test_the_root_certificates_of_the_mesh_are_those_of_consul(agent: ConsulAgent) -> None:
+    (root,) = agent.get("/v1/connect/ca/roots")["Roots"]
+    template = "{% for r in connect_ca() %}{{ r.id }} {{ r.name }} {{ r.active }} {{ r.cert }}{% endfor %}"
+    assert renders(agent, template) == f"{root['ID']} {root['Name']} True {root['RootCert']}"

@@ -32,6 +32,7 @@ NONSENSE: list[Any] = [
     [{"Node": NODE, "Service": {**SERVICE, "Port": "x"}, "Checks": None}],
     [{"Node": NODE, "Service": {**SERVICE, "Tags": [{}]}, "Checks": []}],
     [{"Node": {"Node": "n"}, "Service": SERVICE, "Checks": []}],
+    {"Roots": [{"ID": "a", "Name": "b", "RootCert": 3, "Active": True}]},
 ]  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def test_what_has_no_index_is_not_followed() -> None:
     limits = Connections(CONSUL, 3)
     followed = {kind for kind in (*QUESTIONS, Kind.LOOKUP, Kind.KV, Kind.PEERS)
                 if follow(CONSUL, limits, InputId(kind, "x"), "consul")}  # fmt: skip
-    assert followed == {Kind.KEY, Kind.INSTANCES, Kind.SERVICES, Kind.NODES, Kind.NODE, Kind.KV, Kind.PEERS}
+    catalog = {Kind.INSTANCES, Kind.SERVICES, Kind.NODES, Kind.NODE, Kind.CONNECT_CA}
+    assert followed == {Kind.KEY, Kind.KV, Kind.PEERS, *catalog}
 
 
 def test_where_queries_take_turns_the_agents_cache_answers_for_instances() -> None:
@@ -121,7 +123,8 @@ def test_the_catalog_is_no_secret_for_the_mask(tmp_path: Path) -> None:
 def test_a_file_has_instances_and_services(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(
         "services: {db: [], "
-        "web: [{address: 10.0.0.2, port: 80, tags: [Blue]}, '10.0.0.1:81', {address: 10.0.0.3, dc: dc2}]}"
+        "web: [{address: 10.0.0.2, port: 80, tags: [Blue], meta: {zone: a, n: 1.10}, weight: 7}, "
+        "'10.0.0.1:81', {address: 10.0.0.3, dc: dc2}]}"
     )
     settings = environment.read({"SVCINIT_SOURCE": f"file:{tmp_path}/s.yaml", "SVCINIT_KV_PREFIX": ""})
     data = TemplateData(settings, FileSource(settings))
@@ -133,7 +136,9 @@ def test_a_file_has_instances_and_services(tmp_path: Path) -> None:
     assert rendered("{{ instances('WEB', tag='blue')|length }} {{ instances('web', dc='dc2')|hostports(1) }}") == (
         "1 ['10.0.0.3:1']"
     )
-    assert rendered("{{ services()|to_json }}") == '[{"name": "db", "tags": []}, {"name": "web", "tags": ["blue"]}]'
+    assert rendered("{{ services()|to_json }}") == '[{"name": "db", "tags": []}, {"name": "web", "tags": ["Blue"]}]'
+    each = "{% for i in instances('web') %}{{ i.weight }} {{ i.meta|to_json }} {{ i.tags }};{% endfor %}"
+    assert rendered(each) == """1 {} [];7 {"n": "1.10", "zone": "a"} ['Blue'];"""
     for template in ("{{ nodes() }}", "{{ instances('web', filter='a == b') }}", "{{ lookup('x') }}"):
         with pytest.raises(ConfigError, match="SVCINIT_SOURCE has no"):
             rendered(template)

@@ -61,6 +61,19 @@ def test_it_has_when_each_input_was_fetched_and_how_many_entries_it_had(mine: Se
     assert found["peers"] == {"blue.db": {"entries": 0, "index": None, "fetched": 1001.0}}
 
 
+def test_it_has_the_catalog_by_full_labels(mine: Settings) -> None:
+    done = prepared(mine, 0.25, 0.5)
+    done.data.answers[InputId(Kind.INSTANCES, "web")] = Answer([{}, {}], 1000.0, 9)
+    done.data.answers[InputId(Kind.NODE, "web")] = Answer([], 1000.0)
+    record.write_record(done, RUN, (), lambda: 5000.0)
+    assert recorded(mine)["catalog"] == {
+        "instances of web": {"entries": 2, "index": 9, "fetched": 1000.0},
+        "node web": {"entries": 0, "index": None, "fetched": 1000.0},
+    }
+    record.write_record(prepared(mine, 0.25, None), RUN, ("wrong",), lambda: 5001.0)
+    assert set(recorded(mine)["catalog"]) == {"instances of web", "node web"}  # not read by the failed one
+
+
 def test_times_and_requests_of_a_run_add_up_and_those_of_another_run_do_not(mine: Settings) -> None:
     record.write_record(prepared(mine, 9.0, 9.0), "another", (), lambda: 1.0)
     for fetch, render in ((0.25, 0.5), (0.75, None)):

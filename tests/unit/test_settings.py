@@ -101,6 +101,7 @@ def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
         ("SVCINIT_DNS_ADDR", "host:dns", "expected a port number"),
         ("SVCINIT_WAIT_FOR", "mysql:0", "expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER"),
         ("SVCINIT_WAIT_FOR_KEYS", "/", "expected names of keys"),
+        ("SVCINIT_WAIT_FOR_KEYS", "/a,//", "expected names of keys"),
         ("SVCINIT_WAIT_FOR_KEYS", "a//b", "expected names of keys"),
         ("SVCINIT_ENV_FORMAT", "lower", "expected exact or upper"),
         ("SVCINIT_START_WITHOUT", "nothing", "expected cache or defaults"),
@@ -219,7 +220,7 @@ def test_values_are_read_as_their_kind() -> None:
             "SVCINIT_DNS_ADDR": "10.0.0.1,[::1]:53",
             "SVCINIT_WAIT_FOR": "mysql,redis:2,search@dc2,blue.db:3@dc2,geo.query",
             "SVCINIT_KV_PREFIX": "config/web",
-            "SVCINIT_WAIT_FOR_KEYS": "/db/url, features/",
+            "SVCINIT_WAIT_FOR_KEYS": "db/url, features/, /config/x",
             "SVCINIT_SIGNALS": "TERM:QUIT,10:0",
             "SVCINIT_STOP_ON": "TERM,RTMIN+3",
             "SVCINIT_RELOAD": "write:/run/fifo:c",
@@ -234,7 +235,7 @@ def test_values_are_read_as_their_kind() -> None:
         ("blue.db", 3, "dc2"),
         ("geo.query", 1, None),
     )
-    assert read.wait_for_keys == ("db/url", "features/")
+    assert read.wait_for_keys == ("db/url", "features/", "/config/x")
     assert read.signals == {15: 3, 10: 0}
     assert read.stop_on == (15, 37)
     assert (read.reload.kind, read.reload.path, read.reload.text) == ("write", "/run/fifo", "c")

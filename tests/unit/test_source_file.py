@@ -134,6 +134,11 @@ def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
         ("services:\n  db:\n  - address: a\n    port: 70000\n", "line 4: services.db[0].port: expected a port from 0"),
         ("services:\n  db:\n  - address: a\n    port: true\n", "line 4: services.db[0].port: expected a port from 0"),
         ("services:\n  db:\n  - address: a\n    tags: x\n", "line 4: services.db[0].tags: expected a list of tags"),
+        ("services: {db: [{address: a, meta: x}]}", "line 1: services.db[0].meta: expected a mapping"),
+        ("services: {db: [{address: a, meta: {b: {c: d}}}]}", "line 1: services.db[0].meta: expected a mapping"),
+        ("services: {db: [{address: a, weight: 0}]}", "line 1: services.db[0].weight: expected a number"),
+        ("services: {db: [{address: a, weight: 65536}]}", "line 1: services.db[0].weight: expected a number"),
+        ("services: {db: [{address: a, weight: -1}]}", "line 1: services.db[0].weight: expected a number"),
         ("services:\n  db:\n  - address: a\n    dc: [x]\n", "line 4: services.db[0].dc: expected text"),
         ("services:\n  db:\n  - a:1\n  - http://b:2\n", "line 4: services.db[1]='http://b:2': expected HOST:PORT"),
         ("services:\n  db:\n  - address: \n", "line 3: services.db[0].address: expected an IP address or a host name"),
@@ -183,7 +188,7 @@ def test_a_directory_is_read_with_one_file_a_key_and_a_service(tmp_path: pathlib
     written(tmp_path, '[{"address": "10.0.0.3"}]', "services/search.json")
     kv, services = read(str(tmp_path))
     assert kv == {"config/web/blob": b"\xff\0\n"}
-    assert {name: [str(peer) for peer, _, _ in found] for name, found in services.items()} == {
+    assert {name: [str(each.peer) for each in found] for name, found in services.items()} == {
         "mysql": ["10.0.0.1:3306"], "redis": ["10.0.0.2:6379"], "search": ["10.0.0.3:0"],
     }  # fmt: skip
 

@@ -153,6 +153,17 @@ def test_a_folder_is_there_when_it_has_a_key(tmp_path: Path) -> None:
     data.wait()
 
 
+def test_keys_anywhere_can_be_waited_for_without_a_prefix(tmp_path: Path) -> None:
+    key, folder = InputId(Kind.KEY, "other/x"), InputId(Kind.KV, "all")
+    asked = {"SVCINIT_KV_PREFIX": "", "SVCINIT_WAIT_FOR_KEYS": "/other/x,/all/"}
+    missing_both = TemplateData(ours(tmp_path, **asked), Fixed({key: {}, folder: {}}))
+    assert missing(missing_both)["SVCINIT_WAIT_FOR_KEYS"].endswith("not below KV: /other/x, /all/")
+    there = TemplateData(ours(tmp_path, **asked), Fixed({key: {"other/x": b""}, folder: {"all/a": b""}}))
+    there.fetch()
+    there.wait()
+    assert ours(tmp_path, **asked).needs_prepare
+
+
 @pytest.mark.parametrize(("token", "count", "hints"), [("t", 0, True), ("t", 1, False), ("", 0, False)])
 def test_no_peers_and_a_token_hint_at_the_one_that_dns_answers_with(
     tmp_path: Path, token: str, count: int, hints: bool

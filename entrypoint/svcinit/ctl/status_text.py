@@ -169,6 +169,9 @@ def _inputs(status: Mapping[str, Any], now: float, *, verbose: bool) -> Iterator
         heard = max(watched["answered"] or 0.0, entry["fetched"])
         at = f", index {index}" if index else ""
         yield f"  {LABELS[kind]}{name}: {unit} {entry['entries']}{at}, {_ago(heard, now)} ago"
+    for label, entry in prepared["catalog"].items():
+        at = f", index {entry['index']}" if entry["index"] else ""
+        yield f"  {label}: entries {entry['entries']}{at}, {_ago(entry['fetched'], now)} ago"
 
 
 def _requests(requests: Mapping[str, Any]) -> Iterator[str]:

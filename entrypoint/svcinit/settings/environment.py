@@ -149,6 +149,7 @@ class Settings:
         needs_prepare = bool(
             self.kv_prefix
             or self.wait_for
+            or self.wait_for_keys
             or self.render_args
             or self.advertise
             or self.services
@@ -393,7 +394,8 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
         if given and not service:
             message = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
             faults.append(Contradiction(message, f"SVCINIT_{name}", "SVCINIT_SERVICE"))
-    if values["wait_for_keys"] and not values["kv_prefix"]:
+    waits_below_prefix = not all(name.startswith("/") for name in values["wait_for_keys"])  # type: ignore[attr-defined]
+    if waits_below_prefix and not values["kv_prefix"]:
         message = "SVCINIT_WAIT_FOR_KEYS needs SVCINIT_KV_PREFIX: the prefix that the keys are below"
         faults.append(Contradiction(message, "SVCINIT_WAIT_FOR_KEYS", "SVCINIT_KV_PREFIX"))
     missing = [path for path in values["templates"] if path != TEMPLATES and not os.path.isdir(path)]  # type: ignore[attr-defined]

@@ -120,9 +120,9 @@ def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def key_names(raw: str) -> tuple[str, ...]:
-    """`db/url,features/` to names of keys and, with the slash at the end, of folders."""
-    found = tuple(part.lstrip("/") for part in names(raw))
-    if not all(found) or any("//" in name for name in found):
+    """`db/url,features/,/config/x` to names of keys. A slash at the end: a folder; at the start: a full name."""
+    found = names(raw)
+    if not all(name.strip("/") for name in found) or any("//" in name for name in found):
         raise ValueError("expected names of keys such as db/url,features, with no empty part")
     return found
 

@@ -172,7 +172,7 @@ TABLE = (
       "services that must resolve before the start: mysql,redis:2,blue.search@dc2,geo.query"),
     V("SVCINIT_WAIT_FOR_KEYS", "", key_names,
       "keys below SVCINIT_KV_PREFIX that must exist before the start: db/url,features; a name that ends in / is a "
-      "folder with at least one key"),
+      "folder with at least one key, and one that begins with / is a full name anywhere in KV"),
     V("SVCINIT_START_TIMEOUT", "60s", positive_duration,
       "time limit for Consul, WAIT_FOR and WAIT_FOR_KEYS before the start, and then again for READY"),
     V("SVCINIT_RELOAD_TIMEOUT", "30s", positive_duration, "time limit of each step of a reload"),

@@ -2,8 +2,8 @@
 
 A question has the `path` and the ACL `rule` of its endpoint, the parameters of its `query`, and `read` for the answer,
 which raises Away for anything else than the endpoint gives. The content can be expressed in JSON, except for keys. A
-question with `is_blocking` has an index, so its answer can be followed. Source: Consul's "KV Store", "Health" and
-"Catalog" API pages, and the answers of agents from 1.8 to 1.14 (newer ones leave out a port 0).
+question with `is_blocking` has an index, so its answer can be followed. Source: Consul's "KV Store", "Health",
+"Catalog" and "Connect CA" API pages, and the answers of agents from 1.8 to 1.14 (newer ones leave out a port 0).
 """
 
 from __future__ import annotations
@@ -129,6 +129,20 @@ class Datacenters(Question):
         return sorted(map(_text, answer))
 
 
+class ConnectCa(Question):
+    """The root certificates of Consul's service mesh, by id; during a rotation there are several."""
+
+    path, rule = "/v1/connect/ca/roots", "no rule"
+
+    def content(self, answer: Any) -> list[dict[str, Any]]:
+        roots = [
+            {"id": _text(each["ID"]), "name": _text(each["Name"]), "cert": _text(each["RootCert"]),
+             "active": each["Active"] is True}
+            for each in answer["Roots"] or ()
+        ]  # fmt: skip
+        return sorted(roots, key=lambda each: str(each["id"]))
+
+
 def _instance(entry: Any, dc: str | None) -> dict[str, Any]:
     node, checks = entry["Node"], entry["Checks"] or ()
     service = _service(entry["Service"])
@@ -191,6 +205,7 @@ QUESTIONS: dict[str, type[Question]] = {
     Kind.NODES: Nodes,
     Kind.NODE: Node,
     Kind.DATACENTERS: Datacenters,
+    Kind.CONNECT_CA: ConnectCa,
 }
 
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 EMPTY = {"last": None, "sum": 0.0, "count": 0}
-PREPARED = "ended", "errors", "templates", "prefixes", "peers", "fetch_seconds", "render_seconds"
+PREPARED = "ended", "errors", "templates", "prefixes", "peers", "catalog", "fetch_seconds", "render_seconds"
 NOTHING: dict[str, object] = {
-    "ended": None, "errors": [], "templates": [], "prefixes": {}, "peers": {}, "fetch_seconds": EMPTY,
-    "render_seconds": EMPTY,
+    "ended": None, "errors": [], "templates": [], "prefixes": {}, "peers": {}, "catalog": {},
+    "fetch_seconds": EMPTY, "render_seconds": EMPTY,
 }  # fmt: skip
 
 

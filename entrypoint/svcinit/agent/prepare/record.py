@@ -23,6 +23,7 @@ from svcinit.state_files import MISSHAPEN, read_of_life, write_state
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from svcinit.agent.prepare.source import Answer
     from svcinit.agent.prepare.transaction import Transaction
     from svcinit.settings.environment import Settings
 
@@ -55,6 +56,7 @@ def _record(
         "templates": _failed(done, earlier, faults) if faults else _rendered(done),
         "prefixes": _entries(done, earlier.get("prefixes", {}) if faults else {}, *HAVE_VALUES),
         "peers": _entries(done, earlier.get("peers", {}) if faults else {}, Kind.PEERS),
+        "catalog": _catalog(done, earlier.get("catalog", {}) if faults else {}),
         **{f"{phase}_seconds": _added(earlier, f"{phase}_seconds", done.seconds.get(phase)) for phase in PHASES},
         "requests": requests.state(),
         "log": log.recent(),
@@ -126,12 +128,22 @@ def _is_about(fault: str, source: Any) -> bool:
 
 def _entries(done: Transaction, earlier: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
     """How many entries each input of some kinds had, when, and at which of Consul's indexes."""
-    found = {
-        each.text: {"entries": len(answer.content), "index": answer.index or None, "fetched": answer.fetched_at}
-        for each, answer in done.data.answers.items()
-        if each.kind in kinds
-    }
+    found = {each.text: _entry(answer) for each, answer in done.data.answers.items() if each.kind in kinds}
     return {**earlier, **found}
+
+
+def _catalog(done: Transaction, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for all other inputs, by their full labels, because a node can have the name of a service."""
+    others = {
+        str(each): _entry(answer)
+        for each, answer in done.data.answers.items()
+        if each.kind not in (*HAVE_VALUES, Kind.PEERS)
+    }
+    return {**earlier, **others}
+
+
+def _entry(answer: Answer) -> dict[str, Any]:
+    return {"entries": len(answer.content), "index": answer.index or None, "fetched": answer.fetched_at}
 
 
 def _added(earlier: Mapping[str, Any], name: str, seconds: float | None) -> dict[str, Any]:

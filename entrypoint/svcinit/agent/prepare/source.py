@@ -25,6 +25,7 @@ class Kind:
     NODES = "nodes"  # a list of mappings
     NODE = "node"  # one node with its services: a list with one mapping, or with none
     DATACENTERS = "datacenters"  # a list of names
+    CONNECT_CA = "connect_ca"  # the root certificates of Consul's service mesh: a list of mappings
     LOOKUP = "lookup"  # DNS records of a name outside Consul: a list
     FILE = "file"  # the file or directory of SVCINIT_SOURCE as a whole
 
@@ -40,6 +41,7 @@ LABELS = {
     Kind.NODES: "nodes",
     Kind.NODE: "node ",
     Kind.DATACENTERS: "datacenters",
+    Kind.CONNECT_CA: "root certificates",
     Kind.LOOKUP: "DNS records of ",
     Kind.FILE: "SVCINIT_SOURCE ",
 }  # before the name, for people

@@ -3,7 +3,7 @@
 A file is YAML or JSON:
 
     kv: {config: {web: {workers: 4, env: {DEBUG: "1"}}}}      # nested, or flat: config/web/workers: 4
-    services: {mysql: [{address: 10.0.0.5, port: 3306, tags: [primary]}, "10.0.0.6:3306"]}
+    services: {mysql: [{address: 10.0.0.5, port: 3306, tags: [primary], meta: {zone: a}, weight: 7}, "10.0.0.6:3306"]}
 
 A third section, `env`, is the environment for `svcinitctl check`.
 A directory contains the keys as files below PATH/kv, without the last line end of each file. PATH/services.yaml
@@ -29,17 +29,17 @@ from svcinit.errors import ConfigError
 from svcinit.settings.parsers import host_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from svcinit.settings.environment import Settings
 
 ENDINGS = ".yaml", ".yml", ".json"
-FIELDS = "address", "port", "tags", "node", "dc"
+FIELDS = "address", "port", "tags", "node", "dc", "meta", "weight"
 INSTANCE = f"HOST:PORT, or a mapping of {', '.join(FIELDS)} with an address"
 SECTIONS = {"kv", "services", "env"}
 LOOPBACK = "127.0.0.1"
-PORTS = 65535
+PORTS = WEIGHTS = 65535
 NO_HOST = " ,/[]"  # characters that no address and no host name has
 
 
@@ -93,24 +93,24 @@ class FileSource(Source):
         tag, where = (wanted.tag or "").lower(), (wanted.dc or "").lower()
         found = [
             {
-                "id": f"{wanted.name}-{number}", "name": wanted.name, "address": peer.address, "port": peer.port,
-                "node": peer.node, "node_address": peer.address, "tags": sorted(tags), "meta": {}, "node_meta": {},
-                "status": "passing", "weight": 1, "checks": [], "dc": dc,
+                "id": f"{wanted.name}-{number}", "name": wanted.name,
+                "address": each.peer.address, "port": each.peer.port,
+                "node": each.peer.node, "node_address": each.peer.address, "tags": sorted(each.tags), "meta": each.meta,
+                "node_meta": {}, "status": "passing", "weight": each.weight, "checks": [], "dc": each.dc,
             }
-            for number, (peer, tags, dc) in enumerate(self.instances(wanted.name.lower()), 1)
-            if (not tag or tag in tags) and dc == where
+            for number, each in enumerate(self.instances(wanted.name.lower()), 1)
+            if each.is_for(tag, where)
         ]  # fmt: skip
         return sorted(found, key=lambda each: (each["address"], each["port"], each["id"]))
 
     def _tags(self, name: str) -> list[str]:
-        return sorted({tag for _, tags, _ in self.services[name] for tag in tags})
+        return sorted({tag for each in self.services[name] for tag in each.tags})
 
     def _peers(self, wanted: InputId) -> list[Peer]:
         name, dc, tag = wanted.name, wanted.dc, wanted.tag
         question_for(name, tag, dc, self._domain)  # a name that DNS cannot be asked for is an error here too
         name, tag = _name_and_tag(name.lower(), (tag or "").lower())
-        found = self.instances(name)
-        return sorted({peer for peer, tags, where in found if (not tag or tag in tags) and where == (dc or "").lower()})
+        return sorted({each.peer for each in self.instances(name) if each.is_for(tag, (dc or "").lower())})
 
 
 def _name_and_tag(name: str, tag: str) -> tuple[str, str]:
@@ -122,7 +122,17 @@ def _name_and_tag(name: str, tag: str) -> tuple[str, str]:
     return name, "" if tag == "tcp" else tag
 
 
-Instance = tuple[Peer, set[str], str]  # with its tags and its datacenter, which is empty for the agent's own one
+class Instance:
+    """`tags` as they are written; `dc` in lower case, empty for the agent's own datacenter."""
+
+    def __init__(
+        self, peer: Peer, tags: Sequence[str] = (), dc: str = "", meta: Mapping[str, str] | None = None, weight: int = 1
+    ) -> None:
+        self.peer, self.tags, self.dc, self.meta, self.weight = peer, [*tags], dc.lower(), {**(meta or {})}, weight
+
+    def is_for(self, tag: str, dc: str) -> bool:
+        """Has it this tag ("": any), and is it in this datacenter? Both in lower case: Consul's DNS ignores case."""
+        return (not tag or tag in [each.lower() for each in self.tags]) and dc == self.dc
 
 
 def read(path: str) -> tuple[dict[str, bytes], dict[str, list[Instance]]]:
@@ -272,15 +282,22 @@ def _instance(node: Node, place: Place, where: str) -> Instance:
             host, port = "", 0
         if not _is_host(host):
             raise place.wrong(node.line, f"{where}={given!r}: expected {INSTANCE}")
-        return Peer(host, host, port, ""), set(), ""
+        return Instance(Peer(host, host, port, ""))
     if not isinstance(given, dict) or "address" not in given:
         raise place.wrong(node.line, f"{where}: expected {INSTANCE}")
     for name, field in given.items():
         _check_field(name, field, place, where)
     text = {name: field.text for name, field in given.items()}
     tags = given["tags"].value if "tags" in given else []
+    meta = given["meta"].value if "meta" in given else None
     peer = Peer(text["address"], text["address"], int(text.get("port") or 0), text.get("node", ""))
-    return peer, {tag.text.lower() for tag in tags if isinstance(tag, Node)}, text.get("dc", "").lower()
+    return Instance(
+        peer,
+        [tag.text for tag in tags or () if isinstance(tag, Node)],
+        text.get("dc", ""),
+        {name: each.text for name, each in meta.items()} if isinstance(meta, dict) else None,
+        int(text.get("weight") or 1),
+    )
 
 
 def _check_field(name: str, field: Node, place: Place, where: str) -> None:
@@ -292,9 +309,15 @@ def _check_field(name: str, field: Node, place: Place, where: str) -> None:
         "address": (_is_host(field.text), "an IP address or a host name"),
         "port": (_is_port(field.value), f"a port from 0 to {PORTS}"),
         "tags": (isinstance(field.value, list), "a list of tags"),
+        "meta": (_is_flat(field.value), "a mapping of names to texts"),
+        "weight": (_is_port(field.value) and field.value != "0", f"a number from 1 to {WEIGHTS}"),
     }.get(name, (isinstance(field.value, str), "text"))
     if not is_right:
         raise place.wrong(field.line, f"{where}.{name}: expected {expected}")
+
+
+def _is_flat(given: object) -> bool:
+    return isinstance(given, dict) and not any(isinstance(each.value, dict | list) for each in given.values())
 
 
 def _is_host(given: object) -> bool:

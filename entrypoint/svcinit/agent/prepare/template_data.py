@@ -62,11 +62,14 @@ class TemplateData:
         if not missing:
             return []
         prefixes = ", ".join(InputId(Kind.KV, *prefix).text for prefix in self.settings.kv_prefix)
-        said = f"SVCINIT_WAIT_FOR_KEYS: not below {prefixes}: {', '.join(missing)}"
+        said = f"SVCINIT_WAIT_FOR_KEYS: not below {prefixes or 'KV'}: {', '.join(missing)}"
         return [Fault(said, variable="SVCINIT_WAIT_FOR_KEYS", key=missing[0])]
 
     def _has(self, name: str) -> bool:
-        """Is there a key of that name, or one in that folder?"""
+        """Is there a key of that name, or one in that folder? A full name begins with a slash."""
+        if name.startswith("/"):
+            whole = name.strip("/")
+            return bool(self.keys_below(whole)) if name.endswith("/") else self.key_at(whole) is not None
         return any(key.startswith(name) for key in self.kv) if name.endswith("/") else name in self.kv
 
     def read(self, wanted: InputId) -> Any:

@@ -55,6 +55,10 @@ class Catalog:
     def datacenters(self) -> list[str]:
         return list(self._data.catalog(Kind.DATACENTERS, "", None, None, {}))
 
+    def connect_ca(self) -> list[dict[str, Any]]:
+        """The root certificates of Consul's service mesh: id, name, cert (PEM) and active."""
+        return [_copied(each) for each in self._data.catalog(Kind.CONNECT_CA, "", None, None, {})]
+
     def lookup(self, name: str, type: str = "A", server: str | None = None) -> list[Any]:
         """The DNS records of a name outside Consul, sorted. server: HOST:PORT, by default those of this host."""
         if type not in RECORDS:

@@ -91,6 +91,7 @@ OF_THE_CATALOG = (
     "services",
     "nodes",
     "datacenters",
+    "connect_ca",
     "lookup",
 )  # see catalog.py, which is imported when used
 FILE_LIMIT = 16 << 20  # bytes of what `file` reads
