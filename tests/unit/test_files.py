@@ -40,6 +40,47 @@ def test_new_files_appear_with_their_directories_0644_and_0755_whatever_the_umas
     assert sorted(os.listdir(etc)) == ["a", "d.ini"]
 
 
+def test_new_directories_have_the_mode_that_the_template_asks_for(etc: Path) -> None:
+    commit([Rendered(f"{etc}/a/b/c.ini", b"x", dirs=0o750)])
+    assert [mode_of(etc / name) for name in ("a", "a/b", "a/b/c.ini")] == [0o750, 0o750, 0o644]
+    commit([Rendered(f"{etc}/a/d.ini", b"x", dirs=0o700)])
+    assert mode_of(etc / "a") == 0o750  # it exists
+
+
+def test_the_file_of_before_is_kept_with_its_mode_and_comes_back_with_a_rollback(etc: Path) -> None:
+    def write(content: bytes) -> bytes:
+        made = commit([Rendered(f"{etc}/a", content, 0o640, backup=True), Rendered(f"{etc}/b", content)])
+        assert made.changed == ([f"{etc}/a", f"{etc}/b"] if made.changed else [])
+        return rollback_record(made)
+
+    write(b"1")
+    assert sorted(os.listdir(etc)) == ["a", "b"]  # there was no file before
+    os.chmod(etc / "a", 0o600)
+    write(b"2")
+    assert ((etc / "a.bak").read_bytes(), mode_of(etc / "a.bak")) == (b"1", 0o600)
+    before = without_times(state_of(etc))
+    write(b"2")
+    assert without_times(state_of(etc)) == before  # no change: the backup stays
+    record = write(b"3")
+    assert (etc / "a.bak").read_bytes() == b"2"
+    rollback(record)
+    assert without_times(state_of(etc)) == before
+    rollback(record)
+    assert without_times(state_of(etc)) == before
+
+
+def test_a_refused_commit_writes_no_backup(etc: Path) -> None:
+    put(etc / "a", b"1")
+    before = state_of(etc)
+    assert faults_of(Rendered(f"{etc}/a", b"2", check="false {}", backup=True))
+    assert state_of(etc) == before
+    assert faults_of(Rendered(f"{etc}/a", b"2", backup=True), Rendered(f"{etc}/a.bak", b"x"))
+    assert state_of(etc) == before
+    os.mkdir(etc / "a.bak")
+    assert faults_of(Rendered(f"{etc}/a", b"2", backup=True))
+    assert (etc / "a").read_bytes() == b"1"
+
+
 def test_a_file_that_is_as_asked_is_not_touched(etc: Path) -> None:
     put(etc / "same", b"x", 0o600)
     put(etc / "other", b"x", 0o600)

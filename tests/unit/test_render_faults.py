@@ -211,7 +211,8 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
         ("mdoe=0640", "line 1: unknown option 'mdoe' in the svcinit comment; nearest: mode"),
         (
             "umask=022",
-            "line 1: unknown option 'umask' in the svcinit comment; the options are mode, owner, check, reload",
+            "line 1: unknown option 'umask' in the svcinit comment; the options are mode, owner, check, reload, dirs,"
+            " backup",
         ),
         (
             "reload=HPU",
@@ -219,6 +220,8 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
             " write:/PATH:TEXT",
         ),
         ("mode=rw-r--r--", "line 1: mode=rw-r--r-- is not an octal mode such as 0640"),
+        ("dirs=755x", "line 1: dirs=755x is not an octal mode such as 0640"),
+        ("backup=yes", "line 1: backup=yes is wrong: expected 0 or 1"),
         ("mode=0888", "line 1: mode=0888 is not an octal mode such as 0640"),
         ("mode=0640 mode=0600", "line 1: write the option mode of the svcinit comment once, as mode=VALUE"),
         ("mode", "line 1: write the option mode of the svcinit comment once, as mode=VALUE"),

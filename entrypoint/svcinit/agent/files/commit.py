@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from svcinit.agent.files.check_command import Verdict
+    from svcinit.agent.files.replacement import FileState
 
     class File(Protocol):
         """A file as it should be: see `render.Rendered`."""
@@ -38,9 +39,14 @@ if TYPE_CHECKING:
         def owner(self) -> tuple[int, int] | None: ...
         @property
         def check(self) -> str | None: ...
+        @property
+        def dirs(self) -> int | None: ...
+        @property
+        def backup(self) -> bool: ...
 
 
-NEW_MODE = 0o644
+NEW_MODE, NEW_DIR_MODE = 0o644, 0o755
+BACKUP = ".bak"  # as consul-template's
 CHECK_TIMEOUT = 10.0
 
 
@@ -54,12 +60,25 @@ class Committed:
         self.created = created
 
 
+class Backup:
+    """The file of before, beside its target, as a file to write."""
+
+    check: str | None = None
+    dirs: int | None = None
+    backup = False
+
+    def __init__(self, path: str, now: FileState) -> None:
+        self.target, self.content, self.mode, self.owner = path + BACKUP, now.content, now.mode, now.owner
+
+
 class Change:
     """new: the new version of a file; now: the file that exists (None: no file); path: `target` without links."""
 
     def __init__(self, file: File) -> None:
         self.target = file.target
         self.check = file.check
+        self.dir_mode = NEW_DIR_MODE if file.dirs is None else file.dirs
+        self.has_backup = file.backup
         with paths.reach(file.target) as place:
             if file.owner:
                 place.accept_owner(file.owner[0])
@@ -116,7 +135,10 @@ def commit(
     if journal.recover(change.path for change in changes):
         changes = plan(files)
     changes = [change for change in changes if change.is_needed()]
-    committed = Committed([change.target for change in changes], [change.original() for change in changes], [])
+    changed = [change.target for change in changes]
+    if any(change.has_backup for change in changes):
+        changes += _backups(changes, [Change(file).path for file in files])
+    committed = Committed(changed, [change.original() for change in changes], [])
     done = False
     with Journal() as kept:
         try:
@@ -237,11 +259,21 @@ def plan(files: Iterable[File]) -> list[Change]:
     return list(changes.values())
 
 
+def _backups(changes: Sequence[Change], paths: Sequence[str]) -> list[Change]:
+    """The backups of the files that change; a rollback rolls these back too. Raises ConfigError."""
+    backups = plan([Backup(change.path, change.now) for change in changes if change.has_backup and change.now])
+    taken = [each.target for each in backups if each.path in paths]
+    if taken:
+        reason = "is the backup of a file, and the target of a template too"
+        raise ConfigError(*(Fault(f"{path} {reason}", file=path) for path in taken))
+    return [each for each in backups if each.is_needed()]
+
+
 def _stage(changes: Sequence[Change], created: list[str]) -> None:
     faults: list[str] = []
     for change in changes:
         try:
-            replacement.make_dirs(os.path.dirname(change.path), created)
+            replacement.make_dirs(os.path.dirname(change.path), created, change.dir_mode)
             change.new.stage()
         except OSError as error:
             faults.append(replacement.fault(change.target, change.path, error))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from svcinit.names import User
 
 SUFFIX = ".j2"
-OPTIONS = ("mode", "owner", "check", "reload")
+OPTIONS = ("mode", "owner", "check", "reload", "dirs", "backup")
 SHOWN = 200  # characters of an argument in an error
 
 
@@ -56,10 +56,11 @@ class Rendered:
 
     target: absolute path; content: bytes; mode: permission bits; owner: (uid, gid); check: a command that must accept
     the file first, with `{}` for the path of the file; reload: how the service is notified of a change. None: not
-    specified. source: path of the template.
+    specified. source: path of the template. dirs: permission bits of the directories that are created; backup: keep the
+    file of before as TARGET.bak.
     """
 
-    __slots__ = ("check", "content", "mode", "owner", "reload", "source", "target")
+    __slots__ = ("backup", "check", "content", "dirs", "mode", "owner", "reload", "source", "target")
 
     def __init__(
         self,
@@ -70,7 +71,11 @@ class Rendered:
         check: str | None = None,
         reload: str | None = None,
         source: str = "",
+        dirs: int | None = None,
+        backup: bool = False,
     ) -> None:
+        self.dirs = dirs
+        self.backup = backup
         self.reload = reload
         self.source = source
         self.target = target
@@ -259,7 +264,7 @@ def _made(engine: Engine, template: Template, content: bytes, faults: list[str])
     owner = _owner(options["owner"], "", faults) if "owner" in options else None
     return Rendered(
         template.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload"),
-        template.path,
+        template.path, int(options["dirs"], 8) if "dirs" in options else None, options.get("backup") == "1",
     )  # fmt: skip
 
 
@@ -283,15 +288,22 @@ def _options(text: str, where: str, faults: list[str]) -> dict[str, str]:
             faults.append(f"{where}: write the option {name} of the svcinit comment once, as {name}=VALUE")
         else:
             options[name] = value
-    if "mode" in options:
-        _check_mode(options["mode"], where, faults)
+    _check_values(options, where, faults)
+    return options
+
+
+def _check_values(options: dict[str, str], where: str, faults: list[str]) -> None:
+    for name in ("mode", "dirs"):
+        if name in options:
+            _check_mode(name, options[name], where, faults)
+    if options.get("backup", "1") not in ("0", "1"):
+        faults.append(f"{where}: backup={options['backup']} is wrong: expected 0 or 1")
     if "owner" in options:
         _owner(options["owner"], where, faults)
     if "reload" in options:
         _check_reload(options["reload"], where, faults)
     if "check" in options:
         _check_command(options["check"], where, faults)
-    return options
 
 
 def _nearest(name: str) -> str:
@@ -299,9 +311,9 @@ def _nearest(name: str) -> str:
     return f"; nearest: {near[0]}" if near else f"; the options are {', '.join(OPTIONS)}"
 
 
-def _check_mode(value: str, where: str, faults: list[str]) -> None:
+def _check_mode(name: str, value: str, where: str, faults: list[str]) -> None:
     if not (3 <= len(value) <= 4 and set(value) <= set("01234567")):
-        faults.append(f"{where}: mode={value} is not an octal mode such as 0640")
+        faults.append(f"{where}: {name}={value} is not an octal mode such as 0640")
 
 
 def _check_reload(value: str, where: str, faults: list[str]) -> None:
