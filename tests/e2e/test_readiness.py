@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from testing.consul import ConsulAgent
 from testing.process import Running, is_alive
 from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
 from tests.e2e.test_checks import HERE
+from tests.e2e.test_registration import MakeService
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
@@ -84,3 +86,42 @@ def test_a_check_that_svcinit_runs_passes_the_moment_the_service_is_ready(servic
     (found,) = service.consul.get("/v1/agent/checks").values()
     assert found["Status"] == "passing"
     is_passing(service)
+
+
+@pytest.mark.parametrize("check", ["http:/health", "exec:true"])
+def test_a_restarted_service_is_not_in_the_catalog_before_it_is_ready_and_is_never_critical(
+    service: Service, check: str
+) -> None:
+    start = service.folder / "start"
+    service.env |= {"SVCINIT_READY": "tcp" if check == "exec:true" else check, "SVCINIT_CHECK": check}
+    service.env |= {"SVCINIT_CHECK_VIA": "ttl", "SVCINIT_CHECK_INTERVAL": "1h", "SVCINIT_RELOAD": "restart"}
+    svcinit = slow(service)
+    start.touch()
+    is_passing(service)
+    start.unlink()
+    svcinit.process.send_signal(signal.SIGHUP)
+    eventually(lambda: service.consul.get("/v1/agent/checks") == {}, "it is deregistered")
+    start.touch()
+    eventually(lambda: service.consul.get("/v1/agent/checks"), "it is registered again")
+    (found,) = service.consul.get("/v1/agent/checks").values()
+    assert found["Status"] == "passing"
+    assert svcinit.stop() == 143
+
+
+@pytest.mark.parametrize("via", ["ttl", "consul"])
+@pytest.mark.parametrize("check", ["http:/health", "exec:true"])
+def test_a_service_that_its_agent_lost_comes_back_passing(
+    make_service: MakeService, own_consul: ConsulAgent, check: str, via: str
+) -> None:
+    """Within the first interval of the check, which is an hour."""
+    service = make_service(own_consul)
+    service.env |= {"SVCINIT_READY": check, "SVCINIT_CHECK": check, "SVCINIT_CHECK_INTERVAL": "1h"}
+    service.env |= {"SVCINIT_CHECK_VIA": via} if check != "exec:true" else {}
+    svcinit = slow(service)
+    (service.folder / "start").touch()
+    is_passing(service)
+    own_consul.restart()
+    eventually(lambda: own_consul.get("/v1/agent/checks"), "it is registered again", 20)
+    (found,) = own_consul.get("/v1/agent/checks").values()
+    assert found["Status"] == "passing"
+    assert svcinit.stop() == 143

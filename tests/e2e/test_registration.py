@@ -302,3 +302,18 @@ def test_all_faults_in_the_services_are_told_at_once_and_nothing_is_started(serv
     ):
         assert fault in svcinit.err
     assert service.notes == []
+
+
+def test_weights_and_tagged_addresses_are_in_consul(service: Service) -> None:
+    service.env |= {"SVCINIT_WEIGHTS": "10,2", "SVCINIT_TAGGED_ADDRESSES": "lan=10.1.1.1:80,wan=198.51.100.7"}
+    entry = {"name": "admin", "port": 8001, "check": "none", "weights": [7, 1]}
+    service.env["SVCINIT_SERVICES"] = json.dumps([{**entry, "tagged_addresses": {"wan": "[fd00::1]:9"}}])
+    svcinit = service.start()
+    svcinit.says("registered admin")
+    ((web, *_), (admin, *_)) = (service.consul.instances(name) for name in ("web", "admin"))
+    assert web["Service"]["Weights"] == {"Passing": 10, "Warning": 2}
+    assert web["Service"]["TaggedAddresses"]["lan"] == {"Address": "10.1.1.1", "Port": 80}
+    assert web["Service"]["TaggedAddresses"]["wan"] == {"Address": "198.51.100.7", "Port": service.port}
+    assert admin["Service"]["Weights"] == {"Passing": 7, "Warning": 1}
+    assert admin["Service"]["TaggedAddresses"] == {"wan": {"Address": "fd00::1", "Port": 9}}
+    svcinit.stop()

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from fake_crew import FakeCrew
+from svcinit.lifecycle.history import History
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.settings import environment
@@ -100,3 +101,23 @@ def test_a_service_that_there_is_no_room_for_within_three_seconds_ends_the_conta
     assert Lifecycle(environment.read(env), crew).run() == 70
     assert "+main" not in crew.log
     assert "+presence" not in crew.log
+
+
+def test_the_time_of_a_preparation_is_logged_only_with_the_start_that_it_was_for(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    seconds = 0.0
+    history, settings = History(lambda: seconds), environment.read(FULL)
+
+    def started() -> str:
+        history.log_start("app", 2, settings, {}, cached=False)
+        return capfd.readouterr().err
+
+    history.prepare_began()
+    seconds = 2.0
+    history.prepare_ended()
+    assert "prepare_seconds=2.0" in started()
+    assert "prepare_seconds=-" in started(), "a restart without a preparation"
+    history.prepare_ended()
+    history.reload_began(1, ["/etc/app.ini"])  # prepared by presence
+    assert "prepare_seconds=-" in started()

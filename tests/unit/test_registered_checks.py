@@ -145,6 +145,14 @@ def test_weights_that_consul_refuses_are_a_fault(value: str) -> None:
         settings_of(SVCINIT_WEIGHTS=value)
 
 
+@pytest.mark.parametrize(
+    "value", ["lan=0.0.0.0", "wan=[::]:80", "lan=10.0.0.5,wan=0.0.0.0:80", "wan=[0:0:0:0:0:0:0:0]"]
+)
+def test_an_unspecified_tagged_address_is_a_fault(value: str) -> None:
+    with pytest.raises(ConfigError, match="unspecified address"):
+        settings_of(SVCINIT_TAGGED_ADDRESSES=value)
+
+
 # the port
 
 

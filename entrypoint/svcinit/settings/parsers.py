@@ -102,9 +102,15 @@ def instance_id(raw: str) -> str:
 def advertise(raw: str) -> str:
     """An address that Consul accepts. It is resolved when it is needed."""
     place = raw.removeprefix("host:")
-    if "/" not in place and any(sign in place for sign in ".:") and not place.strip("[]0.:"):
-        raise ValueError("Consul does not take an unspecified address; expected an address that others reach")
+    if "/" not in place:
+        _check_reachable(place)
     return raw
+
+
+def _check_reachable(host: str) -> None:
+    """Raises ValueError for 0.0.0.0 and ::, however they are written."""
+    if any(sign in host for sign in ".:") and not host.strip("[]0.:"):
+        raise ValueError("this is an unspecified address; expected an address that others reach")
 
 
 def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
@@ -479,5 +485,6 @@ def tagged_addresses(raw: str) -> dict[str, tuple[str, int | None]]:
         if not sign or tag not in ("lan", "wan"):
             raise ValueError(f"expected lan=HOST[:PORT],wan=HOST[:PORT] and found {part!r}")
         host, number = host_port(place, 0)
+        _check_reachable(host)
         found[tag] = _host(host), number or None
     return found
