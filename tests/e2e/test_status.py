@@ -368,7 +368,7 @@ def test_a_reload_that_is_aborted_prints_why_and_status_keeps_the_files(service:
     assert lines[1].startswith("  degraded  aborted")
     assert "there is no key none" in lines[1], "the line has the error itself"
     assert f"  {target}: sha256 {hashlib.sha256(b'1').hexdigest()[:12]}, changed" in said
-    assert lines.index("errors of the last preparation") < lines.index("files")
+    assert "files" in lines
 
 
 def test_a_fetch_that_fails_leaves_the_files_in_the_status(

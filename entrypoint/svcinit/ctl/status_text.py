@@ -27,7 +27,7 @@ def lines(status: Mapping[str, Any], now: float, *, verbose: bool = True) -> lis
         *_log(status["log"]),
         *_facts(status, now),
         *_watch(status["watch"]),
-        *_errors(status["preparation"]),
+        *_errors(status["preparation"]["errors"][bool(status["degraded"]) :]),  # the first one is in the degraded line
         *_files(status["preparation"], now, verbose=verbose),
         *_inputs(status, now, verbose=verbose),
     ]
@@ -135,10 +135,10 @@ def _watch(watch: Mapping[str, Any] | None) -> Iterator[str]:
             yield _fact("", f"{LABELS[followed['kind']]}{followed['name']}: {followed['reason']}")
 
 
-def _errors(prepared: Mapping[str, Any]) -> Iterator[str]:
-    if prepared["errors"]:
+def _errors(errors: list[str]) -> Iterator[str]:
+    if errors:
         yield "errors of the last preparation"
-    yield from (f"  {fault}" for fault in prepared["errors"])
+    yield from (f"  {fault}" for fault in errors)
 
 
 def _files(prepared: Mapping[str, Any], now: float, *, verbose: bool) -> Iterator[str]:
