@@ -383,7 +383,7 @@ def test_a_fetch_that_fails_leaves_the_files_in_the_status(
     assert code == 1
     assert "Connection refused" in said
     _, said = ctl(svcinit, "status", env=service.env)
-    assert "errors of the last preparation\n  Consul at " in said
+    assert ": Consul at " in said.splitlines()[1], "the error itself is in the degraded line"
     assert f"  {target}: sha256 " in said
 
 
