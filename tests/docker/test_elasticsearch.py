@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
+import pathlib
+import re
+import subprocess
+import tarfile
 import threading
 import urllib.error
 import urllib.request
@@ -32,6 +38,7 @@ KEYS = {
     "network.host": "127.0.0.1",
     "cluster.routing.allocation.disk.threshold_enabled": "false",
 }
+PASSWORD = "opensesame"
 
 
 class Node:
@@ -165,6 +172,8 @@ def test_three_nodes_started_at_once_are_one_cluster_that_outlives_the_stop_the_
     run: Run, consul: ConsulAgent
 ) -> None:
     nodes = of_three(run, "8.17.4")
+    uuid = nodes[0].uuid
+
     elected = next(iter(nodes[0].call("/_cat/master?format=json")))["node"]
     master = next(node for node in nodes if node.name == elected)
     others = [node for node in nodes if node is not master]
@@ -204,8 +213,18 @@ def test_three_nodes_started_at_once_are_one_cluster_that_outlives_the_stop_the_
     master.has(3)
     others[1].is_passing()
 
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(lambda node: node.container.stop(90), nodes)) == [0, 0, 0]
+        consul.has_no("elasticsearch", "elasticsearch-transport")
+        list(pool.map(lambda node: node.container.start_again(), nodes))
+    for node in nodes:
+        node.is_passing()
+        node.has(3)
+        assert node.uuid == uuid
+    assert finds_one(nodes[0])
 
-@pytest.mark.parametrize("version", ["6.8.23"])
+
+@pytest.mark.parametrize("version", ["7.17.29", "6.8.23"])
 def test_three_nodes_of_an_older_version_started_at_once_are_one_cluster(run: Run, version: str) -> None:
     nodes = of_three(run, version)
     assert finds_one(nodes[2])
@@ -216,16 +235,80 @@ def test_three_nodes_of_an_older_version_started_at_once_are_one_cluster(run: Ru
     nodes[1].has(3)
 
 
-def test_hup_while_it_starts_is_acted_on_at_once(run: Run) -> None:
+@pytest.mark.parametrize("signal", ["TERM", "HUP"])
+def test_a_signal_while_it_starts_is_acted_on_at_once(run: Run, signal: str) -> None:
     node = run("es-1", ES_MASTERS="es-1")
     node.container.says(STARTED)
     eventually(lambda: len(jvms(node.container)) == 2, "its launcher has started the server", 60)
-    node.container.kill("HUP")
-    eventually(lambda: node.starts == 2, "it is started again", 6)
+    node.container.kill(signal)
+    if signal == "TERM":
+        assert node.container.wait(90) == 0, node.container.logs[-3000:]
+        (seconds,) = re.findall(r"stop_seconds=([\d.]+)", node.container.logs)
+        assert float(seconds) < 6
+    else:
+        eventually(lambda: node.starts == 2, "it is started again", 6)
+        node.is_passing()
+
+
+def test_a_keystore_that_a_stop_left_half_written_does_not_prevent_the_next_start(run: Run) -> None:
+    node = run("es-1", ES_MASTERS="es-1")
     node.is_passing()
+    node.container.stop(90)
+    left = pathlib.PurePath(CONFIG, "elasticsearch.keystore.tmp")
+    subprocess.run(
+        ["docker", "cp", "-", f"{node.container.id}:{left.parent}"], input=archive(left.name), check=True, timeout=30
+    )
+    node.container.start_again()
+    node.is_passing()
+
+
+def archive(name: str) -> bytes:
+    """A tar with one empty file of Elasticsearch's user."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.uid, member.mode = 1000, 0o660
+        tar.addfile(member)
+    return written.getvalue()
 
 
 def test_the_8th_version_does_not_start_without_a_decision_on_security(run: Run, consul: ConsulAgent) -> None:
     node = run("es-1", ES_MASTERS="es-1", SVCINIT_KV_PREFIX="config/other")
     assert node.container.wait() == 78
     assert "xpack.security.enabled" in node.container.logs
+
+
+def test_with_security_nodes_need_certificates_and_the_check_a_password(
+    run: Run, consul: ConsulAgent, tmp_path: pathlib.Path
+) -> None:
+    certificate, key = tmp_path / "node.crt", tmp_path / "node.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=nodes",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    tmp_path.chmod(0o755)
+    key.chmod(0o644)
+    folder = f"{CONFIG}/certs"
+    for name, value in {
+        "xpack.security.enabled": "true",
+        "xpack.security.transport.ssl.enabled": "true",
+        "xpack.security.transport.ssl.key": f"{folder}/node.key",
+        "xpack.security.transport.ssl.certificate": f"{folder}/node.crt",
+        "xpack.security.transport.ssl.certificate_authorities": f"{folder}/node.crt",
+    }.items():
+        consul.kv_put(f"config/elasticsearch/settings/{name}", value)
+    credentials = base64.b64encode(f"elastic:{PASSWORD}".encode()).decode()
+    headers = {"Authorization": f"Basic {credentials}"}
+    env = {"ELASTIC_PASSWORD": PASSWORD, "SVCINIT_CHECK_HEADERS": f"Authorization: Basic {credentials}"}
+    volume = ["--volume", f"{tmp_path}:{folder}:ro"]
+    images.elasticsearch("8.17.4")  # built once, not by each thread
+    with ThreadPoolExecutor() as pool:
+        nodes = list(pool.map(lambda name: run(name, ES_MASTERS="es-1,es-2", options=volume, **env), NAMES[:2]))
+    for node in nodes:
+        node.headers = headers
+        node.is_passing()
+        node.has(2)
+    nodes[0].headers = {}
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        nodes[0].call("/_cluster/health")
