@@ -8,15 +8,14 @@ import pytest
 
 from svcinit import log
 
-THRESHOLD = log._threshold  # before any test changes it
+START = {name: getattr(log, name) for name in ("_threshold", "_json", "_dropped", "_torn", "_held")}
 
 
 @pytest.fixture(autouse=True)
 def _no_sentences(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing depends on a message, except the tests that are about texts: those have the mark `sentences`."""
-    monkeypatch.setattr(log, "_context", {"role": "init"})  # the number of another test's reload
-    monkeypatch.setattr(log, "_json", False)  # the format and the level of another test
-    monkeypatch.setattr(log, "_threshold", THRESHOLD)
+    for name, value in {**START, "_recent": [], "_context": {"role": "init"}}.items():  # without those of another test
+        monkeypatch.setattr(log, name, value)
     if request.node.get_closest_marker("sentences"):
         return
     write = log._event
