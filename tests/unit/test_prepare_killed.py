@@ -19,6 +19,7 @@ from svcinit.agent.files import commit
 from svcinit.agent.prepare import rollback, transaction
 from svcinit.agent.watch import follower
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
+from svcinit.processes import init
 from svcinit.processes.crew import Crew
 from svcinit.settings import environment
 
@@ -133,6 +134,7 @@ def container(monkeypatch: pytest.MonkeyPatch) -> Iterator[Container]:
     """In memory: a hundred times ten fsync(2) of a disk take seconds."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         monkeypatch.chdir(folder)
+        monkeypatch.setattr(init, "_become_subreaper", lambda: None)  # this process would inherit orphans of later tests
         monkeypatch.setattr(log, "info", lambda *_, **__: None)
         made = Container(Path(folder))
         yield made
