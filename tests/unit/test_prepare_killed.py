@@ -134,7 +134,7 @@ def container(monkeypatch: pytest.MonkeyPatch) -> Iterator[Container]:
     """In memory: a hundred times ten fsync(2) of a disk take seconds."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(init, "_become_subreaper", lambda: None)  # this process would inherit orphans of later tests
+        monkeypatch.setattr(init, "_become_subreaper", lambda: None)  # or orphans of later tests would be its zombies
         monkeypatch.setattr(log, "info", lambda *_, **__: None)
         made = Container(Path(folder))
         yield made
