@@ -116,6 +116,8 @@ class Container(RuleBasedStateMachine):
     @rule(role=st.sampled_from(JOBS), status=st.sampled_from(STATUSES))
     def child_dies(self, role: str, status: int) -> None:
         if role in self.crew.running:
+            if role == Role.PREPARE and status == 0:
+                self.crew.unfinished = False  # prepare succeeds only after its last rename
             self.happen(Exited(role, status))
 
     @rule(status=st.sampled_from(STATUSES))
