@@ -20,7 +20,7 @@ from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
     from svcinit.agent.files.check_command import Verdict
@@ -134,10 +134,10 @@ def commit(
     changes = plan(files)
     if journal.recover(change.path for change in changes):
         changes = plan(files)
+    targets = {change.path for change in changes}
     changes = [change for change in changes if change.is_needed()]
     changed = [change.target for change in changes]
-    if any(change.has_backup for change in changes):
-        changes += _backups(changes, [Change(file).path for file in files])
+    changes += _backups(changes, targets)
     committed = Committed(changed, [change.original() for change in changes], [])
     done = False
     with Journal() as kept:
@@ -259,10 +259,10 @@ def plan(files: Iterable[File]) -> list[Change]:
     return list(changes.values())
 
 
-def _backups(changes: Sequence[Change], paths: Sequence[str]) -> list[Change]:
+def _backups(changes: Sequence[Change], targets: Collection[str]) -> list[Change]:
     """The backups of the files that change; a rollback rolls these back too. Raises ConfigError."""
     backups = plan([Backup(change.path, change.now) for change in changes if change.has_backup and change.now])
-    taken = [each.target for each in backups if each.path in paths]
+    taken = [each.target for each in backups if each.path in targets]
     if taken:
         reason = "is the backup of a file, and the target of a template too"
         raise ConfigError(*(Fault(f"{path} {reason}", file=path) for path in taken))
