@@ -9,7 +9,7 @@ from svcinit.agent.prepare.source import HAVE_VALUES, SINGLE, Answer, InputId, K
 from svcinit.errors import Fault, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from svcinit.agent.consul.discovery import Peer
     from svcinit.agent.prepare.source import Source
@@ -116,9 +116,13 @@ class TemplateData:
 
     def values(self) -> list[str]:
         """The values of all keys, as text."""
-        found = [answer.content for wanted, answer in self.answers.items() if wanted.kind in HAVE_VALUES]
-        values = [value for content in (self.kv, *found) for value in content.values()]
+        values = [value for content in self.key_values() for value in content.values()]
         return [value.decode("utf-8", "replace") for value in dict.fromkeys(values)]
+
+    def key_values(self) -> list[Mapping[str, bytes]]:
+        """All keys with their values: those below the service's prefixes by their short names, and all by full name."""
+        found = [answer.content for wanted, answer in self.answers.items() if wanted.kind in HAVE_VALUES]
+        return [self.kv, *found]
 
     def redact(self, text: str) -> str:
         """The output of a check command, without the values of keys and other secrets."""
@@ -161,8 +165,8 @@ class TemplateData:
         found: list[Peer] = self.read(InputId(Kind.PEERS, name, dc, tag))
         return found
 
-    def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> Sequence[Any]:
-        found: Sequence[Any] = self.read(InputId(kind, name, dc, tag, _encoded(query)))
+    def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> list[Any]:
+        found: list[Any] = self.read(InputId(kind, name, dc, tag, _encoded(query)))
         return found
 
     @property

@@ -66,13 +66,12 @@ class Mask:
         yield from (settings.service or "", settings.id, str(settings.port or ""))
         yield from self._data.known_agent.values()
         for wanted, answer in self._data.answers.items():
-            for peer in answer.content if wanted.kind == Kind.PEERS else ():
-                yield from (peer.host, peer.address, str(peer.port), peer.node)
-        for wanted, answer in self._data.answers.items():
-            if wanted.kind not in (*HAVE_VALUES, Kind.PEERS):
+            if wanted.kind == Kind.PEERS:
+                for peer in answer.content:
+                    yield from (peer.host, peer.address, str(peer.port), peer.node)
+            elif wanted.kind not in HAVE_VALUES:
                 yield from _words(answer.content)
-        found = [answer.content for wanted, answer in self._data.answers.items() if wanted.kind in HAVE_VALUES]
-        for key in (name for content in (self._data.kv, *found) for name in content):
+        for key in (name for content in self._data.key_values() for name in content):
             yield from (key, *key.split("/"))
 
 
