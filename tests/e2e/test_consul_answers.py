@@ -110,6 +110,6 @@ def test_a_redirect_is_not_followed(answering: Answering, consul: ConsulAgent, c
 def test_more_than_any_prefix_should_hold_is_refused(
     answering: Answering, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
-    monkeypatch.setattr("svcinit.agent.consul.api.KV_LIMIT", 1 << 20)
+    monkeypatch.setattr("svcinit.agent.consul.api.LARGE_LIMIT", 1 << 20)
     with pytest.raises(ConfigError, match="the answer has more than 1 MiB; for KV, name a narrower"):
         connect(answering(http("200 OK", b" " * (2 << 20)))).kv("config/app")

@@ -215,7 +215,7 @@ def test_a_kept_connection_that_was_closed_does_not_fail_a_call() -> None:
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KV_LIMIT", 1 << 20)
+    monkeypatch.setattr(module, "LARGE_LIMIT", 1 << 20)
     caught = fault(fetch, http("200 OK", b" " * (3 << 20)))
     assert isinstance(caught, ConfigError)
     assert "narrower" in str(caught)

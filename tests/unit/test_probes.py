@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from svcinit.agent.consul.answers import CRITICAL, PASSING
 from svcinit.agent.redact import Remembered, remember
-from svcinit.agent.registration.checks import CRITICAL, PASSING
 from svcinit.agent.registration.probes import OUTPUT_LIMIT, Probe, runner
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.worker import Worker

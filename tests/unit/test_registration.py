@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fake_consul import FakeClock, FakeConsul
-from svcinit.agent.registration.checks import CRITICAL, PASSING
+from svcinit.agent.consul.answers import CRITICAL, PASSING
 from svcinit.agent.registration.keeper import RETURN_SPREAD, Keeper
 from svcinit.agent.registration.presence import BEAT, Presence
 from svcinit.agent.registration.probes import Probe

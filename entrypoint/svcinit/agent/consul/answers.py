@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RETRIED = 429, 500, 502, 503, 504  # "No cluster leader" and "rpc error" come as 500
 QUOTED = 200  # characters of the agent's own words in a message
 INDEX = "X-Consul-Index"
+PASSING, WARNING, CRITICAL = "passing", "warning", "critical"  # statuses of a check
 
 
 class Cause(enum.Enum):

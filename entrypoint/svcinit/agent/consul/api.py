@@ -12,7 +12,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
-from svcinit.agent.consul.http import Http
+from svcinit.agent.consul.http import LARGE_LIMIT, Http
 from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0  # seconds; Consul's agent is on this host or next to it
 HEALTH_STATES = 429, 503  # how the agent says that an instance is warning or critical
-KV_LIMIT = 64 << 20  # bytes; a value is at most 512 KiB, so this is a prefix with far too much below it
 AGENT_RULE = 'agent_prefix "" { policy = "read" }'
 EXTERNAL = "external-node"  # the meta key of nodes without an agent, by which consul-esm finds those to look after
 
@@ -65,7 +64,7 @@ class Consul(Http):
         Keys that the token may not read are not told apart from none, unless Consul's acl.enable_key_list_policy is on.
         """
         path = key_path(prefix)
-        return self.pairs(path, self.call("GET", path, key_rule(prefix + "/"), self.kv_query(dc), limit=KV_LIMIT))
+        return self.pairs(path, self.call("GET", path, key_rule(prefix + "/"), self.kv_query(dc), limit=LARGE_LIMIT))
 
     def kv_query(self, dc: str | None) -> dict[str, str]:
         return {"recurse": "", **({"dc": dc} if dc else {}), **self.consistency_query()}
@@ -124,7 +123,7 @@ class Consul(Http):
     def look_up(self, key: str, dc: str | None = None) -> None:
         """Read a key that need not be there. Unlike `kv` it raises Denied where the token may not."""
         query = {"dc": dc} if dc else None
-        self.call("GET", "/v1/kv/" + urllib.parse.quote(key), key_rule(key), query, limit=KV_LIMIT)
+        self.call("GET", "/v1/kv/" + urllib.parse.quote(key), key_rule(key), query, limit=LARGE_LIMIT)
 
     def may_register(self, names: Sequence[str]) -> dict[str, bool] | None:
         """Which services the token may register, without any being registered; None where the agent does not tell.

@@ -2,7 +2,7 @@
 
 `turn` sends a query and returns. The caller waits until `descriptor` is readable, and calls `turn` for the answer.
 The agent allows 200 connections per client address (limits.http_max_conns_per_client). The containers of a host can
-have the same address. Therefore the queries of one container share one connection, or a few, and take turns.
+have the same address. Therefore the queries of one container share a few connections.
 
 Where there are more queries than connections, the queries that only the servers can answer (KV) hold the connections
 in turn, each for a short time. The agent itself answers the others: they do not block, and are sent when a turn ends.
@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
-from svcinit.agent.consul.http import is_readable
+from svcinit.agent.consul.http import LARGE_LIMIT, is_readable
 from svcinit.errors import SvcinitError, Unavailable
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ ROTATION = 2.0, 0.5  # seconds in which each query has its turn, where they take
 GRACE = 10.0  # seconds, in addition to the server's own wait/16, after which a query counts as lost
 NEVER = float("inf")
 BURST, RATE = 20, 10.0  # queries at once, and per second afterwards: no hot loop whatever a server answers
-LIMIT = 64 << 20  # bytes of an answer
 
 
 class Connections:
@@ -196,7 +195,7 @@ class BlockingQuery:
         self.due = now + (wait * 17 / 16 if blocking else 0) + GRACE
 
     def _take(self) -> bool:
-        answer, index = self._consul.receive(self._channel, self.path, self.rule, LIMIT)
+        answer, index = self._consul.receive(self._channel, self.path, self.rule, LARGE_LIMIT)
         self._connections.give_back(self._channel, usable=True)
         self._channel, self.due = None, 0.0 if self._blocked else self.asked_at + self._connections.rotation / 2
         # an index that goes back, or is missing, starts from the beginning; 0 is never sent

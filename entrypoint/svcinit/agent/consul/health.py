@@ -10,9 +10,10 @@ from __future__ import annotations
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from svcinit.agent.consul.answers import Away, Denied
+from svcinit.agent.consul.answers import CRITICAL, PASSING, Away, Denied
 from svcinit.agent.consul.api import service_rule
 from svcinit.agent.consul.discovery import QUERY, Peer, canonical, name_and_tag, packed
+from svcinit.agent.consul.http import LARGE_LIMIT
 from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     Question = tuple[str, str | None, str | None]
 
 PORTS = 65535
-LIMIT = 64 << 20  # bytes of an answer: some ten thousand instances
-CRITICAL, PASSING = "critical", "passing"
 
 
 class Peers:
@@ -97,4 +96,4 @@ def peers(consul: Consul, question: Question, domain: str) -> list[Peer]:
     if question[0].endswith(QUERY):
         raise ConfigError(f"{question[0]!r} is a prepared query: only DNS can be asked for it")
     asked = Peers(question, domain, only_passing=only_passing(consul))
-    return asked.read(consul.call("GET", asked.path, asked.rule, asked.query, limit=LIMIT))
+    return asked.read(consul.call("GET", asked.path, asked.rule, asked.query, limit=LARGE_LIMIT))

@@ -29,6 +29,7 @@ from svcinit.agent.consul.stats import UNREACHABLE, RequestStats, blocking, endp
 from svcinit.errors import ConfigError, Fault
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
+LARGE_LIMIT = 64 << 20  # bytes of KV or of instances: far more than a configuration needs
 CHUNK = 1 << 16
 TOKEN_LIMIT = 1 << 16  # bytes
 SCHEMES = ("http", "https")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import urllib.parse
 from typing import TYPE_CHECKING
 
-from svcinit.agent.consul.answers import Away
+from svcinit.agent.consul.answers import CRITICAL, PASSING, WARNING, Away
 from svcinit.agent.consul.api import key_rule, node_rule, service_rule
 from svcinit.agent.prepare.source import Kind
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from svcinit.agent.prepare.source import InputId
 
 ORDER = "address", "port", "id"
-CRITICAL, WARNING, PASSING = "critical", "warning", "passing"
-LIMIT = 64 << 20  # bytes of an answer
 
 
 class Question:

@@ -49,9 +49,10 @@ class ConsulSource(Source):
 
     def _answer(self, wanted: InputId) -> Answer:
         from svcinit.agent.consul import questions
+        from svcinit.agent.consul.http import LARGE_LIMIT
 
         consul, asked = self._client(), questions.question(wanted)
-        answer = consul.call("GET", asked.path, asked.rule, asked.query(consul), limit=questions.LIMIT)
+        answer = consul.call("GET", asked.path, asked.rule, asked.query(consul), limit=LARGE_LIMIT)
         return Answer(asked.read(consul, answer), time.time(), consul.index)
 
     def _records(self, wanted: InputId) -> Answer:

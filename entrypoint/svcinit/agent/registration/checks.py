@@ -29,7 +29,6 @@ OPTIONS = {  # key of a list: attribute of Check, and the row of the settings th
 EXAMPLE = '[{"name": "admin", "kind": "http://:8001/health", "interval": "30s"}]'
 NAME_LIMIT = 128  # characters
 PREFIX = "service:"
-PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
 
 
 class Check:

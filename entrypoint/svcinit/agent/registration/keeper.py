@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcinit import log
+from svcinit.agent.consul.answers import CRITICAL, PASSING, WARNING
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
-from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.agent.registration.definition import (
     definition,
     differences,

@@ -13,11 +13,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcinit import log
+from svcinit.agent.consul.answers import PASSING
 from svcinit.agent.consul.api import READ_TIMEOUT, connect
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.consul.blocking import Connections
 from svcinit.agent.consul.stats import RequestStats
-from svcinit.agent.registration.checks import PASSING, Check
+from svcinit.agent.registration.checks import Check
 from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services

@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from svcinit.agent.consul.answers import CRITICAL, PASSING, WARNING
 from svcinit.agent.redact import MAX_SECRET, end_of, tail
-from svcinit.agent.registration.checks import CRITICAL, PASSING, WARNING
 from svcinit.errors import SvcinitError
 from svcinit.processes.captured import Child, command, say
 from svcinit.settings.parsers import words

@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from svcinit import log
+from svcinit.agent.consul.answers import PASSING
 from svcinit.agent.redact import Remembered
-from svcinit.agent.registration.checks import PASSING, Check
+from svcinit.agent.registration.checks import Check
 from svcinit.agent.registration.probes import Probe, runner
 from svcinit.agent.registration.services import own
 from svcinit.errors import EX_OK, Outcome

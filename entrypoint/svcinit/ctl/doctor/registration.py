@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING, Any
 
+from svcinit.agent.consul.answers import CRITICAL
 from svcinit.agent.consul.api import connect
 from svcinit.agent.redact import redactor
 from svcinit.agent.registration.advertise import advertised, interfaces
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from svcinit.ctl.doctor.report import Entry
     from svcinit.settings.environment import Settings
 
-CRITICAL = "critical"
 OUTPUT = 300  # characters of the output of a check
 
 
