@@ -52,7 +52,7 @@ class Data:
         start = f"/{path}/".replace("//", "/")
         return {key[1:]: value for key, value in self.kv.items() if key.startswith(start)}
 
-    def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> Sequence[Any]:
+    def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> list[Any]:
         return self.lists.get(kind, [])
 
     def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from svcinit.agent.consul.answers import PASSING, WARNING
 from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.templates.faults import WrongError
 from svcinit.errors import Unavailable
@@ -11,7 +13,7 @@ from svcinit.errors import Unavailable
 if TYPE_CHECKING:
     from svcinit.agent.templates.engine import Data
 
-STATUSES = "passing", "warning", "any"
+STATUSES = PASSING, WARNING, "any"
 RECORDS = "A", "AAAA", "CNAME", "SRV", "TXT"
 
 
@@ -23,7 +25,7 @@ class Catalog:
 
     def instances(
         self, name: str, tag: str | None = None, dc: str | None = None, near: str | None = None,
-        status: str = "passing", filter: str | None = None, min: int = 0,
+        status: str = PASSING, filter: str | None = None, min: int = 0,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """The instances of a service with all their fields, sorted; with `near` the nearest first.
 
@@ -31,10 +33,10 @@ class Catalog:
         """
         if status not in STATUSES:
             raise WrongError(f"instances: status must be one of {', '.join(STATUSES)}")
-        more = {"near": near, "filter": filter, "passing": "1" if status == "passing" else None}
+        more = {"near": near, "filter": filter, "passing": "1" if status == PASSING else None}
         query = {name: value for name, value in more.items() if value}
         found = self._data.catalog(Kind.INSTANCES, name, tag, dc, query)
-        chosen = [_copied(each) for each in found if status == "any" or each["status"] in STATUSES[:2]]
+        chosen = [deepcopy(each) for each in found if status == "any" or each["status"] in STATUSES[:2]]
         if len(chosen) < min:
             wanted = InputId(Kind.INSTANCES, name, dc, tag)
             raise Unavailable(f"there are {len(chosen)} of the {min} {wanted} needed", input=str(wanted))
@@ -43,31 +45,25 @@ class Catalog:
     def services(self, tag: str | None = None, dc: str | None = None) -> list[dict[str, Any]]:
         """All services, by name, with their tags; tag: only those with an instance that has it."""
         found = self._data.catalog(Kind.SERVICES, "", None, dc, {})
-        return [_copied(each) for each in found if tag is None or tag in each["tags"]]
+        return [deepcopy(each) for each in found if tag is None or tag in each["tags"]]
 
     def nodes(self, dc: str | None = None) -> list[dict[str, Any]]:
-        return [_copied(each) for each in self._data.catalog(Kind.NODES, "", None, dc, {})]
+        return deepcopy(self._data.catalog(Kind.NODES, "", None, dc, {}))
 
     def node(self, name: str, dc: str | None = None) -> dict[str, Any] | None:
         found = self._data.catalog(Kind.NODE, name, None, dc, {})
-        return _copied(found[0]) if found else None
+        return deepcopy(found[0]) if found else None
 
     def datacenters(self) -> list[str]:
-        return list(self._data.catalog(Kind.DATACENTERS, "", None, None, {}))
+        return deepcopy(self._data.catalog(Kind.DATACENTERS, "", None, None, {}))
 
     def connect_ca(self) -> list[dict[str, Any]]:
         """The root certificates of Consul's service mesh: id, name, cert (PEM) and active."""
-        return [_copied(each) for each in self._data.catalog(Kind.CONNECT_CA, "", None, None, {})]
+        return deepcopy(self._data.catalog(Kind.CONNECT_CA, "", None, None, {}))
 
     def lookup(self, name: str, type: str = "A", server: str | None = None) -> list[Any]:
         """The DNS records of a name outside Consul, sorted. server: HOST:PORT, by default those of this host."""
         if type not in RECORDS:
             raise WrongError(f"lookup: the type must be one of {', '.join(RECORDS)}")
         query = {"type": type} | ({"server": server} if server else {})
-        return [_copied(each) for each in self._data.catalog(Kind.LOOKUP, name, None, None, query)]
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+        return deepcopy(self._data.catalog(Kind.LOOKUP, name, None, None, query))

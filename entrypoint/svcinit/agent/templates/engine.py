@@ -72,9 +72,7 @@ if TYPE_CHECKING:
         def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
             """The instances of a service. Called for each use: the implementation caches the answers."""
 
-        def catalog(
-            self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]
-        ) -> Sequence[Any]:
+        def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> list[Any]:
             """An input of another `prepare.source.Kind`, for each use, as `peers`."""
 
         @property
