@@ -116,12 +116,7 @@ def replay(entries: list[Entry]) -> None:
     try:
         for when, level, pid, fields, event, sentence, own, named in entries:
             _put((when, level, pid, {**fields, "reload": _context.get("reload")}, event, sentence, own, named))
-    except (
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-    ):  # a killed child can leave entries that are wrong in any way
+    except (TypeError, ValueError, LookupError, AttributeError):  # a killed child can leave wrong entries
         return
 
 

@@ -177,7 +177,8 @@ class Follower:
         versions = from_json(verdict.inputs.get("versions", ()))
         for wanted in set(self._used) - set(versions):
             self._used.pop(wanted).close()
-        for wanted in set(versions) - {each.id for each in self._watches()}:
+        known = {each.id for each in self._watches()}
+        for wanted in (each for each in versions if each not in known):
             watch = queries.follow(self._consul, self._connections, wanted, self.settings.domain)
             if watch is not None:
                 self._used[wanted] = watch

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PEER_RULES = 'service_prefix "" { policy = "read" }', 'node_prefix "" { policy = "read" }'
 DNS_RULES = (*PEER_RULES, 'query_prefix "" { policy = "read" }')
-OF_THE_CATALOG = {"instances", "services", "nodes"}  # what in templates asks the catalog
+CATALOG_FUNCTIONS = {"instances", "services", "nodes"}  # of templates: they read all services and nodes
 OF_THE_AGENT = "node", "this.address"  # what in templates asks the agent about itself
 
 
@@ -36,7 +36,7 @@ def needs_agent(settings: Settings, used: Collection[str]) -> bool:
 
 def follows_peers(settings: Settings, used: Collection[str]) -> bool:
     """DNS answers use the agent's own token; watches and questions to the catalog use this one."""
-    return bool(OF_THE_CATALOG & set(used)) or (settings.watch and (bool(settings.wait_for) or "service" in used))
+    return bool(CATALOG_FUNCTIONS & set(used)) or (settings.watch and (bool(settings.wait_for) or "service" in used))
 
 
 def policy(settings: Settings, used: Collection[str]) -> str:
