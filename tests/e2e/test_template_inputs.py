@@ -53,11 +53,16 @@ def test_keys_anywhere_are_followed_over_the_same_connections(followed: Service)
     assert svcinit.stop() == 0
 
 
-def test_a_start_without_consul_has_keys_anywhere_from_the_cache(
-    own_consul: ConsulAgent, make_service: MakeService
-) -> None:
+@pytest.fixture
+def restarted(own_consul: ConsulAgent, make_service: MakeService) -> Service:
+    """A service that starts a second time soon, when its Consul has ended."""
     service = make_service(own_consul)
     service.env |= {"SVCINIT_CHECK": "none", "SVCINIT_START_TIMEOUT": "2s"}
+    return service
+
+
+def test_a_start_without_consul_has_keys_anywhere_from_the_cache(own_consul: ConsulAgent, restarted: Service) -> None:
+    service = restarted
     own_consul.kv_put("config/other/x", "1")
     target = service.template("app.ini", KEYS)
     svcinit = service.start()
@@ -116,11 +121,8 @@ def test_instances_that_all_vanish_leave_the_file_as_it_was(followed: Service) -
     assert svcinit.stop() == 0
 
 
-def test_a_start_without_consul_has_the_catalog_from_the_cache(
-    own_consul: ConsulAgent, make_service: MakeService
-) -> None:
-    service = make_service(own_consul)
-    service.env |= {"SVCINIT_CHECK": "none", "SVCINIT_START_TIMEOUT": "2s"}
+def test_a_start_without_consul_has_the_catalog_from_the_cache(own_consul: ConsulAgent, restarted: Service) -> None:
+    service = restarted
     weighted(own_consul, "db-1", 3306, 5, "blue")
     text = '{{ instances("db")|to_json }}{{ services(tag="blue")|to_json }}{{ datacenters() }}{{ node("none") }}'
     target = service.template("app.ini", text)
