@@ -42,10 +42,13 @@ pytestmark = [pytest.mark.consul, pytest.mark.timeout(SECONDS + 120)]
 
 
 def footprint(pid: int) -> tuple[int, int]:
-    """(open file descriptors, KiB of private memory) of a process."""
+    """(open file descriptors, KiB of anonymous memory) of a process.
+
+    Not its private memory: pages that a forked child shares at that moment are not private, so it jumps by 2 MiB.
+    """
     rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    private = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
-    return len(os.listdir(f"/proc/{pid}/fd")), private
+    anonymous = sum(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:"))
+    return len(os.listdir(f"/proc/{pid}/fd")), anonymous
 
 
 def zombies(pid: int) -> int:
@@ -71,10 +74,7 @@ def test_a_storm_of_signals_forks_and_hups_leaves_no_zombie_loses_no_term_and_gr
     early: tuple[int, int] | None = None
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        number = dice.choice(
-            [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGRTMIN, signal.SIGCHLD, signal.SIGHUP]
-        )
-        svcinit.signal(number)
+        svcinit.signal(dice.choice(STORM))
         sent += 1
         if sent % 400 == 0:
             service.consul.kv_put("config/web/n", str(sent))
@@ -88,9 +88,9 @@ def test_a_storm_of_signals_forks_and_hups_leaves_no_zombie_loses_no_term_and_gr
     late = footprint(svcinit.pid)
     assert early is not None
     assert late[0] <= early[0] + 2, "file descriptors"  # those of a prepare that is just being forked
-    assert late[1] <= early[1] + 1024, "KiB of memory"
+    assert late[1] <= early[1] + 512, "KiB of memory"
     assert svcinit.stop(15) == 17
     assert service.log.read_text().splitlines() == ["up", "TERM"]
     service.consul.has_no("web")
-    grown = f"descriptors {early[0]} -> {late[0]}, private memory {early[1]} -> {late[1]} KiB"
+    grown = f"descriptors {early[0]} -> {late[0]}, memory {early[1]} -> {late[1]} KiB"
     report(f"soak of {SECONDS:g} s: {sent} signals, {grown}")
