@@ -29,7 +29,9 @@ class Cause(enum.Enum):
     TOKEN_UNKNOWN = enum.auto()  # Consul does not know the token, or not yet: the servers' replicas lag
     ACLS_DISABLED = enum.auto()
     WRONG_FILTER = enum.auto()  # the text of filter= is no expression of Consul's filter language
-    NOT_FOUND = enum.auto()  # there is no such service or check, or no TTL check of that id
+    NOT_FOUND = enum.auto()  # there is no such service, check or session, or no TTL check of that id
+    NO_SESSION = enum.auto()  # a lock was to be taken with a session that has ended
+    PERMISSION = enum.auto()  # the token lacks a rule; a transaction says that of each operation, and not by a 403
 
 
 WORDS = {
@@ -41,6 +43,9 @@ WORDS = {
     b"unknown check": Cause.NOT_FOUND,
     b"does not have associated ttl": Cause.NOT_FOUND,
     b'"aggregatedstatus"': Cause.NOT_FOUND,
+    b"session id ": Cause.NOT_FOUND,
+    b"invalid session": Cause.NO_SESSION,
+    b"permission denied": Cause.PERMISSION,
 }
 
 
@@ -95,8 +100,7 @@ class Reply:
 
     @property
     def cause(self) -> Cause:
-        words = self.content.lower()
-        return next((cause for known, cause in WORDS.items() if known in words), Cause.OTHER)
+        return cause_of(self.content)
 
     @property
     def is_absence(self) -> bool:
@@ -113,6 +117,12 @@ class Reply:
         for secret in secrets:
             words = words.replace(secret, "***")
         return " ".join(words[:QUOTED].split())
+
+
+def cause_of(words: bytes) -> Cause:
+    """What the agent's own words mean."""
+    lower = words.lower()
+    return next((cause for known, cause in WORDS.items() if known in lower), Cause.OTHER)
 
 
 def _no_json(constant: str) -> None:

@@ -257,8 +257,9 @@ class Http:
         return f"the token in {self._token_file}" if self._token_file else "the token of CONSUL_HTTP_TOKEN"
 
     def _send(self, method: str, path: str, query: dict[str, str] | None, body: object) -> requests.Response:
-        """Send; once more if the agent had closed the kept connection. Every call here is idempotent."""
-        data = None if body is None else json.dumps(body)
+        """Send; once more if the agent had closed the kept connection. Every call here is idempotent. `body`: bytes as
+        they are, anything else as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
         for last in (False, True):
             try:
                 return self._session.request(
