@@ -128,6 +128,7 @@ def _steps() -> tuple[Transition, ...]:
     grant = lead | {Condition.PLAN}
     rows: list[tuple[TurnState | None, TurnState | None, Writer, frozenset[Condition]]] = [
         (None, state.IDLE, writer.PARTICIPANT, frozenset({Condition.ABSENT})),
+        (None, state.ASKED, writer.HOST, frozenset({Condition.ABSENT})),  # a container whose svcinit takes no turns
         (state.IDLE, state.ASKED, writer.HOST, cas),
         (state.ENDED, state.ASKED, writer.HOST, cas),
         (state.ASKED, state.IDLE, writer.HOST, cas),
@@ -188,6 +189,7 @@ class Turn:
     restart: bool = True  # may the service be restarted, if its environment or arguments change?
     state: TurnState = TurnState.IDLE
     tries: int = 0
+    broken: bool = False  # the instance did not pass when the turn was granted
     owner: str = ""
     outcome: TurnOutcome = TurnOutcome.NONE
     trouble: str = ""

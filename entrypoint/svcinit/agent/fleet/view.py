@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
 
-from svcinit.agent.fleet.records import Foreign, LogEntry, Plan, Record
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+from svcinit.agent.fleet.records import Foreign, LogEntry, Plan, Record, TurnState
 
 
 class Reason(StrEnum):
@@ -56,8 +53,8 @@ class Health:
     address: str = ""
     port: int = 0
     tags: frozenset[str] = frozenset()
-    meta: Mapping[str, str] = NOTHING
-    node_meta: Mapping[str, str] = NOTHING
+    meta: Mapping[str, str] = field(default_factory=dict)
+    node_meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,8 @@ class View:
 
     plan: Plan | Foreign | None
     plan_index: int = 0
-    records: Mapping[str, Seen] = NOTHING  # by id
-    health: Mapping[str, Health] = NOTHING  # by id
+    records: Mapping[str, Seen] = field(default_factory=dict)  # by id
+    health: Mapping[str, Health] = field(default_factory=dict)  # by id
     me: str = ""  # the instance in whose container the conductor runs; "": svcinitctl
     analysis: Analysis | None = None
 
@@ -94,24 +91,25 @@ class Memory:
     """What the conductor saw before, with times of its own monotonic clock. It depends on views alone, never on whether
     a write succeeded; a new conductor begins with `Memory()`. The mappings are by id."""
 
-    plan: int = -1  # the number of the roll-out to which the following times belong
-    passing: Mapping[str, float] = NOTHING  # since when the instance passes without a break
-    failing: Mapping[str, float] = NOTHING  # since when it does not pass
-    gone: Mapping[str, float] = NOTHING  # since when it is not in the catalog
-    ended: Mapping[str, tuple[int, float]] = NOTHING  # serial, when its end was seen
-    granted: Mapping[str, tuple[int, float]] = NOTHING  # serial, when its grant was seen
-    asked: Mapping[str, float] = NOTHING  # when the question of the rehearsal was seen
-    unclaimed: Mapping[str, float] = NOTHING  # when a grant to it was revoked, because it was not claimed
-    claims: Mapping[str, Record] = NOTHING  # claimed records, in case somebody deletes one
-    turns: Mapping[str, tuple[int, str]] = NOTHING  # serial and state at the last look, for events
-    phase: tuple[str, int, int] = ("", 0, 0)
+    plan: int = -1  # the number of the roll-out to which `phase` and the times after it belong
+    lives: Mapping[str, str] = field(default_factory=dict)  # the life in the record
+    passing: Mapping[str, float] = field(default_factory=dict)  # since when it passes without a break, in one life
+    failing: Mapping[str, float] = field(default_factory=dict)  # since when it does not pass
+    gone: Mapping[str, float] = field(default_factory=dict)  # since when it is not in the catalog
+    turns: Mapping[str, tuple[int, TurnState]] = field(default_factory=dict)  # serial and state at the last look
+    granted: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # serial, and when its grant was seen
+    ended: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # serial, and when its end was seen
+    healthy: Mapping[str, int] = field(default_factory=dict)  # serial of the turn after which it was healthy
+    claims: Mapping[str, Record] = field(default_factory=dict)  # claimed records, in case somebody deletes one
+    asked: Mapping[str, float] = field(default_factory=dict)  # when the question of the rehearsal was seen
+    unclaimed: Mapping[str, float] = field(default_factory=dict)  # when an unclaimed grant was revoked
+    phase: tuple[str, ...] = ()
     phase_since: float = 0
-    bake_since: float | None = None
     progress: tuple[Any, ...] = ()
     progress_since: float = 0
-    analysed: int = 0  # the number of the last analysis that was taken into account
-    analysed_at: float | None = None
-    analysis_since: float | None = None  # since when its results are `wait`
+    analysed: int = 0  # number of the last analysis that was seen
+    analysed_at: float = 0  # when it was seen
+    undecided_since: float | None = None  # since when all analyses said `wait`
 
 
 class Kind(StrEnum):
@@ -138,7 +136,7 @@ class Event:
     """Something that people want to read. `events.py` has the texts by `name`."""
 
     name: str
-    fields: Mapping[str, Any] = NOTHING
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,6 @@ class Decision:
     waiting: Waiting = Waiting.NONE
     over: bool = False  # nothing is left to do until somebody changes the plan (or the live prefix)
     hand_over: bool = False  # after the writes: release the lock, because this instance has its own turn
-    wake: float | None = None  # seconds until a timer of the memory changes something, if nothing else happens
 
     @property
     def writes(self) -> tuple[Write, ...]:

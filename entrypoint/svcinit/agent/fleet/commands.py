@@ -1,0 +1,154 @@
+"""What a person does to a plan. `svcinitctl fleet` and the automatic conductor write it; nothing here touches KV.
+
+Each function takes the plan that was read and returns the next one, which is written by check-and-set. If the state
+of the plan does not allow it, NotNow is raised with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from svcinit.agent.fleet import endings
+from svcinit.agent.fleet.records import How, LogEntry, Phase, Plan, PlanState, Record, RollOutcome, shortened
+from svcinit.errors import SvcinitError
+
+RUNNING = PlanState.ROLLING, PlanState.PAUSED, PlanState.REVERTING
+
+
+class Why(StrEnum):
+    """Why a command is not possible now."""
+
+    NO_PLAN = "no_plan"
+    RUNNING = "running"  # another roll-out is not over
+    REVERTING = "reverting"  # the good revision is given back; only a newer roll-out can take its place
+    NOTHING = "nothing"  # the target is the good revision
+    REFUSED = "refused"  # the target was refused before
+    NOT_ROLLING = "not_rolling"
+    NOT_PAUSED = "not_paused"
+    NO_GOOD = "no_good"  # there is no good revision to go back to
+    OVER = "over"  # no roll-out runs
+
+
+class NotNow(SvcinitError):
+    """The plan's state does not allow the command."""
+
+    def __init__(self, why: Why, plan: Plan) -> None:
+        super().__init__(SENTENCES[why].format(n=plan.n, target=plan.target[:6], by=plan.by, state=plan.state.value))
+        self.why, self.plan = why, plan
+
+
+SENTENCES: Mapping[Why, str] = {
+    Why.NO_PLAN: "this service has no roll-out yet",
+    Why.RUNNING: "roll-out {n} by {by} is not over ({state}): --supersede replaces it",
+    Why.REVERTING: "roll-out {n} gives the good revision back: wait for its end",
+    Why.NOTHING: "the configuration is the good revision already",
+    Why.REFUSED: "this revision was refused: change the keys, or `svcinitctl fleet retry`",
+    Why.NOT_ROLLING: "roll-out {n} is {state}: only one that rolls can be paused",
+    Why.NOT_PAUSED: "roll-out {n} is {state}: only one that is paused or halted can be resumed",
+    Why.NO_GOOD: "there is no good revision to go back to",
+    Why.OVER: "no roll-out runs; the last one was {n}",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the person asks for. `target` "": each instance keeps its revision. `policy`: the texts of a Policy."""
+
+    how: How
+    target: str = ""
+    policy: Mapping[str, str] | None = None
+    paths: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    restart: bool = True
+    canary_id: str = ""
+    by: str = ""
+    token: str = ""
+    reason: str = ""
+    began: int = 0  # seconds since 1970
+    rehearse: bool = True
+
+
+def adopt(records: Iterable[Record], live: str, stored: Set[str]) -> Plan:
+    """The first plan of a service. `live` is the revision of the live prefixes; `stored`: the revisions that lie in KV.
+
+    The live revision is good at once if all instances run it. Otherwise it is the one that most instances run, if it
+    is stored; otherwise there is no good one until the first roll-out is done.
+    """
+    found = list(records)
+    running = Counter(record.rev for record in found if record.rev)
+    most = max(running, key=lambda revision: (running[revision], revision), default=live)
+    good = most if set(running) <= {live} or most in stored else ""
+    return Plan(n=newest(None, found), state=PlanState.IDLE, good=good, previous="" if good else most)
+
+
+def newest(plan: Plan | None, records: Iterable[Record]) -> int:
+    """The largest number of a roll-out so far. Records may be newer than a plan that was restored from a snapshot."""
+    return max((plan.n if plan is not None else 0, *(record.turn.n for record in records)))
+
+
+def begin(
+    plan: Plan, records: Iterable[Record], request: Request, *, supersede: bool = False, retry: bool = False
+) -> tuple[Plan, LogEntry | None]:
+    """The next roll-out; and the entry in the history of the one that it takes the place of."""
+    if request.how == How.APPLY and request.target == plan.good and plan.state == PlanState.IDLE:
+        raise NotNow(Why.NOTHING, plan)
+    if request.target in plan.refused and not retry:
+        raise NotNow(Why.REFUSED, plan)
+    if plan.state in RUNNING and not supersede:
+        raise NotNow(Why.RUNNING, plan)
+    phase = Phase.REHEARSAL if request.target and request.rehearse and request.how == How.APPLY else Phase.CANARY
+    rolling = Plan(
+        n=newest(plan, records) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,
+        previous=plan.previous, restart=request.restart, phase=phase, settled=plan.settled,
+        refused={revision: why for revision, why in plan.refused.items() if revision != request.target},
+        policy=request.policy or {}, paths=request.paths or plan.paths, keys=request.keys, canary_id=request.canary_id,
+        by=request.by, token=request.token, reason=shortened(request.reason), began=request.began, extra=plan.extra,
+    )  # fmt: skip
+    return rolling, None if plan.state == PlanState.IDLE else endings.entry(plan, RollOutcome.SUPERSEDED)
+
+
+def pause(plan: Plan) -> Plan:
+    """No more turns; those that are claimed end. A revert is not paused."""
+    if plan.state != PlanState.ROLLING:
+        raise NotNow(Why.NOT_ROLLING, plan)
+    return replace(plan, state=PlanState.PAUSED, stuck=False)
+
+
+def resume(plan: Plan) -> Plan:
+    """The roll-out goes on; its failures so far are forgiven."""
+    if plan.state not in (PlanState.PAUSED, PlanState.HALTED):
+        raise NotNow(Why.NOT_PAUSED, plan)
+    forgiven = len(plan.failed) if plan.state == PlanState.HALTED else plan.forgiven
+    return replace(plan, state=PlanState.ROLLING, forgiven=forgiven, stuck=False)
+
+
+def abort(plan: Plan, *, keep: bool = False) -> tuple[Plan, LogEntry]:
+    """No more turns; instances get the good revision back, if there is one, and not if `keep`."""
+    if plan.state not in (PlanState.ROLLING, PlanState.PAUSED, PlanState.HALTED):
+        raise NotNow(Why.REVERTING if plan.state == PlanState.REVERTING else Why.OVER, plan)
+    if not keep and endings.can_revert(plan):
+        return endings.reverting(plan, RollOutcome.ABORTED)
+    end = replace(plan, state=PlanState.HALTED if keep and plan.target else PlanState.IDLE, stuck=False)
+    return end, endings.entry(plan, RollOutcome.ABORTED)
+
+
+def revert(plan: Plan) -> tuple[Plan, LogEntry]:
+    """All instances get the good revision back: of the roll-out that runs, stands still, or was aborted with `keep`."""
+    if plan.state not in (PlanState.ROLLING, PlanState.PAUSED, PlanState.HALTED):
+        raise NotNow(Why.REVERTING if plan.state == PlanState.REVERTING else Why.OVER, plan)
+    if not endings.can_revert(plan):
+        raise NotNow(Why.NO_GOOD, plan)
+    return endings.reverting(plan, RollOutcome.ABORTED)
+
+
+def settle(plan: Plan, records: Iterable[Record], request: Request) -> Plan:
+    """A roll-out of the good revision, for instances that are not on it."""
+    if plan.state in RUNNING:
+        raise NotNow(Why.RUNNING, plan)
+    if not plan.good:
+        raise NotNow(Why.NO_GOOD, plan)
+    rolling, _ = begin(replace(plan, good=""), records, replace(request, how=How.APPLY, target=plan.good), retry=True)
+    return replace(rolling, good=plan.good)
