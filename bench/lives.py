@@ -15,7 +15,9 @@ from testing.process import Running, running
 from testing.waiting import eventually
 
 QUESTION = re.compile(r"request served from client: name=(\S+) type=(\S+)")
-BLOCKING = re.compile(r"index=\d+&wait=\d+\w")
+BLOCKING, BLOCKS = re.compile(r"(index|hash)=\w+&wait=\d+\w+"), r"\1=N&wait=S"
+RECORD = f"GET /v1/agent/service/{SERVICE}"  # the first query for the record of the service, and the one that blocks
+RECORD_BLOCKS = f"{RECORD}?hash=N&wait=S"
 SYNC_INTERVAL = "300ms"
 FOLLOWED = 2  # the prefix and the service of bench.contenders
 
@@ -30,7 +32,7 @@ class Phases:
         with self._log.open("rb") as file:
             file.seek(self._seen)
             text = file.read().decode()
-        return [f"{method} {BLOCKING.sub('index=N&wait=S', url)}" for _, method, url, _ in requests_in(text)]
+        return [f"{method} {BLOCKING.sub(BLOCKS, url)}" for _, method, url, _ in requests_in(text)]
 
     def end(self) -> list[str]:
         """What there was in the phase that ends here."""
@@ -46,12 +48,14 @@ def start_reload_stop(folder: pathlib.Path, full: Full, meanwhile: Callable[[Run
     found = {}
     with running(folder, "sleep", "1000", env=_env(full, SVCINIT_SYNC_INTERVAL="1h")) as svcinit:
         svcinit.says(f"registered {SERVICE}", 30)
+        eventually(lambda: RECORD in phases.so_far(), "the record is followed", 30)
         found["start"] = phases.end()
         svcinit.signal(signal.SIGHUP)
         svcinit.says("reload 1: done", 30)
         found["reload"] = phases.end()
         meanwhile(svcinit)
         svcinit.stop(30)
+        eventually(lambda: RECORD_BLOCKS in phases.so_far(), "the query for the record has ended", 30)
         found["stop"] = phases.end()
     questions = QUESTION.findall(log.read_bytes()[began:].decode())
     return {**found, "a start and a reload, DNS": [f"{kind} {name}" for name, kind in questions]}

@@ -28,8 +28,8 @@ RUNNING = (  # (row of docs/chaos.md, failure, what happens)
     ("the local agent is restarted with its data", "the agent restarts",
      "svcinit asks the agent within 3 seconds, each container at a different time, and again until it answers"),
     ("the local agent is restarted without its data", "the agent restarts without its data, or somebody edits its data",
-     "svcinit registers the service again, or repairs the differences, within `SVCINIT_SYNC_INTERVAL`; maintenance "
-     "mode stays"),
+     "svcinit registers the service again, or repairs the differences, within [seconds]"
+     "(consul.md#keeping-the-registration-in-sync); maintenance mode stays"),
     ("the local agent hangs for 30 s", "the agent hangs",
      "calls have deadlines; a HUP notifies the service with unchanged files; Consul considers the node failed "
      "meanwhile"),

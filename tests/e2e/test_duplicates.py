@@ -57,13 +57,21 @@ def test_the_second_one_starts_as_soon_as_the_first_one_has_ended(service: Servi
         assert other.stop() == 0
 
 
-@pytest.mark.parametrize(("queries_at_once", "seconds"), [("1", 4), ("3", 2)])
+@pytest.mark.parametrize(
+    ("env", "seconds"),
+    [
+        ({}, 2),
+        ({"SVCINIT_WATCH": "1"}, 2),
+        ({"SVCINIT_WATCH": "1", "SVCINIT_WATCH_CONNECTIONS": "1"}, 4),
+        ({"SVCINIT_SERVICES": '[{"name": "a", "port": 1, "check": "none"}]'}, 4),
+    ],
+)
 def test_a_registration_that_another_program_removes_is_back_at_once(
-    service: Service, queries_at_once: str, seconds: float
+    service: Service, env: dict[str, str], seconds: float
 ) -> None:
-    """With SVCINIT_WATCH. SVCINIT_SYNC_INTERVAL is 30 s: svcinit does not wait for it. With one connection, the query
-    for the record waits for its turn."""
-    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_WATCH_CONNECTIONS": queries_at_once}  # 3 is the default
+    """SVCINIT_SYNC_INTERVAL is 30 s: svcinit does not wait for it. Where queries share a connection, the query for the
+    record waits for its turn."""
+    service.env |= env
     svcinit = service.start()
     is_passing(service)
     time.sleep(0.5)  # the query for the record waits
@@ -75,6 +83,23 @@ def test_a_registration_that_another_program_removes_is_back_at_once(
     put(service, "/v1/agent/service/register", {**_body(service), "Tags": ["x"]})
     svcinit.says("registration of web was changed: repaired")
     assert time.monotonic() - began < 2 * seconds
+    assert svcinit.stop() == 0
+
+
+def test_at_rest_a_container_has_one_connection_and_all_its_registrations_come_back_to_a_restarted_agent(
+    make_service: MakeService, own_consul: ConsulAgent
+) -> None:
+    service = make_service(own_consul)
+    service.env["SVCINIT_SERVICES"] = '[{"name": "a", "port": 1, "check": "none"}]'
+    svcinit = service.start()
+    for restarted in (False, True):
+        if restarted:
+            own_consul.restart()
+        eventually(lambda: own_consul.instances("web") and own_consul.instances("a"), "both are registered", 20)
+        time.sleep(1)  # the queries for the records take turns
+        for _ in range(20):
+            assert connections(own_consul.http_port) == 1
+            time.sleep(0.05)
     assert svcinit.stop() == 0
 
 

@@ -313,3 +313,9 @@ def test_a_key_that_cannot_be_a_variable_is_told(service: Service, name: str) ->
     service.consul.kv_put(f"config/web/env/{name}", "1")
     service.template("app.ini", "text")
     refuses_to_start(service, f"error: KV key 'env/{name}' cannot be an environment variable: a '/', '=' or NUL byte")
+
+
+def test_a_value_that_cannot_be_that_of_a_variable_is_told(service: Service) -> None:
+    service.consul.kv_put("config/web/env/A", "x\0y")
+    service.template("app.ini", "text")
+    refuses_to_start(service, "error: KV key 'env/A' cannot be an environment variable: a NUL byte in its value")

@@ -75,6 +75,54 @@ def test_a_service_starts_reloads_and_stops_without_consul(laptop: Laptop) -> No
     assert not (laptop.folder / "svcinit" / "cache.json").exists()
 
 
+# JSON of a key below env/ whose name or value no environment can contain
+UNFIT = {
+    "a NUL byte in the name": '"A\\u0000B": "x"',
+    "a NUL byte in the value": '"A": "x\\u0000y"',
+    "half a surrogate pair in the name": '"A\\ud800": "x"',
+}
+
+
+def unfit(entry: str) -> str:
+    return f'{{"kv": {{"config/web": {{"workers": 4, "env": {{{entry}}}}}}}, "services": {{"mysql": []}}}}'
+
+
+@pytest.mark.parametrize("entry", UNFIT.values(), ids=UNFIT)
+def test_a_key_that_no_environment_can_contain_stops_the_start_with_78_and_is_named(laptop: Laptop, entry: str) -> None:
+    laptop.source.write_text(unfit(entry))
+    svcinit = laptop.start()
+    assert svcinit.wait() == 78
+    assert "env/A" in svcinit.err
+    assert "Traceback" not in svcinit.err
+    assert not laptop.log.exists(), "the service was started"
+
+
+@pytest.mark.parametrize("entry", UNFIT.values(), ids=UNFIT)
+def test_a_key_that_no_environment_can_contain_aborts_a_reload_and_the_service_continues(
+    laptop: Laptop, entry: str
+) -> None:
+    svcinit = laptop.up()
+    before = laptop.target.read_text()
+    laptop.source.write_text(unfit(entry).replace('"workers": 4', '"workers": 8'))
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: aborted")
+    assert "env/A" in svcinit.err
+    assert laptop.target.read_text() == before
+    assert "got SIGHUP" not in laptop.log.read_text()
+    laptop.source.write_text(SOURCE)
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 2: done")
+    assert svcinit.stop() == 0
+
+
+def test_a_nul_byte_in_a_key_that_is_no_variable_is_in_the_file_byte_for_byte(laptop: Laptop) -> None:
+    laptop.source.write_text('{"kv": {"config/web": {"a": "x\\u0000y", "n\\u0000m": "z"}}}')
+    laptop.template('{{ key("a") }} {{ cfg.values()|join(",") }}')
+    svcinit = laptop.up()
+    assert laptop.target.read_bytes() == b"x\0y x\0y,z"
+    assert svcinit.stop() == 0
+
+
 def test_an_edited_file_is_followed(laptop: Laptop) -> None:
     laptop.env["SVCINIT_WATCH"] = "1"
     svcinit = laptop.up()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.errors import SvcinitError
+
+RECORD = "/v1/agent/service/"  # the path of a record, without the id
 
 
 class FakeClock:
@@ -27,8 +30,10 @@ class FakeChannel:
         self.sock, self.far = socket.socketpair()
         self.path = ""
         self.query: dict[str, str] = {}
+        self.is_held, self.asked_at = False, 0.0  # a query was sent that is not answered yet
 
     def answer(self) -> None:
+        self.is_held = False
         self.far.send(b"1")
 
     def close(self) -> None:
@@ -39,7 +44,11 @@ class FakeChannel:
 
 
 class FakeConsul:
-    """`fails`: what each call raises, if anything. `calls`: those that write, and `services`: by id, as registered."""
+    """`fails`: what each call raises, if anything. `calls`: those that write, and `services`: by id, as registered.
+
+    `holds`: it answers the query for a record when the record is another one, as an agent does. `kept`: the connection
+    of the calls is open.
+    """
 
     def __init__(self) -> None:
         self.fails: SvcinitError | None = None
@@ -54,12 +63,19 @@ class FakeConsul:
         self.open_channels: list[FakeChannel] = []
         self.most_channels, self.opened = 0, 0  # at a time; in all, failures too
         self.asked: list[FakeChannel] = []
-        self.answers: dict[str, tuple[Any, int]] = {}  # by path; others are not answered
+        self.queries: list[dict[str, str]] = []
+        self.answers: dict[str, tuple[Any, int]] = {}  # by path; of others only the records are answered
+        self.holds, self.kept = True, False
+        self.now = time.monotonic
 
     def _call(self, *call: object) -> None:
+        self._connect()
+        self.calls.append(call)
+
+    def _connect(self) -> None:
         if self.fails is not None:
             raise self.fails
-        self.calls.append(call)
+        self.kept = True
 
     def is_hung_up(self) -> bool:
         return self.hung_up
@@ -73,8 +89,7 @@ class FakeConsul:
         return {"node": "n1", "address": "10.0.0.1"}
 
     def instance(self, service_id: str, name: str) -> dict[str, Any] | None:
-        if self.fails is not None:
-            raise self.fails
+        self._connect()
         record = self.registered.get(service_id)
         if record is None:
             return None
@@ -82,8 +97,7 @@ class FakeConsul:
         return {"Service": record, "Checks": checks}
 
     def services(self, name: str) -> dict[str, dict[str, Any]]:
-        if self.fails is not None:
-            raise self.fails
+        self._connect()
         return {id: record for id, record in self.registered.items() if record["Service"] == name}
 
     def register(self, definition: dict[str, Any], *, replaces_checks: bool = False) -> None:
@@ -92,11 +106,11 @@ class FakeConsul:
         for check in definition.get("Checks", ()):
             self.statuses[check["CheckID"]] = check.get("Status", "critical")
         self.registered_as.append([self.statuses[id] for id in ids])
-        self.registered[definition["ID"]] = {**definition, "Service": definition["Name"], "_checks": ids}
+        self.change(definition["ID"], {**definition, "Service": definition["Name"], "_checks": ids})
 
     def deregister(self, service_id: str, name: str) -> None:
         self._call("deregister", service_id)
-        self.registered.pop(service_id, None)
+        self.change(service_id, None)
 
     def deregister_check(self, check_id: str, name: str) -> None:
         self._call("deregister_check", check_id)
@@ -116,6 +130,22 @@ class FakeConsul:
         """The calls of one kind."""
         return [call for call in self.calls if call[0] == kind]
 
+    def change(self, service_id: str, record: dict[str, Any] | None) -> None:
+        """Another program changes the record of a service, or removes it (None)."""
+        self.registered.pop(service_id, None)
+        if record is not None:
+            self.registered[service_id] = record
+        for channel in self.open_channels:
+            if channel.is_held and channel.path == RECORD + service_id:
+                channel.answer()
+
+    def end_waits(self) -> None:
+        """Answer the queries whose `wait` is over."""
+        for channel in self.open_channels:
+            wait = float(channel.query.get("wait", "0ms").removesuffix("ms")) / 1000
+            if channel.is_held and self.now() >= channel.asked_at + wait:
+                channel.answer()
+
     # blocking queries
 
     def open(self) -> FakeChannel:
@@ -127,19 +157,26 @@ class FakeConsul:
         return self.open_channels[-1]
 
     def send(self, channel: FakeChannel, path: str, query: dict[str, str]) -> None:
-        channel.path, channel.query = path, query
+        channel.path, channel.query, channel.is_held, channel.asked_at = path, query, True, self.now()
         self.asked.append(channel)
-        if path in self.answers:
+        self.queries.append(query)
+        known = self._record(path).get("ContentHash", "")
+        holds = self.holds and known and known == query.get("hash")
+        if path in self.answers or (path.startswith(RECORD) and not holds):
             channel.answer()
 
     def receive(self, channel: FakeChannel, path: str, rule: str, limit: int) -> tuple[Any, int]:
         channel.sock.recv(1)
         if self.fails is not None:
             raise self.fails
-        return self.answers[path]
+        return self.answers[path] if path in self.answers else (self._record(path) or None, 0)
+
+    def _record(self, path: str) -> dict[str, Any]:
+        record = self.registered.get(path.removeprefix(RECORD))
+        return {} if record is None else {**record, "ContentHash": repr(record)}
 
     def lost(self, path: str) -> None:
         self.calls.append(("lost", path))
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        self.kept = False

@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 
-from fake_consul import FakeClock, FakeConsul
+from fake_consul import RECORD, FakeChannel, FakeClock, FakeConsul
 from svcinit.agent.consul.answers import CRITICAL, PASSING
 from svcinit.agent.registration.keeper import RETURN_SPREAD, Keeper
 from svcinit.agent.registration.presence import BEAT, Presence
 from svcinit.agent.registration.probes import Probe
-from svcinit.agent.registration.record_watch import RecordWatch
 from svcinit.agent.registration.services import services
 from svcinit.agent.registration.wakeup import Wakeup
-from svcinit.errors import EX_OK, Outcome, Unavailable
+from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
 from svcinit.handover import Slot
 from svcinit.settings.environment import Settings, read
 
@@ -181,7 +180,7 @@ class Started:
     """A presence whose turns the test takes."""
 
     def __init__(self, consul: FakeConsul, clock: FakeClock, folder: pathlib.Path, **env: str) -> None:
-        self.consul, self.clock = consul, clock
+        self.consul, self.clock, consul.now = consul, clock, clock
         self.ready = Slot("ready").open()
         settings = settings_of(SVCINIT_RUN=str(folder), **env)
         self.presence = Presence(
@@ -196,7 +195,8 @@ class Started:
                 self.presence.turn(self.clock.now)
             if self.clock.now >= until:
                 return
-            self.clock.now = min(until, self.clock.now + max(0.05, self.presence._until_due()))
+            self.clock.now = min(until, self.clock.now + min(0.5, max(0.05, self.presence._until_due())))
+            self.consul.end_waits()
 
 
 @pytest.fixture
@@ -275,46 +275,157 @@ def test_a_service_that_never_becomes_ready_is_not_registered(
     assert consul.calls == []
 
 
-def watch_record(started: Started) -> None:
-    """As SVCINIT_WATCH does, without its worker."""
-    presence = started.presence
-    presence.record_watch = RecordWatch(presence.consul, presence.connections, presence.keepers[0])
+SEVERAL = {"SVCINIT_SERVICES": '[{"name": "a", "port": 1}, {"name": "b", "port": 2}]'}
+REPORTED = {"SVCINIT_CHECK": "tcp", "SVCINIT_CHECK_VIA": "ttl"}
 
 
-def test_a_registration_that_another_program_removes_is_repaired_at_once(
-    start: Callable[..., Started], consul: FakeConsul
+def records_asked(consul: FakeConsul) -> list[FakeChannel]:
+    return [channel for channel in consul.asked if channel.path.startswith(RECORD)]
+
+
+@pytest.mark.parametrize("env", [{}, {"SVCINIT_WATCH": "1"}, SEVERAL])
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_registration_that_another_program_changes_or_removes_is_repaired_within_two_seconds(
+    start: Callable[..., Started], consul: FakeConsul, env: dict[str, str], removed: bool
 ) -> None:
-    """The agent answers the query that waits for a change of its record."""
-    path = "/v1/agent/service/web"
-    consul.answers[path] = {"ContentHash": "one"}, 0
-    started = start()
-    watch_record(started)
-    started.turns(0.1)
-    del consul.answers[path]
-    started.turns(1)
-    assert consul.asked[-1].query["hash"] == "one"
-    consul.registered.clear()
-    consul.answers[path] = None, 0
-    consul.asked[-1].answer()
-    started.turns(0)
+    started = start(**env)
+    started.turns(10)
+    before = dict(consul.registered)
+    for id, record in before.items():
+        consul.change(id, None if removed else {**record, "Tags": ["x"]})
+        started.turns(2)
+        assert consul.registered[id]["Tags"] == []
+        assert consul.made("register")[-1] == ("register", id)
+    assert len(consul.made("register")) == 2 * len(before)
+
+
+@pytest.mark.parametrize("env", [{}, SEVERAL])
+def test_a_container_at_rest_has_one_connection_however_many_services_it_has(
+    start: Callable[..., Started], consul: FakeConsul, env: dict[str, str]
+) -> None:
+    started = start(**env)
+    for _ in range(100):
+        started.turns(1)
+        assert len(consul.open_channels) == 1
+        assert not consul.kept
+    assert consul.most_channels == 1
+
+
+@pytest.mark.parametrize("env", [REPORTED, {"SVCINIT_SYNC_INTERVAL": "2s"}])
+def test_where_a_report_or_a_sync_notices_a_lost_registration_as_well_no_query_waits_for_it(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul, env: dict[str, str]
+) -> None:
+    started = start(**env)
+    started.turns(20)
+    assert consul.kept
+    assert consul.asked == []
+    consul.change("web", None)
+    started.turns(10 if env == REPORTED else 2)
     assert consul.made("register") == [("register", "web")] * 2
 
 
-@pytest.mark.parametrize("share", [0.1, 0.9])
-@pytest.mark.parametrize("watched", [False, True])
-def test_the_instances_of_a_host_come_back_to_an_agent_that_ended_one_after_the_other(
-    start: Callable[..., Started], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch, watched: bool, share: float
+def test_a_start_asks_for_the_record_once_and_syncs_once(
+    start: Callable[..., Started], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    consul.answers["/v1/agent/service/web"] = {"ContentHash": "one"}, 0
+    """Svcinit's own registration is no change that another program made."""
+    syncs: list[str] = []
+    monkeypatch.setattr(consul, "instance", lambda *named: syncs.append(named[0]))
+    start().turns(15)
+    assert syncs == ["web"]
+    assert [set(query) for query in consul.queries] == [set(), {"hash", "wait"}]
+
+
+def test_a_record_that_another_program_changed_before_the_first_query_for_it_is_repaired(
+    start: Callable[..., Started], consul: FakeConsul
+) -> None:
     started = start()
-    if watched:
-        watch_record(started)
-    started.turns(0.1)
-    consul.answers.clear()
+    started.presence.turn(started.clock.now)
+    consul.change("web", {**consul.registered["web"], "Tags": ["x"]})
     started.turns(1)
+    assert consul.registered["web"]["Tags"] == []
+
+
+def test_an_agent_that_holds_no_query_is_asked_once_a_second(start: Callable[..., Started], consul: FakeConsul) -> None:
+    started = start()
+    consul.holds = False
+    started.turns(60)
+    assert 50 <= len(consul.asked) <= 61
+    consul.change("web", None)
+    started.turns(1)
+    assert consul.made("register") == [("register", "web")] * 2
+
+
+def test_a_program_that_removes_the_registration_again_and_again_causes_one_repair_a_second(
+    start: Callable[..., Started], consul: FakeConsul
+) -> None:
+    started = start()
+    for _ in range(300):
+        started.turns(0.1)
+        consul.change("web", None)
+    assert 15 <= len(consul.made("register")) <= 33
+
+
+def test_an_agent_that_refuses_the_query_keeps_the_service_registered(
+    start: Callable[..., Started], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with http_config.block_endpoints: a pause that grows to 30 s, and syncs as without the query."""
+    started = start()
+
+    def refuse(channel: FakeChannel, path: str, rule: str, limit: int) -> None:
+        channel.sock.recv(1)
+        raise ConfigError("denied")
+
+    monkeypatch.setattr(consul, "receive", refuse)
+    started.turns(300)
+    assert len(consul.asked) <= 20
+    assert started.presence.keepers[0].reason == ""
+    assert consul.made("register") == [("register", "web")]
+    consul.change("web", None)
+    started.turns(30)
+    assert consul.made("register") == [("register", "web")] * 2
+
+
+def test_while_a_sync_fails_the_record_is_not_asked_for(start: Callable[..., Started], consul: FakeConsul) -> None:
+    """Another svcinit has registered itself under the same id."""
+    started = start()
+    started.turns(1)
+    consul.change("web", {**consul.registered["web"], "Meta": MARK})
+    asked = len(consul.asked)
+    started.turns(60)
+    assert "another svcinit" in started.presence.keepers[0].reason
+    assert len(consul.asked) == asked
+    assert consul.open_channels[0].is_held is False
+    consul.change("web", None)
+    started.turns(31)
+    assert consul.made("register") == [("register", "web")] * 2
+    assert len(consul.asked) > asked
+
+
+@pytest.mark.parametrize("answer", [[], "", {}, 7, {"ContentHash": 1}, {"ContentHash": "x", "Meta": 1, "Connect": 1}])
+def test_an_answer_that_is_no_record_is_one_sync_and_no_loop(
+    start: Callable[..., Started], consul: FakeConsul, answer: object
+) -> None:
+    started = start()
+    started.turns(1)
+    consul.answers[RECORD + "web"] = answer, 0
+    consul.change("web", consul.registered["web"])
+    started.turns(20)
+    assert len(consul.asked) <= 23
+    assert consul.made("register") == [("register", "web")]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize("env", [{}, REPORTED, {"SVCINIT_WATCH": "1"}])
+def test_the_instances_of_a_host_come_back_to_an_agent_that_ended_one_after_the_other(
+    start: Callable[..., Started], results: list[int], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch,
+    env: dict[str, str], share: float,
+) -> None:  # fmt: skip
+    started = start(**env)
+    started.turns(1)
+    followed = bool(consul.asked)
     monkeypatch.setattr(random, "uniform", lambda least, most: least + share * (most - least))
-    consul.hung_up, consul.fails = not watched, Unavailable("connection reset")
-    if watched:
+    consul.hung_up, consul.fails = not followed, Unavailable("connection reset")
+    if followed:
         consul.asked[-1].answer()  # the end of the connection is readable, too
     opened = consul.opened
     started.turns(0)
@@ -328,15 +439,7 @@ def test_the_instances_of_a_host_come_back_to_an_agent_that_ended_one_after_the_
     consul.fails = None
     started.turns(1)
     assert keeper.reason == ""
-    assert (consul.opened > opened) == watched
-
-
-def test_one_container_without_a_watch_has_no_query_in_flight(
-    start: Callable[..., Started], consul: FakeConsul
-) -> None:
-    started = start(SVCINIT_SERVICES='[{"name": "a", "port": 1}, {"name": "b", "port": 2}]')
-    started.turns(100)
-    assert consul.most_channels == 0
+    assert (consul.opened > opened) == followed
 
 
 def test_presence_waits_no_longer_than_a_beat_and_never_without_an_end(
@@ -351,7 +454,6 @@ def test_presence_waits_no_longer_than_a_beat_and_never_without_an_end(
 
 def test_deregistering_closes_the_query_last(start: Callable[..., Started], consul: FakeConsul) -> None:
     started = start()
-    watch_record(started)
     started.turns(1)
     assert consul.open_channels
     assert started.presence.deregister() == EX_OK

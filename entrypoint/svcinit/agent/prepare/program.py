@@ -48,8 +48,10 @@ def environment(kv: Mapping[str, bytes], keys: Mapping[str, str]) -> dict[str, s
 def _variable_fault(name: str, value: bytes) -> str:
     if not name:
         return "there is no name after the prefix"
-    if "/" in name or "=" in name or "\0" in name or b"\0" in value:
-        return "a '/', '=' or NUL byte in it"
+    if "/" in name or "=" in name or "\0" in name:
+        return "a '/', '=' or NUL byte in its name"
+    if b"\0" in value:
+        return "a NUL byte in its value"
     try:
         bytes_of_it = len(os.fsencode(name)) + 1 + len(value)
     except UnicodeEncodeError:

@@ -57,7 +57,12 @@ def differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
     The agent does not return the definition of a check; its digest is part of the mark in the metadata.
     """
-    record = actual["Service"]
+    own = {id for id in statuses(actual) if is_own_id(id, wanted["ID"])}
+    return differences_of_record(actual["Service"], wanted) + ["check"] * (own != ids_of_checks(wanted))
+
+
+def differences_of_record(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """As `differences`, of the service alone, without its checks."""
     fields = {
         "name": (record.get("Service"), wanted["Name"]),
         "port": (record.get("Port"), wanted["Port"]),
@@ -71,9 +76,7 @@ def differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     }
     if wanted["EnableTagOverride"]:  # other programs may set the tags
         del fields["tags"]
-    found = [name for name, (have, want) in fields.items() if have != want]
-    own = {id for id in statuses(actual) if is_own_id(id, wanted["ID"])}
-    return found + ["check"] * (own != ids_of_checks(wanted))
+    return [name for name, (have, want) in fields.items() if have != want]
 
 
 def surplus_checks(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

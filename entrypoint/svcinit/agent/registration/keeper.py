@@ -13,6 +13,7 @@ from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
 from svcinit.agent.registration.definition import (
     definition,
     differences,
+    differences_of_record,
     life_of,
     maintenance_of,
     statuses,
@@ -58,6 +59,7 @@ class Keeper:
         self.last_synced: float | None = None  # last sync, seconds since the epoch
         self.registrations = 0
         self._address = ""
+        self._last_wanted: Mapping[str, Any] = {}  # the registration at the last sync
         self._consul, self._life, self._interval, self._advertise = consul, life, interval, advertise
         self._first_sync, self._owns_port = first_sync, owns_port
         self._ever_registered = not first_sync
@@ -140,6 +142,10 @@ class Keeper:
                             service=name, id=service_id, check=check_id, status=status)  # fmt: skip
         self._last_statuses = {**self._last_statuses, check_id: status}
 
+    def is_synced_with(self, record: Mapping[str, Any]) -> bool:
+        """Is this record of the service, without its checks, the one that the last sync left?"""
+        return not differences_of_record(record, self._last_wanted)
+
     def changed(self) -> None:
         """The agent's record has changed: sync now."""
         self.due = self.due if self._attempt else 0.0
@@ -162,7 +168,7 @@ class Keeper:
         return True
 
     def _sync(self, *, ready: bool) -> None:
-        wanted = self._wanted()
+        self._last_wanted = wanted = self._wanted()
         if self._first_sync:
             self._remove_stale(wanted, ready=ready)
             self._first_sync = False

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 DEREGISTER_BACKOFF = 0.05, 0.5  # seconds between two tries to deregister; init allows a second or two
+OFTEN = 2.0  # seconds, of SVCINIT_SYNC_INTERVAL: a sync notices a change of the record as soon as a query for it
 BEAT = 5.0  # seconds, at most, between two signs of life
 PROBE_POLL_INTERVAL = 0.05  # seconds between two reads of the output of a running probe
 READY_INTERVAL = 0.25  # seconds between two readiness probes
@@ -95,9 +96,11 @@ class Presence:
             )
             for service in found
         ]  # fmt: skip
-        self.connections = Connections(consul, settings.watch_connections)
-        watches = found and settings.watch  # without SVCINIT_WATCH a container has one connection to the agent
-        self.record_watch = RecordWatch(consul, self.connections, self.keepers[0]) if watches else None
+        # without SVCINIT_WATCH a container has one connection to the agent at rest
+        self.connections = Connections(consul, settings.watch_connections if settings.watch else 1)
+        self.record_watches = [
+            RecordWatch(consul, self.connections, keeper) for keeper in self.keepers if self._is_watched(keeper)
+        ]
         self.follower: Follower | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
@@ -129,7 +132,8 @@ class Presence:
         self._beat()
 
     def turn(self, now: float) -> None:
-        """Do all that is due."""
+        """Do all that is due. Where the query for a record shows the end of the agent, the connection of the other
+        calls is closed."""
         ready = self.ready_probe
         if ready is not None and ready.is_due(now) and ready.turn(now) and ready.status == PASSING:
             self._become_ready(ready, now)
@@ -143,14 +147,20 @@ class Presence:
                 keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
         self._follow(now)
+        if not self.settings.watch and any(watch.is_in_flight for watch in self.record_watches):
+            self.consul.close()
+
+    def _is_watched(self, keeper: Keeper) -> bool:
+        """Without SVCINIT_WATCH, a record is not followed where a report or the next sync notices a change as well."""
+        return self.settings.watch or not (keeper.probes or self.settings.sync_interval <= OFTEN)
 
     def _watch_agent(self, now: float) -> None:
-        """A change of its record, and its end, make the keepers sync."""
-        watch = self.record_watch
-        if watch is not None and watch.turn(now):
+        """A change of a record, and the agent's end, make the keepers sync."""
+        changed = [watch.turn(now) for watch in self.record_watches]
+        if any(changed):
             for keeper in self.keepers:
                 keeper.changed()
-        if self.consul.is_hung_up() or (watch is not None and watch.has_failed):
+        if self.consul.is_hung_up() or any(watch.has_failed for watch in self.record_watches):
             self.consul.close()
             for keeper in self.keepers:
                 keeper.agent_ended()
@@ -240,7 +250,7 @@ class Presence:
         """Seconds until something is due."""
         probes = list(self._running_probes())
         times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
-        times += [self.record_watch.next_due] if self.record_watch is not None else []
+        times += [watch.next_due for watch in self.record_watches]
         times += [self.follower.due] if self.follower is not None else []
         longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
         return max(0.0, min(min(times, default=0.0) - self._now(), longest))
@@ -249,9 +259,7 @@ class Presence:
         """What wakes it up: the end of the agent, answers to queries, and the worker that has prepared a change."""
         found = self.consul.idle_descriptors()
         found += [] if self.follower is None else self.follower.descriptors()
-        if self.record_watch is not None and self.record_watch.descriptor is not None:
-            found.append(self.record_watch.descriptor)
-        return found
+        return found + [watch.descriptor for watch in self.record_watches if watch.descriptor is not None]
 
     def _readiness(self, service: Service) -> Probe | None:
         reached = self._ready.read(Readiness)

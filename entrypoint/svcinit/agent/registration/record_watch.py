@@ -1,7 +1,9 @@
-"""Follows the agent's own record of a service: svcinit repairs a registration at once when another program removes it.
+"""Follows the agent's own record of a service: svcinit repairs a registration at once when another program changes or
+removes it.
 
 Source: Consul's "Service - Agent HTTP API" page, "Get Service Configuration": a blocking query by the hash of the
-definition. It ends, too, when the agent stops; the agent may have lost the registration then.
+service's definition. The checks and the maintenance mode are not part of it. The query ends, too, when the agent stops;
+the agent may have lost the registration then.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
     from svcinit.agent.registration.keeper import Keeper
     from svcinit.errors import SvcinitError
 
-AGAIN = 1.0  # seconds between two queries while the agent has no record
+AGAIN = 1.0  # seconds between two queries after one that found a difference, or that the agent did not hold
 
 
 class RecordWatch(BlockingQuery):
-    """`turn` is True when the record has changed; `has_failed`: the agent ended the query, or did not answer it."""
+    """`turn` is True when the record is not in sync any more. `has_failed`: the agent ended the query, or did not
+    answer it."""
 
     is_local = True
 
@@ -38,17 +41,19 @@ class RecordWatch(BlockingQuery):
         return {"hash": self._hash, "wait": wait} if self._hash else {}
 
     def accept(self, answer: Any) -> bool:
-        found = answer.get("ContentHash") if isinstance(answer, dict) else None
+        """The first answer counts: the record may have changed just before the query."""
+        record = answer if isinstance(answer, dict) else {}
+        found = record.get("ContentHash")
         before, self._hash = self._hash, found if isinstance(found, str) else ""
-        if not self._hash:
-            self.due = self.asked_at + AGAIN
-            return True
-        return before != self._hash  # the first answer counts: the record may have changed just before the query
+        is_new = answer is None or (before != self._hash and not self._keeper.is_synced_with(record))
+        if is_new or before == self._hash:
+            self.due = max(self.due, self.asked_at + AGAIN)
+        return is_new
 
     @property
     def is_wanted(self) -> bool:  # type: ignore[override]
-        """Nothing is asked before the service is registered, nor, after the end of the agent, before the next sync."""
-        return self._keeper.registered and not self._keeper.is_doubtful
+        """Nothing is asked before the service is registered, nor, after an error, before the next sync succeeds."""
+        return self._keeper.registered and not self._keeper.is_doubtful and not self._keeper.reason
 
     def turn(self, now: float) -> bool:
         self.has_failed = False
