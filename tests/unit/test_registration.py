@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import random
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,11 +12,11 @@ import pytest
 
 from fake_consul import RECORD, FakeChannel, FakeClock, FakeConsul
 from svcinit.agent.consul.answers import CRITICAL, PASSING
+from svcinit.agent.consul.http import BODY_LIMIT
 from svcinit.agent.registration.keeper import RETURN_SPREAD, Keeper
 from svcinit.agent.registration.presence import BEAT, Presence
 from svcinit.agent.registration.probes import Probe
 from svcinit.agent.registration.services import services
-from svcinit.agent.registration.wakeup import Wakeup
 from svcinit.errors import EX_OK, ConfigError, Outcome, Unavailable
 from svcinit.handover import Slot
 from svcinit.settings.environment import Settings, read
@@ -401,6 +399,21 @@ def test_while_a_sync_fails_the_record_is_not_asked_for(start: Callable[..., Sta
     assert len(consul.asked) > asked
 
 
+def test_a_record_is_read_up_to_the_limit_of_answers_without_keys_or_peers(
+    start: Callable[..., Started], consul: FakeConsul, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presence must not fill the memory of the container (docs/failures.md)."""
+    limits: list[int] = []
+
+    def receive(channel: FakeChannel, path: str, rule: str, limit: int) -> tuple[Any, int]:
+        limits.append(limit)
+        return FakeConsul.receive(consul, channel, path, rule, limit)
+
+    monkeypatch.setattr(consul, "receive", receive)
+    start().turns(1)
+    assert limits == [BODY_LIMIT]
+
+
 @pytest.mark.parametrize("answer", [[], "", {}, 7, {"ContentHash": 1}, {"ContentHash": "x", "Meta": 1, "Connect": 1}])
 def test_an_answer_that_is_no_record_is_one_sync_and_no_loop(
     start: Callable[..., Started], consul: FakeConsul, answer: object
@@ -459,41 +472,3 @@ def test_deregistering_closes_the_query_last(start: Callable[..., Started], cons
     assert started.presence.deregister() == EX_OK
     assert consul.open_channels == []
     assert consul.registered == {}
-
-
-# the wakeup
-
-
-@pytest.fixture
-def blocked() -> Iterator[None]:
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
-    yield
-    signal.sigtimedwait({signal.SIGTERM, signal.SIGHUP}, 0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
-
-@pytest.mark.parametrize("has_signalfd", [True, False])
-@pytest.mark.usefixtures("blocked")
-def test_a_pending_signal_ends_a_wait_and_its_sender_is_known(has_signalfd: bool) -> None:
-    child = os.fork()  # a process of one thread, as presence is
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            waits = Wakeup({signal.SIGTERM}, 1.0)
-            if not has_signalfd:
-                waits.close()
-            os.kill(os.getpid(), signal.SIGTERM)
-            taken = waits.take({signal.SIGTERM}, 20.0)
-            os._exit(0 if taken is not None and (taken.si_signo, taken.si_pid) == (signal.SIGTERM, os.getpid()) else 1)
-        os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-@pytest.mark.usefixtures("blocked")
-def test_a_descriptor_ends_a_wait_without_a_signal() -> None:
-    waits, (read_end, write_end) = Wakeup({signal.SIGTERM}, 1.0), os.pipe()
-    os.write(write_end, b"1")
-    waits.descriptors = [read_end]
-    assert waits.take({signal.SIGTERM}, 20.0) is None
-    for descriptor in (read_end, write_end):
-        os.close(descriptor)
-    waits.close()

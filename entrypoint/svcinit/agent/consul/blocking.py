@@ -106,6 +106,7 @@ class BlockingQuery:
 
     path = rule = ""
     is_local, is_wanted = False, True
+    limit = LARGE_LIMIT  # bytes of an answer
 
     def __init__(
         self, consul: Consul, connections: Connections, wall_clock: Callable[[], float] = time.time
@@ -195,7 +196,7 @@ class BlockingQuery:
         self.due = now + (wait * 17 / 16 if blocking else 0) + GRACE
 
     def _take(self) -> bool:
-        answer, index = self._consul.receive(self._channel, self.path, self.rule, LARGE_LIMIT)
+        answer, index = self._consul.receive(self._channel, self.path, self.rule, self.limit)
         self._connections.give_back(self._channel, usable=True)
         self._channel, self.due = None, 0.0 if self._blocked else self.asked_at + self._connections.rotation / 2
         # an index that goes back, or is missing, starts from the beginning; 0 is never sent

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.api import service_rule
 from svcinit.agent.consul.blocking import BlockingQuery
+from svcinit.agent.consul.http import BODY_LIMIT
 
 if TYPE_CHECKING:
     from svcinit.agent.consul.api import Consul
@@ -27,7 +28,7 @@ class RecordWatch(BlockingQuery):
     """`turn` is True when the record is not in sync any more. `has_failed`: the agent ended the query, or did not
     answer it."""
 
-    is_local = True
+    is_local, limit = True, BODY_LIMIT
 
     def __init__(self, consul: Consul, connections: Connections, keeper: Keeper) -> None:
         self._keeper, self._hash = keeper, ""
