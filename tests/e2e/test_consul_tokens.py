@@ -14,6 +14,7 @@ from testing import planted
 from testing.consul import ConsulAgent
 from testing.process import Running
 from testing.secured import GuardedConsul, Token
+from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
 
@@ -45,9 +46,13 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def comes_back(service: Service) -> None:
-    """See the service registered again after its registration was removed."""
-    (instance,) = service.consul.instances("web")
-    service.consul.deregister(instance["Service"]["ID"])
+    """See the service registered again after its registration was removed.
+
+    The agent answers for itself. The catalog has the removed instance, passing, until the agent has informed its server.
+    """
+    (service_id,) = service.consul.get("/v1/agent/services")
+    service.consul.deregister(service_id)
+    eventually(lambda: service_id in service.consul.get("/v1/agent/services"), "it is registered again")
     is_passing(service)
 
 
