@@ -7,6 +7,7 @@ import pathlib
 import signal
 from collections.abc import Mapping
 
+from testing.consul import ConsulAgent
 from testing.ctl import svcinitctl
 from testing.process import Running
 from testing.waiting import eventually
@@ -18,6 +19,20 @@ WRONG = "svcinit: error: exit 78: the configuration is wrong; the service was no
 
 def is_passing(service: Service) -> None:
     eventually(lambda: service.consul.passing("web"), "the service is passing in Consul")
+
+
+def comes_back(agent: ConsulAgent, *names: str) -> None:
+    """See the services registered again, and passing, after another program removed their registrations.
+
+    The agent answers for itself. The catalog has the removed instances until the agent has informed its server.
+    """
+    known = {id for id, service in agent.get("/v1/agent/services").items() if service["Service"] in names}
+    assert known
+    for service_id in known:
+        agent.deregister(service_id)
+    eventually(lambda: known <= set(agent.get("/v1/agent/services")), f"{known} are registered again")
+    for name in names:
+        eventually(lambda name=name: agent.passing(name), f"{name} is passing in Consul")  # type: ignore[misc]
 
 
 def files_in(folder: pathlib.Path) -> list[str]:

@@ -18,7 +18,7 @@ from testing.consul import ConsulAgent
 from testing.process import Running, descendants, is_alive
 from testing.waiting import eventually
 from tests.e2e.conftest import Service
-from tests.e2e.failing import is_passing
+from tests.e2e.failing import comes_back, is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
@@ -254,8 +254,7 @@ def test_an_agent_that_lost_a_ttl_check_is_given_it_again(make_service: MakeServ
     service.env["SVCINIT_CHECK_VIA"] = "ttl"
     svcinit = service.start()
     becomes(service, "passing")
-    own_consul.call("PUT", f"/v1/agent/service/deregister/{own_consul.instances('web')[0]['Service']['ID']}")
-    is_passing(service)
+    comes_back(own_consul, "web")
     assert "the Consul agent no longer has web: registering it again" in svcinit.err
 
 

@@ -14,9 +14,8 @@ from testing import planted
 from testing.consul import ConsulAgent
 from testing.process import Running
 from testing.secured import GuardedConsul, Token
-from testing.waiting import eventually
 from tests.e2e.conftest import Service
-from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
+from tests.e2e.failing import AT_ONCE, comes_back, ctl, has_state, is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
@@ -45,17 +44,6 @@ def write(path: pathlib.Path, text: str) -> None:
     new.rename(path)
 
 
-def comes_back(service: Service) -> None:
-    """See the service registered again after its registration was removed.
-
-    The agent answers for itself. The catalog has the removed instance, passing, until the agent has informed its server.
-    """
-    (service_id,) = service.consul.get("/v1/agent/services")
-    service.consul.deregister(service_id)
-    eventually(lambda: service_id in service.consul.get("/v1/agent/services"), "it is registered again")
-    is_passing(service)
-
-
 def test_a_token_rotated_in_its_file_is_taken_by_a_reload_and_by_what_keeps_registered(
     guarded: GuardedConsul, guarded_service: Service, tmp_path: pathlib.Path
 ) -> None:
@@ -71,10 +59,10 @@ def test_a_token_rotated_in_its_file_is_taken_by_a_reload_and_by_what_keeps_regi
     svcinit.signal(signal.SIGHUP)
     svcinit.says("reload 1: done")
     assert (service.out / "app.ini").read_text() == "2"
-    comes_back(service)
+    comes_back(guarded, "web")
     os.kill(svcinit.child("presence"), signal.SIGKILL)
     svcinit.says("presence died")
-    comes_back(service)
+    comes_back(guarded, "web")
     assert svcinit.stop() == 0
     guarded.has_no("web")
     assert "denied" not in svcinit.err
@@ -127,7 +115,7 @@ def test_a_token_that_is_revoked_is_told_and_once_given_back_all_works_again(
     assert guarded.passing("web"), "Consul's own check goes on"
     guarded.grant(LEAST, token.secret)
     started.says("Consul answers again")
-    comes_back(guarded_service)
+    comes_back(guarded, "web")
     started.signal(signal.SIGHUP)
     has_state(started, state="running", reloads=2, degraded="")
     assert started.stop() == 0

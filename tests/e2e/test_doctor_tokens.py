@@ -15,7 +15,7 @@ from testing.gate import gate
 from testing.secured import GuardedConsul
 from testing.waiting import eventually
 from tests.e2e.conftest import Service
-from tests.e2e.failing import is_passing, refuses_to_start
+from tests.e2e.failing import comes_back, is_passing, refuses_to_start
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
@@ -147,10 +147,7 @@ def test_a_token_of_exactly_that_policy_is_enough_for_a_whole_life(guarded: Guar
     svcinit.signal(signal.SIGHUP)
     svcinit.says("reload 1: done")
     assert (demanding.out / "app.ini").read_text().startswith(f"True {LOOPBACK} 4 3")
-    for instance in (*guarded.instances("web"), *guarded.instances("admin")):
-        guarded.deregister(instance["Service"]["ID"])
-    is_passing(demanding)
-    eventually(lambda: guarded.passing("admin"), "admin is registered again, too")
+    comes_back(guarded, "web", "admin")
     assert svcinit.stop() == 0
     guarded.has_no("web", "admin")
     assert "denied" not in svcinit.err
