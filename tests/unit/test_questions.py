@@ -52,7 +52,7 @@ def test_an_instance_with_nothing_but_its_name_has_all_fields() -> None:
         CONSUL, [{"Node": NODE, "Service": {**SERVICE, "Tags": None, "Meta": None}, "Checks": None}]
     )
     assert found == {
-        "id": "i", "name": "web", "address": "10.0.0.1", "port": 0, "tags": [], "meta": {}, "node": "n",
+        "id": "i", "name": "web", "address": "10.0.0.1", "port": 0, "tags": [], "meta": {}, "node": "n", "node_id": "",
         "node_meta": {}, "node_address": "10.0.0.1", "dc": "", "status": "passing", "weight": 1, "checks": [],
     }  # fmt: skip
 

@@ -28,6 +28,7 @@ COMMANDS = {  # name: help
     "check": "for CI: render all templates from a file, without Consul, and run their check commands",
     "maintenance": "on: Consul gives the service to no client while it continues to run; off: end this",
     "external": "register a service without an agent in Consul's catalog, or deregister it",
+    "port": "turn templates of consul-template or confd into templates of svcinit; exit 1 if a part cannot be turned",
     "doctor": "check everything in the settings, and print advice and the minimal ACL policy; exit 1 on an error",
 }
 

@@ -150,6 +150,7 @@ def _instance(entry: Any, dc: str | None) -> dict[str, Any]:
         **service,
         "address": service["address"] or _text(node["Address"]),
         "node": _text(node["Node"]),
+        "node_id": _text(node.get("ID") or ""),
         "node_address": _text(node["Address"]),
         "node_meta": dict(node.get("Meta") or {}),
         "dc": node.get("Datacenter") or dc or "",

@@ -95,8 +95,9 @@ class FileSource(Source):
             {
                 "id": f"{wanted.name}-{number}", "name": wanted.name,
                 "address": each.peer.address, "port": each.peer.port,
-                "node": each.peer.node, "node_address": each.peer.address, "tags": sorted(each.tags), "meta": each.meta,
-                "node_meta": {}, "status": "passing", "weight": each.weight, "checks": [], "dc": each.dc,
+                "node": each.peer.node, "node_id": "", "node_address": each.peer.address, "tags": sorted(each.tags),
+                "meta": each.meta, "node_meta": {}, "status": "passing", "weight": each.weight, "checks": [],
+                "dc": each.dc,
             }
             for number, each in enumerate(self.instances(wanted.name.lower()), 1)
             if each.is_for(tag, where)

@@ -330,6 +330,9 @@ class Pair:
     def value(self) -> str:
         return _text(self._path, self._raw)
 
+    def renamed(self, key: str) -> Pair:
+        return Pair(key, self._path, self._raw)
+
     def __iter__(self) -> Iterator[str]:
         return iter((self.key, self.value))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jinja2 import Undefined
 
 from svcinit.agent.templates.faults import WrongError
+from svcinit.agent.templates.go_values import go_items, go_text
 from svcinit.names import endpoint
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ def by_node(instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
     return _grouped(instances, lambda each: [each["node"]])
 
 
+def by_key(pairs: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """The result of `tree` by the first part of each key, and below it by the rest; without keys of one part."""
+    groups: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        top, _, rest = pair.key.partition("/")
+        if rest:
+            groups.setdefault(top, {})[rest] = pair.renamed(rest)
+    return groups
+
+
 def _grouped(
     instances: Sequence[Mapping[str, Any]], names: Callable[[Mapping[str, Any]], Sequence[str]]
 ) -> dict[str, list[Mapping[str, Any]]]:
@@ -87,8 +98,10 @@ def dumps(value: Any, **options: Any) -> str:
     return json.dumps(_plain(value), **options)
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    return dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
+def to_json(value: Any, indent: int | None = None, compact: bool = False) -> str:
+    """compact: without the spaces after `,` and `:`."""
+    separators = (",", ":") if compact else None
+    return dumps(value, indent=indent, separators=separators, sort_keys=True, ensure_ascii=False)
 
 
 def from_json(text: str) -> Any:
@@ -467,9 +480,10 @@ def _with_names(function: Callable[..., Any]) -> Callable[..., Any]:
 FILTERS = {
     function.__name__: _with_names(function)
     for function in (
-        hostports, by_tag, by_meta, by_node, to_json, from_json, to_yaml, from_yaml, to_toml, from_toml, to_ini,
+        hostports, by_tag, by_meta, by_node, by_key, to_json, from_json, to_yaml, from_yaml, to_toml, from_toml, to_ini,
         explode_map, merge, b64encode, b64decode, split, md5, sha1, sha256, sha512, hmac_sha256,
         regex_match, regex_search, regex_replace, regex_split, is_ipv4, is_ipv6, cidr_contains,
         parse_bool, parse_duration, strict_int, strict_float, trim_prefix, trim_suffix,
+        go_text, go_items,
     )
 }  # fmt: skip

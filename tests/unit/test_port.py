@@ -1,0 +1,218 @@
+"""`svcinitctl port`: what a template of consul-template or confd becomes. The bytes that the real tools render are
+compared in tests/e2e/test_port.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rendering import Data, text_of
+from svcinit.ctl import cli
+from svcinit.ctl.output import put
+from svcinit.ctl.port import port
+from svcinit.errors import ConfigError
+
+BY_NODE = '|sort(false, true, "node,id")'
+
+
+def turned(tmp_path: Path, text: str) -> tuple[str, list[tuple[int, str]]]:
+    path = tmp_path / "a.ctmpl"
+    path.write_text(text)
+    result = port(str(path)).turned
+    return result.text, result.remarks
+
+
+@pytest.mark.parametrize(
+    ("go", "jinja"),
+    [
+        ('{{ key "config/a" }}', '{{ key("/config/a") }}'),
+        ('{{ key "/config/a@dc2" }}', '{{ key("/config/a", dc="dc2") }}'),
+        ('{{ keyOrDefault "a" "d" }}', '{{ key_or_default("/a", "d") }}'),
+        ('{{ if keyExists "a" }}x{{ end }}', '{% if key_exists("/a") %}x{% endif %}'),
+        ("{{ range ls `a/b` }}{{ .Key }}={{ .Value }}{{ end }}",
+         '{% for pair in ls("/a/b") %}{{ pair.key }}={{ pair.value }}{% endfor %}'),
+        ('{{ $d := env "DC" }}{{ tree (printf "a/%s@%s" .x $d) }}', None),
+        ('{{ $d := env "DC" }}{{ range tree (printf "a/%s@%s" $d $d) }}{{ end }}',
+         '{% set d = env.get("DC", "") %}{% for pair in tree("/a/" ~ d, dc=d) %}{% endfor %}'),
+        ('{{ range service "v1.web@dc2~_agent|any" }}{{ .Address }}:{{ .Port }}{{ end }}',
+         '{% for instance in instances("web", tag="v1", dc="dc2", near="_agent", status="any") %}'
+         "{{ instance.address }}:{{ instance.port }}{% endfor %}"),
+        ('{{ range $i, $s := service "web" }}{{ $i }}{{ .Weights.Passing }}{{ $s.ServiceMeta.zone }}{{ end }}',
+         f'{{% for s in instances("web"){BY_NODE} %}}{{% set i = loop.index0 %}}'
+         "{{ i }}{{ s.weight }}{{ s.meta.zone }}{% endfor %}"),
+        ('{{ range service "web" "passing,warning" }}{{ end }}',
+         f'{{% for instance in instances("web", status="warning"){BY_NODE} %}}{{% endfor %}}'),
+        ('{{ range services }}{{ if .Tags | contains "a" }}{{ .Name }}{{ end }}{{ end }}',
+         '{% for entry in services() %}{% if "a" in entry.tags %}{{ entry.name }}{% endif %}{% endfor %}'),
+        ('{{ range services }}{{ if .Tags.Contains "a" }}{{ .Name }}{{ end }}{{ end }}',
+         '{% for entry in services() %}{% if "a" in entry.tags %}{{ entry.name }}{% endif %}{% endfor %}'),
+        ('{{ with secret "kv/data/shop" }}{{ .Data.data.password }}{{ end }}',
+         '{% set vault = secret("kv/data/shop") %}{% if vault %}{{ vault.password|go_text }}{% endif %}'),
+        ('{{ with $x := env "A" }}{{ $x }}{{ . }}{{ else }}n{{ end }}',
+         '{% set x = env.get("A", "") %}{% if x %}{{ x }}{{ x }}{% else %}n{% endif %}'),
+        ('{{ with key "j" | parseJSON }}{{ if .on }}{{ .a.b }}{{ end }}'
+         '{{ range $k, $v := .m }}{{ $k }}{{ end }}{{ end }}',
+         '{% set item = key("/j")|from_json %}{% if item %}{% if item.on|default(none) %}'
+         "{{ item.a.b|go_text }}{% endif %}"
+         "{% for k, v in item.m|default([])|go_items %}{{ k|go_text }}{% endfor %}{% endif %}"),
+        ("{{- if true }} a {{ else if false -}} b {{- else -}} c {{ end -}}",
+         "{%- if true %} a {% elif false -%} b {%- else -%} c {% endif -%}"),
+        ("{{/* a {% note %} */}}{# b #}{% c %}", '{# a {% note %} #}{{ "{#" }} b #}{{ "{%" }} c %}'),
+        ('{{ printf "%s-%d" (env "A") 1 }}', '{{ env.get("A", "") ~ "-" ~ 1 }}'),
+        ('{{ printf "%-5s|%03d%%" (env "A") 7 }}', '{{ "%-5s|%03d%%"|format(env.get("A", ""), 7) }}'),
+        ('{{ "ab" | regexReplaceAll "(a)b" "${1}$1" }}', '{{ "ab"|regex_replace("(a)b", "\\\\g<1>\\\\g<1>") }}'),
+        ('{{ if regexMatch "^[[:alpha:]]+$" (env "A") }}{{ end }}',
+         '{% if env.get("A", "")|regex_match("^[a-zA-Z]+$") %}{% endif %}'),
+        ("{{ add 1 (multiply 2 3) }}{{ 5 | subtract 1 }}{{ divide 2 9 }}", "{{ 1 + (2 * 3) }}{{ 5 - 1 }}{{ 9 // 2 }}"),
+        ('{{ if and (not true) (or "" "b") }}{{ end }}', '{% if (not true) and ("" or "b") %}{% endif %}'),
+        ('{{ if and (eq 1 1 2) (not (in .x "y")) }}{{ end }}', None),
+        ('{{ range $i := loop 1 3 }}{{ $i }}{{ end }}', "{% for i in range(1, 3) %}{{ i }}{% endfor %}"),
+        ('{{ range $for := split "," "a" }}{{ $for }}{{ end }}',
+         '{% for for2 in "a"|trim|split(",") %}{{ for2 }}{% endfor %}'),
+        ('{{ true }}{{ keyExists "a" }}', '{{ true|lower }}{{ key_exists("/a")|lower }}'),
+    ],
+)  # fmt: skip
+def test_an_action_becomes_a_tag_of_jinja(tmp_path: Path, go: str, jinja: str | None) -> None:
+    """None: it can be turned only where its dot is known; here it is nothing."""
+    text, remarks = turned(tmp_path, go)
+    assert (text == jinja) == (not remarks) == (jinja is not None), text
+
+
+@pytest.mark.parametrize(
+    ("go", "output"),
+    [
+        ('{{ $x := "a" }}{{ range loop 2 }}{{ $x = print $x "b" }}{{ end }}{{ $x }}', "abb"),
+        ('{{ $x := "a" }}{{ if true }}{{ $x := "b" }}{{ $x }}{{ end }}{{ $x }}', "ba"),
+        ('{{ $x := "a" }}{{ if true }}{{ $x = "b" }}{{ end }}{{ $x }}', "b"),
+        ('{{ scratch.Set "n" 0 }}{{ range loop 3 }}{{ scratch.Set "n" (add 2 (scratch.Get "n")) }}{{ end }}'
+         '{{ scratch.Get "n" }}{{ if scratch.Get "no" }}x{{ end }}', "6"),
+        ('{{ range $k := split "," "b,a,b" }}{{ scratch.MapSetX "m" $k (print $k "!") }}{{ end }}'
+         '{{ range scratch.MapValues "m" }}{{ . }}{{ end }}{{ scratch.Get "m" | toJSON }}', 'a!b!{"a":"a!","b":"b!"}'),
+        ('{{ template "t" "x" }}{{ define "t" }}[{{ . }}{{ template "u" }}]{{ end }}'
+         '{{ define "u" }}{{/* */}}u{{ end }}',
+         "[xu]"),
+        ('{{ block "b" "x" }}<{{ . }}>{{ end }}{{ template "b" "y" }}{{ executeTemplate "b" "z" }}', "<x><y><z>"),
+        ('{{ range $i, $e := split "," "a,b" }}{{ range loop 2 }}{{ $i }}{{ end }}{{ $e }}{{ end }}', "00a11b"),
+        ('{{ range $n := split "," "a,b,c" }}{{ if eq $n "a" }}1{{ else if $y := trimPrefix "b" $n }}{{ $y }}'
+         '{{ else if eq $n "b" }}2{{ else }}3{{ end }}{{ end }}', "1" + "2" + "c"),
+        ('{{ with parseJSON "{\\"b\\":[1.0,2.5,true],\\"a\\":{\\"z\\":1e30}}" }}{{ .b }}{{ .a }}'
+         "{{ range .b }}{{ . }},{{ end }}"
+         "{{ range $k, $v := . }}{{ $k }}{{ end }}{{ end }}", "[1 2.5 true]map[z:1e+30]1,2.5,true,ab"),
+        ("a \n{{- /* c */ -}}\n b{{- 1 }}", "ab1"),
+        ("{{ if true }}\n  a\n{{ end }}\n", "\n  a\n\n"),
+        ('{{ "{{" }}{{ `"\\n"` }}{{ "\\t\\u00e9" }}', '{{"\\n"\t\u00e9'),
+    ],
+)  # fmt: skip
+def test_a_turned_template_renders_to_what_go_prints(tmp_path: Path, go: str, output: str) -> None:
+    text, remarks = turned(tmp_path, go)
+    assert remarks == []
+    assert text_of(text) == output, text
+
+
+def test_keys_of_a_tree_are_grouped_by_their_first_part() -> None:
+    data = Data({"/a/x/k": b"1", "/a/x/l/m": b"2", "/a/y/k": b"3", "/a/z": b"4"})
+    each = "{% for k, p in some|items %}{{ k }}{{ p.key }}={{ p.value }} {% endfor %}"
+    template = "{% for n, some in tree('/a')|by_key|items %}{{ n }}:" + each + "{% endfor %}"
+    assert text_of(template, data) == "x:kk=1 l/ml/m=2 y:kk=3 "
+
+
+@pytest.mark.parametrize(
+    ("go", "word"),
+    [
+        ('a {{- plugin "x" }}', "SVCINIT_PRE_START"),
+        ('{{ key "a" | writeToFile "/f" "u" "g" "0600" }}', "template of its own"),
+        ('{{ range nomadServices }}{{ .Name }}{{ end }}', "Nomad"),
+        ('{{ with $x := pkiCert "p" }}{{ $x.Cert }}{{ end }}', "secret("),
+        ("{{ $t := timestamp }}{{ $t }}", "same bytes"),
+        ('{{ range service "web" }}{{ . }}{{ end }}', "one of its fields"),
+        ("{{ range loop 2 }}{{ break }}{{ end }}", "condition"),
+        ('{{ range service "web" }}{{ .NoSuch }}{{ end }}', ".NoSuch"),
+        ('{{ frob "a" }}', "frob"),
+        ('{{ printf (env "A") 1 }}', "constant"),
+        ('{{ template "none" }}', "define"),
+        ('{{ secret "pki/issue/x" "common_name=a" }}', "data"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_turned_has_a_comment_with_its_line_and_fails_when_it_is_rendered(
+    tmp_path: Path, go: str, word: str
+) -> None:
+    text, remarks = turned(tmp_path, f"first\n{go}")
+    ((line, reason),) = remarks
+    assert line == 2
+    assert word in reason
+    assert f"svcinitctl port, line 2: {reason}" in text
+    with pytest.raises(ConfigError, match="todo"):
+        text_of(text, Data(env={"A": "x"}) if "service" not in go else _with_web())
+
+
+def _with_web() -> Data:
+    data = Data()
+    data.lists["instances"] = [{"node": "n", "id": "i", "status": "passing"}]
+    return data
+
+
+UNREADABLE = [
+    "{{ if }}x{{ end }}",
+    "{{ if true }}",
+    "{{ end }}",
+    "{{ key `a }}",
+    "{{ (1 }}",
+    "{{ range a {{ b }} }}",
+    "x {{",
+    "{{ 'a }}",
+]
+
+
+@pytest.mark.parametrize("go", UNREADABLE)
+def test_what_go_cannot_read_is_an_error_with_its_line(tmp_path: Path, go: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        turned(tmp_path, f"\n\n{go}")
+    assert caught.value.faults[0].fields["line"] == 3
+
+
+RESOURCE = """
+[template]
+prefix = "/prod"
+src = "a.tmpl"
+dest = "/etc/a/a.conf"
+mode = "0640"
+owner = "app"
+group = "web"
+keys = ["/x"]
+check_cmd = "nginx -t -c {{.src}}"
+reload_cmd = "kill -HUP 1"
+"""
+RESOURCE_TEMPLATE = """\
+{{ getv "/x/a" }} {{ getv "/no" "d" }} {{ if exists "/x/a" }}y{{ end }}
+{{ range gets "/x/*" }}{{ base .Key }}{{ .Key }}={{ .Value }} {{ end }}
+{{ range getvs "/x/*" }}{{ . }},{{ end }} {{ range ls "/" }}{{ . }} {{ end }}{{ range lsdir "/" }}{{ . }}{{ end }}
+{{ $j := json (getv "/x/j") }}{{ $j.n }} {{ join (split "b,a" ",") "-" }} {{ replace "aXX" "X" "y" 1 }} {{ add 1 2 }}
+"""
+
+
+def test_a_resource_of_confd_becomes_a_template_with_options_at_its_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("conf.d", "templates"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "conf.d/a.toml").write_text(RESOURCE)
+    (tmp_path / "templates/a.tmpl").write_text(RESOURCE_TEMPLATE)
+    assert cli.run(["port", str(tmp_path / "conf.d/a.toml"), "--out", str(tmp_path / "out")]) == 0
+    put()
+    assert capsys.readouterr().out == f"{tmp_path / 'out/etc/a/a.conf.j2'}\n"
+    text = (tmp_path / "out/etc/a/a.conf.j2").read_text()
+    first, _, rest = text.partition("\n")
+    assert first == "{# svcinit: mode=0640 owner=app:web check='nginx -t -c {}' reload='exec:kill -HUP 1' #}"
+    data = Data({"/prod/x/a": b"2", "/prod/x/b": b"1", "/prod/x/j": b'{"n": true}', "/prod/y": b"z"})
+    lines = ["2 d y", 'a/x/a=2 b/x/b=1 j/x/j={"n": true} ', '1,2,{"n": true}, x y x', "true b-a ayX 3", ""]
+    assert text_of(rest, data) == "\n".join(lines)
+
+
+def test_the_exit_status_says_whether_all_could_be_turned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.ctmpl", tmp_path / "bad.ctmpl"
+    good.write_text('{{ key "a" }}\n')
+    bad.write_text('\n{{ plugin "a" }}\n')
+    assert cli.run(["port", str(good)]) == 0
+    assert cli.run(["port", str(good), str(bad)]) == 1
+    assert f"{bad}, line 2: plugin" in capsys.readouterr().err
