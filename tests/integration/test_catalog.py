@@ -116,9 +116,11 @@ RECIPES = {title: (template, text) for title, template, text in RECIPE.findall(P
 def test_a_recipe_of_the_page_gives_what_the_page_says(agent: ConsulAgent, title: str) -> None:
     agent.kv_put("config/team/name", "search")
     agent.kv_put("config/team/limits/rate", "20")
+    for key, value in {"one/domain": "one.example", "one/port": "8080", "two/domain": "two.example"}.items():
+        agent.kv_put(f"config/sites/{key}", value)
     template, text = RECIPES[title]
     assert renders(agent, template).strip() == text.strip()
-    assert len(RECIPES) == 4
+    assert len(RECIPES) == 5
 
 
 def test_maintenance_is_a_status_of_its_own(consul: ConsulAgent) -> None:
