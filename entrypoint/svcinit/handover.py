@@ -118,7 +118,10 @@ class Memory(Message):
 class Change(Message):
     """What the watches of presence know, for the worker that prepares a change."""
 
-    def __init__(self, late: float, counts: Iterable[list[Any]], answers: Iterable[Sequence[Any]]) -> None:
+    def __init__(
+        self, late: float, counts: Iterable[list[Any]], answers: Iterable[Sequence[Any]], released: Iterable[str] = ()
+    ) -> None:  # fmt: skip
+        self.released = list(released)  # targets with `wait=` that have waited long enough
         self.late = late  # the deadline in seconds on the monotonic clock
         self.counts = list(counts)  # see Memory
         self.answers = list(answers)  # of each input: the fields of its id, content, fetched_at, index
@@ -129,7 +132,7 @@ class Change(Message):
     @classmethod
     def parsed(cls, body: Mapping[str, Any]) -> Self:
         answers = [_with_contents(answer, _from_base64) for answer in body["answers"]]
-        return cls(body["late"], body["counts"], answers)
+        return cls(body["late"], body["counts"], answers, body["released"])
 
 
 class Heartbeat(Message):

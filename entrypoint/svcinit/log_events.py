@@ -38,6 +38,7 @@ EventName = Literal[
     "deregistered",
     "deregister_failed",
     # reloads
+    "file_waits",
     "reload_started",
     "reload_waiting",
     "restart_needed",

@@ -92,7 +92,7 @@ class Container:
         made._slots = crew.slots
         made._file, made._prefixes, made._used = [None], {}, {}  # type: ignore[list-item]
         made._counts, made._late = {}, 0.0
-        return lambda: made._prepared(made._change(), lambda: None) or EX_OK  # type: ignore[func-returns-value]
+        return lambda: made._prepared(made._change(()), lambda: None) or EX_OK  # type: ignore[func-returns-value]
 
     def killed(self, count: int, run: Callable[[], int]) -> bool:
         """Was `run` killed at that system call of its commit or rollback, or after it? False where there are fewer."""

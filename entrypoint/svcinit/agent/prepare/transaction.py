@@ -22,7 +22,7 @@ from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.handover import CLOSED, Memory, Progress, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from svcinit.agent.prepare.source import InputId, Source
     from svcinit.agent.templates.render import Rendered
@@ -129,11 +129,13 @@ class Transaction:
 
     `memory`: the Memory of the last successful preparation; `counts`: how many entries inputs had since then;
     `secrets`: takes the values of keys; `intent`: takes the record of how to roll back what this has begun.
+    `released`: the targets with `wait=` that have waited long enough; by default no file waits.
     """
 
     def __init__(
         self, settings: Settings, command: tuple[str, ...], source: Source, *, memory: Slot = CLOSED,
         counts: Mapping[InputId, int] | None = None, secrets: Slot = CLOSED, intent: Slot = CLOSED,
+        released: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         earlier = memory.read(Memory)
         if earlier is not None:
@@ -143,6 +145,8 @@ class Transaction:
         self.data = TemplateData(settings, source, counts)
         self.rendering = Rendering(settings, command, self.data)
         self.files: list[Rendered] = []
+        self.held: dict[str, tuple[str, float, float]] = {}  # see agent/watch/held.py
+        self._released = released
         self.seconds: dict[str, float] = {}  # that each phase took
 
     def run_and_record(self, out: Slot, fresh: Slot, life: str, then: Callable[[], None] = lambda: None) -> None:
@@ -208,19 +212,33 @@ class Transaction:
             return argv, env, [], b"", []
         from svcinit.agent.files import commit
 
-        committed = commit.commit(self.files, env=self.data.env, redact=self.data.redact, begin=self.write_intent)
+        self.held = self.hold()
+        files = [file for file in self.files if file.target not in self.held]
+        committed = commit.commit(files, env=self.data.env, redact=self.data.redact, begin=self.write_intent)
         for target in committed.changed:
             log.info("rendered", "rendered {file}", file=target)
         reload_of = {file.target: file.reload or "" for file in self.files}
         reloads = list(dict.fromkeys(reload_of[target] for target in committed.changed))
         return argv, env, committed.changed, commit.rollback_record(committed), reloads
 
+    def hold(self) -> dict[str, tuple[str, float, float]]:
+        """The files that would change, and whose templates have `wait=`: the digest of the content, and the times."""
+        if self._released is None:
+            return {}
+        from hashlib import sha256
+
+        from svcinit.agent.files import commit
+
+        waiting = {file.target: file for file in self.files if file.wait and file.target not in self._released}
+        changing = [waiting[change.target] for change in commit.plan(waiting.values()) if change.is_needed()]
+        return {file.target: (sha256(file.content).hexdigest(), *(file.wait or (0.0, 0.0))) for file in changing}
+
     def inputs(self) -> dict[str, object]:
         """What presence follows: the version of each input that was used, and how many entries each had."""
         if not self.settings.follows:
             return {}
         versions = self.source.versions(self.data.answers)
-        return {"versions": to_json(versions), "counts": to_json(self.data.counts())}
+        return {"versions": to_json(versions), "counts": to_json(self.data.counts()), "held": self.held}
 
     def write_intent(self, rollback_record: bytes) -> None:
         """See `commit.commit`: begin."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from svcinit.names import User
 
 SUFFIX = ".j2"
-OPTIONS = ("mode", "owner", "check", "reload", "dirs", "backup")
+OPTIONS = ("mode", "owner", "check", "reload", "dirs", "backup", "wait")
 SHOWN = 200  # characters of an argument in an error
 
 
@@ -57,10 +57,10 @@ class Rendered:
     target: absolute path; content: bytes; mode: permission bits; owner: (uid, gid); check: a command that must accept
     the file first, with `{}` for the path of the file; reload: how the service is notified of a change. None: not
     specified. source: path of the template. dirs: permission bits of the directories that are created; backup: keep the
-    file of before as TARGET.bak.
+    file of before as TARGET.bak. wait: the least and the longest seconds for which a change of the file settles.
     """
 
-    __slots__ = ("backup", "check", "content", "dirs", "mode", "owner", "reload", "source", "target")
+    __slots__ = ("backup", "check", "content", "dirs", "mode", "owner", "reload", "source", "target", "wait")
 
     def __init__(
         self,
@@ -73,7 +73,9 @@ class Rendered:
         source: str = "",
         dirs: int | None = None,
         backup: bool = False,
+        wait: tuple[float, float] | None = None,
     ) -> None:
+        self.wait = wait
         self.dirs = dirs
         self.backup = backup
         self.reload = reload
@@ -265,6 +267,7 @@ def _made(engine: Engine, template: Template, content: bytes, faults: list[str])
     return Rendered(
         template.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload"),
         template.path, int(options["dirs"], 8) if "dirs" in options else None, options.get("backup") == "1",
+        _wait(options["wait"]) if "wait" in options else None,
     )  # fmt: skip
 
 
@@ -300,6 +303,11 @@ def _check_values(options: dict[str, str], where: str, faults: list[str]) -> Non
         faults.append(f"{where}: backup={options['backup']} is wrong: expected 0 or 1")
     if "owner" in options:
         _owner(options["owner"], where, faults)
+    if "wait" in options:
+        try:
+            _wait(options["wait"])
+        except ValueError as wrong:
+            faults.append(f"{where}: wait={options['wait']} is wrong: {wrong}")
     if "reload" in options:
         _check_reload(options["reload"], where, faults)
     if "check" in options:
@@ -314,6 +322,12 @@ def _nearest(name: str) -> str:
 def _check_mode(name: str, value: str, where: str, faults: list[str]) -> None:
     if not (3 <= len(value) <= 4 and set(value) <= set("01234567")):
         faults.append(f"{where}: {name}={value} is not an octal mode such as 0640")
+
+
+def _wait(value: str) -> tuple[float, float]:
+    from svcinit.settings.parsers import settle
+
+    return settle(value)
 
 
 def _check_reload(value: str, where: str, faults: list[str]) -> None:

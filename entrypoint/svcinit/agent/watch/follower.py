@@ -31,6 +31,7 @@ from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import Transaction, open_source
 from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
+from svcinit.agent.watch.held import HeldFiles
 from svcinit.agent.watch.worker import Worker
 from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, Unavailable
 from svcinit.handover import Change, Progress, Refusal, Verdict
@@ -81,6 +82,7 @@ class Follower:
         self._attempt = 0
         self.reason = ""
         self._inputs: dict[str, Any] = {}  # the last verdict of init
+        self._held = HeldFiles()
         self._refused = ""  # why the last change could not be prepared; init was notified of that
         self._started_with: tuple[list[str], dict[str, str]] | None = None
         self._counts: dict[InputId, int] = {}  # how many entries each input had at the last preparation
@@ -99,7 +101,7 @@ class Follower:
             times.append(self._settled_at())
         elif self._worker is None and self._knows_all():
             times.append(self._next_worker)
-        return min([*times, NEVER if self._is_untaken() else self._retry_at])
+        return min([*times, NEVER if self._is_untaken() or self._busy else self._next_try()])
 
     def descriptors(self) -> list[int]:
         """They become readable when `turn` is to be called."""
@@ -113,6 +115,7 @@ class Follower:
             self._take_over(verdict)
             if vars(verdict) != self._inputs:  # init has prepared successfully since the last refusal
                 self._inputs, self._refused = vars(verdict), ""
+                self._hold(verdict)
 
     def turn(self, now: float) -> None:
         self._turned = now
@@ -186,12 +189,20 @@ class Follower:
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
 
+    def _hold(self, verdict: Verdict) -> None:
+        self._held.update(verdict.inputs.get("held", {}), self._turned or time.monotonic())
+
     def _settled_at(self) -> float:
         least, most = self.settings.settle
         return min(self._last_change + least, self._changed_at + most) + self._splay
 
     def _is_time(self, now: float) -> bool:
-        return bool(self._changed_at and now >= self._settled_at()) or now >= self._retry_at
+        return bool(self._changed_at and now >= self._settled_at()) or now >= self._next_try()
+
+    def _next_try(self) -> float:
+        """When to prepare without a new change: after a failure, or for files that have waited long enough."""
+        is_held = self._retry_at == NEVER and not self._changed_at
+        return self._held.due if is_held else self._retry_at
 
     def _is_untaken(self) -> bool:
         """Has init not yet taken the last verdict?"""
@@ -219,7 +230,7 @@ class Follower:
         if self._worker is None:
             self._failed(now, EX_TEMPFAIL)
         else:
-            self._worker.begin(self._change())
+            self._worker.begin(self._change(self._held.released(now)))
             self._busy = True
 
     def _keep_worker(self, now: float) -> None:
@@ -241,10 +252,10 @@ class Follower:
         nothing = TemplateData(self.settings, Source())
         engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries).compile_all()
 
-    def _change(self) -> Change:
-        """The newest answers of the watches."""
+    def _change(self, released: Sequence[str]) -> Change:
+        """The newest answers of the watches, and the files that may be replaced besides those without `wait=`."""
         answers = [_packed(each.id, each.answer) for each in self._queries() if each.answer]
-        return Change(self._late, to_json(self._counts), answers)
+        return Change(self._late, to_json(self._counts), answers, released)
 
     def _prepared(self, change: Change, is_done: Callable[[], None]) -> None:
         """In the child: prepare, and call `is_done` when the verdict is there."""
@@ -258,6 +269,7 @@ class Follower:
             done = Transaction(
                 self.settings, self._command, source, memory=slots.news_memory,
                 counts=from_json(change.counts), secrets=slots.secrets, intent=slots.news_intent,
+                released=change.released,
             )  # fmt: skip
             log.hold()  # init logs these lines, as part of the reload that this may become
             try:
@@ -290,9 +302,11 @@ class Follower:
 
     def _succeeded(self, verdict: Verdict) -> None:
         self.reason, self._attempt = "", 0
-        self.pending_since = self._changes_since
+        pending = self.pending_since
         started_with, owes_reload = self._started_with, self._owes_reload
         self._take_over(verdict)
+        self._hold(verdict)
+        self.pending_since = self._changes_since or (pending if self._held else None)
         refused, self._refused = self._refused, ""
         if verdict.changed or self._started_with != started_with or owes_reload or refused:
             self._notify()
@@ -319,6 +333,8 @@ class Follower:
         if code in (EX_TEMPFAIL, EX_SOFTWARE) or code < 0:
             self._retry_at = now + pause_before(self._attempt, BACKOFF)
             self._attempt += 1
+        else:
+            self._held.refuse(now)
 
 
 def _packed(wanted: InputId, answer: Answer) -> tuple[Any, ...]:
