@@ -21,7 +21,7 @@ MESSAGES: list[Message] = [
     Readiness(ready=True), Secrets(["s", "\udcff"]), Change(1.5, [["kv", "c", None, None, 2]], [
         ["kv", "c", None, None, {"c/key": b"\0\xff"}, 1.0, 7],
         ["peers", "db", "dc2", "tag", [["h", "::1", 80, "n"]], 1.0, 0],
-    ]),
+    ], ["/etc/a"]),
 ]  # fmt: skip
 
 

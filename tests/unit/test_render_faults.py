@@ -212,7 +212,7 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
         (
             "umask=022",
             "line 1: unknown option 'umask' in the svcinit comment; the options are mode, owner, check, reload, dirs,"
-            " backup",
+            " backup, wait",
         ),
         (
             "reload=HPU",
@@ -221,6 +221,8 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
         ),
         ("mode=rw-r--r--", "line 1: mode=rw-r--r-- is not an octal mode such as 0640"),
         ("dirs=755x", "line 1: dirs=755x is not an octal mode such as 0640"),
+        ("wait=5", "line 1: wait=5 is wrong: expected a duration such as 500ms, 10s, 5m or 1h"),
+        ("wait=5s,1s", "line 1: wait=5s,1s is wrong: expected MIN,MAX, such as 1s,10s, with MIN not above MAX"),
         ("backup=yes", "line 1: backup=yes is wrong: expected 0 or 1"),
         ("mode=0888", "line 1: mode=0888 is not an octal mode such as 0640"),
         ("mode=0640 mode=0600", "line 1: write the option mode of the svcinit comment once, as mode=VALUE"),
