@@ -8,6 +8,7 @@ as a probe, runs in a child. Each turn of its loop leaves a sign of life.
 from __future__ import annotations
 
 import _signal
+import gc
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ def main(
         from svcinit.agent.watch import follower
 
         presence.follower = follower.Follower(settings, presence.consul, presence.connections, command, slots, life)
+    gc.freeze()  # a collection leaves alone what was loaded: it is not garbage, and children share its pages
+    gc.enable()
     return presence.run()
 
 
