@@ -109,13 +109,17 @@ class Fleet(RuleBasedStateMachine):
         if self.conductors[who].lead():
             self.conductors[who].whole()
 
-    @rule(who=CONDUCTORS, rounds=st.integers(1, 8))
-    def all_goes_well_for_a_while(self, who: int, rounds: int) -> None:
+    @rule(who=CONDUCTORS, rounds=st.integers(1, 8), slow=INSTANCES)
+    def all_goes_well_for_a_while(self, who: int, rounds: int, slow: int) -> None:
+        """But one instance claims its turn and does not end it."""
         for _ in range(rounds):
             self.conductor_works(who, 5)
-            for each in self.instances.values():
+            for number, each in enumerate(self.instances.values()):
                 each.rehearse()
-                self._take_turn(each)
+                if number == slow:
+                    each.claim(*each.read())
+                else:
+                    self._take_turn(each)
 
     @rule(who=CONDUCTORS, other=INSTANCES, seconds=st.sampled_from((0, 20)))
     def a_conductor_that_was_deposed_writes(self, who: int, other: int, seconds: float) -> None:
