@@ -68,6 +68,7 @@ class Verdict(Message):
     def __init__(
         self, argv: Sequence[str], env: Mapping[str, str], changed: Sequence[str] = (), reloads: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None, files: int = 0, keys: int = 0, said: Sequence[log.Entry] = (),
+        turn: int = 0, revision: str = "", trouble: str = "",
     ) -> None:  # fmt: skip
         self.argv, self.env = list(argv), dict(env)  # of the service; env: in addition to its environment
         self.changed = list(changed)  # paths of the files that were replaced
@@ -75,13 +76,19 @@ class Verdict(Message):
         self.inputs = dict(inputs or {})  # what presence follows: digests of the data, by which changes are recognized
         self.files, self.keys = files, keys  # how many there are
         self.said = list(said)  # log entries, for the process that goes on with the reload
+        self.turn = (
+            turn  # the turn of a roll-out that it was prepared for; 0: none (agent/fleet/records.py: Turn.serial)
+        )
+        self.revision = revision  # of the configuration, with SVCINIT_ROLL
+        self.trouble = trouble  # why a start with it is degraded; empty: it is not
 
     @classmethod
     def parsed(cls, body: Mapping[str, Any]) -> Self:
         found = cls(**body)
         texts = [*found.argv, *found.env, *found.env.values(), *found.changed, *found.reloads]
+        texts += [found.revision, found.trouble]
         lists = [body[name] for name in ("argv", "changed", "reloads", "said")]
-        numbers = found.files, found.keys
+        numbers = found.files, found.keys, found.turn
         if not found.argv or not _are(list, lists) or not _are(str, texts) or not _are(int, numbers):
             raise ValueError
         return found
@@ -95,8 +102,8 @@ class Verdict(Message):
 class Refusal(Message):
     """A change that presence's worker could not prepare. It takes the place of a verdict."""
 
-    def __init__(self, reason: str, said: Sequence[log.Entry] = ()) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, said: Sequence[log.Entry] = (), turn: int = 0) -> None:
+        self.reason, self.turn = reason, turn  # turn: as in Verdict
         self.said = list(said)  # log entries, as in Verdict
 
 
@@ -119,12 +126,16 @@ class Change(Message):
     """What the watches of presence know, for the worker that prepares a change."""
 
     def __init__(
-        self, late: float, counts: Iterable[list[Any]], answers: Iterable[Sequence[Any]], released: Iterable[str] = ()
+        self, late: float, counts: Iterable[list[Any]], answers: Iterable[Sequence[Any]], released: Iterable[str] = (),
+        *, turn: int = 0, revision: str = "", reloads: Sequence[str] = (), may_restart: bool = False,
     ) -> None:  # fmt: skip
         self.released = list(released)  # targets with `wait=` that have waited long enough
         self.late = late  # the deadline in seconds on the monotonic clock
         self.counts = list(counts)  # see Memory
         self.answers = list(answers)  # of each input: the fields of its id, content, fetched_at, index
+        self.turn, self.revision = turn, revision  # as in Verdict; no revision: that of the last verdict of init
+        self.reloads = list(reloads)  # how the service is notified, whatever has changed
+        self.may_restart = may_restart  # restart the service if its arguments or environment change
 
     def body(self) -> dict[str, Any]:
         return {**vars(self), "answers": [_with_contents(answer, _to_base64) for answer in self.answers]}
@@ -132,7 +143,7 @@ class Change(Message):
     @classmethod
     def parsed(cls, body: Mapping[str, Any]) -> Self:
         answers = [_with_contents(answer, _from_base64) for answer in body["answers"]]
-        return cls(body["late"], body["counts"], answers, body["released"])
+        return cls(**{**body, "answers": answers})
 
 
 class Heartbeat(Message):

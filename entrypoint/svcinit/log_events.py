@@ -13,6 +13,7 @@ EventName = Literal[
     "fault",
     "internal_error",
     "rendered",
+    "revision_missing",
     "unavailable",
     "no_splay",
     "empty",
@@ -47,6 +48,10 @@ EventName = Literal[
     "reload_ended",
     "watch_failed",
     "watch_recovered",
+    # roll-outs
+    "turn_claimed",
+    "turn_ended",
+    "turn_failed",
     # metrics
     "metrics_served",
     "metrics_failed",

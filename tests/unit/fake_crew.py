@@ -30,6 +30,7 @@ class FakeCrew:
         self.refusal: Refusal | None = None
         self.ready, self.registered, self.deaf = True, True, ""
         self.prepared: dict[str, object] = {"files": 1, "keys": 2}
+        self.turn = 0
         self.said: list[log.Entry] = []
         self.is_pid1 = False
 

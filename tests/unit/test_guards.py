@@ -244,7 +244,7 @@ def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_a
     made._slots = slots
     made._file, made._prefixes, made._used, made._attempt = [], {}, {}, 0
     made._refused, made._notified, made._init = "", True, -1
-    made._owes_reload = False
+    made._owes_reload, made._turn, made._inputs = False, None, {}
     made._changes_since, made._started_with, made.settings = None, ([], {}), read(ENV, "/nosuch")
     pauses = []
     for fails in (True, True, True, False, True, True):

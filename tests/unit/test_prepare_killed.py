@@ -91,7 +91,7 @@ class Container:
         made.settings, made._command, made._life = self.settings, ("main",), crew._life
         made._slots = crew.slots
         made._file, made._prefixes, made._used = [None], {}, {}  # type: ignore[list-item]
-        made._counts, made._late = {}, 0.0
+        made._counts, made._late, made._turn = {}, 0.0, None
         return lambda: made._prepared(made._change(()), lambda: None) or EX_OK  # type: ignore[func-returns-value]
 
     def killed(self, count: int, run: Callable[[], int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -138,6 +139,10 @@ def test_what_is_wrong_counts_as_unset_for_whoever_looks_at_the_rest() -> None:
         ),
         ("SVCINIT_READY", "tcp", "needs SVCINIT_SERVICE"),
         ("SVCINIT_SERVICES", "[]", "needs SVCINIT_SERVICE"),
+        ("SVCINIT_ROLL", "manual", "needs SVCINIT_SERVICE"),
+        ("SVCINIT_ROLL", "on", "expected off, manual or auto"),
+        ("SVCINIT_ROLL_PREFIX", "svcinit/a,svcinit/b", "expected one prefix such as svcinit/web"),
+        ("SVCINIT_ROLL_PREFIX", "svcinit/a@dc2", "expected one prefix such as svcinit/web"),
         ("CONSUL_HTTP_TOKEN", "se\ncret", "(not shown): expected printable ASCII"),
         ("SVCINIT_TEMPLATES", "/nosuch", "no directory at /nosuch"),
         ("SVCINIT_DEREGISTER_AFTER", "30s", "below 1m, the least that Consul takes"),
@@ -153,6 +158,28 @@ def test_a_check_without_a_port_to_probe_is_a_fault() -> None:
     assert faults(SVCINIT_SERVICE="web", SVCINIT_CHECK="tcp") == (
         "SVCINIT_CHECK=tcp needs SVCINIT_PORT: the port to probe",
     )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kv", "wrong"),
+    [
+        ("config/web", "config/web", True),
+        ("config/web/roll", "config/web", True),
+        ("config", "config/web", True),
+        ("config/webroll", "config/web", False),
+        ("svcinit/web", "config/web@dc2,svcinit/_all", False),
+    ],
+)
+def test_the_state_of_roll_outs_and_the_configuration_are_apart(prefix: str, kv: str, wrong: bool) -> None:
+    given = {"SVCINIT_SERVICE": "web", "SVCINIT_ROLL_PREFIX": prefix, "SVCINIT_KV_PREFIX": kv}
+    with pytest.raises(ConfigError, match="one is below the other") if wrong else contextlib.nullcontext():
+        environment.read({**given, "SVCINIT_ROLL": "manual"})
+    environment.read(given)
+
+
+def test_a_file_is_not_rolled_out() -> None:
+    (fault,) = faults(SVCINIT_SERVICE="web", SVCINIT_ROLL="auto", SVCINIT_SOURCE="file:/x")
+    assert fault == "SVCINIT_ROLL needs SVCINIT_SOURCE=consul: a file is not rolled out"
 
 
 def test_a_check_that_svcinit_cannot_do_itself_is_a_fault() -> None:

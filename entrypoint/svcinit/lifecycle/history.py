@@ -39,6 +39,8 @@ class History:
         self._outcomes = dict.fromkeys(RELOAD_OUTCOMES, 0)
         self._reload_seconds = 0.0
         self._last_reload: dict[str, object] | None = None
+        self._turn = 0  # the turn of a roll-out that the open reload is; 0: none
+        self._last_turn: dict[str, object] = {}
         self._exit_reason = ""
         self._stops = self._killed = False
         self._phase, self._phase_began = "", 0.0  # of the stop
@@ -57,6 +59,7 @@ class History:
             "reload_outcomes": dict(self._outcomes),
             "reload_seconds": {"sum": self._reload_seconds, "count": sum(self._outcomes.values())},
             "last_reload": self._last_reload,
+            **({"last_turn": self._last_turn} if self._last_turn else {}),
         }
 
     # starts
@@ -93,12 +96,13 @@ class History:
 
     # reloads
 
-    def reload_began(self, number: int, changed: list[str] | None = None) -> None:
-        """From now on, all lines carry the number of this reload. `changed`: files that changed because of Consul."""
+    def reload_began(self, number: int, changed: list[str] | None = None, *, turn: int = 0) -> None:
+        """From now on, all lines carry the number of this reload. `changed`: files that changed because of Consul;
+        `turn`: of a roll-out."""
         log.context(reload=number)
         if number == self._announced:
             return
-        self._announced, self._reload_began, self._prepare_seconds = number, self._now(), None
+        self._announced, self._reload_began, self._prepare_seconds, self._turn = number, self._now(), None, turn
         if changed is None:
             log.info("reload_started", "reload {reload}: begins")
         else:
@@ -121,6 +125,8 @@ class History:
         self._last_reload = {
             "id": self._announced, "outcome": outcome, "reason": reason, "seconds": seconds, "ended": time.time(),
         }  # fmt: skip
+        if self._turn:
+            self._last_turn = {"turn": self._turn, "outcome": outcome, "reason": reason, "seconds": seconds}
         self.degraded = "" if outcome in QUIET else f"{outcome}: {reason}"
         number = self._announced
         if outcome == ReloadOutcome.DONE:

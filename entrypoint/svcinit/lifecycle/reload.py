@@ -81,7 +81,7 @@ class Reload:
             self.begin()
             return
         self._open(by_hup=False)
-        self.lifecycle.history.reload_began(self.number, self.crew.changed)
+        self.lifecycle.history.reload_began(self.number, self.crew.changed, turn=self.crew.turn)
         log.replay(self.crew.said)
         if self.reload_actions():
             self._run_hook()
@@ -92,9 +92,9 @@ class Reload:
     def _refused(self, refusal: Refusal) -> None:
         """A change that cannot be prepared is the same failure as a HUP that cannot be prepared."""
         self._open(by_hup=False)
-        self.lifecycle.history.reload_began(self.number, [])
+        self.lifecycle.history.reload_began(self.number, [], turn=refusal.turn)
         log.replay(refusal.said)
-        self.end(ReloadOutcome.ABORTED, UNCHANGED)
+        self.end(ReloadOutcome.ABORTED, f"{refusal.reason}; {UNCHANGED}" if refusal.turn else UNCHANGED)
 
     def _open(self, *, by_hup: bool) -> None:
         self.lifecycle.state, self.is_open = State.RELOADING, True

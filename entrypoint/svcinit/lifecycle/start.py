@@ -72,6 +72,8 @@ class Start:
             return
         if preparation.fallback:
             reload.outcome, reload.reason = ReloadOutcome.IN_PLACE, STARTED_WITHOUT[preparation.fallback]
+        elif self.crew.prepared.get("trouble"):
+            reload.outcome, reload.reason = ReloadOutcome.IN_PLACE, str(self.crew.prepared["trouble"])
         self.run_hook()
 
     def run_hook(self) -> None:

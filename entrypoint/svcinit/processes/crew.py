@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 RUN_ID_BYTES = 8
 BLOCKED_LOOKS = 5  # a process that blocks the reload signal so many times in a row is not just starting a child
+RESTART = "restart"  # in `reloads`: whatever the files ask for, the service is restarted
 RETRY = 0.02  # seconds between two attempts to open a fifo that nobody reads yet
 
 
@@ -72,12 +73,17 @@ class Crew(Init):
         self.changed: list[str] = []  # rendered files of which the service was not notified yet
         self.reloads: list[str] = []  # how their templates ask to notify the service; empty: by SVCINIT_RELOAD
         self._before, self._can_roll_back = (self.argv, self.extra_env, self.changed, self.reloads), False
+        self._revision_before: object = ""
         self._verdict_taken = False  # that of the last prepare
         self._exec, self._executed = -1, True  # a pipe, until it is known whether the service was executed
         self._presences = 0
         self._blocked_looks = 0  # how many times in a row a process blocked the reload signal
         self._beat, self._heard = 0, 0.0  # the last heartbeat of presence, and when init saw it
-        self.prepared: dict[str, object] = {}  # the numbers of `files` and `keys` of the last preparation
+        self.prepared: dict[
+            str, object
+        ] = {}  # of the last preparation: numbers of `files` and `keys`; with SVCINIT_ROLL
+        # also `revision` and `trouble` of its verdict
+        self.turn = 0  # the turn of a roll-out that the last preparation was for; 0: none
         self.said: list[log.Entry] = []  # the log entries that presence's worker held back
 
     def start_main(self) -> bool:
@@ -157,7 +163,9 @@ class Crew(Init):
         slots.verdict.write(Progress(Progress.FETCHING))
 
         def body() -> int:
-            _load_quickly(settings)
+            import gc
+
+            gc.disable()  # the child ends before a collection would pay: 15 ms of its imports
             from svcinit.agent.prepare import transaction
 
             return transaction.main(settings, command, slots, seconds=seconds, fallback=fallback, life=life)
@@ -246,13 +254,18 @@ class Crew(Init):
         if self.alive(Role.MAIN) and (argv, verdict.env) != (self.argv, self.extra_env):
             if self.settings.reload.kind == "restart":
                 reloads = [*reloads, ""]
-            else:
+            elif RESTART not in reloads:
                 log.warning(
                     "restart_needed",
                     "the service's arguments or environment changed: they take effect at its next start",
                 )
         self.argv, self.extra_env = argv, verdict.env
+        revision = self.prepared.get("revision", "")
         self.prepared = {"files": verdict.files, "keys": verdict.keys}
+        self._revision_before = revision
+        if self.settings.rolls:
+            self.prepared |= {"revision": verdict.revision, "trouble": verdict.trouble}
+        self.turn = verdict.turn
         self.said = verdict.said
         self._before, self._can_roll_back = before, bool(verdict.changed)
         self.changed = self.changed + [path for path in verdict.changed if path not in self.changed]
@@ -269,6 +282,7 @@ class Crew(Init):
             return False
         if committed:
             self.argv, self.extra_env, self.changed, self.reloads = self._before
+            self._restore_revision()
         settings, life, slots = self.settings, self._life, self.slots
 
         def body() -> int:
@@ -278,6 +292,15 @@ class Crew(Init):
 
         self.fork(Role.ROLLBACK, body)
         return True
+
+    def _restore_revision(self) -> None:
+        """The files are rolled back: the revision in place is that of before."""
+        from svcinit.handover import Verdict
+
+        used = self.slots.inputs.read(Verdict) if self.settings.rolls else None
+        if used is not None:
+            self.prepared["revision"] = used.revision = str(self._revision_before)
+            self.slots.inputs.write(used)
 
     @_or_failed(Role.VERIFY)
     def start_verify(self) -> None:
@@ -308,7 +331,6 @@ class Crew(Init):
         self._beat, self._heard = 0, self.now()
 
         def body() -> int:
-            _load_quickly(settings)
             from svcinit.agent.registration import presence
 
             log.context(reload=None)  # presence continues after the reload that runs now
@@ -321,7 +343,6 @@ class Crew(Init):
         settings, life = self.settings, self._life
 
         def body() -> int:
-            _load_quickly(settings)
             from svcinit.agent.registration import presence
 
             return presence.deregister(settings, life)
@@ -398,6 +419,8 @@ class Crew(Init):
             "id": self.settings.id,
             "command": list(self.command),
         }
+        if self.settings.rolls:
+            own["revision"] = self.prepared.get("revision")
         return self._state.update(self.now(), {**own, **facts}, {"orphans": self.orphans, "log": log.recent()})
 
     def forget(self) -> None:
@@ -419,17 +442,6 @@ class Crew(Init):
             room = limits.max_total() - limits.RESERVE - limits.used(self.settings, self.argv, env)
             env.update(limits.changed(self.changed, room))
         return env
-
-
-def _load_quickly(settings: Settings) -> None:
-    """In a child, before it imports the network half."""
-    import gc
-
-    gc.disable()  # the imports leave no garbage; prepare ends before a collection would pay, presence turns it on again
-    from svcinit.agent import imports
-
-    if not settings.uses_tls:
-        imports.avoid_openssl()
 
 
 def _write(path: str, text: str) -> int:

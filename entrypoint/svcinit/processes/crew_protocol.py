@@ -24,6 +24,7 @@ class CrewProtocol(Protocol):
     changed: list[str]
     reloads: list[str]
     prepared: dict[str, object]
+    turn: int
     said: list[log.Entry]
 
     # time, events and signals

@@ -123,6 +123,8 @@ class Settings:
     splay: float
     settle: tuple[float, float]
     reload_verify: float | None
+    roll: str
+    roll_prefix: str
     signals: Mapping[int, int]
     stop_on: tuple[int, ...]
     stop: Action
@@ -156,6 +158,7 @@ class Settings:
             or self.checks
             or (self.port_check and self.port and self.registers)
             or self.watch
+            or self.rolls
             or any(map(_has_files, self.templates))
         )
         self.__dict__.update(needs_prepare=needs_prepare, plain=not needs_prepare and not self._has_lifecycle())
@@ -174,11 +177,6 @@ class Settings:
         return self.source is None
 
     @property
-    def uses_tls(self) -> bool:
-        """Can a connection to the agent be one over TLS?"""
-        return self.consul_http_ssl or self.consul_http_addr.lower().startswith("https")
-
-    @property
     def registers(self) -> bool:
         return bool(self.service) and self.uses_consul
 
@@ -192,7 +190,12 @@ class Settings:
     def follows(self) -> bool:
         """Are inputs followed: always, or after a start with defaults until Consul's first answer?"""
         may_lack_answers = self.start_without == "defaults" and self.needs_prepare and self.uses_consul
-        return self.watch or may_lack_answers
+        return self.watch or self.rolls or may_lack_answers
+
+    @property
+    def rolls(self) -> bool:
+        """Does this instance take part in roll-outs?"""
+        return self.roll != "off"
 
     @property
     def needs_presence(self) -> bool:
@@ -378,6 +381,8 @@ def _derive(values: dict[str, object]) -> list[Contradiction]:
         values["kv_prefix"] = ((f"config/{service}", None),) if service else ()
     if values["dns_addr"] is None:
         values["dns_addr"] = ((host_of(str(values["consul_http_addr"])), 8600),)
+    if values["roll_prefix"] is None:
+        values["roll_prefix"] = f"svcinit/{service}"
     if values["source"]:
         values["cache"] = ""  # a cache would be no more available than the file
     derive_service(service, values)
@@ -410,6 +415,21 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
         message = "SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none"
         faults.append(Contradiction(message, "SVCINIT_STOP"))
+    return faults if values["roll"] == "off" else faults + _roll_contradictions(values)
+
+
+def _roll_contradictions(values: Mapping[str, object]) -> list[Contradiction]:
+    faults, root = [], f"{values['roll_prefix']}/"
+    if not values["service"]:
+        message = "SVCINIT_ROLL needs SVCINIT_SERVICE: the name whose instances roll"
+        faults.append(Contradiction(message, "SVCINIT_ROLL", "SVCINIT_SERVICE"))
+    if values["source"]:
+        message = "SVCINIT_ROLL needs SVCINIT_SOURCE=consul: a file is not rolled out"
+        faults.append(Contradiction(message, "SVCINIT_ROLL", "SVCINIT_SOURCE"))
+    for prefix, _ in values["kv_prefix"]:  # type: ignore[attr-defined]
+        if root.startswith(f"{prefix}/") or f"{prefix}/".startswith(root):
+            message = f"SVCINIT_ROLL_PREFIX={root[:-1]!r} and SVCINIT_KV_PREFIX={prefix!r}: one is below the other"
+            faults.append(Contradiction(message, "SVCINIT_ROLL_PREFIX", "SVCINIT_KV_PREFIX"))
     return faults
 
 

@@ -125,6 +125,14 @@ def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(found)
 
 
+def folder(raw: str) -> str:
+    """`svcinit/web/` to the beginning of keys, without the slashes around it."""
+    found = prefixes(raw)
+    if len(found) != 1 or found[0][1]:
+        raise ValueError("expected one prefix such as svcinit/web, without a datacenter")
+    return found[0][0]
+
+
 def key_names(raw: str) -> tuple[str, ...]:
     """`db/url,features/,/config/x` to names of keys. A slash at the end: a folder; at the start: a full name."""
     found = names(raw)

@@ -15,6 +15,7 @@ from svcinit.settings.parsers import (
     domain,
     duration,
     exit_map,
+    folder,
     headers,
     instance_id,
     key_names,
@@ -191,6 +192,12 @@ TABLE = (
       "MIN,MAX: a reload waits until there was no change for MIN, at most for MAX; 0s: no wait"),
     V("SVCINIT_RELOAD_VERIFY", None, positive_duration,
       "after a reload, SVCINIT_CHECK must succeed within this time; otherwise the files are rolled back"),
+    V("SVCINIT_ROLL", "off", choice("off", "manual", "auto"),
+      "manual: the configuration of this instance changes only in its turn of a roll-out (svcinitctl fleet apply); a "
+      "HUP reloads without new configuration; auto: likewise, and a change in KV starts a roll-out by itself; off: the "
+      "instance takes no part in roll-outs"),
+    V("SVCINIT_ROLL_PREFIX", None, folder,
+      "KV prefix of the state of the roll-outs, the same for all instances of a service; by default svcinit/NAME"),
     V("SVCINIT_SIGNALS", "", signal_map, "signals to rewrite before all other processing: TERM:QUIT,10:0 (0 drops)"),
     V("SVCINIT_STOP_ON", "TERM,INT", signal_list, "signals that start a stop; other signals are forwarded"),
     V("SVCINIT_STOP", "signal:TERM", action,

@@ -6,7 +6,8 @@ import http.client
 import os
 import re
 import socket
-from typing import TYPE_CHECKING, Any
+import ssl
+from typing import Any
 
 from requests import certs
 from requests.adapters import HTTPAdapter
@@ -16,9 +17,6 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.util import create_urllib3_context
 
 from svcinit import regular_file
-
-if TYPE_CHECKING:
-    import ssl
 
 # the names of the files that OpenSSL opens in a directory of CA certificates (X509_LOOKUP_hash_dir(3))
 HASHED = re.compile(r"[0-9a-f]{8}\.r?[0-9]+")
@@ -129,8 +127,6 @@ def tls_context(verify: bool | str, client_cert: str | None, client_key: str | N
 
     Raises OSError, which ssl.SSLError is.
     """
-    import ssl
-
     context = create_urllib3_context()
     if verify is False:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

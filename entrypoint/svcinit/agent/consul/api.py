@@ -92,6 +92,15 @@ class Consul(Http):
                 f"{self.title('GET', path)}: the answer does not have the agent's name and address yet"
             ) from None
 
+    def datacenter(self) -> str:
+        """That of the agent."""
+        path = "/v1/agent/self"
+        facts = self.record("GET", path, self.call("GET", path, AGENT_RULE))
+        try:
+            return str(facts["Config"]["Datacenter"])
+        except (KeyError, TypeError):
+            raise Away(f"{self.title('GET', path)}: the answer does not have the datacenter yet") from None
+
     def dns_only_passing(self) -> bool:
         """The agent's dns_config.only_passing; False if the agent does not show its configuration."""
         path = "/v1/agent/self"

@@ -112,6 +112,7 @@ class Source:
     where = "in DNS"
     token_hint = "; DNS answers with the agent's own token (acl.tokens.default or dns), not with CONSUL_HTTP_TOKEN"
     may_lose_data = waits = is_live = True
+    revision = trouble = ""  # with SVCINIT_ROLL: the revision that was read; why it is not the right one
 
     def read(self, wanted: InputId) -> Answer:
         """The content of an input. Raises ConfigError and Unavailable."""

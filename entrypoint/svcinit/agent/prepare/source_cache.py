@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.source import Answer, InputId, Source
+from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
 from svcinit.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ class CacheSource(Source):
         if snapshot is None:
             raise self._lacking("is gone")
         self._snapshot = snapshot
+        if settings.rolls:
+            from svcinit.agent.fleet.revision import name_of
+
+            own = [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
+            self.revision = name_of({each.text: snapshot.contents.get(each, {}) for each in own})
         log.warning("degraded", "starting without Consul, from {variable}='{file}', {age}",
                     variable="SVCINIT_CACHE", file=settings.cache, age=snapshot.age)  # fmt: skip
 

@@ -20,6 +20,14 @@ class WatchSource(Source):
     def __init__(self, known: Mapping[InputId, Answer], fallback: Source) -> None:
         self._known, self._fallback = known, fallback
 
+    @property
+    def revision(self) -> str:  # type: ignore[override]
+        return self._fallback.revision
+
+    @property
+    def trouble(self) -> str:  # type: ignore[override]
+        return self._fallback.trouble
+
     def read(self, wanted: InputId) -> Answer:
         return self._known.get(wanted) or self._fallback.read(wanted)
 

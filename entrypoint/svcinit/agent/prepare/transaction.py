@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     from svcinit.agent.prepare.source import InputId, Source
     from svcinit.agent.templates.render import Rendered
-    from svcinit.handover import Slot, Slots
+    from svcinit.handover import Change, Slot, Slots
     from svcinit.settings.environment import Settings
 
+RESTART = "restart"  # as in processes/crew.py
 BACKOFF = 0.1, 5.0  # seconds: the first and the longest pause between two tries
 
 
@@ -65,8 +66,12 @@ def main(
         if is_start and settings.watch and settings.reload.kind == "restart" and not settings.splay:
             log.warning("no_splay", "{variable} is 0s: a change in Consul restarts all instances at the same time",
                         variable="SVCINIT_SPLAY")  # fmt: skip
-        inputs = slots.memory
-        _retry(lambda: attempt(open_source(settings, deadline), inputs), slots.verdict, deadline, is_first=is_start)
+        inputs, last = slots.memory, slots.inputs.read(Verdict)
+        in_place = "" if last is None else last.revision
+        _retry(
+            lambda: attempt(open_source(settings, deadline, in_place=in_place), inputs),
+            slots.verdict, deadline, is_first=is_start,
+        )  # fmt: skip
         return EX_OK
 
 
@@ -103,12 +108,18 @@ def _retry_hint(error: SvcinitError, *, is_first: bool) -> str | None:
     return None
 
 
-def open_source(settings: Settings, deadline: float) -> Source:
-    """The source that SVCINIT_SOURCE names. `deadline` (monotonic seconds): for its calls."""
+def open_source(settings: Settings, deadline: float, *, turn: str = "", in_place: str = "") -> Source:
+    """The source that SVCINIT_SOURCE names. `deadline` (monotonic seconds): for its calls; `turn`, `in_place`: with
+    SVCINIT_ROLL, see `source_rolled.py`."""
     if settings.uses_consul:
         from svcinit.agent.prepare.source_consul import ConsulSource
 
-        return ConsulSource(settings, deadline)
+        live = ConsulSource(settings, deadline)
+        if not settings.rolls:
+            return live
+        from svcinit.agent.prepare.source_rolled import RolledSource
+
+        return RolledSource(settings, live, deadline, turn=turn, in_place=in_place)
     from svcinit.agent.prepare.source_file import FileSource
 
     return FileSource(settings)
@@ -128,19 +139,21 @@ class Transaction:
     """One try, from the inputs of `source`.
 
     `memory`: the Memory of the last successful preparation; `counts`: how many entries inputs had since then;
-    `secrets`: takes the values of keys; `intent`: takes the record of how to roll back what this has begun.
-    `released`: the targets with `wait=` that have waited long enough; by default no file waits.
+    `secrets`: takes the values of keys; `intent`: takes the record of how to roll back what this has begun; `turn`: of
+    a roll-out, for which this is prepared; `last`: the verdict that the service was started with. `released`: the
+    targets with `wait=` that have waited long enough; by default no file waits.
     """
 
     def __init__(
         self, settings: Settings, command: tuple[str, ...], source: Source, *, memory: Slot = CLOSED,
         counts: Mapping[InputId, int] | None = None, secrets: Slot = CLOSED, intent: Slot = CLOSED,
-        released: Collection[str] | None = None,
+        released: Collection[str] | None = None, turn: Change | None = None, last: Verdict | None = None,
     ) -> None:  # fmt: skip
         earlier = memory.read(Memory)
         if earlier is not None:
             counts = {**from_json(earlier.counts), **(counts or {})}
         self.settings, self._secrets, self._intent = settings, secrets, intent
+        self._turn, self._last = turn, last
         self.source = source
         self.data = TemplateData(settings, source, counts)
         self.rendering = Rendering(settings, command, self.data)
@@ -186,8 +199,10 @@ class Transaction:
         fresh.write(Memory(to_json(self.data.counts()), rollback_record))
         self.remember_secrets()
         out.write(Verdict(
-            argv, env, changed, reloads, inputs=self.inputs(), files=len(self.files), keys=len(self.data.kv),
-            said=log.held(),
+            argv, env, changed, [*reloads, *self.asked_reloads(argv, env)], inputs=self.inputs(),
+            files=len(self.files), keys=len(self.data.kv), said=log.held(),
+            turn=0 if self._turn is None else self._turn.turn, revision=self.source.revision,
+            trouble=self.source.trouble,
         ))  # fmt: skip
         self.write_intent(b"")
 
@@ -232,6 +247,14 @@ class Transaction:
         waiting = {file.target: file for file in self.files if file.wait and file.target not in self._released}
         changing = [waiting[change.target] for change in commit.plan(waiting.values()) if change.is_needed()]
         return {file.target: (sha256(file.content).hexdigest(), *(file.wait or (0.0, 0.0))) for file in changing}
+
+    def asked_reloads(self, argv: list[str], env: dict[str, str]) -> list[str]:
+        """How the turn, if there is one, asks to notify the service, besides the changed files."""
+        turn, last = self._turn, self._last
+        if turn is None:
+            return []
+        restarts = turn.may_restart and last is not None and (argv, env) != (last.argv, last.env)
+        return [*turn.reloads, *[RESTART] * restarts]
 
     def inputs(self) -> dict[str, object]:
         """What presence follows: the version of each input that was used, and how many entries each had."""

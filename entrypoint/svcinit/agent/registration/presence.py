@@ -8,7 +8,6 @@ as a probe, runs in a child. Each turn of its loop leaves a sign of life.
 from __future__ import annotations
 
 import _signal
-import gc
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from svcinit.agent.consul.api import Consul
+    from svcinit.agent.fleet.turns import Turns
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
     from svcinit.agent.watch.follower import Follower
@@ -62,12 +62,12 @@ def main(
         ready=slots.ready, env=env, secrets=slots.secrets,
     )  # fmt: skip
     used = slots.inputs.read(Verdict)
-    if settings.watch or (used is not None and used.lacks_answers):
+    if settings.watch or settings.rolls or (used is not None and used.lacks_answers):
         from svcinit.agent.watch import follower
 
         presence.follower = follower.Follower(settings, presence.consul, presence.connections, command, slots, life)
-    gc.freeze()  # a collection leaves alone what was loaded: it is not garbage, and children share its pages
-    gc.enable()
+    if settings.rolls:
+        presence.take_turns(command, slots)
     return presence.run()
 
 
@@ -99,12 +99,13 @@ class Presence:
             )
             for service in found
         ]  # fmt: skip
-        # without SVCINIT_WATCH a container has one connection to the agent at rest
-        self.connections = Connections(consul, settings.watch_connections if settings.watch else 1)
+        # without SVCINIT_WATCH a container has one connection to the agent at rest; for its turns, one more
+        self.connections = Connections(consul, settings.watch_connections if settings.watch else 1 + settings.rolls)
         self.record_watches = [
             RecordWatch(consul, self.connections, keeper) for keeper in self.keepers if self._is_watched(keeper)
         ]
         self.follower: Follower | None = None
+        self.turns: Turns | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
         self._continue_counts(read_of_life(settings.run, NAME, life))
@@ -123,11 +124,30 @@ class Presence:
             self.write_state()
         for probe in self._running_probes():
             probe.end()
-        if self.follower is not None:
-            self.follower.end()
+        for each in (self.follower, self.turns):
+            if each is not None:
+                each.end()
         if self._first and not self.consul.reached:
             return Outcome.NOT_REGISTERED  # no request of this run ever reached the agent
         return self.deregister()
+
+    def take_turns(self, command: tuple[str, ...], slots: Slots) -> None:
+        """Take part in roll-outs. The first service is the container's in them."""
+        from svcinit.agent.fleet.rehearsal import Rehearsing
+        from svcinit.agent.fleet.turns import Turns
+
+        assert self.follower is not None
+        checks = self.keepers[0].service.checks
+
+        def in_child() -> None:
+            self.connections.close()
+            self.consul.close()
+
+        self.turns = Turns(
+            self.settings, self.consul, self.connections, self.follower, slots, life=self._life, first=self._first,
+            every=max((check.interval for check in checks), default=self.settings.check_interval),
+            rehearsing=Rehearsing(self.settings, command, slots, in_child),
+        )  # fmt: skip
 
     def beat(self) -> None:
         """Leave a sign of life, before each step that takes time."""
@@ -146,10 +166,12 @@ class Presence:
                 for probe in keeper.probes:
                     if probe.is_due(now) and probe.turn(now):
                         keeper.report(probe)
-            if keeper.due <= now:
+            if keeper.due <= now and not (self.turns is not None and self.turns.holds_registration(now)):
                 keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
         self._follow(now)
+        if self.turns is not None:
+            self.turns.turn(now)
         if not self.settings.watch and any(watch.is_in_flight for watch in self.record_watches):
             self.consul.close()
 
@@ -171,6 +193,8 @@ class Presence:
     def deregister(self) -> int:
         """Deregister all services; EX_OK if one of them was registered by this run. Raises ConfigError."""
         existed = [self._deregister(keeper) for keeper in self.keepers]
+        if self.turns is not None:
+            self.turns.leave()
         self.connections.close()  # only now: an agent keeps a slot for a query whose client left, until it is answered
         self.consul.close()
         self._clock.close()
@@ -186,6 +210,7 @@ class Presence:
             "ready": self.ready_probe is None,
             "services": {keeper.service.id: keeper.facts() for keeper in self.keepers},
             "watch": None if follower is None else follower.facts(),
+            **({} if self.turns is None else {"roll": self.turns.facts()}),
         }
         figures = {
             "last_synced": {keeper.service.id: keeper.last_synced for keeper in self.keepers},
@@ -199,7 +224,9 @@ class Presence:
         if self.follower is None:
             return
         self.follower.turn(now)
-        if not self.settings.watch and self.follower.is_settled:  # the reload that was owed after a start with defaults
+        if (
+            not (self.settings.watch or self.turns) and self.follower.is_settled
+        ):  # the reload that was owed after a start with defaults
             self.follower.end()
             self.follower = None
 
@@ -254,7 +281,7 @@ class Presence:
         probes = list(self._running_probes())
         times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
         times += [watch.next_due for watch in self.record_watches]
-        times += [self.follower.due] if self.follower is not None else []
+        times += [each.due for each in (self.follower, self.turns) if each is not None]
         longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
         return max(0.0, min(min(times, default=0.0) - self._now(), longest))
 
@@ -262,7 +289,8 @@ class Presence:
         """What wakes it up: the end of the agent, answers to queries, and the worker that has prepared a change."""
         found = self.consul.idle_descriptors()
         found += [] if self.follower is None else self.follower.descriptors()
-        return found + [watch.descriptor for watch in self.record_watches if watch.descriptor is not None]
+        watches = [*self.record_watches, *([] if self.turns is None else [self.turns.query])]
+        return found + [watch.descriptor for watch in watches if watch.descriptor is not None]
 
     def _readiness(self, service: Service) -> Probe | None:
         reached = self._ready.read(Readiness)

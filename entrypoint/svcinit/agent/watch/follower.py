@@ -8,6 +8,7 @@ empties this slot when it has taken the verdict, and only then the next verdict 
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ from svcinit.agent.templates import engine, render
 from svcinit.agent.watch import queries
 from svcinit.agent.watch.held import HeldFiles
 from svcinit.agent.watch.worker import Worker
-from svcinit.errors import EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, Unavailable
+from svcinit.errors import EX_CONFIG, EX_SOFTWARE, EX_TEMPFAIL, ConfigError, SvcinitError, Unavailable
 from svcinit.handover import Change, Progress, Refusal, Verdict
 from svcinit.model import NEWS
 
@@ -64,7 +65,9 @@ class Follower:
         self._start_worker, self._wall_clock = start_worker, wall_clock
         self._connections = connections
         self._file = [] if settings.source is None else [queries.File(settings.source)]
-        prefixes = [] if self._file else [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
+        prefixes = (
+            [] if self._file or settings.rolls else [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
+        )
         self._prefixes = {prefix: queries.Keys(consul, self._connections, prefix) for prefix in prefixes}
         self._used: dict[InputId, queries.Watch] = {}  # what templates use besides the prefixes
         self._changed_at = self._last_change = 0.0  # of the changes that settle; 0: there are none
@@ -80,6 +83,8 @@ class Follower:
         self._turned = 0.0  # when `turn` was last called
         self._attempt = 0
         self.reason = ""
+        self._turn: Change | None = None  # of a roll-out: to be prepared, or prepared now
+        self.turn_failure: tuple[int, str] | None = None  # a turn that could not be prepared yet, and why
         self._inputs: dict[str, Any] = {}  # the last verdict of init
         self._held = HeldFiles()
         self._refused = ""  # why the last change could not be prepared; init was notified of that
@@ -87,6 +92,7 @@ class Follower:
         self._counts: dict[InputId, int] = {}  # how many entries each input had at the last preparation
         self.refresh()
         engine.Engine(TemplateData(settings, Source()), []).render_text("rehearsal", REHEARSAL)
+        gc.freeze()  # the garbage collector leaves the loaded objects alone: children share their pages
 
     @property
     def due(self) -> float:
@@ -95,6 +101,8 @@ class Follower:
             times.append(self._late)
         elif self._is_untaken():
             times.append(NEVER if self._notified else self._turned + POLL_INTERVAL)
+        elif self._turn is not None:
+            times.append(self._turned)
         elif self._changed_at:
             times.append(self._settled_at())
         elif self._worker is None and self._knows_all():
@@ -132,6 +140,19 @@ class Follower:
             self._prepare(now)
         elif not self._changed_at and self._knows_all():
             self._keep_worker(now)
+
+    def begin_turn(self, serial: int, revision: str, reloads: Sequence[str], *, may_restart: bool) -> None:
+        """Prepare a turn of a roll-out, as soon as nothing else is in progress. See handover.Change."""
+        self.turn_failure = None
+        self._turn = Change(0.0, (), (), turn=serial, revision=revision, reloads=reloads, may_restart=may_restart)
+
+    @property
+    def turn_in_progress(self) -> int:
+        """The turn that is to be prepared, is prepared now, or whose result init has not taken yet; 0: none."""
+        if self._turn is not None:
+            return self._turn.turn
+        found = (self._verdict() or self._slots.news.read(Refusal)) if self._is_untaken() else None
+        return 0 if found is None else found.turn
 
     @property
     def is_settled(self) -> bool:
@@ -179,23 +200,30 @@ class Follower:
         for wanted in set(self._used) - set(versions):
             self._used.pop(wanted).close()
         known = {each.id for each in self._watches()}
-        for wanted in (each for each in versions if each not in known):
+        for wanted in (each for each in versions if each not in known and self._is_followed(each)):
             watch = queries.follow(self._consul, self._connections, wanted, self.settings.domain)
             if watch is not None:
                 self._used[wanted] = watch
-        self._owes_reload = verdict.lacks_answers
+        self._owes_reload = verdict.lacks_answers and not self.settings.rolls
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
 
     def _hold(self, verdict: Verdict) -> None:
         self._held.update(verdict.inputs.get("held", {}), self._turned or time.monotonic())
 
+    def _is_followed(self, wanted: InputId) -> bool:
+        """With SVCINIT_ROLL, the prefixes change only in a turn, and all else is followed only with SVCINIT_WATCH."""
+        settings = self.settings
+        is_rolled = wanted.kind == Kind.KV and (wanted.name, wanted.dc) in settings.kv_prefix
+        return not settings.rolls or (settings.watch and not is_rolled)
+
     def _settled_at(self) -> float:
         least, most = self.settings.settle
         return min(self._last_change + least, self._changed_at + most) + self._splay
 
     def _is_time(self, now: float) -> bool:
-        return bool(self._changed_at and now >= self._settled_at()) or now >= self._next_try()
+        is_change = bool(self._changed_at and now >= self._settled_at())
+        return is_change or self._turn is not None or now >= self._next_try()
 
     def _next_try(self) -> float:
         """When to prepare without a new change: after a failure, or for files that have waited long enough."""
@@ -253,7 +281,12 @@ class Follower:
     def _change(self, released: Sequence[str]) -> Change:
         """The newest answers of the watches, and the files that may be replaced besides those without `wait=`."""
         answers = [_packed(each.id, each.answer) for each in self._queries() if each.answer]
-        return Change(self._late, to_json(self._counts), answers, released)
+        change = Change(self._late, to_json(self._counts), answers, released)
+        if self._turn is not None:
+            turn = self._turn
+            change.turn, change.revision = turn.turn, turn.revision
+            change.reloads, change.may_restart = turn.reloads, turn.may_restart
+        return change
 
     def _prepared(self, change: Change, is_done: Callable[[], None]) -> None:
         """In the child: prepare, and call `is_done` when the verdict is there."""
@@ -261,20 +294,22 @@ class Follower:
         with locked(slots.lock):
             if slots.intent.is_filled or slots.news_intent.is_filled:
                 raise Unavailable("a preparation was killed: svcinit rolls its files back first")
-            source = open_source(self.settings, change.late)
+            last = slots.inputs.read(Verdict)
+            in_place = "" if last is None else last.revision
+            source = open_source(self.settings, change.late, turn=change.revision, in_place=in_place)
             if not self._file:
                 source = WatchSource(dict(map(_unpacked, change.answers)), source)
             done = Transaction(
                 self.settings, self._command, source, memory=slots.news_memory,
                 counts=from_json(change.counts), secrets=slots.secrets, intent=slots.news_intent,
-                released=change.released,
+                released=None if change.turn or change.revision else change.released, turn=change, last=last,
             )  # fmt: skip
             log.hold()  # init logs these lines, as part of the reload that this may become
             try:
                 done.run_and_record(slots.news, slots.news_memory, self._life, is_done)
             except SvcinitError as error:
                 log.faults(error)
-                slots.news.write(Refusal(str(error), log.held()))
+                slots.news.write(Refusal(str(error), log.held(), change.turn))
                 raise (Unavailable() if isinstance(error, Unavailable) else ConfigError()) from None  # it is logged
             finally:
                 log.replay(log.held())
@@ -305,8 +340,9 @@ class Follower:
         self._take_over(verdict)
         self._hold(verdict)
         self.pending_since = self._changes_since or (pending if self._held else None)
-        refused, self._refused = self._refused, ""
-        if verdict.changed or self._started_with != started_with or owes_reload or refused:
+        refused, self._refused, self._turn = self._refused, "", None
+        is_rolled = verdict.turn or verdict.revision != self._inputs.get("revision", "")
+        if verdict.changed or self._started_with != started_with or owes_reload or refused or is_rolled:
             self._notify()
         else:
             self._slots.news.clear()
@@ -319,8 +355,13 @@ class Follower:
         died = code < 0 and progress is not None and progress.phase == Progress.RENDERING
         if self._is_untaken() and (died or self._slots.news_intent.is_filled):
             self._notify()
+            if self._turn is not None:
+                self.turn_failure, self._turn = (self._turn.turn, "the preparation died"), None
             return
         refusal = self._slots.news.read(Refusal) or Refusal(f"a change could not be prepared: status {code}")
+        if self._turn is not None:
+            self._turn_failed(refusal, code)
+            return
         if refusal.reason == self._refused:  # init knows, and the log has it
             self._slots.news.clear()
         else:
@@ -333,6 +374,18 @@ class Follower:
             self._attempt += 1
         else:
             self._held.refuse(now)
+
+    def _turn_failed(self, refusal: Refusal, code: int) -> None:
+        """If the revision is wrong for this instance, init ends the turn. Otherwise presence decides what follows."""
+        assert self._turn is not None
+        serial, self._turn = self._turn.turn, None
+        if code == EX_CONFIG and serial:
+            refusal.turn = serial
+            self._slots.news.write(refusal)
+            self._notify()
+        else:
+            self._slots.news.clear()
+            self.turn_failure = serial, refusal.reason
 
 
 def _packed(wanted: InputId, answer: Answer) -> tuple[Any, ...]:

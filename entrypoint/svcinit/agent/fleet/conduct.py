@@ -1,0 +1,233 @@
+"""The conductor: takes the lock, looks at the fleet, and writes what `conductor.py: decide` says.
+
+Every write is a transaction that fails unless this process still has the lock: a conductor that was suspended, and
+whose lock another one has now, changes nothing. A process without the lock only looks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from svcinit.agent.consul.store import (
+    MOST_OPERATIONS,
+    Operation,
+    Store,
+    deletes,
+    requires,
+    requires_lock,
+    writes,
+)
+from svcinit.agent.fleet import health, revision
+from svcinit.agent.fleet.conductor import decide
+from svcinit.agent.fleet.policy import of_plan
+from svcinit.agent.fleet.records import Keys, LogEntry, Plan, Record, is_own
+from svcinit.agent.fleet.view import Decision, Kind, Memory, Seen, View
+from svcinit.errors import SvcinitError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from svcinit.agent.fleet.view import Analysis, Write
+
+TTL, LOCK_DELAY = 15.0, 1.0  # seconds; each write is fenced, so that the least delay is enough
+RENEWAL = 5.0  # seconds between two renewals of the session
+PACE, PER_INSTANCE = 1.0, 1 / 2000  # seconds between two looks, at least; for each instance
+ROOM = MOST_OPERATIONS - 2  # writes in one transaction, beside its conditions
+HISTORY = 50  # entries that stay
+
+
+class Lead:
+    """The lock of a fleet. `who`: for people. `now`: monotonic seconds."""
+
+    def __init__(self, store: Store, keys: Keys, who: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._key, self._who, self._now = store, keys.lead, who, now
+        self.session = ""  # empty: this process does not have the lock
+        self._renewed = 0.0
+
+    @property
+    def is_ours(self) -> bool:
+        return bool(self.session)
+
+    def take(self) -> bool:
+        """Take the lock, or keep it. Raises ConfigError, Unavailable."""
+        now = self._now()
+        if self.session:
+            if now < self._renewed + RENEWAL:
+                return True
+            return self._renew(now)
+        session = self._store.create_session(f"svcinit fleet: {self._who}", TTL, LOCK_DELAY)
+        value = json.dumps({"who": self._who, "since": int(time.time())}).encode()
+        if self._store.acquire(self._key, value, session):
+            self.session, self._renewed = session, now
+            return True
+        self._store.destroy(session)
+        return False
+
+    def _renew(self, now: float) -> bool:
+        """A renewal that fails is tried again until the session must have ended (Consul's TTL is a lower bound)."""
+        try:
+            if self._store.renew(self.session):
+                self._renewed = now
+                return True
+        except Unavailable:
+            if now < self._renewed + TTL:
+                raise
+        self.session = ""
+        return False
+
+    def give_back(self) -> None:
+        """Another conductor can take the lock at once then."""
+        session, self.session = self.session, ""
+        if not session:
+            return
+        try:
+            self._store.release(self._key, b"{}", session)
+            self._store.destroy(session)
+        except SvcinitError:  # the session ends by itself
+            return
+
+
+class Fleet:
+    """What is in KV and in the catalog of one service."""
+
+    def __init__(self, store: Store, keys: Keys, service: str) -> None:
+        self.store, self.keys, self.service = store, keys, service
+
+    def plan(self) -> tuple[Plan | None, int]:
+        """The plan, None where there is none that can be parsed, and its ModifyIndex, 0 where there is no key."""
+        entry = self.store.get(self.keys.plan)
+        if entry is None:
+            return None, 0
+        parsed = Plan.parse(entry.value)
+        return (parsed if is_own(parsed) else None), entry.modified
+
+    def records(self) -> dict[str, Seen]:
+        found = self.store.below(self.keys.records)
+        return {self.keys.instance(each.key): Seen(Record.parse(each.value), each.modified) for each in found}
+
+    def own_records(self) -> list[Record]:
+        return [seen.record for seen in self.records().values() if is_own(seen.record)]
+
+    def view(self, me: str = "", analysis: Analysis | None = None) -> View:
+        """All of it now. The plan comes first: what is granted under it fails if it has changed meanwhile."""
+        entry = self.store.get(self.keys.plan)
+        return View(
+            plan=None if entry is None else Plan.parse(entry.value),
+            plan_index=0 if entry is None else entry.modified,
+            records=self.records(),
+            health=health.rows(self.store.health(self.service)),
+            me=me,
+            analysis=analysis,
+        )
+
+    def history(self) -> list[LogEntry]:
+        """The oldest first."""
+        found = [LogEntry.parse(each.value) for each in self.store.below(self.keys.logs)]
+        return [each for each in found if is_own(each)]
+
+    def entry(self, n: int) -> LogEntry | None:
+        found = self.store.get(self.keys.log(n))
+        parsed = None if found is None else LogEntry.parse(found.value)
+        return parsed if is_own(parsed) else None
+
+
+class Conductor:
+    """`me`: the instance in whose container this runs; empty for svcinitctl. `now`: monotonic seconds."""
+
+    def __init__(
+        self, fleet: Fleet, lead: Lead, me: str = "", now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.fleet, self.lead, self._me, self._now = fleet, lead, me, now
+        self._memory = Memory()
+        self.view: View | None = None
+        self.analysis: Analysis | None = None
+        self.has_written_plan = False  # in the last look
+
+    def look(self) -> Decision:
+        """Look once, and write what is due if we have the lock. Raises ConfigError, Unavailable."""
+        leads = self.lead.take()
+        view = self.view = self.fleet.view(self._me, self.analysis)
+        decision = decide(view, self._memory, self._now())
+        self._memory = decision.memory
+        self.has_written_plan = leads and decision.plan is not None
+        if leads:
+            self._write(view, decision)
+        return decision
+
+    def pace(self) -> float:
+        """Seconds until the next look."""
+        return max(PACE, PER_INSTANCE * (len(self.view.records) if self.view else 0))
+
+    def _write(self, view: View, decision: Decision) -> None:
+        index = view.plan_index
+        if decision.plan is not None:
+            raw = decision.plan.dump()
+            if self._transact([writes(self.fleet.keys.plan, raw, index)]):
+                return  # it was changed, or the lock is lost: the next look sees it
+            entry = self.fleet.store.get(self.fleet.keys.plan)
+            if entry is None or entry.value != raw:
+                return
+            index = entry.modified
+        if decision.log is not None:
+            self.log(decision.log)
+        self._all(decision.revokes)
+        self._all((*decision.grants, *decision.asks), index)
+        self._all(decision.collects)
+
+    def log(self, entry: LogEntry) -> None:
+        """An entry that is there already stays."""
+        dated = entry if entry.ended else _ended(entry)
+        self._transact([writes(self.fleet.keys.log(entry.n), dated.dump(), 0)])
+
+    def _all(self, wanted: Sequence[Write], plan_index: int | None = None) -> None:
+        conditions = [] if plan_index is None else [requires(self.fleet.keys.plan, plan_index)]
+        for start in range(0, len(wanted), ROOM):
+            part = [self._operation(each) for each in wanted[start : start + ROOM]]
+            while part and self.lead.is_ours:
+                failed = self._transact([*conditions, *part])
+                if not failed or min(failed) < len(conditions):
+                    break
+                part = [each for at, each in enumerate(part, len(conditions)) if at not in failed]
+
+    def _operation(self, wanted: Write) -> Operation:
+        key = self.fleet.keys.at(wanted.id)
+        if wanted.kind is Kind.COLLECT or wanted.record is None:
+            return deletes(key, wanted.index)
+        return writes(key, wanted.record.dump(), wanted.index)
+
+    def _transact(self, operations: Sequence[Operation]) -> list[int]:
+        """As Store.transact, if we have the lock. [0] if we have not: the lock is lost."""
+        if not self.lead.is_ours:
+            return [0]
+        failed = self.fleet.store.transact([requires_lock(self.fleet.keys.lead, self.lead.session), *operations])
+        if 0 in failed:
+            self.lead.session = ""
+            return [0]
+        return [at - 1 for at in failed]
+
+
+def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
+    """Delete the revisions of `before` that nothing needs any more, and old entries of the history.
+
+    `before`: the revisions that were there when the roll-out began. One that somebody makes now is not among them.
+    """
+    plan, _ = fleet.plan()
+    if plan is None:
+        return []
+    history = fleet.history()
+    wanted = {plan.good, plan.target, plan.previous, *plan.refused}
+    for entry in history[-of_plan(plan.policy).keep :]:
+        wanted |= {entry.source, entry.target}
+    for record in fleet.own_records():
+        wanted |= {record.rev, record.pin, record.turn.rev, record.rehearsal.rev}
+    for entry in history[:-HISTORY]:
+        fleet.store.delete(fleet.keys.log(entry.n))
+    return revision.collect(fleet.store, fleet.keys.prefix, sorted(before), wanted)
+
+
+def _ended(entry: LogEntry) -> LogEntry:
+    import dataclasses
+
+    return dataclasses.replace(entry, ended=int(time.time()))

@@ -1,0 +1,56 @@
+"""svcinitctl fleet: roll-outs over all instances of a service. It works from any host that reaches a Consul agent."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from svcinit.ctl.fleet.place import EX_CONFIG, EX_UNAVAILABLE, Busy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+COMMANDS = {  # name: (module, help)
+    "status": ("status", "the state of a fleet; exit 1 unless all instances pass and run the good revision"),
+    "apply": ("begin", "roll out what the KV prefixes have now"),
+    "reload": ("begin", "reload each instance, as HUP does, without new configuration (see --apply)"),
+    "restart": ("begin", "restart each service in place, without new configuration (see --apply)"),
+    "settle": ("begin", "give the good revision to instances that do not run it"),
+    "retry": ("begin", "as apply, also if this revision was refused before"),
+    "revert": ("begin", "give the good revision back to all instances; or roll out an older one (--to)"),
+    "pause": ("change", "no instance gets a turn until resume; turns that have begun end"),
+    "resume": ("change", "go on after pause, after a halt, or without the conductor that began"),
+    "abort": ("change", "end the roll-out, and give the good revision back"),
+    "history": ("history", "the last roll-outs: who, when, what, how they ended"),
+    "diff": ("diff", "the names of the keys that differ between two revisions"),
+    "undo": ("diff", "write the good revision to the KV prefixes"),
+    "policy": ("policy", "print or change the policy of a service"),
+    "forget": ("policy", "delete the record of an instance that does not come back"),
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
+    given = next((word for word in sys.argv[2:] if not word.startswith("-")), "")
+    for name, (module, meaning) in COMMANDS.items():
+        command = commands.add_parser(name, help=meaning, description=meaning)
+        if name == given:  # only its module is imported
+            importlib.import_module(f"svcinit.ctl.fleet.{module}").arguments(command, name)
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 done; 1 halted, reverted, aborted; 2 wrong usage; 69 Consul is unavailable; 75 not over; 78 denied or wrong."""
+    from svcinit.errors import ConfigError, SvcinitError, Unavailable
+
+    module = importlib.import_module(f"svcinit.ctl.fleet.{COMMANDS[options.action][0]}")
+    try:
+        code: int = module.run(options)
+        return code
+    except SvcinitError as error:
+        print(*error.faults, sep="\n", file=sys.stderr)
+        if isinstance(error, Busy):
+            return error.status
+        if isinstance(error, Unavailable):
+            return EX_UNAVAILABLE
+        return EX_CONFIG if isinstance(error, ConfigError) else 1

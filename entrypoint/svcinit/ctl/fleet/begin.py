@@ -1,0 +1,216 @@
+"""svcinitctl fleet apply, reload, restart, settle, retry, revert: the roll-outs that a person begins."""
+
+from __future__ import annotations
+
+import time
+
+from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, refusal, say, short, warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from svcinit.agent.fleet.policy import Policy
+    from svcinit.agent.fleet.records import LogEntry, Plan, Record
+    from svcinit.agent.fleet.revision import Content
+
+TRIES = 5  # of writing the plan, which others may write at the same time
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    from svcinit.agent.fleet.policy import POLICY
+
+    add_common(parser)
+    for name, (default, _) in POLICY.items():
+        text = f"policy of this roll-out [{default}]" if default else "policy of this roll-out"
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"policy_{name}", metavar="VALUE", help=text)
+    parser.add_argument("--reason", default="", metavar="TEXT", help="for the history, such as a ticket")
+    parser.add_argument("--canary-id", default="", metavar="ID", help="the instance that goes first")
+    parser.add_argument("--supersede", action="store_true", help="replace a roll-out that is not over")
+    parser.add_argument(
+        "--no-restart", action="store_true", help="never restart a service for arguments or environment"
+    )
+    parser.add_argument("--allow-empty", action="store_true", help="accept a prefix that had keys and has none now")
+    parser.add_argument("--detach", action="store_true", help="only write the plan; an instance with auto conducts")
+    parser.add_argument("--dry-run", action="store_true", help="print what would happen, and write no plan")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="longest wait; then exit 75, paused")
+    parser.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="wait for Consul so long [60]")
+    if command in ("reload", "restart"):
+        parser.add_argument("--apply", action="store_true", help="with what the KV prefixes have now")
+    if command == "revert":
+        parser.add_argument("--to", metavar="REVISION", help="an older revision, from the history")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError, Unavailable, Busy."""
+    from svcinit.agent.fleet.commands import NotNow, Why
+    from svcinit.ctl.fleet.progress import conduct
+
+    place = Place(options)
+    before = _revisions(place)
+    try:
+        plan = Beginning(place, options).write()
+    except NotNow as not_now:
+        if not_now.why is Why.NOTHING:
+            say("nothing", f"{place.name} is on {short(not_now.plan.good)} already")
+            return 0
+        raise refusal(not_now) from None
+    if options.dry_run or options.detach:
+        return 0
+    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience)
+
+
+def _revisions(place: Place) -> list[str]:
+    from svcinit.agent.fleet import revision
+
+    return revision.names(place.fleet.store, place.fleet.keys.prefix)
+
+
+class Beginning:
+    """The next plan, from what a person asks for."""
+
+    def __init__(self, place: Place, options: argparse.Namespace) -> None:
+        self.place, self.options, self.fleet = place, options, place.fleet
+        self.root = place.fleet.keys.prefix
+        self.keys: tuple[str, ...] = ()  # the names of those that differ from the good revision
+
+    def write(self) -> Plan:
+        """Raises NotNow, Busy, ConfigError, Unavailable."""
+        policy = self.policy()
+        for _ in range(TRIES):
+            plan, index = self.fleet.plan()
+            records = self.fleet.own_records()
+            if plan is None:
+                plan, index = self.adopted(records, index)
+            following, entry = self.following(plan, records, policy)
+            self.announce(plan, following)
+            if self.options.dry_run:
+                return following
+            if self.fleet.store.put(self.fleet.keys.plan, following.dump(), index=index):
+                self.log(entry)
+                return following
+        raise Busy("the plan is written by others all the time: try again")
+
+    def policy(self) -> Policy:
+        from svcinit.agent.fleet import policy
+        from svcinit.ctl.fleet.policy import stored
+
+        flags = {
+            name: value for name in policy.POLICY if (value := getattr(self.options, f"policy_{name}")) is not None
+        }
+        return policy.read(stored(self.fleet), flags)
+
+    def adopted(self, records: list[Record], index: int) -> tuple[Plan, int]:
+        """The first plan of a service: what all instances run is good."""
+        from svcinit.agent.fleet import commands, revision
+
+        content = self.live(records, None)
+        stored = set(revision.names(self.fleet.store, self.root))
+        plan = commands.adopt(records, revision.name_of(content), stored)
+        if self.options.dry_run:
+            return plan, index
+        if plan.good == revision.name_of(content):
+            revision.keep(self.fleet.store, self.root, content, self.place.who)
+        if not self.fleet.store.put(self.fleet.keys.plan, plan.dump(), index=index):
+            raise Busy("another one began at the same moment: try again")
+        found, index = self.fleet.plan()
+        if found is None:
+            raise Busy("the plan was deleted at the same moment: try again")
+        say("adopted", f"{self.place.name}: {short(plan.good)} is the good revision of {len(records)} instances")
+        return found, index
+
+    def following(self, plan: Plan, records: list[Record], policy: Policy) -> tuple[Plan, LogEntry | None]:
+        from svcinit.agent.fleet import commands
+        from svcinit.agent.fleet.records import How
+
+        options, action = self.options, self.options.action
+        if action == "revert" and not options.to and not _is_idle(plan):
+            return commands.revert(plan)
+        takes_live = action in ("apply", "retry") or getattr(options, "apply", False)
+        target = self.applied(plan, records) if takes_live else self.older(plan) if action == "revert" else ""
+        how = How(action) if action in ("reload", "restart") else How.APPLY
+        request = commands.Request(
+            how=how, target=target, policy=policy.texts, paths=self.place.prefixes(records, plan), keys=self.keys,
+            restart=not options.no_restart, canary_id=options.canary_id, by=self.place.who, token=self.place.token,
+            reason=options.reason, began=int(time.time()), rehearse=policy.rehearse,
+        )  # fmt: skip
+        if action == "settle":
+            return commands.settle(plan, records, request), None
+        return commands.begin(
+            plan, records, request, supersede=options.supersede, retry=action in ("retry", "revert")
+        )  # fmt: skip
+
+    def applied(self, plan: Plan, records: list[Record]) -> str:
+        """The revision of what the prefixes have now."""
+        from svcinit.agent.fleet import revision
+
+        content = self.live(records, plan)
+        good = self.content_of(plan.good)
+        emptied = revision.emptied(good, content)
+        if emptied and not self.options.allow_empty:
+            raise Busy(
+                f"{', '.join(emptied)} had keys and has none now: --allow-empty if they were removed on purpose",
+                EX_CONFIG,
+            )
+        self.keys = tuple(revision.changed_keys(good, content))
+        if self.options.dry_run:
+            return revision.name_of(content)
+        return revision.keep(self.fleet.store, self.root, content, self.place.who)
+
+    def older(self, plan: Plan) -> str:
+        from svcinit.agent.fleet import revision
+
+        wanted = self.options.to or plan.previous
+        found = [each for each in revision.names(self.fleet.store, self.root) if wanted and each.startswith(wanted)]
+        if len(found) != 1:
+            raise Busy(f"there is no single revision {wanted or 'before the good one'} in KV", EX_CONFIG)
+        self.keys = tuple(revision.changed_keys(self.content_of(plan.good), self.content_of(found[0])))
+        return found[0]
+
+    def live(self, records: list[Record], plan: Plan | None) -> Content:
+        from svcinit.agent.fleet import revision
+
+        return revision.read_live(self.place.consul, self.place.prefixes(records, plan))
+
+    def content_of(self, name: str) -> Content:
+        """Empty if it is not in KV."""
+        from svcinit.agent.fleet import revision
+        from svcinit.agent.fleet.revision import Lost
+
+        try:
+            return revision.load(self.fleet.store, self.root, name) if name else {}
+        except Lost:
+            return {}
+
+    def announce(self, before: Plan, plan: Plan) -> None:
+        what = "revert" if plan.state.value == "reverting" else plan.how.value
+        change = f": {short(before.good)} -> {short(plan.target)}" if plan.target else ""
+        keys = f", keys changed: {', '.join(plan.keys[:10])}{' ...' * (len(plan.keys) > 10)}" if plan.keys else ""
+        where = f" in {dc}" if (dc := self.place.datacenter) else ""
+        would = "would be " if self.options.dry_run else ""
+        say("", f"{would}roll-out {plan.n} of {self.place.name}{where}: {what}{change}{keys}")
+        view = self.fleet.view()
+        takers = {id for id, seen in view.records.items() if id in view.health}
+        others = sorted(set(view.health) - takers)
+        passing = sum(row.passing for row in view.health.values())
+        say("", f"{len(view.health)} instances, {passing} passing; {len(takers)} take turns, {len(others)} do not")
+        if others:
+            warn(f"no turns: {', '.join(others[:10])}{' ...' * (len(others) > 10)}: their svcinit has no SVCINIT_ROLL")
+
+    def log(self, entry: LogEntry | None) -> None:
+        if entry is not None:
+            write_entry(self.fleet, entry)
+
+
+def write_entry(fleet: object, entry: LogEntry) -> None:
+    import dataclasses
+
+    from svcinit.agent.fleet.conduct import Fleet
+
+    assert isinstance(fleet, Fleet)
+    dated = dataclasses.replace(entry, ended=int(time.time()))
+    fleet.store.put(fleet.keys.log(entry.n), dated.dump(), index=0)
+
+
+def _is_idle(plan: Plan) -> bool:
+    return plan.state.value == "idle"

@@ -1,0 +1,70 @@
+"""svcinitctl fleet pause, resume, abort: what a person does to a roll-out that is not over."""
+
+from __future__ import annotations
+
+from svcinit.ctl.fleet.begin import write_entry
+from svcinit.ctl.fleet.place import Busy, Place, add_common, refusal, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from svcinit.agent.fleet.records import LogEntry, Plan
+
+TRIES = 5
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    add_common(parser)
+    if command == "abort":
+        parser.add_argument("--keep", action="store_true", help="instances that were changed stay as they are")
+    if command != "pause":
+        parser.add_argument("--detach", action="store_true", help="only write the plan; another process conducts")
+        parser.add_argument("--timeout", type=float, metavar="SECONDS", help="longest wait; then exit 75, paused")
+        parser.add_argument(
+            "--patience", type=float, default=60.0, metavar="SECONDS", help="wait for Consul so long [60]"
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError, Unavailable, Busy."""
+    from svcinit.agent.fleet import revision
+    from svcinit.agent.fleet.commands import NotNow
+    from svcinit.ctl.fleet.progress import conduct
+
+    place = Place(options)
+    before = revision.names(place.fleet.store, place.fleet.keys.prefix)
+    try:
+        plan = _changed(place, options)
+    except NotNow as not_now:
+        raise refusal(not_now) from None
+    say(options.action, f"roll-out {plan.n} of {place.name} is {plan.state.value}")
+    if options.action == "pause" or options.detach:
+        return 0
+    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience)
+
+
+def _changed(place: Place, options: argparse.Namespace) -> Plan:
+    for _ in range(TRIES):
+        plan, index = place.fleet.plan()
+        if plan is None:
+            raise Busy(f"{place.name} has no roll-out yet", 1)
+        following, entry = _following(plan, options)
+        if place.fleet.store.put(place.fleet.keys.plan, following.dump(), index=index):
+            if entry is not None:
+                write_entry(place.fleet, entry)
+            return following
+    raise Busy("the plan is written by others all the time: try again")
+
+
+def _following(plan: Plan, options: argparse.Namespace) -> tuple[Plan, LogEntry | None]:
+    from svcinit.agent.fleet import commands
+    from svcinit.agent.fleet.records import PlanState
+
+    if options.action == "pause":
+        return commands.pause(plan), None
+    if options.action == "abort":
+        return commands.abort(plan, keep=options.keep)
+    if plan.state in (PlanState.ROLLING, PlanState.REVERTING):
+        return plan, None  # its conductor has gone: go on
+    return commands.resume(plan), None

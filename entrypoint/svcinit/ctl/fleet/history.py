@@ -1,0 +1,49 @@
+"""svcinitctl fleet history."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+from svcinit.ctl.fleet.place import Place, add_common, short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from svcinit.agent.fleet.records import LogEntry
+
+SHOWN = 10
+
+
+def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
+    add_common(parser)
+    parser.add_argument("count", nargs="?", type=int, default=SHOWN, metavar="N", help=f"how many [{SHOWN}]")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError, Unavailable."""
+    found = Place(options).fleet.history()[-options.count :]
+    if options.json:
+        print(json.dumps([{**dataclasses.asdict(entry), "extra": None} for entry in found], indent=2))
+        return 0
+    for entry in reversed(found):
+        print(*_lines(entry), sep="\n")
+    return 0
+
+
+def _lines(entry: LogEntry) -> list[str]:
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.began))
+    took = f"{max(0, entry.ended - entry.began)} s"
+    change = f" {short(entry.source)} -> {short(entry.target)}" if entry.target else ""
+    reason = f', "{entry.reason}"' if entry.reason else ""
+    token = f" (token {entry.token})" if entry.token else ""
+    lines = [
+        f"{entry.n:>4}  {began}  {entry.outcome.value:<10} {entry.how.value}{change}, {entry.done} of {entry.expected} "
+        f"in {took}, most out {entry.most_out}, by {entry.by}{token}{reason}"
+    ]
+    lines += [f"      failed {id}: {why}" for id, why in entry.failed]
+    if entry.keys:
+        lines.append(f"      keys {', '.join(entry.keys)}")
+    return lines

@@ -1,0 +1,122 @@
+"""The fleet that a command is about, and who gives the command."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+import time
+
+from svcinit.errors import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, ConfigError, SvcinitError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from svcinit.agent.fleet.commands import NotNow
+    from svcinit.agent.fleet.conduct import Fleet
+    from svcinit.agent.fleet.records import Plan, Record
+
+__all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE"]
+ACCESSOR_DIGITS = 6
+SHOWN_DIGITS = 6  # of a revision
+
+
+class Busy(SvcinitError):
+    """A command that is not possible now. `status`: the exit status."""
+
+    def __init__(self, fault: str, status: int = EX_TEMPFAIL) -> None:
+        super().__init__(fault)
+        self.status = status
+
+
+class Place:
+    """`name`: of the service; `who`: of the person, as USER@HOST."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from svcinit.agent.consul.api import connect
+        from svcinit.agent.consul.store import Store
+        from svcinit.agent.fleet.conduct import Fleet
+        from svcinit.agent.fleet.records import Keys
+        from svcinit.settings.environment import read
+
+        self.settings = read(os.environ)
+        own = self.settings.service
+        self.name = options.name or own or ""
+        if not self.name:
+            raise ConfigError("name a service: svcinitctl fleet COMMAND NAME")
+        self.is_own = self.name == own
+        prefix = options.prefix or (self.settings.roll_prefix if self.is_own else f"svcinit/{self.name}")
+        self.consul = connect(self.settings)
+        self.fleet: Fleet = Fleet(Store(self.consul, options.dc), Keys(prefix), self.name)
+        self.who = f"{_user()}@{socket.gethostname()}"
+
+    @property
+    def token(self) -> str:
+        """The beginning of the token's accessor id; empty without ACLs."""
+        try:
+            found = self.consul.token_self() if self.settings.consul_http_token else None
+        except SvcinitError:
+            return ""
+        return "" if found is None else str(found["AccessorID"])[:ACCESSOR_DIGITS]
+
+    @property
+    def datacenter(self) -> str:
+        """Empty if the token may not read the agent."""
+        try:
+            return self.fleet.store.dc or self.consul.datacenter()
+        except SvcinitError:
+            return ""
+
+    def prefixes(self, records: Mapping[str, Record] | list[Record], plan: Plan | None) -> tuple[str, ...]:
+        """Those of all instances; without one, those of the last plan, of this container, or of the service's name."""
+        from svcinit.agent.fleet.revision import text_of
+
+        found = records.values() if isinstance(records, dict) else records
+        paths = sorted({path for record in found for path in record.paths})  # type: ignore[union-attr]
+        if paths:
+            return tuple(paths)
+        if plan is not None and plan.paths:
+            return plan.paths
+        if self.is_own:
+            return tuple(text_of(*prefix) for prefix in self.settings.kv_prefix)
+        return (f"config/{self.name}",)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the service; by default that of this container")
+    parser.add_argument("--prefix", metavar="PREFIX", help="SVCINIT_ROLL_PREFIX of the instances [svcinit/NAME]")
+    parser.add_argument("--dc", metavar="DATACENTER", help="by default the agent's own")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def refusal(not_now: NotNow) -> Busy:
+    """The exit status of a command that the plan does not allow."""
+    from svcinit.agent.fleet.commands import Why
+
+    return Busy(str(not_now), EX_TEMPFAIL if not_now.why in (Why.RUNNING, Why.REVERTING) else 1)
+
+
+def line(word: str, sentence: str) -> str:
+    return f"{time.strftime('%H:%M:%S')} {word:<8} {sentence}".rstrip()
+
+
+def say(word: str, sentence: str) -> None:
+    print(line(word, sentence), flush=True)
+
+
+def warn(sentence: str) -> None:
+    print(line("warning", sentence), file=sys.stderr, flush=True)
+
+
+def short(revision: str) -> str:
+    return revision[:SHOWN_DIGITS] or "none"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no such user in /etc/passwd: containers
+        return str(os.geteuid())

@@ -1,0 +1,73 @@
+"""svcinitctl fleet policy, forget."""
+
+from __future__ import annotations
+
+import json
+
+from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from svcinit.agent.fleet.conduct import Fleet
+
+
+def arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    add_common(parser)
+    if command == "policy":
+        parser.add_argument("values", nargs="*", metavar="KEY=VALUE", help="an empty value is the default again")
+    else:
+        parser.add_argument("id", metavar="ID", help="the instance")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError, Unavailable, Busy."""
+    if options.action == "policy" and options.name and "=" in options.name:  # NAME was left out
+        options.values, options.name = [options.name, *options.values], None
+    place = Place(options)
+    return _policy(place, options) if options.action == "policy" else _forget(place, options.id)
+
+
+def stored(fleet: Fleet) -> dict[str, str]:
+    """The texts of the policy in KV."""
+    return _read(fleet)[0]
+
+
+def _read(fleet: Fleet) -> tuple[dict[str, str], int]:
+    entry = fleet.store.get(fleet.keys.policy)
+    if entry is None:
+        return {}, 0
+    try:
+        found = json.loads(entry.value)
+        return {str(name): str(text) for name, text in found.items()}, entry.modified
+    except (ValueError, AttributeError):
+        raise Busy(f"{fleet.keys.policy} in KV is no JSON object", EX_CONFIG) from None
+
+
+def _policy(place: Place, options: argparse.Namespace) -> int:
+    from svcinit.agent.fleet import policy
+
+    texts, index = _read(place.fleet)
+    if options.values:
+        pairs = dict(each.partition("=")[::2] for each in options.values)
+        texts = {name: text for name, text in {**texts, **pairs}.items() if text}
+        policy.read(texts, pairs)  # all errors
+        if not place.fleet.store.put(place.fleet.keys.policy, json.dumps(texts).encode(), index=index):
+            raise Busy("the policy was changed at the same moment: try again")
+    if options.json:
+        print(json.dumps({name: texts.get(name) or default for name, (default, _) in policy.POLICY.items()}))
+        return 0
+    for name, (default, _) in policy.POLICY.items():
+        print(f"{name:<18} {texts.get(name) or default:<12} {'' if name in texts else '(default)'}".rstrip())
+    return 0
+
+
+def _forget(place: Place, instance: str) -> int:
+    entry = place.fleet.store.get(place.fleet.keys.at(instance))
+    if entry is None:
+        raise Busy(f"{instance} has no record", 1)
+    if not place.fleet.store.delete(entry.key, index=entry.modified):
+        raise Busy("the record was changed at the same moment: try again")
+    say("forgot", f"{instance}: not expected any more, unless it is in the catalog")
+    return 0

@@ -1,0 +1,160 @@
+"""svcinitctl fleet status."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from svcinit.ctl.fleet.place import Place, add_common, short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from typing import Any
+
+    from svcinit.agent.fleet.view import Decision, View
+
+WATCH_INTERVAL = 1.0  # seconds between two pictures of --watch
+TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
+
+
+def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
+    add_common(parser)
+    parser.add_argument("--watch", action="store_true", help="print it again each second, until Ctrl-C")
+    parser.add_argument("--instances", action="store_true", help="a line for each instance")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises ConfigError, Unavailable."""
+    place = Place(options)
+    if not options.watch:
+        return _once(place, options)
+    try:
+        while True:
+            text = "\n".join(_lines(state(place), instances=options.instances))
+            print(TOP + text.replace("\n", REST_OF_LINE) + REST_OF_LINE + REST_OF_SCREEN, end="", flush=True)
+            time.sleep(WATCH_INTERVAL)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _once(place: Place, options: argparse.Namespace) -> int:
+    found = state(place)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(*_lines(found, instances=options.instances), sep="\n")
+    return 0 if found["settled"] else 1
+
+
+def state(place: Place) -> dict[str, Any]:
+    """Everything that the text shows, as docs/schemas/fleet.json describes it. Raises ConfigError, Unavailable."""
+    from svcinit.agent.fleet.conductor import decide
+    from svcinit.agent.fleet.records import is_own
+    from svcinit.agent.fleet.view import Memory
+
+    view = place.fleet.view()
+    decision = decide(view, Memory(), time.monotonic())
+    plan = view.plan if is_own(view.plan) else None
+    instances = [_instance(id, view, decision) for id in sorted({*view.health, *view.records})]
+    on_good = plan is not None and all(each["revision"] == plan.good for each in instances if each["takes_turns"])
+    return {
+        "service": place.name,
+        "datacenter": place.datacenter,
+        "plan": None if plan is None else json.loads(plan.dump()),
+        "conductor": _conductor(place),
+        "limit": decision.counts.limit,
+        "out": sorted(decision.counts.out),
+        "in_turn": sorted(decision.counts.in_turn),
+        "waiting": decision.waiting.value,
+        "instances": instances,
+        "settled": plan is not None and plan.state.value == "idle" and on_good
+        and bool(instances) and all(each["passing"] for each in instances),
+    }  # fmt: skip
+
+
+def _instance(id: str, view: View, decision: Decision) -> dict[str, Any]:
+    from svcinit.agent.fleet.records import is_own
+
+    seen, row = view.records.get(id), view.health.get(id)
+    record = seen.record if seen is not None and is_own(seen.record) else None
+    return {
+        "id": id,
+        "node": row.node if row else record.node if record else "",
+        "passing": bool(row and row.passing),
+        "in_catalog": row is not None,
+        "maintenance": bool(row and row.maintenance),
+        "takes_turns": id in decision.counts.takes_turns,
+        "revision": record.rev if record else "",
+        "svcinit": record.svcinit if record else "",
+        "left": bool(record and record.left),
+        "turn": None if record is None else json.loads(record.dump())["turn"],
+    }
+
+
+def _conductor(place: Place) -> dict[str, Any] | None:
+    """Who has the lock; None: nobody."""
+    entry = place.fleet.store.get(place.fleet.keys.lead)
+    if entry is None or not entry.session:
+        return None
+    try:
+        found = json.loads(entry.value)
+        return {"who": str(found["who"]), "since": int(found["since"])}
+    except (ValueError, KeyError, TypeError):
+        return {"who": "unknown", "since": 0}
+
+
+def _lines(found: dict[str, Any], *, instances: bool) -> Iterator[str]:
+    plan, all_instances = found["plan"], found["instances"]
+    where = f" in {found['datacenter']}" if found["datacenter"] else ""
+    takers = [each for each in all_instances if each["takes_turns"]]
+    if plan is None:
+        yield f"{found['service']}{where}: no roll-out yet"
+    else:
+        failed = f", {len(plan['failed'])} failed"
+        stuck = ", stuck" if plan["stuck"] else ""
+        yield f"{found['service']}{where}: {plan['state']}, {plan['done']} of {len(takers)} done{failed}{stuck}"
+        yield from _of_plan(plan, found)
+    passing = sum(each["passing"] for each in all_instances)
+    yield f"instances {len(all_instances):>5} expected, {passing} passing"
+    for revision in sorted({each["revision"] for each in takers}):
+        yield f"  {short(revision):<8}{sum(each['revision'] == revision for each in takers):>6}"
+    others = [each["id"] for each in all_instances if not each["takes_turns"]]
+    if others:
+        yield f"  no turns{len(others):>6}: {', '.join(others[:10])}"
+    rows = all_instances if instances else [each for each in all_instances if not each["passing"]]
+    if rows and not instances:
+        yield "not passing"
+    for each in rows:
+        yield f"  {each['id']}  {each['node']}  {short(each['revision'])}  {_condition(each)}"
+
+
+def _of_plan(plan: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    change = f" {short(plan['good'])} -> {short(plan['target'])}" if plan["target"] else ""
+    token = f" (token {plan['token']})" if plan["token"] else ""
+    reason = f', "{plan["reason"]}"' if plan["reason"] else ""
+    if plan["n"]:
+        yield f"  roll-out  {plan['n']} {plan['how']}{change}, by {plan['by']}{token}{reason}, {_ago(plan['began'])}"
+    out, turns = len(found["out"]), len(found["in_turn"])
+    yield f"  out       {out} of {found['limit']}: {turns} in their turn"
+    if plan["state"] != "idle":
+        yield f"  phase     {plan['phase'] or 'all'}" + (f", waiting: {found['waiting']}" if found["waiting"] else "")
+    for id, why in plan["failed"][:10]:
+        yield f"  failed    {id}: {why}"
+    lead = found["conductor"]
+    yield "  conductor " + ("none" if lead is None else f"{lead['who']}, since {_ago(lead['since'])}")
+
+
+def _condition(each: dict[str, Any]) -> str:
+    if not each["in_catalog"]:
+        return "left" if each["left"] else "not in the catalog"
+    turn = each["turn"] or {"state": ""}
+    health = "passing" if each["passing"] else "maintenance" if each["maintenance"] else "critical"
+    return f"{health}, in its turn: {turn['how']}" if turn["state"] in ("granted", "claimed") else health
+
+
+def _ago(seconds: float) -> str:
+    from svcinit.agent.prepare.cache import roughly
+
+    return f"{roughly(max(0.0, time.time() - seconds))} ago"

@@ -1,0 +1,166 @@
+"""SVCINIT_ROLL: the configuration changes in a turn, and only in a turn. The test is the conductor."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from svcinit.agent.fleet.records import How, PlanState, TurnOutcome, TurnState
+from testing.fleet import Fleet
+from testing.process import Running, end_session
+from testing.waiting import eventually, stays
+from tests.e2e.conftest import Service
+from tests.e2e.failing import is_passing
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def rolled(service: Service) -> Service:
+    service.env |= {"SVCINIT_ROLL": "manual", "SVCINIT_ID": "web-1"}
+    service.consul.kv_put("config/web/n", "1")
+    return service
+
+
+@pytest.fixture
+def fleet(rolled: Service) -> Fleet:
+    return Fleet(rolled.consul)
+
+
+def up(service: Service) -> Running:
+    svcinit = service.start()
+    is_passing(service)
+    eventually(lambda: service.notes == ["up"], "the service is up")
+    return svcinit
+
+
+def test_an_instance_has_a_record_and_changes_only_in_its_turn(rolled: Service, fleet: Fleet) -> None:
+    target = rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    good = fleet.live()
+    record = fleet.wait_for("it has a record", rev=good, left=False, turn_state=TurnState.IDLE)
+    assert (record.paths, record.every, record.clean) == (("config/web",), 0.1, True)
+    fleet.plan(good)
+    rolled.consul.kv_put("config/web/n", "2")
+    wanted = fleet.live()
+    svcinit.signal(signal.SIGHUP)
+    svcinit.says("reload 1: done", 20)
+    assert target.read_text() == "1"
+    serial = fleet.grant(wanted)
+    ended = fleet.ended(serial)
+    assert (ended.turn.outcome, ended.rev, ended.last) == (TurnOutcome.DONE, wanted, serial), svcinit.err
+    assert target.read_text() == "2"
+    writes = fleet.writes()
+    stays(lambda: fleet.writes() == writes, "nothing is written when nothing happens")
+    assert svcinit.stop() == 0
+    assert fleet.wait_for("it has left", left=True).turn.state == TurnState.ENDED
+
+
+def test_a_reload_in_a_turn_takes_no_new_configuration(rolled: Service, fleet: Fleet) -> None:
+    target = rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    fleet.plan(fleet.live())
+    fleet.wait_for("it has a record")
+    rolled.consul.kv_put("config/web/n", "2")
+    ended = fleet.ended(fleet.grant(how=How.RELOAD))
+    assert ended.turn.outcome == TurnOutcome.DONE, svcinit.err
+    assert (rolled.notes, target.read_text()) == (["up", "SIGHUP", "up"], "1")
+
+
+def test_a_restart_in_a_turn_ends_presence_and_the_next_one_reports_it(rolled: Service, fleet: Fleet) -> None:
+    svcinit = up(rolled)
+    fleet.plan(fleet.live())
+    fleet.wait_for("it has a record")
+    ended = fleet.ended(fleet.grant(how=How.RESTART))
+    assert ended.turn.outcome == TurnOutcome.DONE, svcinit.err
+    assert rolled.notes == ["up", "SIGTERM", "up"]
+    assert ended.left is False
+
+
+def test_a_changed_environment_restarts_the_service_if_the_turn_allows_it(rolled: Service, fleet: Fleet) -> None:
+    rolled.consul.kv_put("config/web/env/WORKERS", "2")
+    svcinit = up(rolled)
+    fleet.plan(fleet.live())
+    fleet.wait_for("it has a record")
+    for restart, notes in ((False, ["up"]), (True, ["up", "SIGTERM", "up"])):
+        revision = fleet.make(**{"n": "1", "env/WORKERS": f"3{restart}"})
+        ended = fleet.ended(fleet.grant(revision, restart=restart))
+        assert (ended.turn.outcome, ended.rev) == (TurnOutcome.DONE, revision), svcinit.err
+        assert rolled.notes == notes, svcinit.err
+
+
+def test_a_revision_that_does_not_render_is_aborted_and_the_old_one_stays(rolled: Service, fleet: Fleet) -> None:
+    target = rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    good = fleet.live()
+    fleet.plan(good)
+    fleet.wait_for("it has a record")
+    ended = fleet.ended(fleet.grant(fleet.make(other="x")))
+    assert (ended.turn.outcome, ended.rev) == (TurnOutcome.ABORTED, good), svcinit.err
+    assert "app.ini" in ended.turn.trouble
+    assert (rolled.notes, target.read_text()) == (["up"], "1")
+    again = fleet.ended(fleet.grant(fleet.make(n="3")))
+    assert (again.turn.outcome, target.read_text()) == (TurnOutcome.DONE, "3")
+
+
+def test_a_revision_that_breaks_the_check_is_rolled_back(rolled: Service, fleet: Fleet) -> None:
+    target = rolled.template("app.ini", '{{ key("n") }}')
+    rolled.env |= {"SVCINIT_CHECK": f"exec:grep -q 1 {target}", "SVCINIT_RELOAD_VERIFY": "1s"}
+    svcinit = up(rolled)
+    good = fleet.live()
+    fleet.plan(good)
+    fleet.wait_for("it has a record")
+    ended = fleet.ended(fleet.grant(fleet.make(n="2")))
+    assert (ended.turn.outcome, ended.rev) == (TurnOutcome.ROLLED_BACK, good), svcinit.err
+    assert target.read_text() == "1"
+    svcinit.signal(signal.SIGHUP)  # on the revision in place, which is the old one again
+    svcinit.says("reload 2: done", 20)
+    assert target.read_text() == "1"
+
+
+def test_an_old_grant_is_ignored(rolled: Service, fleet: Fleet) -> None:
+    svcinit = up(rolled)
+    good = fleet.live()
+    fleet.plan(good)
+    fleet.wait_for("it has a record")
+    serial = fleet.grant(good)
+    before = fleet.store.get(fleet.keys.at("web-1"))
+    assert before is not None
+    fleet.ended(serial)
+    fleet.store.put(before.key, before.value)  # as when Consul is restored from a snapshot
+    fleet.wait_for("its own facts are written again", last=serial, turn_state=TurnState.GRANTED)
+    stays(lambda: svcinit.err.count("has its turn") == 1, "the grant is not claimed again")
+
+
+def test_a_turn_whose_container_ended_is_reported_by_the_next_life(rolled: Service, fleet: Fleet) -> None:
+    rolled.env["SVCINIT_PRE_RELOAD"] = "sleep 20"
+    rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    good = fleet.live()
+    fleet.plan(good, fleet.make(n="2"), PlanState.ROLLING)
+    fleet.wait_for("it has a record")
+    serial = fleet.grant(fleet.make(n="2"))
+    claimed = fleet.wait_for("it has claimed", turn_state=TurnState.CLAIMED)
+    svcinit.says("reload 1: begins")
+    end_session(svcinit.process)
+    second = rolled.start()
+    ended = fleet.ended(serial)
+    assert (ended.turn.outcome, ended.rev) == (TurnOutcome.DIED, good), second.err
+    assert (ended.life != claimed.life, ended.clean) == (True, False)
+
+
+def test_presence_that_is_killed_at_any_moment_of_a_turn_loses_nothing(rolled: Service, fleet: Fleet) -> None:
+    target = rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    fleet.plan(fleet.live())
+    fleet.wait_for("it has a record")
+    for n, moment in enumerate(("has its turn", "reload 2: begins", "reload 3: done")):
+        revision = fleet.make(n=f"killed at {moment}")
+        serial = fleet.grant(revision)
+        svcinit.says(moment, 20)
+        os.kill(svcinit.child("presence"), signal.SIGKILL)
+        ended = fleet.ended(serial, 30)
+        assert (ended.turn.outcome, ended.rev) == (TurnOutcome.DONE, revision), svcinit.err
+        assert target.read_text() == f"killed at {moment}", n
