@@ -22,6 +22,7 @@ from svcinit.agent.registration.keeper import Keeper
 from svcinit.agent.registration.presence import Presence
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.follower import Follower
+from svcinit.agent.watch.held import HeldFiles
 from svcinit.errors import EX_OK, EX_TEMPFAIL, Unavailable
 from svcinit.handover import Slots, Verdict
 from svcinit.lifecycle.job import PREPARE_MARGIN
@@ -245,6 +246,7 @@ def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_a
     made._file, made._prefixes, made._used, made._attempt = [], {}, {}, 0
     made._refused, made._notified, made._init = "", True, -1
     made._owes_reload, made._turn, made._inputs = False, None, {}
+    made.pending_since, made._held, made._turned = None, HeldFiles(), 100.0
     made._changes_since, made._started_with, made.settings = None, ([], {}), read(ENV, "/nosuch")
     pauses = []
     for fails in (True, True, True, False, True, True):
