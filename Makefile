@@ -49,8 +49,9 @@ test-unit: $(READY)  ## tests without Docker or Consul
 test-real: $(READY)  ## tests with the real Consul and the real Docker engine
 	tools/with-parts $(REAL) -m '(consul or docker) and not parts'
 
-test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, which is built here (Go), and with a real Elasticsearch (Java)
-	CONSUL_BINARY=$$(tools/consul 1.14.5) tools/with-parts --no-docker $(REAL) -m 'consul and not docker'
+test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, and with a real Vault, which are built here (Go), and with a real Elasticsearch (Java)
+	tools/apt-install mariadb-server-core mariadb-client-core
+	CONSUL_BINARY=$$(tools/consul 1.14.5) VAULT_BINARY=$$(tools/vault 1.13.0) tools/with-parts --no-docker $(REAL) -m 'consul and not docker'
 	tools/with-parts $(BIN)/python -m pytest -m 'docker and parts'
 
 lint: $(READY)  ## style, types, and the words of the pages

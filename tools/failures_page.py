@@ -81,6 +81,14 @@ ELSE = (
     ("Consul is unavailable at the start",
      "svcinit tries again with full jitter until `SVCINIT_START_TIMEOUT`; then it starts the service from the cache "
      "(`degraded`), or exits with 69 without a cache"),
+    ("Vault is unavailable or sealed at the start",
+     "svcinit tries again until `SVCINIT_START_TIMEOUT`; then exit 69, or the secrets of the cache with "
+     "`SVCINIT_CACHE_SECRETS=1`"),
+    ("Vault is unavailable or sealed later, or its token is revoked",
+     "all files stay; svcinit logs `vault_failed` and tries again; a HUP notifies the service with unchanged files (a "
+     "refused token aborts the reload); `degraded`"),
+    ("a lease of Vault ends",
+     "svcinit asks for another secret before, and reloads the service (`SVCINIT_WATCH=1`); otherwise a warning"),
     ("a template error, a missing key, a failed check command",
      "at the start exit 78; at a reload no file is written and the service is not notified; `degraded`"),
     ("a KV value or a rendered argument exceeds a kernel limit (131,071 bytes, or the limit of all together)",

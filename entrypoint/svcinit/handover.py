@@ -271,6 +271,11 @@ class Slots:
         self.heartbeat = Slot("heartbeat")
         self.ready = Slot("ready")
         self.secrets = Slot("secrets")
+        self.vault_token, self.vault_leases = Slot("vault"), Slot("vault")  # see agent/vault/memory.py
+        self.vault_news = Slot("vault")
+
+    def of_vault(self) -> list[Slot]:
+        return [self.vault_token, self.vault_leases, self.vault_news]
 
     def all(self) -> list[Slot]:
         return list(vars(self).values())

@@ -52,6 +52,12 @@ EventName = Literal[
     "turn_claimed",
     "turn_ended",
     "turn_failed",
+    # Vault
+    "vault_failed",
+    "vault_recovered",
+    "vault_token_renewed",
+    "lease_renewed",
+    "lease_ending",
     # metrics
     "metrics_served",
     "metrics_failed",

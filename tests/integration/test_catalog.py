@@ -112,7 +112,7 @@ RECIPE = re.compile(r"\n([^\n]+):\n\n```jinja\n(.*?)```\n\n```text\n(.*?)```", r
 RECIPES = {title: (template, text) for title, template, text in RECIPE.findall(PAGE.partition("## Recipes")[2])}
 
 
-@pytest.mark.parametrize("title", RECIPES)
+@pytest.mark.parametrize("title", [title for title, (template, _) in RECIPES.items() if "secret(" not in template])
 def test_a_recipe_of_the_page_gives_what_the_page_says(agent: ConsulAgent, title: str) -> None:
     agent.kv_put("config/team/name", "search")
     agent.kv_put("config/team/limits/rate", "20")

@@ -55,6 +55,9 @@ class Data:
     def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> list[Any]:
         return self.lists.get(kind, [])
 
+    def vault(self, kind: str, path: str, query: str | None) -> list[Any]:
+        return self.lists.get(kind, [])
+
     def peers(self, name: str, tag: str | None, dc: str | None) -> Sequence[Peer]:
         self.asked.append((name, tag, dc))
         return self._peers.get(name, [])

@@ -74,9 +74,10 @@ class Redactor:
 
 
 def redactor(settings: Settings, values: Iterable[str]) -> Redactor:
-    """A redactor of the token and password for Consul, of variables with the names of secrets, and of `values`, all in
-    all forms."""
+    """A redactor of the tokens and passwords for Consul and Vault, of variables with the names of secrets, and of
+    `values`, all in all forms."""
     given = [settings.consul_http_token or "", (settings.consul_http_auth or "").partition(":")[2], *values]
+    given += [settings.vault_token or "", settings.vault_secret_id or ""]
     given += [
         value for name, value in settings.environment.items() if any(word in name.upper() for word in SECRET_NAMES)
     ]

@@ -158,6 +158,8 @@ class Crew(Init):
         settings, command, slots, life = self.settings, self.command, self.slots, self._life
         for slot in (slots.lock, slots.inputs, slots.intent, *[slots.secrets] * settings.probes):
             slot.open()
+        for slot in slots.of_vault() if settings.uses_vault else ():
+            slot.open()
         slots.verdict.renew()
         slots.fresh.renew()
         slots.verdict.write(Progress(Progress.FETCHING))

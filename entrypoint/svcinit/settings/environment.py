@@ -75,6 +75,21 @@ class Settings:
     consul_client_key: str | None
     consul_namespace: str | None
     consul_partition: str | None
+    vault_addr: str | None
+    vault_token: str | None
+    vault_role_id: str | None
+    vault_secret_id: str | None
+    vault_auth_path: str
+    vault_unwrap_token: bool
+    vault_namespace: str | None
+    vault_cacert: str | None
+    vault_capath: str | None
+    vault_client_cert: str | None
+    vault_client_key: str | None
+    vault_tls_server_name: str | None
+    vault_skip_verify: bool
+    vault_interval: float
+    cache_secrets: bool
     service: str | None
     id: str
     port: int | None
@@ -199,14 +214,20 @@ class Settings:
 
     @property
     def needs_presence(self) -> bool:
-        """Is there work while the service runs: keep it registered, or follow inputs?"""
-        return self.registers or self.follows
+        """Is there work while the service runs: keep it registered, follow inputs, or renew leases?"""
+        return self.registers or self.follows or self.uses_vault
+
+    @property
+    def uses_vault(self) -> bool:
+        """May templates use secrets of Vault?"""
+        return bool(self.vault_addr and self.needs_prepare)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
 
     def main_environment(self, extra: Mapping[str, str]) -> Environment:
-        """The service's environment: the original one, without Consul's secrets (SVCINIT_PASS_TOKEN), plus `extra`."""
+        """The service's environment: the original one, without Consul's and Vault's secrets (SVCINIT_PASS_TOKEN), plus
+        `extra`."""
         names = [row.name for row in TABLE if row.secret and not self.pass_token]
         gone = {*names, *(f"{name}_FILE" for name in names)}
         added = {**(self.user[3] if self.user else {}), **extra}

@@ -30,8 +30,7 @@ def unreadable(*paths: object) -> str:
             try:
                 regular_file.read(file)
             except regular_file.UnfitError as error:
-                names = "CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-                return f"{file} cannot be read: {error.strerror}: see {names}"
+                return f"{file} cannot be read: {error.strerror}"
             except OSError:
                 continue
     return ""

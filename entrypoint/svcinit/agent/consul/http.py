@@ -1,5 +1,7 @@
 """Calls to a Consul agent over `requests`: one session, one connection, a timeout for every read.
 
+agent/vault/client.py makes the client of Vault of it.
+
 No error holds a token, a password or a value. Unavailable (as Away): worth another try. ConfigError: a person must
 correct something. Source: Consul's "HTTP API Structure" page, and the answers of agents from 1.8 to 1.14.
 """
@@ -33,7 +35,6 @@ LARGE_LIMIT = 64 << 20  # bytes of KV or of instances: far more than a configura
 CHUNK = 1 << 16
 TOKEN_LIMIT = 1 << 16  # bytes
 SCHEMES = ("http", "https")
-TLS_FILES = "CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
 # OpenSSL's names (ssl.SSLError.reason) of the alerts about a client certificate
 CERTIFICATE_ALERTS = frozenset({
     "SSLV3_ALERT_NO_CERTIFICATE", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
@@ -52,7 +53,13 @@ class Http:
     directory. `auth`: USER:PASSWORD. `server_name`: the expected name in the certificate. `timeout`: (connect, read) in
     seconds, for each read. `token_file`: read again when the token is refused. Nothing is sent before the first call;
     that call also reports what is wrong with these.
+
+    `system` and `server`: how messages name the two. `prefix`: of the variables for TLS.
     """
+
+    system, server, prefix = "Consul", "the agent", "CONSUL_"
+    address_variable, token_variable = "CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"
+    token_header, forms = "X-Consul-Token", "HOST:PORT, http://..., https://... or unix://PATH"
 
     def __init__(
         self,
@@ -85,12 +92,12 @@ class Http:
         self._scope = {name: value for name, value in scope.items() if value}
         session.params = self._scope
         if token:
-            session.headers["X-Consul-Token"] = token
+            session.headers[self.token_header] = token
         if auth:
             user, _, password = os.fsencode(auth).partition(b":")
             session.auth = HTTPBasicAuth(user, password)
         self._base = _base(address, ssl)
-        self._fault = _fault(address, token)
+        self._fault = self._fault_in(address, token)
         self._expects = ""
         self._socket = address.removeprefix("unix://") if address.startswith("unix://") else ""
         self._server_name, self._pair = server_name, (client_cert, client_key)
@@ -100,7 +107,8 @@ class Http:
             return
         if self._base.startswith("https:"):
             unfit = unreadable(verify, client_cert, client_key)
-            self._fault = self._fault or (Fault(unfit, variable="CONSUL_CACERT") if unfit else None)
+            fault = Fault(f"{unfit}: see {self._tls_files}", variable=self.prefix + "CACERT") if unfit else None
+            self._fault = self._fault or fault
         self._adapter = Adapter(server_name)
         session.mount(self._base, self._adapter)
         if verify is False:
@@ -173,7 +181,7 @@ class Http:
         except ValueError:
             host = None
         if not host:
-            raise ConfigError(_not_an_address(self.address))
+            raise ConfigError(self._not_an_address(self.address))
         if not is_tls:
             return Channel(host, port or 80, self._timeout[0])
         try:
@@ -230,7 +238,7 @@ class Http:
             with self._send(method, path, query, body) as response:
                 return Reply(response.status_code, response.headers, _read(response, title, limit))
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise ConfigError(_not_an_address(self.address)) from None
+            raise ConfigError(self._not_an_address(self.address)) from None
         except OSError as error:  # all exceptions of requests are OSErrors, and so is a CA or key file that is missing
             raise self._failed(title, error) from None
 
@@ -244,7 +252,7 @@ class Http:
             return False
         if not token or token == self._token or not _can_be_sent(token):
             return False
-        self._token = self._session.headers["X-Consul-Token"] = token
+        self._token = self._session.headers[self.token_header] = token
         self._secrets.append(token)
         self.rotations += 1
         return True
@@ -253,8 +261,8 @@ class Http:
     def which_token(self) -> str:
         """Where the refused token came from, without the token."""
         if not self._token:
-            return "no token is given (CONSUL_HTTP_TOKEN): it"
-        return f"the token in {self._token_file}" if self._token_file else "the token of CONSUL_HTTP_TOKEN"
+            return f"no token is given ({self.token_variable}): it"
+        return f"the token in {self._token_file}" if self._token_file else f"the token of {self.token_variable}"
 
     def _send(self, method: str, path: str, query: dict[str, str] | None, body: object) -> requests.Response:
         """Send; once more if the agent had closed the kept connection. Every call here is idempotent. `body`: bytes as
@@ -277,8 +285,9 @@ class Http:
         reason = _reason(root)
         if isinstance(root, PermissionError):
             return ConfigError(
-                f"{title}: {reason}: svcinit's user may not open the file or socket in CONSUL_HTTP_ADDR, or a key file",
-                variable="CONSUL_HTTP_ADDR",
+                f"{title}: {reason}: svcinit's user may not open the file or socket in {self.address_variable}, or a "
+                "key file",
+                variable=self.address_variable,
             )
         cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
         if type(error) is OSError or (not cut_off and isinstance(root, tls.SSLError)):
@@ -286,30 +295,33 @@ class Http:
         if not cut_off and isinstance(error, requests.exceptions.SSLError):
             return self._tls_failed(title, error)
         # with TLS 1.3 the agent's alert comes after our handshake: it is lost if the connection ends earlier
-        hint = "; does the agent accept CONSUL_CLIENT_CERT?" if cut_off and self._session.cert else ""
+        hint = f"; does {self.server} accept {self.prefix}CLIENT_CERT?" if cut_off and self._session.cert else ""
         return Away(f"{title} failed: {reason}{hint}")
 
     def _tls_failed(self, title: str, error: BaseException) -> TlsFailed:
         if not isinstance(error, tls.SSLError | requests.exceptions.SSLError):  # a file that cannot be read
-            return TlsFailed(f"{title}: {_reason(error)}: see {TLS_FILES}", variable="CONSUL_CACERT")
+            return TlsFailed(f"{title}: {_reason(error)}: see {self._tls_files}", variable=self.prefix + "CACERT")
         root = _root(error)
         advice, variable = self._tls_advice(root if isinstance(root, tls.SSLError) else tls.SSLError())
         return TlsFailed(f"{title}: TLS failed: {_reason(root)}; {advice}", variable=variable)
 
     def _tls_advice(self, error: tls.SSLError) -> tuple[str, str]:
         """What to do about a failure of TLS, and the variable to look at."""
-        reason = getattr(error, "reason", None)
+        reason, cert, key = getattr(error, "reason", None), self.prefix + "CLIENT_CERT", self.prefix + "CLIENT_KEY"
         if reason in CERTIFICATE_ALERTS:
-            variable = "CONSUL_CLIENT_CERT"
             if not self._session.cert:
-                return f"the agent requires a client certificate: see {variable}, CONSUL_CLIENT_KEY", variable
-            return f"the agent refuses the client certificate: see {variable} and the agent's own CA", variable
+                return f"{self.server} requires a client certificate: see {cert}, {key}", cert
+            return f"{self.server} refuses the client certificate: see {cert} and {self.server}'s own CA", cert
         if reason in BROKEN_PAIR or (reason is None and (error.errno or 0) & 0xFFF == PEM_LIB):
-            advice = "expected a certificate and its key, both PEM: see CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
-            return advice, "CONSUL_CLIENT_CERT"
+            return f"expected a certificate and its key, both PEM: see {cert}, {key}", cert
         if reason in NO_TLS:
-            return "does CONSUL_HTTP_ADDR name the agent's port for https?", "CONSUL_HTTP_ADDR"
-        return f"{self._expects}; see CONSUL_CACERT, CONSUL_CAPATH, CONSUL_TLS_SERVER_NAME", "CONSUL_CACERT"
+            return f"does {self.address_variable} name {self.server}'s port for https?", self.address_variable
+        ca = [self.prefix + name for name in ("CACERT", "CAPATH", "TLS_SERVER_NAME")]
+        return f"{self._expects}; see {', '.join(ca)}", ca[0]
+
+    @property
+    def _tls_files(self) -> str:
+        return ", ".join(self.prefix + name for name in ("CACERT", "CAPATH", "CLIENT_CERT", "CLIENT_KEY"))
 
     def _decoded(self, reply: Reply, title: str, rule: str, states: tuple[int, ...]) -> Any:
         if reply.status == 200 or (reply.status in states and reply.content.startswith(b"{")):
@@ -347,7 +359,26 @@ class Http:
 
     def title(self, method: str, path: str) -> str:
         """How a message names a call."""
-        return f"Consul at {self.address}: {method} {path}"
+        return f"{self.system} at {self.address}: {method} {path}"
+
+    def _fault_in(self, address: str, token: str | None) -> Fault | None:
+        """Why no request can be made with these, without the token in it; None if one can."""
+        scheme, found, rest = address.partition("://")
+        if "@" in (rest if found else address).partition("/")[0]:
+            advice = f"{self.address_variable} has a user name in it"
+            if self.prefix == "CONSUL_":
+                advice += ": put user and password into CONSUL_HTTP_AUTH"
+            return Fault(advice, variable=self.address_variable)
+        if found and scheme not in (*SCHEMES, "unix"):
+            return self._not_an_address(address)
+        if not _can_be_sent(token or ""):
+            message = f"{self.token_variable} has a space, line end or other character that a token cannot have"
+            return Fault(message, variable=self.token_variable)
+        return None
+
+    def _not_an_address(self, address: str) -> Fault:
+        message = f"{self.address_variable}={address!r}: expected {self.forms}"
+        return Fault(message, variable=self.address_variable)
 
 
 def _base(address: str, ssl: bool) -> str:
@@ -362,27 +393,8 @@ def _base(address: str, ssl: bool) -> str:
     return f"{scheme}://{host.rstrip('/')}"
 
 
-def _fault(address: str, token: str | None) -> Fault | None:
-    """Why no request can be made with these, without the token in it; None if one can."""
-    scheme, found, rest = address.partition("://")
-    if "@" in (rest if found else address).partition("/")[0]:
-        message = "CONSUL_HTTP_ADDR has a user name in it: put user and password into CONSUL_HTTP_AUTH"
-        return Fault(message, variable="CONSUL_HTTP_ADDR")
-    if found and scheme not in (*SCHEMES, "unix"):
-        return _not_an_address(address)
-    if not _can_be_sent(token or ""):
-        message = "CONSUL_HTTP_TOKEN has a space, line end or other character that a token cannot have"
-        return Fault(message, variable="CONSUL_HTTP_TOKEN")
-    return None
-
-
 def _can_be_sent(token: str) -> bool:
     return token.isascii() and token.isprintable() and token == token.strip()
-
-
-def _not_an_address(address: str) -> Fault:
-    message = f"CONSUL_HTTP_ADDR={address!r}: expected HOST:PORT, http://..., https://... or unix://PATH"
-    return Fault(message, variable="CONSUL_HTTP_ADDR")
 
 
 def is_readable(channel: socket.socket) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class Kind:
@@ -26,12 +26,16 @@ class Kind:
     NODE = "node"  # one node with its services: a list with one mapping, or with none
     DATACENTERS = "datacenters"  # a list of names
     CONNECT_CA = "connect_ca"  # the root certificates of Consul's service mesh: a list of mappings
+    SECRET = "secret"  # of Vault: a list with one mapping of fields, or with none
+    ISSUE = "issue"  # the same, of a path that takes arguments, in JSON in `InputId.query`
+    SECRETS = "secrets"  # the names below a path of Vault: a list
     LOOKUP = "lookup"  # DNS records of a name outside Consul: a list
     FILE = "file"  # the file or directory of SVCINIT_SOURCE as a whole
 
 
 HAVE_VALUES = Kind.KV, Kind.KEY  # the content is dict[str, bytes]
-SINGLE = Kind.KEY, Kind.NODE  # one thing, which exists or not
+OF_VAULT = Kind.SECRET, Kind.ISSUE, Kind.SECRETS
+SINGLE = Kind.KEY, Kind.NODE, Kind.SECRET, Kind.ISSUE  # one thing, which exists or not
 LABELS = {
     Kind.KV: "KV prefix ",
     Kind.KEY: "key ",
@@ -42,6 +46,9 @@ LABELS = {
     Kind.NODE: "node ",
     Kind.DATACENTERS: "datacenters",
     Kind.CONNECT_CA: "root certificates",
+    Kind.SECRET: "secret ",
+    Kind.ISSUE: "secret ",
+    Kind.SECRETS: "list of secrets ",
     Kind.LOOKUP: "DNS records of ",
     Kind.FILE: "SVCINIT_SOURCE ",
 }  # before the name, for people
@@ -61,12 +68,15 @@ class InputId(NamedTuple):
 
     @property
     def text(self) -> str:
-        """PREFIX@DATACENTER or TAG.NAME@DATACENTER, as SVCINIT_KV_PREFIX and SVCINIT_WAIT_FOR have it."""
+        """PREFIX@DATACENTER or TAG.NAME@DATACENTER, as SVCINIT_KV_PREFIX and SVCINIT_WAIT_FOR have it.
+
+        Without the arguments of a secret: they can be secrets, too.
+        """
         return (
             (f"{self.tag}." if self.tag else "")
             + self.name
             + (f"@{self.dc}" if self.dc else "")
-            + (f"?{self.query}" if self.query else "")
+            + (f"?{self.query}" if self.query and self.kind != Kind.ISSUE else "")
         )
 
     def __str__(self) -> str:
@@ -85,6 +95,15 @@ class Answer:
 def digest(content: object) -> str:
     """The same for the same keys or peers, and another one for others."""
     return hashlib.sha256(repr(sorted(content.items()) if isinstance(content, dict) else content).encode()).hexdigest()
+
+
+def texts_in(content: object) -> Iterator[str]:
+    """All texts in the fields of a secret."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for each in content.values() if isinstance(content, dict) else content:
+            yield from texts_in(each)
 
 
 def counts(answers: Mapping[InputId, Answer]) -> dict[InputId, int]:
@@ -130,6 +149,17 @@ class Source:
     def versions(self, answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
         """What to follow from now on, each with a text that changes when its content does."""
         return {each: digest(answer.content) for each, answer in answers.items()}
+
+    def former(self, _wanted: InputId) -> Answer | None:
+        """What to use of an input whose own source does not answer; None: nothing."""
+        return None
+
+    def used(self, answers: Mapping[InputId, Answer]) -> None:
+        """A preparation succeeded, with these inputs."""
+
+    def cached(self, answers: Mapping[InputId, Answer]) -> dict[InputId, Any]:
+        """The contents that are written to SVCINIT_CACHE."""
+        return {each: answer.content for each, answer in answers.items() if each.kind not in OF_VAULT}
 
     def request_stats(self) -> dict[str, Any]:
         """The requests that were made, as `stats.RequestStats.state` returns them."""

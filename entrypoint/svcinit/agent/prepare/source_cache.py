@@ -34,10 +34,14 @@ class CacheSource(Source):
                     variable="SVCINIT_CACHE", file=settings.cache, age=snapshot.age)  # fmt: skip
 
     def read(self, wanted: InputId) -> Answer:
-        found = self._snapshot.contents.get(wanted)
+        found = self.former(wanted)
         if found is None:
             raise self._lacking(f"does not contain the {wanted}")
-        return Answer(found, self._snapshot.written)
+        return found
+
+    def former(self, wanted: InputId) -> Answer | None:
+        found = self._snapshot.contents.get(wanted)
+        return None if found is None else Answer(found, self._snapshot.written)
 
     def agent(self) -> dict[str, str]:
         if not self._snapshot.agent:

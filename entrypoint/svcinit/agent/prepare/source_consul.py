@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.stats import RequestStats
-from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
+from svcinit.agent.prepare.source import OF_VAULT, Answer, InputId, Kind, Source
+from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svcinit.agent.consul.api import Consul
@@ -28,6 +29,8 @@ class ConsulSource(Source):
         self._resolver: Resolver | None = None
 
     def read(self, wanted: InputId) -> Answer:
+        if wanted.kind in OF_VAULT:
+            raise ConfigError(f"{wanted}: VAULT_ADDR is not set", variable="VAULT_ADDR")
         own = {Kind.KV: self._keys, Kind.PEERS: self._peers, Kind.LOOKUP: self._records}
         return own.get(wanted.kind, self._answer)(wanted)
 

@@ -47,6 +47,9 @@ class DefaultsSource(Source):
         """An input without an answer has no version: the first answer is a change."""
         return {**super().versions(answers), **dict.fromkeys(self._unanswered & set(answers), "")}
 
+    def used(self, answers: Mapping[InputId, Answer]) -> None:
+        self._live.used(answers)
+
     def request_stats(self) -> dict[str, Any]:
         return self._live.request_stats()
 

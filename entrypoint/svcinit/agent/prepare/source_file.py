@@ -5,7 +5,10 @@ A file is YAML or JSON:
     kv: {config: {web: {workers: 4, env: {DEBUG: "1"}}}}      # nested, or flat: config/web/workers: 4
     services: {mysql: [{address: 10.0.0.5, port: 3306, tags: [primary], meta: {zone: a}, weight: 7}, "10.0.0.6:3306"]}
 
-A third section, `env`, is the environment for `svcinitctl check`.
+Further sections: `env` is the environment for `svcinitctl check`; `secrets` are those of Vault, by path:
+
+    secrets: {kv/data/shop: {password: example}}
+
 A directory contains the keys as files below PATH/kv, without the last line end of each file. PATH/services.yaml
 contains the section `services`, or PATH/services/NAME.yaml the list of one service (.yml and .json too). Hidden files
 and those that end in ~ are ignored.
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING
 from svcinit import regular_file
 from svcinit.agent.consul.discovery import QUERY, Peer, name_and_tag, question_for
 from svcinit.agent.prepare.located_yaml import Node, Place, parse
-from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
+from svcinit.agent.prepare.source import OF_VAULT, Answer, InputId, Kind, Source
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import host_port
 
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 ENDINGS = ".yaml", ".yml", ".json"
 FIELDS = "address", "port", "tags", "node", "dc", "meta", "weight"
 INSTANCE = f"HOST:PORT, or a mapping of {', '.join(FIELDS)} with an address"
-SECTIONS = {"kv", "services", "env"}
+SECTIONS = {"kv", "services", "env", "secrets"}
 LOOPBACK = "127.0.0.1"
 PORTS = WEIGHTS = 65535
 NO_HOST = " ,/[]"  # characters that no address and no host name has
@@ -61,6 +64,8 @@ class FileSource(Source):
         if wanted.kind == Kind.KV:
             folder = f"{wanted.name}/" if wanted.name else ""
             return Answer({key: value for key, value in self.kv.items() if key.startswith(folder)}, time.time())
+        if wanted.kind in OF_VAULT:
+            return Answer(self._secrets(wanted), time.time())
         if wanted.kind == Kind.KEY:
             return Answer({key: self.kv[key] for key in (wanted.name,) if key in self.kv}, time.time())
         return Answer(self._peers(wanted) if wanted.kind == Kind.PEERS else self._catalog(wanted), time.time())
@@ -103,6 +108,15 @@ class FileSource(Source):
             if each.is_for(tag, where)
         ]  # fmt: skip
         return sorted(found, key=lambda each: (each["address"], each["port"], each["id"]))
+
+    def _secrets(self, wanted: InputId) -> list[Any]:
+        """The fields of a secret of any version and arguments; or the names below a path."""
+        known = _secrets(self._path)
+        if wanted.kind != Kind.SECRETS:
+            return [dict(known[wanted.name])] if wanted.name in known else []
+        folder = f"{wanted.name}/"
+        names = (name[len(folder) :] for name in known if name.startswith(folder))
+        return sorted({f"{first}/" if slash else first for first, slash, _ in (name.partition("/") for name in names)})
 
     def _tags(self, name: str) -> list[str]:
         return sorted({tag for each in self.services[name] for tag in each.tags})
@@ -161,6 +175,20 @@ def environment(path: str) -> dict[str, str]:
     if not isinstance(given.value, dict) or any(isinstance(node.value, dict | list) for node in given.value.values()):
         raise place.wrong(given.line, "env: expected a mapping of variables to values")
     return {str(name): node.text for name, node in given.value.items()}
+
+
+def _secrets(path: str) -> dict[str, dict[str, str]]:
+    """The section `secrets` of a file. Raises ConfigError."""
+    place, top = _load(path) if not os.path.isdir(path) else (None, None)
+    given = top.value.get("secrets") if place and top and isinstance(top.value, dict) else None
+    if given is None or place is None:
+        raise ConfigError("SVCINIT_SOURCE has no secrets; for those of Vault set VAULT_ADDR", variable="SVCINIT_SOURCE")
+    if not isinstance(given.value, dict) or not all(_is_flat(each.value) for each in given.value.values()):
+        raise place.wrong(given.line, "secrets: expected a mapping of paths to mappings of fields to texts")
+    return {
+        path.strip("/"): {name: field.text for name, field in each.value.items()}
+        for path, each in given.value.items() if isinstance(each.value, dict)
+    }  # fmt: skip
 
 
 def stamp(path: str) -> str:

@@ -34,6 +34,15 @@ class WatchSource(Source):
     def none_found(self, _kind: str) -> str:
         return self._fallback.none_found(Kind.KV)  # watches read peers with the same token
 
+    def versions(self, answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
+        return self._fallback.versions(answers)
+
+    def cached(self, answers: Mapping[InputId, Answer]) -> dict[InputId, Any]:
+        return self._fallback.cached(answers)
+
+    def used(self, answers: Mapping[InputId, Answer]) -> None:
+        self._fallback.used(answers)
+
     def agent(self) -> dict[str, str]:
         return self._fallback.agent()
 

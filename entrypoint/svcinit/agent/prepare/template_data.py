@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from svcinit import log
-from svcinit.agent.prepare.source import HAVE_VALUES, SINGLE, Answer, InputId, Kind, counts
+from svcinit.agent.prepare.source import HAVE_VALUES, OF_VAULT, SINGLE, Answer, InputId, Kind, counts, texts_in
 from svcinit.errors import Fault, Unavailable
 
 if TYPE_CHECKING:
@@ -115,9 +115,11 @@ class TemplateData:
                 log.warning("empty", "{input}: {error}", input=str(wanted), error=self.source.none_found(wanted.kind))
 
     def values(self) -> list[str]:
-        """The values of all keys, as text."""
+        """The values of all keys and secrets, as text."""
         values = [value for content in self.key_values() for value in content.values()]
-        return [value.decode("utf-8", "replace") for value in dict.fromkeys(values)]
+        secrets = [answer.content for wanted, answer in self.answers.items() if wanted.kind in OF_VAULT]
+        texts = (value.decode("utf-8", "replace") for value in dict.fromkeys(values))
+        return list(dict.fromkeys((*texts, *texts_in(secrets))))
 
     def key_values(self) -> list[Mapping[str, bytes]]:
         """All keys with their values: those below the service's prefixes by their short names, and all by full name."""
@@ -167,6 +169,10 @@ class TemplateData:
 
     def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> list[Any]:
         found: list[Any] = self.read(InputId(kind, name, dc, tag, _encoded(query)))
+        return found
+
+    def vault(self, kind: str, path: str, query: str | None) -> list[Any]:
+        found: list[Any] = self.read(InputId(kind, path, None, None, query))
         return found
 
     @property

@@ -57,7 +57,7 @@ def main(
         if fallback:
             slots.verdict.write(Progress(Progress.FETCHING))
             try:
-                attempt(_open_fallback(settings, fallback, deadline), CLOSED)
+                attempt(_open_fallback(settings, fallback, deadline, slots), CLOSED)
             except ConfigError as error:
                 if fallback == "defaults":  # for example a key without a default: Consul is what is missing
                     raise Unavailable(*error.faults) from None
@@ -69,7 +69,7 @@ def main(
         inputs, last = slots.memory, slots.inputs.read(Verdict)
         in_place = "" if last is None else last.revision
         _retry(
-            lambda: attempt(open_source(settings, deadline, in_place=in_place), inputs),
+            lambda: attempt(open_source(settings, deadline, slots, in_place=in_place), inputs),
             slots.verdict, deadline, is_first=is_start,
         )  # fmt: skip
         return EX_OK
@@ -108,31 +108,47 @@ def _retry_hint(error: SvcinitError, *, is_first: bool) -> str | None:
     return None
 
 
-def open_source(settings: Settings, deadline: float, *, turn: str = "", in_place: str = "") -> Source:
-    """The source that SVCINIT_SOURCE names. `deadline` (monotonic seconds): for its calls; `turn`, `in_place`: with
-    SVCINIT_ROLL, see `source_rolled.py`."""
+def open_source(
+    settings: Settings, deadline: float, slots: Slots | None = None, *, turn: str = "", in_place: str = ""
+) -> Source:
+    """The source that SVCINIT_SOURCE names, and Vault. `deadline` (monotonic seconds): for its calls; `turn`,
+    `in_place`: with SVCINIT_ROLL, see `source_rolled.py`.
+
+    `slots`: of svcinit; None for a preview, which issues no secrets.
+    """
     if settings.uses_consul:
         from svcinit.agent.prepare.source_consul import ConsulSource
 
         live = ConsulSource(settings, deadline)
         if not settings.rolls:
-            return live
+            return with_vault(settings, deadline, live, slots)
         from svcinit.agent.prepare.source_rolled import RolledSource
 
-        return RolledSource(settings, live, deadline, turn=turn, in_place=in_place)
+        return with_vault(
+            settings, deadline, RolledSource(settings, live, deadline, turn=turn, in_place=in_place), slots
+        )  # fmt: skip
     from svcinit.agent.prepare.source_file import FileSource
 
-    return FileSource(settings)
+    return with_vault(settings, deadline, FileSource(settings), slots)
 
 
-def _open_fallback(settings: Settings, fallback: str, deadline: float) -> Source:
+def with_vault(settings: Settings, deadline: float, source: Source, slots: Slots | None) -> Source:
+    """`source`, with the secrets of Vault if VAULT_ADDR names one."""
+    if not settings.vault_addr:
+        return source
+    from svcinit.agent.prepare.source_vault import VaultSource
+
+    return VaultSource(settings, deadline, source, slots)
+
+
+def _open_fallback(settings: Settings, fallback: str, deadline: float, slots: Slots) -> Source:
     if fallback == "cache":
         from svcinit.agent.prepare.source_cache import CacheSource
 
-        return CacheSource(settings)
+        return with_vault(settings, deadline, CacheSource(settings), slots)
     from svcinit.agent.prepare.source_defaults import DefaultsSource
 
-    return DefaultsSource(open_source(settings, deadline))
+    return DefaultsSource(open_source(settings, deadline, slots))
 
 
 class Transaction:
@@ -177,8 +193,7 @@ class Transaction:
         if self.settings.cache and self.source.is_live:
             from svcinit.agent.prepare import cache
 
-            contents = {each: answer.content for each, answer in self.data.answers.items()}
-            cache.write(self.settings, contents, self.data.known_agent)
+            cache.write(self.settings, self.source.cached(self.data.answers), self.data.known_agent)
 
     def run(self, out: Slot, fresh: Slot) -> None:
         """Nothing is done before the verdict is complete and the intent is empty: until then all is rolled back."""
@@ -196,6 +211,7 @@ class Transaction:
         finally:
             self.source.close()
         self.data.warn_about_empty()
+        self.source.used(self.data.answers)
         fresh.write(Memory(to_json(self.data.counts()), rollback_record))
         self.remember_secrets()
         out.write(Verdict(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from svcinit.agent.fleet.turns import Turns
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
+    from svcinit.agent.vault.renewal import Renewal
     from svcinit.agent.watch.follower import Follower
     from svcinit.handover import Slot, Slots
     from svcinit.settings.environment import Settings
@@ -61,11 +62,17 @@ def main(
         settings, connect(settings), lambda: slots.heartbeat.write(Heartbeat.now()), life=life, first=first,
         ready=slots.ready, env=env, secrets=slots.secrets,
     )  # fmt: skip
+    if settings.uses_vault:
+        from svcinit.agent.vault.renewal import Renewal
+
+        presence.secrets = Renewal(settings, slots)
     used = slots.inputs.read(Verdict)
     if settings.watch or settings.rolls or (used is not None and used.lacks_answers):
         from svcinit.agent.watch import follower
 
-        presence.follower = follower.Follower(settings, presence.consul, presence.connections, command, slots, life)
+        presence.follower = follower.Follower(
+            settings, presence.consul, presence.connections, command, slots, life, secrets=presence.secrets
+        )  # fmt: skip
     if settings.rolls:
         presence.take_turns(command, slots)
     return presence.run()
@@ -86,7 +93,7 @@ class Presence:
     ) -> None:  # fmt: skip
         self._now, self._clock, self._beat = now, Wakeup(SIGNALS, READ_TIMEOUT, now), beat
         self.settings, self.consul, self._first, self._ready = settings, consul, first, ready
-        self._env, self._secrets = env or {}, secrets
+        self._env, self._redacted = env or {}, secrets
         consul.beat = self.beat  # a single call has a deadline, but one turn may make many calls
         found = services(settings)
         self._can_probe = ready.is_open
@@ -106,6 +113,7 @@ class Presence:
         ]
         self.follower: Follower | None = None
         self.turns: Turns | None = None
+        self.secrets: Renewal | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
         self._continue_counts(read_of_life(settings.run, NAME, life))
@@ -124,7 +132,7 @@ class Presence:
             self.write_state()
         for probe in self._running_probes():
             probe.end()
-        for each in (self.follower, self.turns):
+        for each in (self.follower, self.turns, self.secrets):
             if each is not None:
                 each.end()
         if self._first and not self.consul.reached:
@@ -169,6 +177,8 @@ class Presence:
             if keeper.due <= now and not (self.turns is not None and self.turns.holds_registration(now)):
                 keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
+        if self.secrets is not None:
+            self.secrets.turn(now)
         self._follow(now)
         if self.turns is not None:
             self.turns.turn(now)
@@ -214,7 +224,10 @@ class Presence:
         }
         figures = {
             "last_synced": {keeper.service.id: keeper.last_synced for keeper in self.keepers},
-            "followed": [] if follower is None else follower.figures(),
+            "followed": [
+                *([] if follower is None else follower.figures()),
+                *([] if self.secrets is None else self.secrets.figures()),
+            ],
             "requests": self.consul.stats.state(),
             "log": log.recent(),
         }
@@ -281,14 +294,14 @@ class Presence:
         probes = list(self._running_probes())
         times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
         times += [watch.next_due for watch in self.record_watches]
-        times += [each.due for each in (self.follower, self.turns) if each is not None]
+        times += [each.due for each in (self.follower, self.turns, self.secrets) if each is not None]
         longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
         return max(0.0, min(min(times, default=0.0) - self._now(), longest))
 
     def _descriptors(self) -> list[int]:
         """What wakes it up: the end of the agent, answers to queries, and the worker that has prepared a change."""
         found = self.consul.idle_descriptors()
-        found += [] if self.follower is None else self.follower.descriptors()
+        found += [number for each in (self.follower, self.secrets) if each is not None for number in each.descriptors()]
         watches = [*self.record_watches, *([] if self.turns is None else [self.turns.query])]
         return found + [watch.descriptor for watch in watches if watch.descriptor is not None]
 
@@ -310,7 +323,7 @@ class Presence:
         from svcinit.agent.redact import Remembered
         from svcinit.agent.registration.probes import Probe, runner
 
-        return Probe(check, Remembered(self.settings, self._secrets), runner(self.settings, self._env))
+        return Probe(check, Remembered(self.settings, self._redacted), runner(self.settings, self._env))
 
     def _note_registered(self) -> None:
         """Init waits for this after a restart of the service."""

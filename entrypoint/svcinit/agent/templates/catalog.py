@@ -1,13 +1,16 @@
-"""What templates see of Consul's catalog and of DNS. Imported when a template uses one of these functions."""
+"""What templates see of Consul's catalog, of DNS and of Vault. Imported when a template uses one of these functions."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import PASSING, WARNING
 from svcinit.agent.prepare.source import InputId, Kind
-from svcinit.agent.templates.faults import WrongError
+from svcinit.agent.templates.faults import NoSecretError, WrongError
+from svcinit.agent.templates.secret import Secret, Unissued
 from svcinit.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ class Catalog:
 
     def __init__(self, data: Data) -> None:
         self._data = data
+        self.secret_uses = 0
 
     def instances(
         self, name: str, tag: str | None = None, dc: str | None = None, near: str | None = None,
@@ -54,6 +58,9 @@ class Catalog:
         found = self._data.catalog(Kind.NODE, name, None, dc, {})
         return deepcopy(found[0]) if found else None
 
+    def node_name(self) -> _NodeName:
+        return _NodeName(self._data.node, self.node)
+
     def datacenters(self) -> list[str]:
         return deepcopy(self._data.catalog(Kind.DATACENTERS, "", None, None, {}))
 
@@ -67,3 +74,70 @@ class Catalog:
             raise WrongError(f"lookup: the type must be one of {', '.join(RECORDS)}")
         query = {"type": type} | ({"server": server} if server else {})
         return deepcopy(self._data.catalog(Kind.LOOKUP, name, None, None, query))
+
+    def secret(self, path: str, key: str | None = None, version: int | None = None, **arguments: Any) -> Any:
+        """The fields of a secret of Vault, or the one that is named `key`.
+
+        version: of a secret in version 2 of KV. arguments: of a path that issues a secret, such as common_name.
+        """
+        self.secret_uses += 1
+        name = _path(path)
+        if arguments:
+            if version is not None:
+                raise WrongError("secret: version= is for KV, and other arguments are for secrets that are issued")
+            given = json.dumps({each: _argument(value) for each, value in arguments.items()}, sort_keys=True)
+            found = self._data.vault(Kind.ISSUE, name, given)
+        else:
+            found = self._data.vault(Kind.SECRET, name, None if version is None else f"version={_number(version)}")
+        if not found:
+            at = "" if version is None else f", version {version},"
+            raise NoSecretError(f"there is no secret '{name}'{at} or it was deleted")
+        fields: Any = found[0] if isinstance(found[0], Unissued) else Secret(name, deepcopy(found[0]))
+        if key is None:
+            return fields
+        if key not in fields:
+            raise NoSecretError(fields.lacks(key))
+        return fields[key]
+
+    def secrets(self, path: str) -> list[str]:
+        """The names of the secrets below a path of Vault, sorted; those of folders end in a slash."""
+        self.secret_uses += 1
+        return list(self._data.vault(Kind.SECRETS, _path(path), None))
+
+
+class _NodeName(str):
+    """The name of this node; called, it gives another node: `node("other")`."""
+
+    _find: Callable[..., Any]
+
+    def __new__(cls, name: str, find: Callable[..., Any]) -> _NodeName:
+        made = super().__new__(cls, name)
+        made._find = find
+        return made
+
+    def __call__(self, name: str, dc: str | None = None) -> Any:
+        return self._find(name, dc)
+
+
+def _path(path: str) -> str:
+    """A path of Vault. It may come from a value, so it must not leave its folder."""
+    name = str(path).strip("/")
+    if not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/")):
+        raise WrongError("secret: the path has an empty part, a part of dots, or a character that no path has")
+    return name
+
+
+def _number(version: object) -> int:
+    try:
+        return int(str(version))
+    except ValueError:
+        raise WrongError("secret: version= must be a number") from None
+
+
+def _argument(value: Any) -> Any:
+    """As Vault takes it: text, a number or a boolean; a list is a text with commas."""
+    if isinstance(value, list | tuple):
+        return ",".join(str(each) for each in value)
+    if not isinstance(value, str | int | float):
+        raise WrongError("secret: an argument must be text, a number, a boolean or a list of them")
+    return value

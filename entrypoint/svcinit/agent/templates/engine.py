@@ -23,7 +23,8 @@ from jinja2.utils import missing
 
 from svcinit import regular_file
 from svcinit.agent.templates import faults, filters, output
-from svcinit.agent.templates.faults import NoKeyError, NoNameError, NoVariableError, WrongError
+from svcinit.agent.templates.faults import NoKeyError, NoNameError, NoSecretError, NoVariableError, WrongError
+from svcinit.agent.templates.secret import Secret
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ if TYPE_CHECKING:
         def catalog(self, kind: str, name: str, tag: str | None, dc: str | None, query: Mapping[str, str]) -> list[Any]:
             """An input of another `prepare.source.Kind`, for each use, as `peers`."""
 
+        def vault(self, kind: str, path: str, query: str | None) -> list[Any]:
+            """An input of Vault, for each use, as `peers`."""
+
         @property
         def node(self) -> str:
             """The name of the Consul node."""
@@ -91,6 +95,8 @@ OF_THE_CATALOG = (
     "datacenters",
     "connect_ca",
     "lookup",
+    "secret",
+    "secrets",
 )  # see catalog.py, which is imported when used
 FILE_LIMIT = 16 << 20  # bytes of what `file` reads
 _OPTIONS = re.compile(r"\{#[-+]?\s*svcinit:(?P<text>(?:(?!#\}).)*?)(?P<close>[-+]?#\})[ \t]*\n?")
@@ -123,11 +129,14 @@ class Engine:
         self._env.context_class = _Context
         self._env.filters.update(filters.FILTERS)
         self._env.policies["json.dumps_function"] = filters.dumps  # of Jinja2's own tojson
-        self._env.globals.update({**data.names, **_Names(data, dirs).globals()})
+        self._names = _Names(data, dirs)
+        self._env.globals.update({**data.names, **self._names.globals()})
         del self._env.globals["lipsum"], self._env.filters["random"]
 
     def render_file(self, name: str, path: str) -> bytes:
         """Render the template `name` (its path within the tree); path: its path in the file system, for messages."""
+        for template in (self._env.cache or {}).values():
+            template._module = None  # imports run again: `secret_uses` counts for each file
         text = self._explained(path, lambda: self._env.get_template(name).render())
         try:
             return text.encode("utf-8", "surrogateescape")  # the environment may contain bytes that are not UTF-8
@@ -155,6 +164,11 @@ class Engine:
             except ConfigError as error:
                 faults += error.faults
         return faults
+
+    @property
+    def secret_uses(self) -> int:
+        """How often templates have used a secret so far."""
+        return self._names.secret_uses
 
     def options(self, name: str) -> str:
         """The text after `svcinit:` in the first line of a template, after it was rendered or compiled."""
@@ -247,6 +261,8 @@ class _Missing(StrictUndefined):
                 hint, exc = name, NoNameError
             elif isinstance(obj, _Section) and name not in obj:  # `attr` finds no key
                 hint, exc = obj.path(name), NoKeyError
+            elif isinstance(obj, Secret):
+                hint, exc = obj.lacks(name), NoSecretError
             elif isinstance(obj, _Environ):
                 hint, exc = name, NoVariableError
         super().__init__(hint, obj, name, exc)
@@ -345,6 +361,7 @@ class _Names:
 
     def __init__(self, data: Data, dirs: Sequence[str]) -> None:
         self._data, self._dirs = data, dirs
+        self._made: Catalog | None = None
         self._sorted: list[str] | None = None
 
     def globals(self) -> dict[str, Any]:
@@ -359,9 +376,7 @@ class _Names:
             "file": self.file,
             "cfg": _Lazy(self._cfg),
             "env": _Lazy(lambda: _Environ(self._data.env)),
-            "node": _Lazy(
-                lambda: _NodeName(self._data.node, lambda *place, **more: self._catalog().node(*place, **more))
-            ),
+            "node": _Lazy(lambda: self._catalog().node_name()),
             "this": _Lazy(lambda: self._data.this),
         }
 
@@ -420,9 +435,15 @@ class _Names:
         return _Lazy(lambda: getattr(self._catalog(), name))
 
     def _catalog(self) -> Catalog:
-        from svcinit.agent.templates.catalog import Catalog
+        if self._made is None:
+            from svcinit.agent.templates.catalog import Catalog
 
-        return Catalog(self._data)
+            self._made = Catalog(self._data)
+        return self._made
+
+    @property
+    def secret_uses(self) -> int:
+        return self._made.secret_uses if self._made else 0
 
     def file(self, path: str) -> str:
         """The text of a file in the directories of templates, where `include` finds templates too.
@@ -462,20 +483,6 @@ class _Names:
             value = level.get(name)
             level[name] = self._data.kv[key] if value is None else _Both(value)
         return _Section("", root)
-
-
-class _NodeName(str):
-    """The name of this node; called, it gives another node: `node("other")`."""
-
-    _find: Callable[..., Any]
-
-    def __new__(cls, name: str, find: Callable[..., Any]) -> _NodeName:
-        made = super().__new__(cls, name)
-        made._find = find
-        return made
-
-    def __call__(self, name: str, dc: str | None = None) -> Any:
-        return self._find(name, dc)
 
 
 def _is_whole(path: str, dc: str | None) -> bool:

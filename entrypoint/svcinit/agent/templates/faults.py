@@ -42,6 +42,10 @@ class NoVariableError(UndefinedError):
     """A missing environment variable. The text is its name."""
 
 
+class NoSecretError(UndefinedError):
+    """A missing secret, or a missing field of one. Its path and the name are quoted: they can be computed."""
+
+
 class NoNameError(UndefinedError):
     """An undefined name in a template. The text is the name."""
 
@@ -102,6 +106,8 @@ def _reason(error: Exception, source: str, data: Data, names: list[str]) -> str:
         reason = text if isinstance(error, WrongError) else error.message or "wrong syntax"
     elif isinstance(error, NoKeyError):
         reason = f"there is no key {_path(text, source, data)}{_hint(text, data)}"
+    elif isinstance(error, NoSecretError):
+        reason = _public(text, _QUOTED_SINGLE, source, data)
     elif isinstance(error, NoVariableError):
         reason = f"environment variable {_word(text, source, data)} is not set{_nearest(text, data.env)}"
     elif isinstance(error, NoNameError):

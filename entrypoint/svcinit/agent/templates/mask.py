@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from svcinit.agent.prepare.source import HAVE_VALUES, Kind
+from svcinit.agent.prepare.source import HAVE_VALUES, OF_VAULT, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ class Mask:
             if wanted.kind == Kind.PEERS:
                 for peer in answer.content:
                     yield from (peer.host, peer.address, str(peer.port), peer.node)
-            elif wanted.kind not in HAVE_VALUES:
+            elif wanted.kind not in (*HAVE_VALUES, *OF_VAULT):
                 yield from _words(answer.content)
         for key in (name for content in self._data.key_values() for name in content):
             yield from (key, *key.split("/"))

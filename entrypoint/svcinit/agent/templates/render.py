@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".j2"
 OPTIONS = ("mode", "owner", "check", "reload", "dirs", "backup", "wait")
+SECRET_MODE = 0o600  # of a file with a secret of Vault, if its template names no mode
+SECRET_SHOWN = "a secret of Vault in an argument would be visible to every process: render it into a file"
 SHOWN = 200  # characters of an argument in an error
 
 
@@ -174,7 +176,7 @@ def render_arguments(argv: Sequence[str], data: Data, dirs: Sequence[str] = (), 
         label = f"argument {number} of the command"
         try:
             text = engine.render_text(label, word) if _has_template(word) else word
-            fault = text_fault(text)
+            fault = text_fault(text) or (SECRET_SHOWN if engine.secret_uses else "")
             if fault:
                 faults.append(f"{label}, `{word[:SHOWN]}`: {fault}")
             words.append(text)
@@ -240,7 +242,7 @@ def _from_template(engine: Engine, template: Template) -> Rendered:
     """The options are checked even if the text has an error, so that all errors are reported together."""
     faults: list[str] = []
     away: Unavailable | None = None
-    content = b""
+    content, secrets_before = b"", engine.secret_uses
     try:
         content = engine.render_file(template.name, template.path)
     except ConfigError as error:
@@ -252,6 +254,8 @@ def _from_template(engine: Engine, template: Template) -> Rendered:
         raise ConfigError(*faults, file=template.path)
     if away:
         raise away
+    if made.mode is None and engine.secret_uses > secrets_before:
+        made.mode = SECRET_MODE
     return made
 
 

@@ -25,7 +25,7 @@ from svcinit.agent.files import commit, journal
 from svcinit.agent.prepare import cache, record
 from svcinit.agent.prepare.rendering import Rendering
 from svcinit.agent.prepare.rollback import is_free, locked
-from svcinit.agent.prepare.source import Answer, InputId, Kind, Source, from_json, to_json
+from svcinit.agent.prepare.source import OF_VAULT, Answer, InputId, Kind, Source, from_json, to_json
 from svcinit.agent.prepare.source_watch import WatchSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import Transaction, open_source
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.consul.api import Consul
     from svcinit.agent.consul.blocking import Connections
+    from svcinit.agent.vault.renewal import Followed, Renewal
     from svcinit.handover import Slots
     from svcinit.settings.environment import Settings
 
@@ -58,12 +59,13 @@ class Follower:
 
     def __init__(
         self, settings: Settings, consul: Consul, connections: Connections, command: tuple[str, ...], slots: Slots,
-        life: str, *,
+        life: str, *, secrets: Renewal | None = None,
         start_worker: Callable[..., Worker] = Worker, wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
         self._start_worker, self._wall_clock = start_worker, wall_clock
-        self._connections = connections
+        self._connections, self._secrets = connections, secrets
+        self._of_vault: dict[InputId, Followed] = {} if secrets is None else secrets.followed
         self._file = [] if settings.source is None else [queries.File(settings.source)]
         prefixes = (
             [] if self._file or settings.rolls else [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
@@ -185,25 +187,33 @@ class Follower:
         """Has each watch had its first answer?"""
         return all(each.digest for each in self._watches())
 
-    def _watches(self) -> list[queries.Watch | queries.File]:
+    def _watches(self) -> list[queries.Watch | queries.File | Followed]:
         """Queries in flight first, since their answers free connections."""
-        return [*self._file, *sorted(self._queries(), key=lambda each: not each.is_in_flight)]
+        return [*self._file, *self._of_vault.values(), *sorted(self._queries(), key=lambda each: not each.is_in_flight)]
 
     def _queries(self) -> list[queries.Watch]:
         return [*self._prefixes.values(), *self._used.values()]
+
+    def _followed(self) -> list[queries.Watch | Followed]:
+        return [*self._queries(), *self._of_vault.values()]
 
     def _take_over(self, verdict: Verdict) -> None:
         """Follow the inputs of the last preparation, of init or of the worker, and no others."""
         self._started_with = verdict.argv, verdict.env
         self._counts = from_json(verdict.inputs.get("counts", ()))
         versions = from_json(verdict.inputs.get("versions", ()))
-        for wanted in set(self._used) - set(versions):
-            self._used.pop(wanted).close()
+        for used in (self._used, self._of_vault):
+            for wanted in set(used) - set(versions):
+                used[wanted].close()
+                used.pop(wanted, None)
         known = {each.id for each in self._watches()}
         for wanted in (each for each in versions if each not in known and self._is_followed(each)):
-            watch = queries.follow(self._consul, self._connections, wanted, self.settings.domain)
-            if watch is not None:
-                self._used[wanted] = watch
+            if wanted.kind not in OF_VAULT:
+                watch = queries.follow(self._consul, self._connections, wanted, self.settings.domain)
+                if watch is not None:
+                    self._used[wanted] = watch
+            elif self._secrets is not None:
+                self._secrets.follow(wanted)
         self._owes_reload = verdict.lacks_answers and not self.settings.rolls
         for each in self._watches():
             each.known = versions.get(each.id, each.known)
@@ -280,7 +290,7 @@ class Follower:
 
     def _change(self, released: Sequence[str]) -> Change:
         """The newest answers of the watches, and the files that may be replaced besides those without `wait=`."""
-        answers = [_packed(each.id, each.answer) for each in self._queries() if each.answer]
+        answers = [_packed(each.id, each.answer) for each in self._followed() if each.answer]
         change = Change(self._late, to_json(self._counts), answers, released)
         if self._turn is not None:
             turn = self._turn
@@ -296,7 +306,7 @@ class Follower:
                 raise Unavailable("a preparation was killed: svcinit rolls its files back first")
             last = slots.inputs.read(Verdict)
             in_place = "" if last is None else last.revision
-            source = open_source(self.settings, change.late, turn=change.revision, in_place=in_place)
+            source = open_source(self.settings, change.late, slots, turn=change.revision, in_place=in_place)
             if not self._file:
                 source = WatchSource(dict(map(_unpacked, change.answers)), source)
             done = Transaction(

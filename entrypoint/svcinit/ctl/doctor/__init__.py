@@ -134,6 +134,10 @@ class Examination:
         attempts: list[Attempt] = [("modules", lambda: process.modules(settings, self.used))]
         if answers:
             attempts += self.consul_checks()
+        if {"secret", "secrets"} & self.used:
+            from svcinit.ctl.doctor import vault
+
+            attempts.append(("vault", lambda: vault.check(settings, self.used, running=self.running is not None)))
         if not settings.uses_consul:
             attempts.append(("source", lambda: files.source(settings)))
         if settings.wait_for and (self.dns_answers or not settings.uses_consul):

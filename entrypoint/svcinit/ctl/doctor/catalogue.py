@@ -34,6 +34,9 @@ CHECKS = {  # what each one checks
     "token": "Which token is it, by its accessor? May it read the agent, and register each service? None is "
       "registered.",
     "kv": "May the token read each KV prefix, and are there keys? Can the keys below SVCINIT_ENV_PREFIX be variables?",
+    "vault": "If templates use secrets: does Vault answer, is the token valid, for how long, and may it read the paths "
+      "in the templates? With the least policy for them. Nothing is issued and nothing is unwrapped; with AppRole the "
+      "doctor logs in, which uses VAULT_SECRET_ID once.",
     "dns": "Does each DNS server answer, and does it show services? With the time of the answer.",
     "source": "SVCINIT_SOURCE: can the file be read?",
     "wait": "Are the services of SVCINIT_WAIT_FOR and the keys of SVCINIT_WAIT_FOR_KEYS available now?",
@@ -164,6 +167,23 @@ FINDINGS = {
       "restore the keys; if the prefix is meant to be empty, set SVCINIT_ALLOW_EMPTY=1"),
     "source-wrong": W(WRONG, "The file that replaces Consul (SVCINIT_SOURCE) cannot be read, or has an error.",
       "correct the file in that line"),
+    # Vault
+    "vault-unset": W(WRONG, "A template uses a secret of Vault, and no server is named: svcinit would exit with 78.",
+      "set VAULT_ADDR, and VAULT_TOKEN_FILE or VAULT_ROLE_ID and VAULT_SECRET_ID_FILE"),
+    "vault-away": W(WRONG, "Vault does not answer, or is sealed: svcinit would wait for it until "
+      "SVCINIT_START_TIMEOUT, and then exit with 69, unless SVCINIT_CACHE has the secrets.",
+      "start or unseal Vault, or set VAULT_ADDR to its address"),
+    "vault-wrong": W(WRONG, "The server at VAULT_ADDR does not answer as Vault for these settings, TLS fails, or the "
+      "login fails.",
+      "correct the VAULT_... variable in the message"),
+    "vault-token": W(WRONG, "The token is not valid: it has ended or was revoked, or a wrapping token was used "
+      "already. svcinit would exit with 78.",
+      "give svcinit a new token; for one that a restart needs again, use AppRole or a token that svcinit can renew"),
+    "vault-token-ends": W(WRONG, "The token cannot be renewed, and svcinit has no way to get another one: when it has "
+      "ended, no secret is read or renewed.",
+      "use a renewable token, AppRole, or VAULT_TOKEN_FILE with a file that another program replaces"),
+    "vault-rule": W(WRONG, "The token lacks a rule that a path in a template needs.",
+      "add to a policy of the token: {rule}"),
     # DNS
     "dns-away": W(WRONG, "No DNS server gives a usable answer, and templates or SVCINIT_WAIT_FOR ask for peers: "
       "svcinit would wait until SVCINIT_START_TIMEOUT.",

@@ -13,6 +13,7 @@ from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.prepare.source_consul import ConsulSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
+from svcinit.agent.templates.secret import UNISSUED
 from svcinit.ctl.doctor.commands import fault_of
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, Fault, SvcinitError, Unavailable
@@ -230,7 +231,8 @@ def _placed(made: list[Rendered], contents: dict[str, bytes], data: TemplateData
             file.content = contents[file.target]
         faults = list(_in_place(file))
         yield from faults
-        if file.check and file.target in contents and not any(entry["finding"] for entry in faults):
+        is_whole = file.target in contents and UNISSUED.encode() not in file.content
+        if file.check and is_whole and not any(entry["finding"] for entry in faults):
             yield from _checked(file, data)
         elif file.check:
             yield from _check_command(file, data)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, TemplateError, nodes
 
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.templates.render import find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
+VAULT = "vault:"  # of a secret among the names: vault:KIND:PATH
 ATTRIBUTES = {("this", "address")}
 
 
@@ -33,9 +35,25 @@ def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
             tree = env.parse(text, name)
         except (TemplateError, OSError, UnicodeDecodeError):
             continue
-        found |= set(_names(tree))
+        found |= {*_names(tree), *_secrets(tree)}
         waiting += _included(tree)
     return found
+
+
+def inputs(used: Collection[str]) -> list[InputId]:
+    """The secrets of Vault among the names of `uses`: those whose path is written in a template."""
+    return [InputId(*each.split(":", 2)[1:]) for each in used if each.startswith(VAULT)]
+
+
+def _secrets(tree: nodes.Template) -> Iterator[str]:
+    for call in tree.find_all(nodes.Call):
+        first = call.args[0] if call.args else None
+        if not isinstance(call.node, nodes.Name) or call.node.name not in ("secret", "secrets"):
+            continue
+        if isinstance(first, nodes.Const) and isinstance(first.value, str):
+            issues = {each.key for each in call.kwargs} - {"key", "version"}
+            kind = Kind.SECRETS if call.node.name == "secrets" else Kind.ISSUE if issues else Kind.SECRET
+            yield f"{VAULT}{kind}:{first.value.strip('/')}"
 
 
 def _names(tree: nodes.Template) -> Iterator[str]:
