@@ -88,16 +88,8 @@ if TYPE_CHECKING:
             """To add where a service has no instances and a token may be the reason; empty otherwise."""
 
 
-OF_THE_CATALOG = (
-    "instances",
-    "services",
-    "nodes",
-    "datacenters",
-    "connect_ca",
-    "lookup",
-    "secret",
-    "secrets",
-)  # see catalog.py, which is imported when used
+# see catalog.py, which is imported when used
+OF_THE_CATALOG = "instances", "services", "nodes", "datacenters", "connect_ca", "lookup", "secret", "secrets"
 FILE_LIMIT = 16 << 20  # bytes of what `file` reads
 _OPTIONS = re.compile(r"\{#[-+]?\s*svcinit:(?P<text>(?:(?!#\}).)*?)(?P<close>[-+]?#\})[ \t]*\n?")
 _ANY_OPTIONS = re.compile(r"\{#[-+]?\s*svcinit:")
