@@ -15,6 +15,7 @@ import pytest
 
 from testing import planted
 from testing.process import Running, is_alive
+from testing.secured import Authority
 from testing.vault import VaultServer
 from testing.waiting import eventually, stays
 from tests.e2e.conftest import Service
@@ -103,6 +104,23 @@ def test_a_service_gets_the_token_only_if_that_is_wanted(shop: Service) -> None:
     env = pathlib.Path(f"/proc/{svcinit.child('main')}/environ").read_bytes()
     assert f"VAULT_TOKEN={shop.env['VAULT_TOKEN']}".encode() in env
     assert svcinit.stop() == 0
+
+
+def test_vault_over_tls_beside_a_consul_without(service: Service, tmp_path: pathlib.Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    with VaultServer(tmp_path / "tls", authority.issue("vault", "IP:127.0.0.1")) as server:
+        server.mount("kv", "kv", options={"version": "2"})
+        server.put("kv/data/shop", password=PASSWORD)
+        service.env |= {
+            "VAULT_ADDR": server.url, "VAULT_TOKEN": server.root, "VAULT_CACERT": authority.certificate,
+            "SVCINIT_VAULT_INTERVAL": "200ms", "SVCINIT_SETTLE": "0s", "SVCINIT_WATCH": "1",
+        }  # fmt: skip
+        target = service.template("app.ini", TEMPLATE)
+        svcinit = service.start()
+        is_passing(service)
+        server.put("kv/data/shop", password=SECOND)
+        reads(target, lambda text: SECOND in text)
+        assert svcinit.stop() == 0
 
 
 def test_an_unused_vault_is_asked_nothing(shop: Service, vault: VaultServer) -> None:
