@@ -12,7 +12,7 @@ import os
 from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest, split_host_port
 from svcinit.settings.parsers import Target, wrong_value
-from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, Variable
+from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, ForVault, Variable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Environment(dict[str, str]):
     odd: tuple[str, ...] = ()
 
 
-class Settings:
+class Settings(ForVault):
     """The values of an environment: an attribute for each row of TABLE (SVCINIT_PORT is `port`). They never change.
 
     Durations are in seconds. `environment`: that of the process, with undecodable bytes as surrogates.
@@ -75,21 +75,6 @@ class Settings:
     consul_client_key: str | None
     consul_namespace: str | None
     consul_partition: str | None
-    vault_addr: str | None
-    vault_token: str | None
-    vault_role_id: str | None
-    vault_secret_id: str | None
-    vault_auth_path: str
-    vault_unwrap_token: bool
-    vault_namespace: str | None
-    vault_cacert: str | None
-    vault_capath: str | None
-    vault_client_cert: str | None
-    vault_client_key: str | None
-    vault_tls_server_name: str | None
-    vault_skip_verify: bool
-    vault_interval: float
-    cache_secrets: bool
     service: str | None
     id: str
     port: int | None

@@ -73,6 +73,26 @@ class Variable:
         return self.name.removeprefix("SVCINIT_").lower()
 
 
+class ForVault:
+    """The values for Vault: see `settings/environment.py: Settings`."""
+
+    vault_addr: str | None
+    vault_token: str | None
+    vault_role_id: str | None
+    vault_secret_id: str | None
+    vault_auth_path: str
+    vault_unwrap_token: bool
+    vault_namespace: str | None
+    vault_cacert: str | None
+    vault_capath: str | None
+    vault_client_cert: str | None
+    vault_client_key: str | None
+    vault_tls_server_name: str | None
+    vault_skip_verify: bool
+    vault_interval: float
+    cache_secrets: bool
+
+
 GROUPS = {  # the first variable of each group, for `svcinit --help`
     "CONSUL_HTTP_ADDR": "Consul",
     "VAULT_ADDR": "Vault",
