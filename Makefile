@@ -12,7 +12,7 @@ CORES := $(shell nproc)
 UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile
 REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts mutants release requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts fleet-model fleet-sim mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -88,6 +88,13 @@ bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: th
 
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
+
+fleet-model: $(READY)  ## all orders of the turns of up to 3 instances, and 10,000 random histories of a fleet (half an hour)
+	FLEET_MODEL=full $(BIN)/python -m pytest -q -s tests/model
+	FLEET_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/unit/fleet/test_fleet_invariants.py
+
+fleet-sim: $(READY)  ## roll-outs over up to 10,000 simulated instances, as a table
+	$(BIN)/python -m tools.fleet_sim
 
 mutants: $(READY)  ## put faults into lifecycle/ and processes/, one at a time; print those that no test notices (hours). NAMES='svcinit.lifecycle.stop*'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutants.txt

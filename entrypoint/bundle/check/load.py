@@ -15,9 +15,12 @@ NEEDED = "_ctypes", "ssl", "dns", "jinja2", "prometheus_client", "psutil", "requ
 def main() -> None:
     sys.path.append(str(HOME / "lib"))
     (standard,) = (HOME / "python" / "lib").glob("python3*/lib-dynload")
+    importlib.import_module("svcinit.agent")  # from here on modules come from the import-cache
     for name in (*NEEDED, *extensions(standard), *extensions(HOME / "lib"), *third_party(), *own()):
         print(name, end=" ", flush=True)  # a broken one may kill this process
         importlib.import_module(name)
+    if type(sys.modules["requests"].__loader__).__module__ != "svcinit.agent.imports":
+        sys.exit(f"\n{HOME}/lib/import-cache is not used: was it made by this Python, in this folder?")
     print(f"\nall loaded by Python {sys.version.split()[0]}")
 
 

@@ -6,5 +6,9 @@ package may import it at module level, and a test asserts that.
 
 import warnings
 
+from svcinit.agent import imports
+
+imports.use_file()
+imports.defer_unused()
 # what requests says where there is none, as in /opt/svcinit: of what Consul answers no encoding is ever guessed
 warnings.filterwarnings("ignore", "Unable to find acceptable character detection")

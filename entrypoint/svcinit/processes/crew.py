@@ -165,9 +165,7 @@ class Crew(Init):
         slots.verdict.write(Progress(Progress.FETCHING))
 
         def body() -> int:
-            import gc
-
-            gc.disable()  # the child ends before a collection would pay: 15 ms of its imports
+            _load_quickly(settings)
             from svcinit.agent.prepare import transaction
 
             return transaction.main(settings, command, slots, seconds=seconds, fallback=fallback, life=life)
@@ -333,6 +331,7 @@ class Crew(Init):
         self._beat, self._heard = 0, self.now()
 
         def body() -> int:
+            _load_quickly(settings)
             from svcinit.agent.registration import presence
 
             log.context(reload=None)  # presence continues after the reload that runs now
@@ -345,6 +344,7 @@ class Crew(Init):
         settings, life = self.settings, self._life
 
         def body() -> int:
+            _load_quickly(settings)
             from svcinit.agent.registration import presence
 
             return presence.deregister(settings, life)
@@ -444,6 +444,17 @@ class Crew(Init):
             room = limits.max_total() - limits.RESERVE - limits.used(self.settings, self.argv, env)
             env.update(limits.changed(self.changed, room))
         return env
+
+
+def _load_quickly(settings: Settings) -> None:
+    """In a child, before it imports the network half."""
+    import gc
+
+    gc.disable()  # the imports leave no garbage; prepare ends before a collection would pay, presence turns it on again
+    from svcinit.agent import imports
+
+    if not settings.uses_tls:
+        imports.avoid_openssl()
 
 
 def _write(path: str, text: str) -> int:

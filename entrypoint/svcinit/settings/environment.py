@@ -177,6 +177,11 @@ class Settings(ForVault):
         return self.source is None
 
     @property
+    def uses_tls(self) -> bool:
+        """Can a connection to the agent be one over TLS?"""
+        return self.consul_http_ssl or self.consul_http_addr.lower().startswith("https")
+
+    @property
     def registers(self) -> bool:
         return bool(self.service) and self.uses_consul
 

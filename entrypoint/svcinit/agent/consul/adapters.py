@@ -6,8 +6,7 @@ import http.client
 import os
 import re
 import socket
-import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from requests import certs
 from requests.adapters import HTTPAdapter
@@ -17,6 +16,9 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.util import create_urllib3_context
 
 from svcinit import regular_file
+
+if TYPE_CHECKING:
+    import ssl
 
 # the names of the files that OpenSSL opens in a directory of CA certificates (X509_LOOKUP_hash_dir(3))
 HASHED = re.compile(r"[0-9a-f]{8}\.r?[0-9]+")
@@ -126,6 +128,8 @@ def tls_context(verify: bool | str, client_cert: str | None, client_key: str | N
 
     Raises OSError, which ssl.SSLError is.
     """
+    import ssl
+
     context = create_urllib3_context()
     if verify is False:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

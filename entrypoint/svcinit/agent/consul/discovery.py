@@ -17,6 +17,9 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from svcinit.agent.consul import dnspython  # noqa: F401
+
+# isort: split
 import dns.exception
 import dns.flags
 import dns.message

@@ -12,7 +12,6 @@ import json
 import os
 import select
 import socket
-import ssl as tls
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -29,6 +28,15 @@ from svcinit.agent.consul.adapters import Adapter, Channel, UnixAdapter, tls_con
 from svcinit.agent.consul.answers import RETRIED, Away, Cause, Denied, Refused, Reply, TlsFailed
 from svcinit.agent.consul.stats import UNREACHABLE, RequestStats, blocking, endpoint
 from svcinit.errors import ConfigError, Fault
+
+try:
+    import ssl as tls
+except ImportError:  # no address is https: see agent/imports.py
+    TLS_ERRORS: tuple[type[OSError], ...] = ()
+    CUT_OFF: tuple[type[OSError], ...] = ()
+else:
+    TLS_ERRORS = (tls.SSLError,)
+    CUT_OFF = tls.SSLEOFError, tls.SSLZeroReturnError
 
 BODY_LIMIT = 4 << 20  # bytes of an answer, where the caller names no other limit
 LARGE_LIMIT = 64 << 20  # bytes of KV or of instances: far more than a configuration needs
@@ -289,8 +297,8 @@ class Http:
                 "key file",
                 variable=self.address_variable,
             )
-        cut_off = isinstance(root, tls.SSLEOFError | tls.SSLZeroReturnError)
-        if type(error) is OSError or (not cut_off and isinstance(root, tls.SSLError)):
+        cut_off = isinstance(root, CUT_OFF)
+        if type(error) is OSError or (not cut_off and isinstance(root, TLS_ERRORS)):
             return self._tls_failed(title, root)
         if not cut_off and isinstance(error, requests.exceptions.SSLError):
             return self._tls_failed(title, error)
@@ -299,13 +307,13 @@ class Http:
         return Away(f"{title} failed: {reason}{hint}")
 
     def _tls_failed(self, title: str, error: BaseException) -> TlsFailed:
-        if not isinstance(error, tls.SSLError | requests.exceptions.SSLError):  # a file that cannot be read
+        if not isinstance(error, (*TLS_ERRORS, requests.exceptions.SSLError)):  # a file that cannot be read
             return TlsFailed(f"{title}: {_reason(error)}: see {self._tls_files}", variable=self.prefix + "CACERT")
         root = _root(error)
-        advice, variable = self._tls_advice(root if isinstance(root, tls.SSLError) else tls.SSLError())
+        advice, variable = self._tls_advice(root if isinstance(root, TLS_ERRORS) else OSError())
         return TlsFailed(f"{title}: TLS failed: {_reason(root)}; {advice}", variable=variable)
 
-    def _tls_advice(self, error: tls.SSLError) -> tuple[str, str]:
+    def _tls_advice(self, error: OSError) -> tuple[str, str]:
         """What to do about a failure of TLS, and the variable to look at."""
         reason, cert, key = getattr(error, "reason", None), self.prefix + "CLIENT_CERT", self.prefix + "CLIENT_KEY"
         if reason in CERTIFICATE_ALERTS:

@@ -8,6 +8,7 @@ as a probe, runs in a child. Each turn of its loop leaves a sign of life.
 from __future__ import annotations
 
 import _signal
+import gc
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,8 @@ def main(
         )  # fmt: skip
     if settings.rolls:
         presence.take_turns(command, slots)
+    gc.freeze()  # a collection leaves alone what was loaded: it is not garbage, and children share its pages
+    gc.enable()
     return presence.run()
 
 

@@ -143,6 +143,9 @@ def _http(check: Check) -> int:
 
     target = check.target
     if target.kind == "https":
+        from svcinit.agent import imports
+
+        imports.allow_openssl()
         import ssl
 
         context = ssl.create_default_context() if check.tls_verify else ssl._create_unverified_context()

@@ -8,7 +8,6 @@ empties this slot when it has taken the verdict, and only then the next verdict 
 from __future__ import annotations
 
 import fcntl
-import gc
 import hashlib
 import json
 import os
@@ -94,7 +93,6 @@ class Follower:
         self._counts: dict[InputId, int] = {}  # how many entries each input had at the last preparation
         self.refresh()
         engine.Engine(TemplateData(settings, Source()), []).render_text("rehearsal", REHEARSAL)
-        gc.freeze()  # the garbage collector leaves the loaded objects alone: children share their pages
 
     @property
     def due(self) -> float:

@@ -1,0 +1,136 @@
+"""Quick imports: the file of the bundle, modules that load when they are used, and a Python without OpenSSL."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from testing.process import ROOT
+
+BUILDER = ROOT / "entrypoint" / "bundle" / "import_cache.py"
+LIBRARIES = (
+    "certifi", "dns", "idna", "jinja2", "markupsafe", "prometheus_client", "psutil", "requests", "urllib3", "yaml",
+)  # fmt: skip
+HEAD = 8  # bytes: the length of the head
+
+
+def run(library: pathlib.Path, code: str) -> str:
+    """What `code` prints, run with svcinit from `library`."""
+    start = f"import sys; sys.path[:0] = [{str(library)!r}]\n"
+    command = [sys.executable, "-B", "-I", "-S", "-c", start + code]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder as /opt/svcinit/lib, with its import-cache."""
+    folder = tmp_path_factory.mktemp("lib")
+    shutil.copytree(ROOT / "entrypoint" / "svcinit", folder / "svcinit", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in LIBRARIES:
+        (folder / package).symlink_to(pathlib.Path(sysconfig.get_path("purelib")) / package)
+    command = [sys.executable, "-I", "-S", "-B", "-X", "no_debug_ranges", str(BUILDER), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture
+def own(library: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The same folder, with an import-cache that the test may damage."""
+    kept = (library / "import-cache").read_bytes()
+    yield library / "import-cache"
+    (library / "import-cache").write_bytes(kept)
+
+
+WHERE = """
+import svcinit.agent, dns.name, requests.api
+print(*(type(module.__loader__).__module__ for module in (dns.name, requests.api)))
+"""
+OURS, ORDINARY = "svcinit.agent.imports", "_frozen_importlib_external"
+
+
+def test_the_libraries_come_from_the_file(library: pathlib.Path) -> None:
+    assert run(library, WHERE).split() == [OURS, OURS]
+
+
+def test_no_regular_expression_of_the_libraries_is_compiled_at_a_start(library: pathlib.Path) -> None:
+    code = (
+        "import svcinit.agent, svcinit.names\n"
+        "from re import _parser\n"
+        "found = []; parse = _parser.parse\n"
+        "_parser.parse = lambda text, *rest: found.append(text) or parse(text, *rest)\n"
+        "import svcinit.agent.consul.discovery, svcinit.agent.consul.api, svcinit.agent.templates.engine, urllib3\n"
+        "print(found, bool(urllib3.util.url._URI_RE.match('http://a/b')))"
+    )
+    assert run(library, code) == "[] True\n"
+
+
+def test_a_traceback_shows_the_lines_of_the_source(library: pathlib.Path) -> None:
+    code = (
+        "import svcinit.agent, traceback\n"
+        "from svcinit.agent.consul import backoff\n"
+        "try: backoff.pause_before(None, None)\n"
+        "except Exception: print(traceback.format_exc())"
+    )
+    source = library / "svcinit" / "agent" / "consul" / "backoff.py"
+    (line,) = [line for line in run(library, code).splitlines() if str(source) in line]
+    number = int(line.split("line ")[1].split(",")[0])
+    assert source.read_text().splitlines()[number - 1].strip() in run(library, code)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _: b"", lambda data: data[:5], lambda data: data[:1000], lambda data: b"\xff" * 8 + data[8:],
+     lambda data: data[:HEAD] + b"\0" * 2000 + data[2000:]],
+    ids=["empty", "shorter-than-the-length", "half-a-head", "length-of-nonsense", "head-of-nonsense"],
+)  # fmt: skip
+def test_a_damaged_file_is_as_if_there_were_none(
+    library: pathlib.Path, own: pathlib.Path, damage: Callable[[bytes], bytes]
+) -> None:
+    own.write_bytes(damage(own.read_bytes()))
+    assert run(library, WHERE).split() == [ORDINARY, ORDINARY]
+
+
+def test_a_file_that_lost_its_end_falls_back_module_by_module(library: pathlib.Path, own: pathlib.Path) -> None:
+    data = own.read_bytes()
+    own.write_bytes(data[: HEAD + int.from_bytes(data[:HEAD], "big") + 100])
+    assert run(library, WHERE + "print(requests.get.__name__)").split() == [OURS, OURS, "get"]
+
+
+def test_a_file_of_another_python_or_another_place_is_not_used(library: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    moved = tmp_path / "lib"
+    shutil.copytree(library, moved, symlinks=True)
+    assert run(moved, WHERE).split() == [ORDINARY, ORDINARY]
+
+
+def test_a_module_that_was_deferred_is_there_when_it_is_used(library: pathlib.Path) -> None:
+    code = (
+        "import svcinit.agent, sys, zipfile, importlib.metadata\n"
+        "from importlib.metadata import version\n"
+        "before = [name in sys.modules for name in ('csv', 'lzma')]\n"
+        "print(before, zipfile.ZipFile.__name__, callable(version), importlib.metadata.PackageNotFoundError.__name__)\n"
+        "try: version('none-of-this-name')\n"
+        "except importlib.metadata.PackageNotFoundError: print('not found')\n"
+        "import zipfile; print(zipfile.__spec__.name)"
+    )
+    assert run(library, code) == ("[False, False] ZipFile True PackageNotFoundError\nnot found\nzipfile\n")
+
+
+def test_no_openssl_is_loaded_as_long_as_no_address_is_https(library: pathlib.Path) -> None:
+    code = (
+        "import sys\n"
+        "from svcinit.agent import imports\n"
+        "imports.avoid_openssl()\n"
+        "import hashlib, requests\n"
+        "from svcinit.agent.consul import api\n"
+        "loaded = [name for name in ('_ssl', '_hashlib') if sys.modules.get(name)]\n"
+        "print(loaded, hashlib.sha256(b'').hexdigest()[:8], 'libcrypto' in open('/proc/self/maps').read())\n"
+        "imports.allow_openssl()\n"
+        "import ssl, certifi; print(bool(ssl.create_default_context()), bool(open(certifi.where()).read(1)))"
+    )
+    assert run(library, code) == "[] e3b0c442 False\nTrue True\n"
