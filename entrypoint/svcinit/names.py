@@ -110,3 +110,11 @@ def has_capability(bit: int) -> bool:
     except OSError:
         return True
     return bool(int(sets.get("CapEff", "-1"), 16) >> bit & 1)
+
+
+def host_of(address: str) -> str:
+    """The host that CONSUL_HTTP_ADDR names."""
+    if address.startswith("unix://"):
+        return "127.0.0.1"
+    place = address.split("://")[-1].split("/")[0].rpartition("@")[2]  # a user name is no part of the host
+    return split_host_port(place)[0]

@@ -246,6 +246,7 @@ def test_a_change_that_consul_keeps_from_being_prepared_is_tried_again_quickly_a
     made._file, made._prefixes, made._used, made._attempt = [], {}, {}, 0
     made._refused, made._notified, made._init = "", True, -1
     made._owes_reload, made._turn, made._inputs = False, None, {}
+    made._of_vault = {}
     made.pending_since, made._held, made._turned = None, HeldFiles(), 100.0
     made._changes_since, made._started_with, made.settings = None, ([], {}), read(ENV, "/nosuch")
     pauses = []

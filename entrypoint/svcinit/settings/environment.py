@@ -10,7 +10,7 @@ import _signal
 import os
 
 from svcinit.errors import ConfigError, Fault
-from svcinit.names import nearest, split_host_port
+from svcinit.names import host_of, nearest
 from svcinit.settings.parsers import Target, wrong_value
 from svcinit.settings.table import GROUPS, TABLE, TEMPLATES, ForVault, Variable
 
@@ -29,6 +29,7 @@ COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
 LOADERS = f"{KEPT}LD_", f"{KEPT}GLIBC_TUNABLES="
 HANDED = {"SVCINIT_CHANGED", "SVCINIT_CHANGED_OMITTED", "SVCINIT_MAIN_PID"}  # hooks get these from svcinit
+LISTS = "SERVICES", "CHECKS"
 NO_SETTING = {"SVCINIT_VERSION"}  # Dockerfiles often have this one, for the version that they install
 
 
@@ -410,7 +411,8 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     if values["reload_verify"] and values["check"].kind in ("none", "grpc", "grpcs"):  # type: ignore[attr-defined]
         message = "SVCINIT_RELOAD_VERIFY needs an SVCINIT_CHECK of tcp, http:, https: or exec:"
         faults.append(Contradiction(message, "SVCINIT_RELOAD_VERIFY", "SVCINIT_CHECK"))
-    needing = (("READY", ready.kind != "none"), ("SERVICES", values["services"]), ("CHECKS", values["checks"]))
+    rolls = values["roll"] != "off"
+    needing = ("READY", ready.kind != "none"), ("ROLL", rolls), *((each, values[each.lower()]) for each in LISTS)
     for name, given in needing:
         if given and not service:
             message = f"SVCINIT_{name} needs SVCINIT_SERVICE: the name to register"
@@ -426,14 +428,11 @@ def _contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     if values["stop"].kind == "restart":  # type: ignore[attr-defined]
         message = "SVCINIT_STOP='restart': a stop cannot be a restart; expected signal:, write:, exec: or none"
         faults.append(Contradiction(message, "SVCINIT_STOP"))
-    return faults if values["roll"] == "off" else faults + _roll_contradictions(values)
+    return faults + _roll_contradictions(values) if rolls else faults
 
 
 def _roll_contradictions(values: Mapping[str, object]) -> list[Contradiction]:
     faults, root = [], f"{values['roll_prefix']}/"
-    if not values["service"]:
-        message = "SVCINIT_ROLL needs SVCINIT_SERVICE: the name whose instances roll"
-        faults.append(Contradiction(message, "SVCINIT_ROLL", "SVCINIT_SERVICE"))
     if values["source"]:
         message = "SVCINIT_ROLL needs SVCINIT_SOURCE=consul: a file is not rolled out"
         faults.append(Contradiction(message, "SVCINIT_ROLL", "SVCINIT_SOURCE"))
@@ -473,14 +472,6 @@ def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
         message = "SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes"
         faults.append(Contradiction(message, "SVCINIT_DEREGISTER_AFTER"))
     return faults
-
-
-def host_of(address: str) -> str:
-    """The host that CONSUL_HTTP_ADDR names."""
-    if address.startswith("unix://"):
-        return "127.0.0.1"
-    place = address.split("://")[-1].split("/")[0].rpartition("@")[2]  # a user name is no part of the host
-    return split_host_port(place)[0]
 
 
 def _has_files(directory: str) -> bool:

@@ -17,7 +17,7 @@ from svcinit.ctl import state as states
 from svcinit.ctl.doctor.consul import CALL, failed
 from svcinit.ctl.doctor.report import found, well
 from svcinit.errors import ConfigError, SvcinitError
-from svcinit.settings.environment import host_of
+from svcinit.names import host_of
 from svcinit.state_files import read_of_life
 
 if TYPE_CHECKING:
