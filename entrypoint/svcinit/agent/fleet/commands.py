@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from svcinit.agent.fleet import endings
-from svcinit.agent.fleet.records import How, LogEntry, Phase, Plan, PlanState, Record, RollOutcome, shortened
+from svcinit.agent.fleet.records import (
+    KEYS_SHOWN,
+    How,
+    LogEntry,
+    Phase,
+    Plan,
+    PlanState,
+    Record,
+    RollOutcome,
+    shortened,
+)
 from svcinit.errors import SvcinitError
 
 RUNNING = PlanState.ROLLING, PlanState.PAUSED, PlanState.REVERTING
@@ -100,12 +110,14 @@ def begin(
     if plan.state in RUNNING and not supersede:
         raise NotNow(Why.RUNNING, plan)
     phase = Phase.REHEARSAL if request.target and request.rehearse and request.how == How.APPLY else Phase.CANARY
+    keys = tuple(map(shortened, request.keys[:KEYS_SHOWN]))
     rolling = Plan(
         n=newest(plan, records) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,
         previous=plan.previous, restart=request.restart, phase=phase, settled=plan.settled,
         refused={revision: why for revision, why in plan.refused.items() if revision != request.target},
-        policy=request.policy or {}, paths=request.paths or plan.paths, keys=request.keys, canary_id=request.canary_id,
-        by=request.by, token=request.token, reason=shortened(request.reason), began=request.began, extra=plan.extra,
+        policy=request.policy or {}, paths=request.paths or plan.paths, keys=keys, canary_id=request.canary_id,
+        by=shortened(request.by), token=request.token, reason=shortened(request.reason), began=request.began,
+        extra=plan.extra,
     )  # fmt: skip
     return rolling, None if plan.state == PlanState.IDLE else endings.entry(plan, RollOutcome.SUPERSEDED)
 

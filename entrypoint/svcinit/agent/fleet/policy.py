@@ -243,8 +243,8 @@ def read(*layers: Mapping[str, str]) -> Policy:
 
 
 def _unknown(name: str) -> Fault:
-    close = nearest(name, POLICY)
-    return Fault(f"{name} is no key of a policy" + f": did you mean {close[0]}?" * bool(close), key=name)
+    hint = "".join(f": did you mean {close}?" for close in nearest(name, POLICY))
+    return Fault(f"{name} is no key of a policy{hint}", key=name)
 
 
 @cache

@@ -18,11 +18,12 @@ from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
 VERSION = 1
-PLAN_LIMIT = 32 * 1024  # bytes; Consul's own limit for a value is 512 KiB
+PLAN_LIMIT = 64 * 1024  # bytes; Consul's own limit for a value is 512 KiB
 RECORD_LIMIT = 4 * 1024
 LOG_LIMIT = 8 * 1024
 TEXT_LIMIT = 200  # characters of a text for people, such as `trouble`
 FAILED_LIMIT = 200  # failures that a plan can name; so the error budget is never larger
+KEYS_SHOWN = 20  # names of changed keys in a plan
 FAILED_SHOWN = 20  # failures that an entry of the history names
 REFUSED_LIMIT = 10  # revisions that a plan remembers as refused; the oldest goes first
 LARGEST = 2**53  # JSON's integers are exact up to here (RFC 8259, 6)
