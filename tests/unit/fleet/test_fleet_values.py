@@ -228,6 +228,12 @@ REVERTING = replace(ROLLING, state=PlanState.REVERTING)
 APPLY = Request(How.APPLY, "new", by="ops")
 
 
+def test_a_roll_out_that_changes_very_many_keys_has_a_plan_that_can_be_read() -> None:
+    keys = tuple(f"{'k' * 500}{number}" for number in range(5000))
+    plan, _ = commands.begin(IDLE, [], replace(APPLY, keys=keys, reason="r" * 10_000, by="b" * 10_000))
+    assert is_own(Plan.parse(plan.dump()))
+
+
 def test_a_roll_out_has_the_next_number_also_after_a_restore_of_consul() -> None:
     plan, _ = commands.begin(IDLE, [Record(turn=Turn(n=12))], APPLY)
     assert (plan.n, plan.state, plan.phase, plan.good, plan.target) == (
@@ -250,12 +256,6 @@ def test_a_roll_out_has_the_next_number_also_after_a_restore_of_consul() -> None
         (replace(ROLLING, state=PlanState.REVERTING), APPLY, Why.RUNNING),
     ],
 )
-def test_a_roll_out_that_changes_very_many_keys_has_a_plan_that_can_be_read() -> None:
-    keys = tuple(f"{'k' * 500}{number}" for number in range(5000))
-    plan, _ = commands.begin(IDLE, [], replace(APPLY, keys=keys, reason="r" * 10_000, by="b" * 10_000))
-    assert is_own(Plan.parse(plan.dump()))
-
-
 def test_a_roll_out_that_may_not_begin_says_why(plan: Plan, request_: Request, why: Why) -> None:
     with pytest.raises(NotNow) as caught:
         commands.begin(plan, [], request_)
