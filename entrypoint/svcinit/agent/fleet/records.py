@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -362,7 +363,7 @@ def _parse(cls: type[Valued], raw: bytes, limit: int, **nested: type[Any]) -> Va
     if len(raw) > limit:
         return FOREIGN
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, parse_float=_finite, parse_constant=_finite)
         if not isinstance(data, dict) or data.pop("v", None) != VERSION:
             return FOREIGN
         inner = {name: _read(kind, data.pop(name, {})) for name, kind in nested.items()}
@@ -371,6 +372,13 @@ def _parse(cls: type[Valued], raw: bytes, limit: int, **nested: type[Any]) -> Va
         return cls(**{**_fields(cls, data), **inner, "extra": extra})
     except (ValueError, TypeError, RecursionError):
         return FOREIGN
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can write again: not NaN, not infinite."""
+    if not math.isfinite(float(text)):
+        raise ValueError
+    return float(text)
 
 
 def _read(kind: type[Any], data: object) -> Any:
