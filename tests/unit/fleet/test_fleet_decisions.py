@@ -1,14 +1,14 @@
-"""What the conductor decides, for views that are written down here: who gets a turn, who does not, how it ends."""
+"""What the conductor decides, for views that are written down here: who gets a turn, and who does not; the end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from svcinit.agent.fleet.census import LEFT, TRIES, UNCLAIMED_AGAIN, VANISHED
-from svcinit.agent.fleet.conductor import UNCLAIMED, decide
+from fleet_world import CLAIMED, ENDED, GRANTED, OLD, PLAN, TEXTS, World, at, ids, plan_of
+from svcinit.agent.fleet.census import LEFT, VANISHED
 from svcinit.agent.fleet.records import (
     FOREIGN,
     Foreign,
@@ -20,82 +20,9 @@ from svcinit.agent.fleet.records import (
     Rehearsal,
     Rehearsed,
     RollOutcome,
-    Turn,
-    TurnOutcome,
     TurnState,
 )
-from svcinit.agent.fleet.view import Analysed, Analysis, Decision, Health, Memory, Reason, Seen, View, Waiting
-
-GRANTED, CLAIMED, ENDED = TurnState.GRANTED, TurnState.CLAIMED, TurnState.ENDED
-DONE = TurnOutcome.DONE
-TEXTS = {"max_unavailable": "2", "healthy": "20s", "deadline": "5m", "bake": "1m", "spread": "none", "ramp": "none"}
-PLAN = Plan(n=5, state=PlanState.ROLLING, good="old", target="new", phase=Phase.ALL, step=2, policy=TEXTS)
-
-
-def at(state: TurnState, rev: str = "", **fields: Any) -> Record:
-    """The record of an instance whose turn in roll-out 5 is in this state."""
-    turn = {"n": 5, "serial": 1, "rev": "new", "state": state, "tries": 1, "owner": "1", **fields}
-    if state == ENDED:
-        turn.setdefault("outcome", DONE)
-    done = state == ENDED and turn["outcome"] == DONE
-    return Record(life="1", rev=rev or ("new" if done else "old"), turn=Turn(**turn))
-
-
-OLD = Record(life="1", rev="old")
-
-
-@dataclass
-class World:
-    """A fleet that changes only as a test says. Time passes in `look`."""
-
-    plan: Plan | Foreign | None = PLAN
-    records: dict[str, Record | Foreign] = field(default_factory=dict)
-    rows: dict[str, Health] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
-    now: float = 0
-    me: str = ""
-    analysis: Analysis | None = None
-
-    def add(self, id: str, record: Record | Foreign = OLD, **row: Any) -> World:
-        self.records[id] = record
-        self.rows[id] = Health(id, **{"node": id, "life": "1", **row})
-        return self
-
-    def many(self, number: int, record: Record = OLD, prefix: str = "x") -> World:
-        for i in range(number):
-            self.add(f"{prefix}{i}", record)
-        return self
-
-    def health(self, id: str, **row: Any) -> None:
-        self.rows[id] = replace(self.rows[id], **row)
-
-    def look(self, after: float = 0) -> Decision:
-        self.now += after
-        seen = {id: Seen(record, 7) for id, record in self.records.items()}
-        decision = decide(View(self.plan, 3, seen, self.rows, self.me, self.analysis), self.memory, self.now)
-        self.memory = decision.memory
-        return decision
-
-    def follow(self, after: float = 0) -> Decision:
-        """Look, and write what was decided."""
-        decision = self.look(after)
-        self.plan = decision.plan or self.plan
-        for write in decision.writes:
-            if write.record is None:
-                del self.records[write.id]
-            else:
-                self.records[write.id] = write.record
-        return decision
-
-
-def ids(decision: Decision) -> set[str]:
-    return {each.id for each in decision.grants}
-
-
-def plan_of(decision: Decision) -> Plan:
-    assert decision.plan is not None
-    return decision.plan
-
+from svcinit.agent.fleet.view import Analysed, Analysis, Memory, Reason, Waiting
 
 # ---- the bound
 
@@ -327,123 +254,6 @@ def test_a_revision_that_does_not_render_on_one_instance_touches_nobody_and_is_r
     assert decision.log is not None
     assert decision.log.outcome == RollOutcome.REFUSED
     assert "refused" in [event.name for event in decision.events]
-
-
-# ---- failures
-
-
-@pytest.mark.parametrize("outcome", ["aborted", "rolled_back", "failed", "died"])
-def test_a_canary_that_fails_gets_the_good_revision_back(outcome: str) -> None:
-    world = World(replace(PLAN, phase=Phase.CANARY, step=0)).many(5)
-    world.add("a", replace(at(ENDED, outcome=TurnOutcome(outcome)), clean=False))
-    decision = world.look()
-    plan = plan_of(decision)
-    assert (plan.n, plan.state, plan.target, plan.good) == (6, PlanState.REVERTING, "old", "old")
-    assert "new" in plan.refused
-    assert decision.log is not None
-    assert decision.log.outcome == RollOutcome.HALTED
-    assert decision.log.failed == (("a", outcome),)
-
-
-def test_an_instance_that_stops_passing_after_its_turn_has_failed_after_one_interval() -> None:
-    world = World(replace(PLAN, phase=Phase.BAKE, step=0)).many(5).add("a", at(ENDED))
-    world.look()
-    world.look(25)  # healthy
-    world.health("a", passing=False)
-    assert world.look(1).plan is None or plan_of(world.look()).state == PlanState.ROLLING
-    decision = world.look(11)
-    assert plan_of(decision).state == PlanState.REVERTING
-    assert [event.fields["reason"] for event in decision.events if event.name == "failed"] == [Reason.CRITICAL]
-    assert ids(decision) == {"a"}  # at once
-
-
-@pytest.mark.parametrize(("clean", "failed"), [(True, False), (False, True)], ids=["docker restart", "crash"])
-def test_a_crash_after_the_turn_is_a_failure_and_an_ordered_restart_is_not(clean: bool, failed: bool) -> None:
-    world = World(replace(PLAN, phase=Phase.BAKE, step=0)).add("a", replace(at(ENDED), life="2", clean=clean), life="2")
-    world.many(3)
-    world.look()
-    assert (plan_of(world.look(15)).state == PlanState.REVERTING) == failed
-
-
-def test_what_was_broken_before_its_turn_or_is_in_maintenance_is_no_failure() -> None:
-    world = World().many(2, replace(OLD, rev="new"))
-    world.add("broken", at(ENDED, broken=True), passing=False)
-    world.add("kept", at(ENDED), passing=False, maintenance=True)
-    world.follow()
-    world.follow(1000)
-    assert isinstance(world.plan, Plan)
-    assert (world.plan.state, world.plan.failed, world.plan.good) == (PlanState.IDLE, (), "new")
-
-
-def test_failures_within_the_budget_do_not_stop_the_roll_out_and_one_more_does() -> None:
-    policy = {**TEXTS, "max_failures": "1", "max_unavailable": "5"}
-    world = World(replace(PLAN, policy=policy)).many(10).add("a", at(ENDED, outcome=TurnOutcome.ABORTED))
-    assert world.follow().grants
-    assert isinstance(world.plan, Plan)
-    assert world.plan.state == PlanState.ROLLING
-    world.add("b", at(ENDED, outcome=TurnOutcome.ABORTED))
-    assert plan_of(world.follow()).state == PlanState.REVERTING
-
-
-def test_a_claim_that_does_not_end_is_a_failure_at_the_deadline_and_still_counts_as_out() -> None:
-    policy = {**TEXTS, "max_failures": "1", "max_unavailable": "1"}
-    world = World(replace(PLAN, policy=policy)).many(3).add("a", at(CLAIMED))
-    world.follow()
-    world.follow(299)
-    assert plan_of(world.follow(2)).failed == (("a", Reason.DEADLINE),)
-    assert not world.follow(10_000).grants
-
-
-@pytest.mark.parametrize("how", [How.RELOAD, How.RESTART])
-def test_code_cannot_be_reverted_so_the_roll_out_stands_still(how: How) -> None:
-    world = World(replace(PLAN, how=how, target="", phase=Phase.CANARY, step=0)).many(3)
-    world.add("a", at(ENDED, outcome=TurnOutcome.FAILED, rev=""))
-    assert plan_of(world.follow()).state == PlanState.HALTED
-    assert world.follow(10).over
-
-
-def test_an_instance_that_could_not_fetch_the_revision_gets_more_tries_and_then_failed() -> None:
-    world = World().add("a", at(ENDED, outcome=TurnOutcome.IN_PLACE))
-    assert ids(world.look()) == {"a"}
-    world.add("a", at(ENDED, outcome=TurnOutcome.IN_PLACE, tries=TRIES))
-    decision = world.look()
-    assert not decision.grants or plan_of(decision).state == PlanState.REVERTING
-
-
-# ---- grants that are not claimed
-
-
-def test_a_grant_that_is_not_claimed_is_revoked_and_given_again_later_and_is_no_failure() -> None:
-    world = World(replace(PLAN, policy={**TEXTS, "max_unavailable": "1"})).add("a")
-    first = world.follow().grants[0].record
-    world.follow()
-    assert not world.follow(UNCLAIMED).revokes
-    assert [each.id for each in world.follow(1).revokes] == ["a"]
-    assert not world.follow(1).grants
-    again = world.follow(UNCLAIMED_AGAIN).grants[0].record
-    assert first is not None
-    assert again is not None
-    assert again.turn.serial == first.turn.serial + 1  # the instance can tell it from the old one
-    assert again.turn.tries == first.turn.tries
-    assert isinstance(world.plan, Plan)
-    assert world.plan.failed == ()
-
-
-@pytest.mark.parametrize("state", [PlanState.PAUSED, PlanState.HALTED])
-def test_a_roll_out_that_stands_still_revokes_what_is_not_claimed_and_grants_nothing(state: PlanState) -> None:
-    world = World(replace(PLAN, state=state)).many(3).add("a", at(GRANTED)).add("b", at(CLAIMED))
-    decision = world.follow()
-    assert [each.id for each in decision.revokes] == ["a"]
-    assert not decision.grants
-    assert not decision.over
-    assert world.follow().over
-
-
-def test_a_newer_roll_out_revokes_the_grants_of_the_older_one() -> None:
-    world = World(replace(PLAN, n=6)).many(1).add("a", at(GRANTED)).add("b", at(CLAIMED))
-    decision = world.look()
-    assert [each.id for each in decision.revokes] == ["a"]
-    assert not decision.grants
 
 
 # ---- the end, and after it

@@ -1,0 +1,136 @@
+"""What the conductor decides when turns fail, when nobody claims them, and when a person pauses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fleet_world import CLAIMED, ENDED, GRANTED, OLD, PLAN, TEXTS, World, at, ids, plan_of
+from svcinit.agent.fleet.census import TRIES, UNCLAIMED_AGAIN
+from svcinit.agent.fleet.conductor import UNCLAIMED
+from svcinit.agent.fleet.records import (
+    How,
+    Phase,
+    Plan,
+    PlanState,
+    RollOutcome,
+    TurnOutcome,
+)
+from svcinit.agent.fleet.view import Reason
+
+# ---- failures
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "rolled_back", "failed", "died"])
+def test_a_canary_that_fails_gets_the_good_revision_back(outcome: str) -> None:
+    world = World(replace(PLAN, phase=Phase.CANARY, step=0)).many(5)
+    world.add("a", replace(at(ENDED, outcome=TurnOutcome(outcome)), clean=False))
+    decision = world.look()
+    plan = plan_of(decision)
+    assert (plan.n, plan.state, plan.target, plan.good) == (6, PlanState.REVERTING, "old", "old")
+    assert "new" in plan.refused
+    assert decision.log is not None
+    assert decision.log.outcome == RollOutcome.HALTED
+    assert decision.log.failed == (("a", outcome),)
+
+
+def test_an_instance_that_stops_passing_after_its_turn_has_failed_after_one_interval() -> None:
+    world = World(replace(PLAN, phase=Phase.BAKE, step=0)).many(5).add("a", at(ENDED))
+    world.look()
+    world.look(25)  # healthy
+    world.health("a", passing=False)
+    assert world.look(1).plan is None or plan_of(world.look()).state == PlanState.ROLLING
+    decision = world.look(11)
+    assert plan_of(decision).state == PlanState.REVERTING
+    assert [event.fields["reason"] for event in decision.events if event.name == "failed"] == [Reason.CRITICAL]
+    assert ids(decision) == {"a"}  # at once
+
+
+@pytest.mark.parametrize(("clean", "failed"), [(True, False), (False, True)], ids=["docker restart", "crash"])
+def test_a_crash_after_the_turn_is_a_failure_and_an_ordered_restart_is_not(clean: bool, failed: bool) -> None:
+    world = World(replace(PLAN, phase=Phase.BAKE, step=0)).add("a", replace(at(ENDED), life="2", clean=clean), life="2")
+    world.many(3)
+    world.look()
+    assert (plan_of(world.look(15)).state == PlanState.REVERTING) == failed
+
+
+def test_what_was_broken_before_its_turn_or_is_in_maintenance_is_no_failure() -> None:
+    world = World().many(2, replace(OLD, rev="new"))
+    world.add("broken", at(ENDED, broken=True), passing=False)
+    world.add("kept", at(ENDED), passing=False, maintenance=True)
+    world.follow()
+    world.follow(1000)
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.failed, world.plan.good) == (PlanState.IDLE, (), "new")
+
+
+def test_failures_within_the_budget_do_not_stop_the_roll_out_and_one_more_does() -> None:
+    policy = {**TEXTS, "max_failures": "1", "max_unavailable": "5"}
+    world = World(replace(PLAN, policy=policy)).many(10).add("a", at(ENDED, outcome=TurnOutcome.ABORTED))
+    assert world.follow().grants
+    assert isinstance(world.plan, Plan)
+    assert world.plan.state == PlanState.ROLLING
+    world.add("b", at(ENDED, outcome=TurnOutcome.ABORTED))
+    assert plan_of(world.follow()).state == PlanState.REVERTING
+
+
+def test_a_claim_that_does_not_end_is_a_failure_at_the_deadline_and_still_counts_as_out() -> None:
+    policy = {**TEXTS, "max_failures": "1", "max_unavailable": "1"}
+    world = World(replace(PLAN, policy=policy)).many(3).add("a", at(CLAIMED))
+    world.follow()
+    world.follow(299)
+    assert plan_of(world.follow(2)).failed == (("a", Reason.DEADLINE),)
+    assert not world.follow(10_000).grants
+
+
+@pytest.mark.parametrize("how", [How.RELOAD, How.RESTART])
+def test_code_cannot_be_reverted_so_the_roll_out_stands_still(how: How) -> None:
+    world = World(replace(PLAN, how=how, target="", phase=Phase.CANARY, step=0)).many(3)
+    world.add("a", at(ENDED, outcome=TurnOutcome.FAILED, rev=""))
+    assert plan_of(world.follow()).state == PlanState.HALTED
+    assert world.follow(10).over
+
+
+def test_an_instance_that_could_not_fetch_the_revision_gets_more_tries_and_then_failed() -> None:
+    world = World().add("a", at(ENDED, outcome=TurnOutcome.IN_PLACE))
+    assert ids(world.look()) == {"a"}
+    world.add("a", at(ENDED, outcome=TurnOutcome.IN_PLACE, tries=TRIES))
+    decision = world.look()
+    assert not decision.grants or plan_of(decision).state == PlanState.REVERTING
+
+
+# ---- grants that are not claimed
+
+
+def test_a_grant_that_is_not_claimed_is_revoked_and_given_again_later_and_is_no_failure() -> None:
+    world = World(replace(PLAN, policy={**TEXTS, "max_unavailable": "1"})).add("a")
+    first = world.follow().grants[0].record
+    world.follow()
+    assert not world.follow(UNCLAIMED).revokes
+    assert [each.id for each in world.follow(1).revokes] == ["a"]
+    assert not world.follow(1).grants
+    again = world.follow(UNCLAIMED_AGAIN).grants[0].record
+    assert first is not None
+    assert again is not None
+    assert again.turn.serial == first.turn.serial + 1  # the instance can tell it from the old one
+    assert again.turn.tries == first.turn.tries
+    assert isinstance(world.plan, Plan)
+    assert world.plan.failed == ()
+
+
+@pytest.mark.parametrize("state", [PlanState.PAUSED, PlanState.HALTED])
+def test_a_roll_out_that_stands_still_revokes_what_is_not_claimed_and_grants_nothing(state: PlanState) -> None:
+    world = World(replace(PLAN, state=state)).many(3).add("a", at(GRANTED)).add("b", at(CLAIMED))
+    decision = world.follow()
+    assert [each.id for each in decision.revokes] == ["a"]
+    assert not decision.grants
+    assert not decision.over
+    assert world.follow().over
+
+
+def test_a_newer_roll_out_revokes_the_grants_of_the_older_one() -> None:
+    world = World(replace(PLAN, n=6)).many(1).add("a", at(GRANTED)).add("b", at(CLAIMED))
+    decision = world.look()
+    assert [each.id for each in decision.revokes] == ["a"]
+    assert not decision.grants
