@@ -45,7 +45,7 @@ class MariaDb:
              "--auth-root-authentication-method=normal", "--skip-test-db"], check=True, capture_output=True,
         )  # fmt: skip
         (self.folder / "init.sql").write_text(
-            f"CREATE USER 'vault'@'%' IDENTIFIED BY '{ADMIN}'; GRANT ALL ON *.* TO 'vault'@'%' WITH GRANT OPTION;\n"
+            f"CREATE USER 'vault'@'%' IDENTIFIED BY '{ADMIN}';\nGRANT ALL ON *.* TO 'vault'@'%' WITH GRANT OPTION;\n"
         )
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(

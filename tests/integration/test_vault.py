@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from svcinit.agent.prepare.source import Kind
+from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
 from svcinit.agent.templates.engine import Engine
 from svcinit.agent.templates.mask import Mask
 from svcinit.agent.templates.render import Rendered, find, render, render_arguments
 from svcinit.agent.vault import memory
+from svcinit.agent.vault import round as one_round
 from svcinit.agent.vault.client import Vault
+from svcinit.agent.vault.round import Result, Work
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.handover import Slots
 from svcinit.settings import environment
@@ -425,3 +429,63 @@ def test_tls_is_as_vaults_own_variables_have_it(tmp_path: pathlib.Path, make: Ma
         assert "VAULT_CACERT" in make(server, VAULT_CACERT="/none.pem").fault(template)
         said = make(server, VAULT_ADDR=server.url.replace("https", "http")).fault(template)
         assert "VAULT_ADDR" in said
+
+
+def rounds(server: VaultServer, env: dict[str, str], work: Work) -> Result:
+    """The result of one round of presence."""
+    settings = environment.read({"VAULT_ADDR": server.url, **env})
+    read, write = os.pipe()
+    saved = os.dup(1)
+    os.dup2(write, 1)
+    os.close(write)
+    try:
+        assert one_round.main(settings, work) == 0
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+    with open(read, "rb") as output:
+        return Result(**json.loads(output.read().splitlines()[-1]))
+
+
+SHOP = InputId(Kind.SECRET, "kv/shop")
+
+
+def test_a_round_whose_token_cannot_be_renewed_still_reads(shared: VaultServer) -> None:
+    token = shared.token(policies=["shop"], ttl="1h", renewable=False)
+    found = rounds(shared, {"VAULT_TOKEN": token}, Work(None, True, [], [SHOP], {}))
+    assert "token" in found.errors
+    assert found.token
+    assert found.contents[0][-1][0]["password"] == PASSWORD
+    assert list(found.mounts) == ["kv/"]
+
+
+def test_a_round_with_a_revoked_token_takes_the_one_in_the_file(shared: VaultServer, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "token"
+    first, second = (shared.token(policies=["shop"], ttl="1h") for _ in range(2))
+    file.write_text(second)
+    shared.call("POST", "auth/token/revoke", {"token": first})
+    given = memory.Token(first, 1.0, 0.0, False)
+    found = rounds(shared, {"VAULT_TOKEN_FILE": str(file)}, Work(given, False, [], [SHOP], {}))
+    assert found.contents
+    assert found.replaced
+    assert found.token
+    assert found.token["token"] == second
+
+
+def test_a_round_says_of_a_revoked_token_that_it_is_not_valid_and_of_a_lease_that_it_is_gone(
+    shared: VaultServer,
+) -> None:
+    record = memory.Record(how="leased", lease="database/creds/shop/x", renewable=True, seconds=10.0)
+    given = memory.Token(planted.token(), 1.0, 0.0, False)
+    found = rounds(shared, {}, Work(given, True, [record], [SHOP], {}))
+    assert set(found.errors) == {"token", record.key, str(SHOP)}
+    assert found.leases == {record.key: None}
+    planted.look("the errors of a round", str(found.errors))
+
+
+def test_a_round_at_a_sealed_vault_says_so_and_ends_no_lease(own: VaultServer) -> None:
+    own.seal()
+    record = memory.Record(how="leased", lease="database/creds/shop/x", renewable=True, seconds=10.0)
+    found = rounds(own, {"VAULT_TOKEN": own.root}, Work(None, True, [record], [SHOP], {}))
+    assert found.away
+    assert not found.leases

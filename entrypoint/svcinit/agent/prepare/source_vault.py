@@ -56,7 +56,7 @@ class VaultSource(Source):
         try:
             return self._read(wanted)
         except Unavailable as error:
-            former = self._other.former(wanted)
+            former = self._other.former(wanted) if self._settings.cache_secrets else None
             if former is None:
                 raise
             log.warning("degraded", "{input}: from the cache: {error}", input=str(wanted), error=error)

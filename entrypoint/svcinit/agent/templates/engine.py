@@ -24,7 +24,6 @@ from jinja2.utils import missing
 from svcinit import regular_file
 from svcinit.agent.templates import faults, filters, output
 from svcinit.agent.templates.faults import NoKeyError, NoNameError, NoSecretError, NoVariableError, WrongError
-from svcinit.agent.templates.secret import Secret
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ class _Missing(StrictUndefined):
                 hint, exc = name, NoNameError
             elif isinstance(obj, _Section) and name not in obj:  # `attr` finds no key
                 hint, exc = obj.path(name), NoKeyError
-            elif isinstance(obj, Secret):
+            elif hasattr(type(obj), "lacks"):  # a secret, whose class is imported when it is used
                 hint, exc = obj.lacks(name), NoSecretError
             elif isinstance(obj, _Environ):
                 hint, exc = name, NoVariableError

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 CALL = 10.0  # seconds, at most, for one call
+READING = 15.0  # seconds after which a round begins no further read: presence kills a round after 30
 
 
 class Work:
@@ -85,6 +86,7 @@ class _Round:
         token = work.token.token if work.token is not None else self.settings.vault_token
         if token:
             vault.use(token)
+        given, until = vault.token, time.monotonic() + READING
         if work.renews:
             try:
                 self.keep_token()
@@ -93,6 +95,8 @@ class _Round:
         for record in work.leases:
             self.keep_lease(record)
         for wanted in work.reads:
+            if time.monotonic() > until:  # the rest is still due, and comes in the next round
+                break
             try:
                 result.contents.append([*wanted, secrets.read(vault, wanted).content])
             except Denied as error:
@@ -100,6 +104,8 @@ class _Round:
             except ConfigError as error:
                 result.errors[str(wanted)] = str(error)
         result.mounts = vault.mounts
+        if vault.token != given and result.token is None:  # the token's file has another one
+            result.token, result.replaced = vars(login.look_up(vault)), True
 
     def keep_token(self) -> None:
         """Renew it; what cannot be renewed for long enough is replaced, if there is a way to get another one."""
