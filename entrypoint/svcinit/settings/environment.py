@@ -179,8 +179,8 @@ class Settings(ForVault):
 
     @property
     def uses_tls(self) -> bool:
-        """Can a connection to the agent be one over TLS?"""
-        return self.consul_http_ssl or self.consul_http_addr.lower().startswith("https")
+        """Can a connection to the agent or to Vault be one over TLS? A standby of Vault can redirect to one."""
+        return self.uses_vault or self.consul_http_ssl or self.consul_http_addr.lower().startswith("https")
 
     @property
     def registers(self) -> bool:
