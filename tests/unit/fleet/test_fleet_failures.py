@@ -134,3 +134,17 @@ def test_a_newer_roll_out_revokes_the_grants_of_the_older_one() -> None:
     decision = world.look()
     assert [each.id for each in decision.revokes] == ["a"]
     assert not decision.grants
+
+
+def test_a_roll_out_ends_without_an_instance_that_hangs_but_its_turn_is_not_settled() -> None:
+    policy = {**TEXTS, "max_failures": "1", "max_unavailable": "2"}
+    world = World(replace(PLAN, policy=policy)).many(3, at(ENDED)).add("hung", at(CLAIMED))
+    world.follow()
+    world.follow(301)
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.good, world.plan.failed) == (
+        PlanState.IDLE,
+        "new",
+        (("hung", Reason.DEADLINE),),
+    )
+    assert world.plan.settled < 5
