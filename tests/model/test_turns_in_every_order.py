@@ -79,6 +79,7 @@ class Search:
         rows = {ids[i]: Health(ids[i], passing=doing != BAD, life="1") for i, (_, _, doing) in enumerate(seen)}
         since = LONG_AGO if late else NOW
         memory = Memory(
+            at=NOW,
             plan=1,
             lives=dict.fromkeys(rows, "1"),
             passing=dict.fromkeys(rows, LONG_AGO),

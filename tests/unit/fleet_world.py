@@ -62,11 +62,18 @@ class World:
         self.rows[id] = replace(self.rows[id], **row)
 
     def look(self, after: float = 0) -> Decision:
+        """The conductor looks again and again until `after` seconds have passed; this is its last decision."""
+        while after > 10:
+            self.now, after = self.now + 10, after - 10
+            self.memory = self._decide().memory
         self.now += after
-        seen = {id: Seen(record, 7) for id, record in self.records.items()}
-        decision = decide(View(self.plan, 3, seen, self.rows, self.me, self.analysis), self.memory, self.now)
+        decision = self._decide()
         self.memory = decision.memory
         return decision
+
+    def _decide(self) -> Decision:
+        seen = {id: Seen(record, 7) for id, record in self.records.items()}
+        return decide(View(self.plan, 3, seen, self.rows, self.me, self.analysis), self.memory, self.now)
 
     def follow(self, after: float = 0) -> Decision:
         """Look, and write what was decided."""

@@ -91,6 +91,15 @@ def test_a_turn_is_over_only_after_the_instance_passed_for_long_enough_since_its
     assert len(world.look(1).grants) == 1
 
 
+def test_a_conductor_that_was_suspended_does_not_know_whether_instances_passed_meanwhile() -> None:
+    world = World(replace(PLAN, policy={**TEXTS, "max_unavailable": "1"})).many(3).add("a", at(ENDED))
+    world.look()
+    world.now += 1000
+    assert not world.look().grants
+    assert not world.look(19).grants
+    assert world.look(1).grants
+
+
 def test_healthy_is_never_shorter_than_one_and_a_half_check_intervals() -> None:
     world = World(replace(PLAN, policy={**TEXTS, "max_unavailable": "1", "healthy": "1s"})).many(1)
     world.add("a", replace(at(ENDED), every=30))
@@ -101,9 +110,10 @@ def test_healthy_is_never_shorter_than_one_and_a_half_check_intervals() -> None:
 
 def test_a_new_conductor_counts_all_claims_and_waits_for_health_anew() -> None:
     world = World().many(5).add("a", at(CLAIMED)).add("b", at(ENDED))
-    assert not world.look(1000).grants
+    assert not world.look().grants
+    assert len(world.look(20).grants) == 1
     world.memory = Memory()
-    assert not world.look(1000).grants
+    assert not world.look().grants
     assert len(world.look(20).grants) == 1
 
 

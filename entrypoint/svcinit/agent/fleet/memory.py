@@ -10,6 +10,7 @@ from svcinit.agent.fleet.policy import Policy
 from svcinit.agent.fleet.records import Plan, PlanState, Record, TurnState, is_own
 from svcinit.agent.fleet.view import Analysed, Memory, View, own_records
 
+GAP = 30.0  # seconds between two looks after which nobody knows whether an instance passed all the time
 Value = TypeVar("Value")
 
 
@@ -23,11 +24,13 @@ def observe(view: View, memory: Memory, now: float) -> Memory:
     known = {*view.records, *view.health, *memory.gone}
     phase = (plan.phase.value, str(plan.step), str(plan.group), plan.state.value)
     same = memory.plan == plan.n
+    before = {} if now - memory.at > GAP else _without(memory.passing, renewed)
     seen = replace(
         memory,
+        at=now,
         plan=plan.n,
         lives=lives,
-        passing=_since(passing, _without(memory.passing, renewed), now),
+        passing=_since(passing, before, now),
         failing=_since(known - passing, _without(memory.failing, renewed), now),
         gone=_since(known - set(view.health), memory.gone, now),
         turns={id: (record.turn.serial, record.turn.state) for id, record in records.items()},

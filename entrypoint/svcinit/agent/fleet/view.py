@@ -91,6 +91,7 @@ class Memory:
     """What the conductor saw before, with times of its own monotonic clock. It depends on views alone, never on whether
     a write succeeded; a new conductor begins with `Memory()`. The mappings are by id."""
 
+    at: float = 0  # the time of the last look
     plan: int = -1  # the number of the roll-out to which `phase` and the times after it belong
     lives: Mapping[str, str] = field(default_factory=dict)  # the life in the record
     passing: Mapping[str, float] = field(default_factory=dict)  # since when it passes without a break, in one life
