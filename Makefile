@@ -6,13 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
+BENCH_READY := $(VENV)/.bench-ready
 ENGINE := $(VENV)/.engine-of-site
-# Files of tests run side by side (pytest-xdist). Those with real parts wait most of the time: more of them than cores.
+# Files of tests run side by side (pytest-xdist), in the order of testing/order.py. Those with real parts wait most of
+# the time: more of them than cores.
 CORES := $(shell nproc)
-UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile
-REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile
+UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench counts fleet-model fleet-sim mutants release requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -81,10 +83,16 @@ $(DOCS_READY): requirements/docs.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
-bench: $(READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it
+bench: $(BENCH_READY)  ## start-up, memory and following, beside the peers; DOCS=1: the pages in docs/ are made of it. ONLY=peers: one table
+	tools/with-parts --try-docker $(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(DOCS),--docs)
+
+soak: $(BENCH_READY)  ## 200 instances on a Consul cluster that is restarted and upgraded, for SOAK_MINUTES=30; DOCS=1 as for bench
+	tools/with-parts --no-docker $(BIN)/python -m bench --only soak $(if $(DOCS),--docs)
+
+$(BENCH_READY): requirements/bench.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@tools/apt-install gcc musl-tools patchelf
-	tools/with-parts --try-docker $(BIN)/python -m bench $(if $(DOCS),--docs)
+	@touch $@
 
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, report, scale, starts, steps, watch
+from bench import contenders, image, imports, memory, peers, report, scale, soak, starts, steps, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
+from bench.page import Page, merged
 from bench.probe import Probe
 from testing.consul import ConsulAgent
+from testing.parts import tool_path
 
 WARM_UP = 2  # runs of each contender that do not count
 PLAIN_TIMES, FULL_TIMES = 2.0, 4.0  # targets: at most so many times the bare interpreter, the bash entrypoint
@@ -71,7 +73,7 @@ class Bench:
         """where the time of a full start goes"""
         how = image.interpreter(self.launcher), image.script(self.launcher)
         with self._consul() as full:
-            svcinit = full.contenders(self.launcher)[-1]
+            svcinit = full.svcinit([str(self.launcher), "--"])
             found = steps.measure(self.stage, *how, svcinit, self.runs)
         self.raw["steps"] = found
         _print(steps.table(found))
@@ -84,7 +86,8 @@ class Bench:
             if each.name not in (contenders.BARE, PYTHON) and not each.missing
         ]
         with self._consul() as full:
-            found.append(memory.measure(self.stage, full.contenders(self.launcher)[-1], full.registered))
+            found.append(memory.measure(self.stage, full.consul_template(), full.target.exists))
+            found.append(memory.measure(self.stage, full.svcinit([str(self.launcher), "--"]), full.registered))
         self.raw["memory"] = {each.name: vars(each) for each in found}
         _print(report.footprints(found))
         print("\nPSS counts shared memory by share (this program shares the interpreter); `unshared`: fully.\n")
@@ -97,7 +100,7 @@ class Bench:
         how = image.interpreter(self.launcher), image.script(self.launcher)
         found = [imports.of_python(self.python), imports.of_plain(*how)]
         with self._consul() as full:
-            svcinit = full.contenders(self.launcher)[-1]
+            svcinit = full.svcinit([str(self.launcher), "--"])
             found += imports.of_full(self.stage, *how, svcinit, full.registered)
         self.raw["imports"] = {each.process: each.cumulative for each in found}
         _print(report.processes(found))
@@ -119,12 +122,33 @@ class Bench:
     def scale(self) -> None:
         """watching without changes, by the number of keys and templates; then one change for many watchers"""
         with self._agent() as (folder, agent):
-            idle = scale.idle(folder / "idle", agent)
+            idle = [scale.Idle(SVCINIT, *size, scale.svcinit) for size in scale.SIZES]
+            scale.idle(folder / "idle", agent, idle)
             fleet = scale.fleet(folder / "fleet", agent)
-        self.raw["scale"] = {"idle": [vars(each) for each in idle], "fleet": fleet}
+        self.raw["scale"] = {"idle": [each.figures() for each in idle], "fleet": fleet}
         _print(report.idle(idle))
         print(f"\n{scale.FLEET} watchers of one prefix on one agent, one put:\n")
         _print(report.fleet(fleet))
+
+    def peers(self) -> None:
+        """tini, dumb-init, a bash entrypoint and consul-template beside svcinit, all in one run"""
+        for part in ("plain", "full", "memory", "watch"):
+            if part not in self.raw:
+                print(f"measuring {part}", file=sys.stderr)
+                with contextlib.redirect_stdout(io.StringIO()):
+                    PARTS[part](self)
+        with self._agent() as (folder, agent):
+            idle = peers.sizes()
+            scale.idle(folder / "idle", agent, idle)
+        self.raw["peers"] = [{"who": each.who, **each.figures()} for each in idle]
+        _print(peers.table(self.raw, report.corner(self.load)))
+
+    def soak(self) -> None:
+        """30 services on a Consul cluster that is restarted and upgraded"""
+        found = soak.measure(self.folder / "soak", self.launcher, *soak.wanted())
+        self.raw["soak"] = found.figures
+        _print(found.table())
+        self.failed += [f"soak: {each}" for each in found.broken]
 
     def images(self) -> None:
         """from `docker run` to the exec of the service, to its first answer and to passing in Consul"""
@@ -164,8 +188,7 @@ class Bench:
     def _agent(self) -> Iterator[tuple[pathlib.Path, ConsulAgent]]:
         """A Consul, and a folder that goes with it."""
         if "CONSUL_BINARY" not in os.environ:
-            done = subprocess.run([str(image.ROOT / "tools" / "consul")], stdout=subprocess.PIPE, text=True, check=True)
-            os.environ["CONSUL_BINARY"] = done.stdout.strip()
+            os.environ["CONSUL_BINARY"] = tool_path("consul")
         with tempfile.TemporaryDirectory(prefix="consul-", dir=self.folder) as name:
             folder = pathlib.Path(name)
             with ConsulAgent(folder / "consul") as agent:
@@ -174,27 +197,18 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
-    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale, "images": Bench.images,
+    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale, "peers": Bench.peers,
+    "soak": Bench.soak, "images": Bench.images,
 }  # fmt: skip
+LONG = "soak"  # runs only where it is asked for; the page keeps its section
+ALONE = "CPU", "load", "date", "commit"  # of the machine, above a section that was measured alone
 MAIN_PAGE = "benchmarks.md"
 PAGES = {"images": "images.md"}  # of parts that have one of their own
-INTRODUCTION = "This page is the output of `make bench`. The ratios are similar on other machines; the times are not."
+INTRODUCTION = (
+    "This page is the output of `make bench`. The ratios are similar on other machines; the times are not. "
+    "`make bench ONLY=NAME` measures one section."
+)
 TITLES = {MAIN_PAGE: "Benchmarks", "images.md": "Start of the images, with and without svcinit"}
-
-
-class Page(io.StringIO):
-    """All that is printed, kept too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._out = sys.stdout
-
-    def write(self, text: str) -> int:
-        self._out.write(text)
-        return super().write(text)
-
-    def flush(self) -> None:
-        self._out.flush()
 
 
 def main() -> int:
@@ -210,29 +224,33 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> list[str]:
     """Measure; what failed to run. No page is made of a run in which something failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
-    chosen = [options.only] if options.only else list(PARTS)
+    chosen = [options.only] if options.only else [part for part in PARTS if part != LONG]
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
         bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
         for file, parts in itertools.groupby(chosen, lambda part: PAGES.get(part, MAIN_PAGE)):
             page = Page()
             with contextlib.redirect_stdout(page):
-                _measure(bench, file, parts)
+                _measure(bench, file, parts, alone=bool(options.only))
             if options.docs and not bench.failed:
-                (DOCS / file).write_text(page.getvalue())
+                path = DOCS / file
+                old = path.read_text() if path.exists() else ""
+                path.write_text(merged(old, page.getvalue(), list(PARTS), alone=bool(options.only)))
         bench.probe.close()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(bench.raw, indent=1) + "\n")
     return bench.failed
 
 
-def _measure(bench: Bench, file: str, parts: Iterable[str]) -> None:
-    """One page."""
+def _measure(bench: Bench, file: str, parts: Iterable[str], *, alone: bool) -> None:
+    """One page. A section that is measured alone has the state of the machine too: the page's head may be older."""
     print(f"# {TITLES[file]}\n\n{INTRODUCTION}\n")
     _print([f"- {key}: {value}" for key, value in bench.raw["machine"].items()])
     if file == MAIN_PAGE:
         print(f"- {bench.runs} runs each, interleaved; the service is {bench.probe.note}")
     for part in parts:
         print(f"\n## {part}: {PARTS[part].__doc__}\n", flush=True)
+        if alone:
+            print("Measured alone. " + "; ".join(f"{key}: {bench.raw['machine'][key]}" for key in ALONE) + "\n")
         PARTS[part](bench)
         if part in PLOTTED:
             print(f"\n![{part}](plots/{part}.svg)")

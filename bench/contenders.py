@@ -9,11 +9,13 @@ from collections.abc import Callable
 from bench import image
 from bench.launch import Contender
 from testing.consul import ConsulAgent, free_ports
+from testing.parts import tool_path
 
 HERE = pathlib.Path(__file__).parent
 BARE, PYTHON, SVCINIT = "bare exec", "python3 -I -S", "svcinit"
-TINI, UNLAUNCHED = "tini", "svcinit without its launcher"
+TINI, DUMB_INIT, UNLAUNCHED = "tini -s", "dumb-init", "svcinit without its launcher"
 BASH, BASH_ONE_CURL, SVCINIT_FULL = "bash entrypoint", "bash, one curl for all keys", "svcinit, full"
+CONSUL_TEMPLATE = "consul-template"
 KV_PREFIX, SERVICE = "config/bench", "bench"
 KEYS = {
     "workers": "4", "threads": "2", "harakiri": "30", "listen": "127.0.0.1:8000", "buffer_size": "32768",
@@ -28,8 +30,8 @@ def plain(launcher: pathlib.Path, python: str) -> list[Contender]:
     execs = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     return [
         Contender(BARE, []),
-        _program(TINI, "-s", "--"),
-        _program("dumb-init"),
+        _program(TINI, "--"),
+        _program(DUMB_INIT),
         Contender(PYTHON, [python, "-I", "-S", "-c", execs]),
         Contender(SVCINIT, [str(launcher), "--"]),
     ]
@@ -39,14 +41,14 @@ def inits(launcher: pathlib.Path) -> list[Contender]:
     """Those that take signals; svcinit also without its launcher."""
     alone = [*image.interpreter(launcher), image.script(launcher), "--"]
     ours = [Contender(SVCINIT, [str(launcher), "--"]), Contender(UNLAUNCHED, alone)]
-    return [_program(TINI, "-s", "--"), _program("dumb-init"), *ours]
+    return [_program(TINI, "--"), _program(DUMB_INIT), *ours]
 
 
-def _program(name: str, *options: str) -> Contender:
-    found = shutil.which(name)
-    return Contender(
-        " ".join((name, *options)).removesuffix(" --"), [found or "", *options], missing="" if found else name
-    )
+def _program(name: str, *more: str) -> Contender:
+    """`name` is a program and its options."""
+    program, *options = name.split()
+    found = shutil.which(program)
+    return Contender(name, [found or "", *options, *more], missing="" if found else program)
 
 
 class Full:
@@ -72,12 +74,26 @@ class Full:
         return [
             self._contender(BASH, argv, env, missing),
             self._contender(BASH_ONE_CURL, argv, {**env, "ONE_CURL": "1"}, missing),
+            self.consul_template(),
             self.svcinit([str(launcher), "--"]),
         ]
 
     def svcinit(self, argv: list[str]) -> Contender:
         """svcinit, started by `argv`."""
         return self._contender(SVCINIT_FULL, argv, self._svcinit_env())
+
+    def consul_template(self) -> Contender:
+        """The same file of the same keys and service; nothing is registered. A shell joins the words of -exec."""
+        source = self.folder / "app.ini.ctmpl"
+        lines = [f'{key} = {{{{ key "{KV_PREFIX}/{key}" }}}}\n' for key in KEYS]
+        # the name that Consul's DNS gives an address: 0a010101.addr.dc1.consul
+        name = '{{ range split "." .Address }}{{ parseInt . | printf "%02x" }}{{ end }}.addr.dc1.consul'
+        comma = "{{ if $n }},{{ end }}"
+        peers = f'{{{{ range $n, $_ := service "database" }}}}{comma}{name}:{{{{ .Port }}}}{{{{ end }}}}'
+        source.write_text("".join([*lines, f"database = {peers}\n"]))
+        options = f"-consul-addr {self.consul.url.partition('://')[2]} -template {source}:{self.target}"
+        argv = ["/bin/sh", "-c", f'exec {tool_path(CONSUL_TEMPLATE)} {options} -exec "$*"', "sh"]
+        return self._contender(CONSUL_TEMPLATE, argv, {})
 
     def _contender(self, name: str, argv: list[str], env: dict[str, str], missing: str = "") -> Contender:
         return Contender(name, argv, env, missing=missing, before=self._forget, after=self._checked(name))

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import psutil
 
 from bench.contenders import KV_PREFIX, SERVICE, Full
-from testing.consul import requests_in
+from testing.consul import questions_in, requests_in
 from testing.process import Running, running
 from testing.waiting import eventually
 
-QUESTION = re.compile(r"request served from client: name=(\S+) type=(\S+)")
 BLOCKING, BLOCKS = re.compile(r"(index|hash)=\w+&wait=\d+\w+"), r"\1=N&wait=S"
 RECORD = f"GET /v1/agent/service/{SERVICE}"  # the first query for the record of the service, and the one that blocks
 RECORD_BLOCKS = f"{RECORD}?hash=N&wait=S"
@@ -57,8 +56,7 @@ def start_reload_stop(folder: pathlib.Path, full: Full, meanwhile: Callable[[Run
         svcinit.stop(30)
         eventually(lambda: RECORD_BLOCKS in phases.so_far(), "the query for the record has ended", 30)
         found["stop"] = phases.end()
-    questions = QUESTION.findall(log.read_bytes()[began:].decode())
-    return {**found, "a start and a reload, DNS": [f"{kind} {name}" for name, kind in questions]}
+    return {**found, "a start and a reload, DNS": questions_in(log.read_bytes()[began:].decode())}
 
 
 def round_of_anti_entropy(folder: pathlib.Path, full: Full) -> list[str]:

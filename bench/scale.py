@@ -10,79 +10,90 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import psutil
 
 from testing.consul import ConsulAgent
-from testing.process import PATH, ROOT, Running, end_session, running
+from testing.process import PATH, ROOT, end_session, running
 from testing.waiting import eventually
 
 SIZES = ((10, 1), (1_000, 1), (10_000, 1), (10, 50), (10, 200))  # keys, templates
 WINDOW = 60.0  # seconds of doing nothing
 FLEET = 200
 CHUNK = 64  # operations that a transaction of Consul's takes
+NO_NAME = {ord(" "): "-", ord(","): None}  # not in the name of a service
+Follow = Callable[[pathlib.Path, ConsulAgent, "Idle"], AbstractContextManager[list[psutil.Process]]]
 
 
 class Idle:
-    """One size: requests and CPU milliseconds a minute, PSS in MiB, and how long a start took, in seconds."""
+    """One size: requests and CPU milliseconds a minute, PSS in MiB, and how long svcinit's start took, in seconds.
 
-    def __init__(self, keys: int, templates: int) -> None:
-        self.keys, self.templates = keys, templates
-        self.name = f"k{keys}t{templates}"
+    `follow` runs `who` on `texts`, the templates, and yields its processes.
+    """
+
+    def __init__(self, who: str, keys: int, templates: int, follow: Follow) -> None:
+        self.who, self.templates, self._follow = who, templates, follow
+        self.name = f"{who.translate(NO_NAME)}-k{keys}t{templates}"
+        self.prefix = f"config/{self.name}"
+        self.keys = [f"group{number % 100}/key{number}" for number in range(keys)]
+        self.texts = ['{% for pair in tree("") %}{{ pair.key }} = {{ pair.value }}\n{% endfor %}'] * templates
         self.requests = self.connections = 0
         self.cpu = self.pss = self.start = 0.0
 
+    @contextmanager
+    def followed(self, folder: pathlib.Path, consul: ConsulAgent) -> Iterator[list[psutil.Process]]:
+        """All keys are there, and its processes follow them."""
+        for start in range(0, len(self.keys), CHUNK):
+            some = self.keys[start : start + CHUNK]
+            verbs = [{"KV": {"Verb": "set", "Key": f"{self.prefix}/{key}", "Value": "dmFsdWU="}} for key in some]
+            consul.call("PUT", "/v1/txn", json.dumps(verbs).encode())
+        with self._follow(folder / self.name, consul, self) as processes:
+            yield processes
 
-def idle(folder: pathlib.Path, consul: ConsulAgent) -> list[Idle]:
-    """All sizes beside each other on one agent, for WINDOW."""
-    found = [Idle(*size) for size in SIZES]
+    def figures(self) -> dict[str, Any]:
+        kept = "name", "templates", "requests", "connections", "cpu", "pss", "start"
+        return {"keys": len(self.keys), **{name: getattr(self, name) for name in kept}}
+
+
+def idle(folder: pathlib.Path, consul: ConsulAgent, sizes: Sequence[Idle]) -> None:
+    """Measure all sizes beside each other on one agent, for WINDOW."""
     with ExitStack() as stack:
-        ran = [stack.enter_context(_one(folder / each.name, consul, each)) for each in found]
-        began, before = consul.log.stat().st_size, [_cpu(svcinit) for svcinit in ran]
+        ran = [stack.enter_context(each.followed(folder, consul)) for each in sizes]
+        began, before = consul.log.stat().st_size, [_cpu(processes) for processes in ran]
         time.sleep(WINDOW)
-        lines = consul.requests(began)
-        for each, svcinit, cpu in zip(found, ran, before, strict=True):
-            each.cpu = (_cpu(svcinit) - cpu) * 1000 * 60 / WINDOW
-            each.pss = sum(process.memory_full_info().pss for process in _processes(svcinit)) / 2**20
-            each.connections = sum(len(process.net_connections("tcp")) for process in _processes(svcinit))
-            each.requests = round(
-                sum(f"/{each.name}" in request.url for request in lines) * 60 / WINDOW
-            )  # fmt: skip
-    return found
+        urls = [request.url for request in consul.requests(began)]
+        for each, processes, cpu in zip(sizes, ran, before, strict=True):
+            each.cpu = (_cpu(processes) - cpu) * 1000 * 60 / WINDOW
+            each.pss = sum(process.memory_full_info().pss for process in processes) / 2**20
+            each.connections = sum(len(process.net_connections("tcp")) for process in processes)
+            each.requests = round(sum(f"/{each.name}" in url for url in urls) * 60 / WINDOW)
 
 
 @contextmanager
-def _one(folder: pathlib.Path, consul: ConsulAgent, size: Idle) -> Iterator[Running]:
+def svcinit(folder: pathlib.Path, consul: ConsulAgent, size: Idle) -> Iterator[list[psutil.Process]]:
+    """svcinit's own two processes."""
     trees = folder / "templates"
-    for number in range(size.templates):
+    for number, text in enumerate(size.texts):
         source = trees / (str(folder / "out" / f"file{number}").lstrip("/") + ".j2")
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text('{% for pair in tree("") %}{{ pair.key }} = {{ pair.value }}\n{% endfor %}')
-    keys = [f"config/{size.name}/group{number % 100}/key{number}" for number in range(size.keys)]
-    for start in range(0, len(keys), CHUNK):
-        verbs = [{"KV": {"Verb": "set", "Key": key, "Value": "dmFsdWU="}} for key in keys[start : start + CHUNK]]
-        consul.call("PUT", "/v1/txn", json.dumps(verbs).encode())
+        source.write_text(text)
     env = {
         **consul.env, "SVCINIT_SERVICE": size.name, "SVCINIT_ID": f"{size.name}-1", "SVCINIT_CHECK": "none",
         "SVCINIT_TEMPLATES": str(trees), "SVCINIT_WATCH": "1",
     }  # fmt: skip
     began = time.monotonic()
-    with running(folder / "svcinit", "sleep", "1000", env=env) as svcinit:
-        svcinit.says("started", 30)
+    with running(folder / "svcinit", "sleep", "1000", env=env) as started:
+        started.says("started", 30)
         size.start = time.monotonic() - began
-        svcinit.says("registered", 30)
-        yield svcinit
+        started.says("registered", 30)
+        yield [psutil.Process(started.pid), psutil.Process(started.child("presence"))]
 
 
-def _processes(svcinit: Running) -> list[psutil.Process]:
-    """svcinit's own two."""
-    return [psutil.Process(svcinit.pid), psutil.Process(svcinit.child("presence"))]
-
-
-def _cpu(svcinit: Running) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in _processes(svcinit))
+def _cpu(processes: Sequence[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def fleet(folder: pathlib.Path, consul: ConsulAgent) -> dict[str, float]:

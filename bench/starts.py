@@ -35,13 +35,14 @@ a random moment within a second. mysql-external is missing because it serves not
 
 class Needs(NamedTuple):
     """What an image must be given to start: more variables, a folder in examples/ as its code, services to find, keys
-    in KV, a port that it can do with, where not every one will do."""
+    in KV, a port that it can do with, where not every one will do; how far above its port it has another one."""
 
     env: Mapping[str, str] = {}
     code: str = ""
     peers: Sequence[str] = ()
     keys: Mapping[str, str] = {}
     port: int = 0
+    beside: int = 0
 
 
 NOT_MEASURED = ("mysql-external",)  # it serves nothing itself
@@ -59,7 +60,7 @@ NEEDS: Mapping[str, Needs] = {
     "rabbitmq": Needs(keys={"seed": "any", "cookie": "bench", "user": "bench", "password": "bench"}, port=5672),
     "spark": Needs({"SPARK_DAEMON_MEMORY": "256m", "JAVA_TOOL_OPTIONS": SMALL_JVM}),
     "tornado": Needs(code="tornado-app"),
-    "twemproxy": Needs(peers=["redis"]),
+    "twemproxy": Needs(peers=["redis"], beside=101),
 }
 
 
@@ -107,7 +108,7 @@ class Subject:
         needs = NEEDS.get(name, Needs())
         for peer in needs.peers:
             consul.register(peer, free_ports(1)[0], address=LOOPBACK)
-        self.service, self.port = f"bench-{name}", needs.port or free_ports(1)[0]
+        self.service, self.port = f"bench-{name}", needs.port or free_ports(1, beside=needs.beside)[0]
         for key, value in needs.keys.items():
             consul.kv_put(f"config/{self.service}/{key}", value)
         self.check = own.get("SVCINIT_CHECK", "tcp")

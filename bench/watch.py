@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 import statistics
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from bench import consul_template
+from bench.contenders import CONSUL_TEMPLATE
 from testing.consul import ConsulAgent
 from testing.process import Running, running
 from testing.waiting import eventually
@@ -29,8 +27,7 @@ while signal.sigwait(wanted) == signal.SIGHUP:
     print(time.monotonic_ns(), flush=True)
 """
 FLOOR, BYTES, HUP = "a raw blocking query", "svcinit: bytes on disk", "svcinit: HUP at the service"
-PEER = "consul-template"  # takes part where it is on PATH
-PEER_BYTES = f"{PEER} -wait 0s: bytes on disk"
+PEER_BYTES = f"{CONSUL_TEMPLATE} -wait 0s: bytes on disk"
 
 
 def measure(folder: pathlib.Path, consul: ConsulAgent, runs: int) -> dict[str, list[float]]:
@@ -46,40 +43,21 @@ def measure(folder: pathlib.Path, consul: ConsulAgent, runs: int) -> dict[str, l
         **consul.env, "SVCINIT_KV_PREFIX": PREFIX, "SVCINIT_TEMPLATES": str(folder / "templates"),
         "SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s",
     }  # fmt: skip
-    samples: dict[str, list[float]] = {FLOOR: [], BYTES: [], HUP: []}
-    with running(folder / "svcinit", sys.executable, str(service), env=env) as svcinit, _peer(folder, consul) as peer:
-        if peer:
-            samples[PEER_BYTES] = []
+    samples: dict[str, list[float]] = {FLOOR: [], BYTES: [], HUP: [], PEER_BYTES: []}
+    peer = consul_template.following(folder / "peer", consul, [f'{{{{ key "{PREFIX}/n" }}}}'], "-wait", "0s")
+    with running(folder / "svcinit", sys.executable, str(service), env=env) as svcinit, peer as (_, [theirs]):
         svcinit.says("up")
         svcinit.child("presence")
         for run in range(-2, runs):
-            found = _one(consul, svcinit, [target, *peer], str(run + 3))
+            found = _one(consul, svcinit, [target, theirs], str(run + 3))
             for name, taken in zip(samples, found, strict=True):
                 if run >= 0:
                     samples[name].append(taken / 1e6)
     return samples
 
 
-@contextmanager
-def _peer(folder: pathlib.Path, consul: ConsulAgent) -> Iterator[list[pathlib.Path]]:
-    """consul-template on the same key; the file that it writes, or none where it is not installed."""
-    if shutil.which(PEER) is None:
-        yield []
-        return
-    source, target = folder / "in.ctmpl", folder / "out.txt"
-    source.write_text(f'{{{{ key "{PREFIX}/n" }}}}')
-    options = ["-consul-addr", consul.url.partition("://")[2], "-wait", "0s", "-template", f"{source}:{target}"]
-    process = subprocess.Popen([PEER, *options], stderr=subprocess.DEVNULL)
-    try:
-        eventually(target.exists, f"{PEER} has rendered")
-        yield [target]
-    finally:
-        process.terminate()
-        process.wait(LIMIT)
-
-
 def _one(consul: ConsulAgent, svcinit: Running, targets: list[pathlib.Path], value: str) -> list[int]:
-    """Nanoseconds to the raw query's answer, to svcinit's bytes, to the HUP, and to a peer's bytes."""
+    """Nanoseconds to the raw query's answer, to svcinit's bytes, to the HUP, and to the peer's bytes."""
     url = f"{consul.url}/v1/kv/{PREFIX}/?recurse"
     with urllib.request.urlopen(url) as answer:
         index = answer.headers["X-Consul-Index"]
@@ -107,8 +85,8 @@ def _one(consul: ConsulAgent, svcinit: Running, targets: list[pathlib.Path], val
         time.sleep(STEP)
     eventually(lambda: svcinit.out.count("\n") > heard, "the service got a HUP")
     query.join(LIMIT)
-    bytes_on_disk, *peers = (written[target] for target in targets)
-    return [raw[0] - began, bytes_on_disk, int(svcinit.out.split()[-1]) - began, *peers]
+    ours, theirs = (written[target] for target in targets)
+    return [raw[0] - began, ours, int(svcinit.out.split()[-1]) - began, theirs]
 
 
 def excess(samples: dict[str, list[float]]) -> float:

@@ -28,6 +28,7 @@ LOOPBACK = "127.0.0.1"
 ESTABLISHED = "01"
 LOWEST_PORT, MOST_WORKERS = 10_000, 16
 OUTGOING = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
+QUESTION = re.compile(r"request served from client: name=(\S+) type=(\S+)")
 REQUEST = re.compile(r'(\S+) \[DEBUG\] +agent\.http: Request finished: method=(\S+) url="?([^\s"]+)"? from=(\S+)')
 
 
@@ -43,6 +44,11 @@ class Request(NamedTuple):
 def requests_in(log: str) -> list[Request]:
     """The requests in an agent's log. Consul puts the URL in quotes from 1.12 on."""
     return [Request(*found) for found in REQUEST.findall(log)]
+
+
+def questions_in(log: str) -> list[str]:
+    """The DNS questions in an agent's log, as TYPE NAME."""
+    return [f"{kind} {name}" for name, kind in QUESTION.findall(log)]
 
 
 def binary() -> str:
@@ -76,20 +82,21 @@ def worker() -> int:
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % MOST_WORKERS
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports free for TCP and UDP now, on all addresses.
+def free_ports(count: int, *, beside: int = 0) -> list[int]:
+    """Ports free for TCP and UDP now, on all addresses; with `beside`, so is the port that far above each.
 
     None is of those that the kernel gives to outgoing connections (ip(7), ip_local_port_range): one of these may be
     taken again before its server listens, or be connected to itself. Each process of pytest-xdist has its own range.
     """
-    own = range(LOWEST_PORT + worker(), int(OUTGOING.read_text().split()[0]), MOST_WORKERS)
+    own = range(LOWEST_PORT + worker(), int(OUTGOING.read_text().split()[0]) - beside, MOST_WORKERS)
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
             port = random.choice(own)
             with contextlib.suppress(OSError):
-                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                    stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))
+                for number in {port, port + beside}:
+                    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                        stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", number))
                 ports.append(port)
         return ports
 

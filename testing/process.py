@@ -164,6 +164,15 @@ def stat_fields(path: str) -> list[str]:
         return file.read().rsplit(")", 1)[1].split()
 
 
+def anonymous_memory(pid: int) -> int:
+    """KiB of a process's own memory, without files (proc(5), smaps_rollup).
+
+    Not its private memory: pages that a forked child shares at that moment are not private.
+    """
+    rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:"))
+
+
 def is_alive(pid: int) -> bool:
     """Does it run (a zombie does not)?"""
     try:

@@ -14,6 +14,7 @@ from testing import docker as docker_cli
 from testing import images, planted
 from testing.consul import ConsulAgent
 from testing.docker import Engine
+from testing.order import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 FIGURES: list[str] = []
 # A background job has SIGINT and SIGQUIT ignored, nohup(1) has SIGHUP ignored: the children of tests start with none of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import pathlib
-import subprocess
 import sys
 import threading
 import time
@@ -15,68 +14,23 @@ from typing import Self
 
 import pytest
 
-from testing.consul import ConsulAgent, binary, free_ports, version
-from testing.process import ROOT, Running, running
+from testing.cluster import PATIENCE, Cluster
+from testing.consul import LOOPBACK, ConsulAgent, binary, free_ports, version
+from testing.parts import tool_path
+from testing.process import Running, running
 from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(300)]
 
 SERVICES = 12
-PATIENCE = 60.0  # seconds for a server to be a healthy part of the cluster again
 PAUSE = 0.05  # seconds between two requests
-
-
-class Member(ConsulAgent):
-    """A server, or an agent, that keeps its data; `program`: which Consul runs it."""
-
-    flags = ()
-
-    def __init__(self, folder: pathlib.Path, program: str, *, server: bool) -> None:
-        own = {"server": True, "bootstrap_expect": 3, "performance": {"raft_multiplier": 1}} if server else {}
-        config = {
-            "data_dir": str(folder / "data"),
-            "node_name": folder.name,
-            "retry_interval": "1s",
-            "leave_on_terminate": False,
-            **own,
-        }
-        super().__init__(folder, config=config)
-        self.program = program
-
-    def upgrade(self, program: str) -> None:
-        """As an operator does it: TERM, without a leave, and the new program on the same data.
-
-        An agent that leaves takes its node out of the catalog; without leave_on_terminate=false it does so at TERM.
-        """
-        self.process.terminate()
-        self.process.wait(PATIENCE)
-        self.stop()
-        self.program = program
-        self.start()
-
-    def is_up(self) -> bool:
-        assert self.process.is_running(), self.log.read_text()[-2000:]
-        try:
-            return bool(self.get("/v1/status/leader"))
-        except OSError:
-            return False
 
 
 class Site:
     def __init__(self, folder: pathlib.Path, program: str, stack: ExitStack) -> None:
-        self.servers = [Member(folder / f"server{number}", program, server=True) for number in range(3)]
-        self.agent = Member(folder / "agent", program, server=False)
-        for each in (*self.servers, self.agent):
-            each.config["retry_join"] = [f"127.0.0.1:{other.lan_port}" for other in self.servers]
-        threads = [threading.Thread(target=each.start) for each in self.servers]
-        for thread in threads:
-            thread.start()
-        for each, thread in zip(self.servers, threads, strict=True):
-            thread.join(PATIENCE)
-            stack.callback(each.stop)
-        self.is_healthy()
-        stack.enter_context(self.agent)
-        self.servers[0].kv_put("config/all/n", "1")
+        self.cluster = Cluster(folder, program, stack, [LOOPBACK])
+        (self.agent,) = self.cluster.agents
+        self.cluster.servers[0].kv_put("config/all/n", "1")
         self.ports = dict(zip((f"s{number}" for number in range(SERVICES)), free_ports(SERVICES), strict=True))
         self.ran = [stack.enter_context(self._service(folder / name, name)) for name in self.ports]
 
@@ -93,20 +47,6 @@ class Site:
         return running(
             folder, sys.executable, "-m", "http.server", str(self.ports[name]), "--bind", "127.0.0.1", env=env
         )
-
-    def is_healthy(self) -> None:
-        def asked() -> bool:
-            try:
-                return all(each.get("/v1/operator/autopilot/health")["FailureTolerance"] == 1 for each in self.servers)
-            except OSError:
-                return False
-
-        eventually(asked, "all three servers are healthy", PATIENCE)
-
-    def leader(self) -> Member:
-        address = self.servers[0].get("/v1/status/leader")
-        (found,) = [each for each in self.servers if address.endswith(f":{each.server_port}")]
-        return found
 
     def passing_services(self, member: ConsulAgent) -> set[str]:
         checks = member.get("/v1/health/state/passing?stale")
@@ -159,8 +99,7 @@ class Visitor:
 
 @pytest.fixture
 def site(tmp_path: pathlib.Path) -> Iterator[Site]:
-    old = subprocess.run([ROOT / "tools" / "consul", "1.8.7"], capture_output=True, text=True, check=True)
-    program = old.stdout.strip()
+    program = tool_path("consul", "1.8.7")
     assert version(program) < (1, 9) <= (1, 14) <= version(), "run by `make test-parts`"
     with ExitStack() as stack:
         yield Site(tmp_path, program, stack)
@@ -200,16 +139,12 @@ def test_an_upgrade_of_consul_costs_no_request_no_registration_and_no_reload(
     counted, logs = settled(site), [each.err for each in site.ran]
     start = time.monotonic()
     with Visitor(site) as visitor:
-        last = site.leader()
-        for server in [*(each for each in site.servers if each is not last), last]:
-            server.upgrade(binary())
-            site.is_healthy()
-        site.agent.upgrade(binary())
+        site.cluster.upgrade(binary())
         eventually(lambda: site.passing_services(site.agent) == set(site.ports), "all services pass again", PATIENCE)
     took = time.monotonic() - start
     report(f"upgrade of Consul: {took:.0f} s, {visitor.requests} requests, {len(visitor.failed)} failed")
     assert (visitor.failed, visitor.missing) == ([], [])
     assert [reloads(each) for each in site.ran] == counted
     assert not [each.err for log, each in zip(logs, site.ran, strict=True) if "registration" in each.err[len(log) :]]
-    site.servers[0].kv_put("config/all/n", "2")
+    site.cluster.servers[0].kv_put("config/all/n", "2")
     eventually(lambda: all(renders(each, "2") for each in site.ran), "all follow a change", PATIENCE)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from testing.process import descendants
+from testing.process import anonymous_memory, descendants
 from testing.waiting import eventually
 from tests.e2e.conftest import Service
 
@@ -42,13 +42,8 @@ pytestmark = [pytest.mark.consul, pytest.mark.timeout(SECONDS + 120)]
 
 
 def footprint(pid: int) -> tuple[int, int]:
-    """(open file descriptors, KiB of anonymous memory) of a process.
-
-    Not its private memory: pages that a forked child shares at that moment are not private, so it jumps by 2 MiB.
-    """
-    rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    anonymous = sum(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:"))
-    return len(os.listdir(f"/proc/{pid}/fd")), anonymous
+    """(open file descriptors, KiB of anonymous memory) of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd")), anonymous_memory(pid)
 
 
 def zombies(pid: int) -> int:

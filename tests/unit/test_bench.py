@@ -1,4 +1,4 @@
-"""What the bench says of its own run: a machine that is not quiet, and a part that did not run."""
+"""What the bench says of its own run, and how it makes its pages: all of one, or one section."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from bench import __main__ as bench
-from bench import report
+from bench import contenders, peers, report, soak, watch
+from bench.page import merged
 from bench.starts import DIRECT, SVCINIT, Measured, Start
 
 SAMPLES = {"svcinit": [3.0, 4.0], "tini": [1.0, 2.0]}
@@ -57,3 +58,54 @@ def test_an_image_that_does_not_start_fails_the_run_and_changes_no_page(
     assert bench.main() == bool(failure)
     assert ("twemproxy" in capsys.readouterr().err) == bool(failure)
     assert ("earlier run" in page.read_text()) == bool(failure)
+
+
+PAGE = "# Benchmarks\n\n- load: 0.1\n\n## plain: a\n\nold plain\n\n## soak: c\n\nold soak\n"
+ORDER = "plain", "full", "soak"
+
+
+def test_a_section_that_was_measured_alone_replaces_its_own_section_only() -> None:
+    alone = merged(PAGE, "# Benchmarks\n\n- load: 9.9\n\n## full: b\n\nnew full\n", ORDER, alone=True)
+    assert alone == PAGE.replace("## soak", "## full: b\n\nnew full\n\n## soak")
+    again = merged(alone, "# Benchmarks\n\n## full: b\n\nnewer full\n", ORDER, alone=True)
+    assert again == alone.replace("new full", "newer full")
+
+
+def test_a_whole_run_keeps_only_the_sections_that_it_did_not_measure() -> None:
+    new = "# Benchmarks\n\n- load: 0.2\n\n## plain: a\n\nnew plain\n"
+    assert merged(PAGE, new, ORDER, alone=False) == new + "\n## soak: c\n\nold soak\n"
+    assert merged(PAGE.replace("soak", "gone"), new, ORDER, alone=False) == new
+    assert merged("", new, ORDER, alone=True) == new
+
+
+def test_the_table_of_peers_has_a_row_for_each_tool_and_an_empty_cell_for_what_it_does_not_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "_version", lambda who: " 1.2.3" if who == contenders.TINI else "")
+    idle = {"cpu": 20.0, "connections": 2}
+    raw = {
+        "plain": {contenders.TINI: [1.0, 3.0], contenders.SVCINIT: [9.0]},  # no dumb-init on this machine
+        "full": {contenders.BASH: [44.0], contenders.CONSUL_TEMPLATE: [20.0], contenders.SVCINIT_FULL: [120.0]},
+        "memory": {contenders.TINI: {"pss": 0.3}},
+        "watch": {watch.BYTES: [4.0], watch.PEER_BYTES: [5.0]},
+        "peers": [
+            {"who": contenders.SVCINIT_FULL, "templates": 1, **idle},
+            {"who": contenders.CONSUL_TEMPLATE, "templates": 50, **idle},
+        ],
+    }  # fmt: skip
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in peers.table(raw, "busy"))}
+    assert "busy" in rows
+    assert rows["tini -s 1.2.3"][:2] == ["2.0", "0.3"]
+    assert any(line.startswith("| dumb-init |  |") for line in peers.table(raw, ""))
+    assert "| svcinit, full | 120.0 |  | 4.0 | 20 | 2 |  |  |" in peers.table(raw, "")
+    assert "| consul-template | 20.0 |  | 5.0 |  |  | 20 | 2 |" in peers.table(raw, "")
+
+
+def test_a_soak_fails_when_a_limit_is_exceeded_and_names_the_limit() -> None:
+    found = soak.Found()
+    found.note("services", "30")
+    found.note("growth", 1.0, " MiB", most=1.0)
+    assert found.broken == []
+    found.note("registrations lost", 2, most=0)
+    assert found.broken == ["registrations lost: 2, at most 0"]
+    assert found.table()[-1] == "| registrations lost | 2 | 0 |"
