@@ -228,8 +228,9 @@ def test_without_consul_and_a_usable_cache_the_start_goes_on_with_defaults_where
     assert live(env, *[away] * len(tries)) == (69, tries)
 
 
-def test_a_stop_action_that_fails_falls_back_to_term() -> None:
-    env = {**FULL, "SVCINIT_STOP": "exec:quit"}
+@pytest.mark.parametrize(("action", "shown"), [("exec:quit", "quit"), ("write:/run/fifo:q", "q")])
+def test_a_stop_action_that_fails_falls_back_to_term(action: str, shown: str) -> None:
+    env = {**FULL, "SVCINIT_STOP": action}
     events: list[Event] = [
         Signalled(TERM),
         Exited(Role.PRESENCE, 0),
@@ -238,7 +239,7 @@ def test_a_stop_action_that_fails_falls_back_to_term() -> None:
         Exited(Role.MAIN, 143),
     ]
     code, log = live(env, *UP, *events)
-    assert (code, log[4:]) == (143, ["presence<-SIGTERM", "+action:quit", "main<-SIGTERM"])
+    assert (code, log[4:]) == (143, ["presence<-SIGTERM", f"+action:{shown}", "main<-SIGTERM"])
 
 
 def test_what_the_service_leaves_behind_is_told_to_end_then_killed() -> None:

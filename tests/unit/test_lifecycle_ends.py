@@ -151,6 +151,7 @@ def test_a_command_that_went_into_the_background_is_told_so(
 ) -> None:
     """It ended well and at once, and left processes."""
     crew = Clocked(Exited(Role.MAIN, code))
+    crew.clock = 1000.0  # of a host that was started long ago
     crew.strays = lambda: left  # type: ignore[method-assign]
     wait = crew.wait
 
