@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import calendar
 import json
+import pathlib
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -354,3 +356,12 @@ def test_each_failure_has_a_sentence() -> None:
         word, sentence = text(Event("failed", {"id": "a", "reason": reason, "trouble": "key missing"}))
         assert (word, "key missing" in sentence) == ("FAILED", True)
     assert {"done", "reverted", "refused", "stuck"} <= set(TEXTS)
+
+
+def test_the_page_has_each_key_of_a_policy_with_its_default() -> None:
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "fleet.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", page.split("## The policy")[1], re.MULTILINE)
+    assert [name for name, _ in rows] == list(policy.POLICY)
+    for name, default in rows:
+        wanted = policy.POLICY[name][0]
+        assert not wanted or default == f"`{wanted}`", name
