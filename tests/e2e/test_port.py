@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from testing.consul import ConsulAgent
 from testing.ctl import svcinitctl
+from testing.ported import catalogue, original
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 TEMPLATES = sorted((pathlib.Path(__file__).parent / "templates").glob("*.ctmpl"))
 pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(120)]
-
-KEYS = {
-    "config/web/workers": "4", "config/web/host": "example.com", "config/web/db/user": "me",
-    "config/web/db/pass": "p w", "config/web/flag": "true", "sites/one/domain": "one.com", "sites/one/port": "80",
-    "sites/two/domain": "two.com", "sites/two/port": "81", "config/one/host": "elsewhere.org",
-    "config/json": json.dumps({"b": [1, 2.5, "x", True, None], "a": {"z": 1, "y": "q"}, "on": True}),
-}  # fmt: skip
-
-
-def register(consul: ConsulAgent, name: str, number: int, status: str, **service: object) -> None:
-    node, own = f"node{'CABA'[number % 4]}", f"{name}-{number}"
-    entry = {
-        "Node": node, "Address": f"10.0.0.{ord(node[-1])}",
-        "Service": {"ID": own, "Service": name, "Port": 8000 + number, **service},
-        "Check": {"CheckID": f"service:{own}", "Name": "alive", "Status": status, "ServiceID": own},
-    }  # fmt: skip
-    consul.call("PUT", "/v1/catalog/register", json.dumps(entry).encode())
 
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    with ConsulAgent(tmp_path_factory.mktemp("agent"), config={"node_name": "nodeZ"}) as made:
-        for name in ("web", "api"):
-            meta = {"zone": "a", "weight": "5"}
-            register(
-                made, name, 1, "passing", Tags=["v1", "blue", "http"], Meta=meta, Weights={"Passing": 7, "Warning": 1}
-            )
-            register(made, name, 2, "passing", Tags=["v2"], Meta={"zone": "b"}, Address="10.1.1.2")
-            register(made, name, 3, "critical", Tags=["v2"], Meta={"zone": "b"})
-            register(made, name, 4, "warning", Tags=["v1"])
-        for key, value in KEYS.items():
-            made.kv_put(key, value)
+    with catalogue(tmp_path_factory.mktemp("agent")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PATH with the real consul-template, built once."""
-    folder = tmp_path_factory.mktemp("bin")
-    built = subprocess.run([ROOT / "tools/consul-template"], check=True, capture_output=True, text=True).stdout.strip()
-    (folder / "consul-template").symlink_to(built)
-    return f"{folder}:{os.environ['PATH']}"
+    return original(tmp_path_factory.mktemp("bin"))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda each: each.stem)
