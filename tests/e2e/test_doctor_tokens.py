@@ -137,6 +137,30 @@ def test_a_policy_for_less_has_fewer_rules(service: Service) -> None:
     assert rules_of(diagnosis(service.env)) == ['service "web" { policy = "write" }']
 
 
+@pytest.mark.parametrize(
+    ("template", "rules"),
+    [
+        ('{{ instances("db")|length }}', PEER_RULES),
+        ("{{ services()|length }}", PEER_RULES),
+        ("{{ nodes()|length }}", PEER_RULES),
+        ("{{ datacenters()|join }} {{ connect_ca()|length }}", []),
+        ('{{ key("/other/a") }}', ['key_prefix "other/a" { policy = "read" }']),
+        ('{{ tree("/other")|length }}', ['key_prefix "other/" { policy = "read" }']),
+    ],
+)
+def test_what_templates_read_of_the_catalog_and_of_other_keys_has_its_rule_which_is_enough(
+    make_service: Callable[[ConsulAgent], Service], guarded: GuardedConsul, template: str, rules: list[str]
+) -> None:
+    guarded.kv_put("other/a", "1")
+    service = make_service(guarded)
+    service.env |= {"SVCINIT_KV_PREFIX": "", "SVCINIT_ADVERTISE": LOOPBACK}
+    service.template("app.ini", template)
+    found = rules_of(diagnosis(service.env))
+    assert sorted(found) == sorted([SERVICE_RULES[0], *rules])
+    service.env["CONSUL_HTTP_TOKEN"] = guarded.grant(" ".join(found)).secret
+    assert "template-wrong" not in diagnosis(service.env).bad
+
+
 def test_a_token_of_exactly_that_policy_is_enough_for_a_whole_life(guarded: GuardedConsul, demanding: Service) -> None:
     guarded.let_anonymous(FOR_DNS)
     demanding.env["CONSUL_HTTP_TOKEN"] = guarded.grant(" ".join(rules_of(diagnosis(demanding.env)))).secret

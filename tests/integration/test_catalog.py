@@ -176,3 +176,9 @@ def test_the_root_certificates_of_the_mesh_are_those_of_consul(agent: ConsulAgen
     (root,) = agent.get("/v1/connect/ca/roots")["Roots"]
     template = "{% for r in connect_ca() %}{{ r.id }} {{ r.name }} {{ r.active }} {{ r.cert }}{% endfor %}"
     assert renders(agent, template) == f"{root['ID']} {root['Name']} True {root['RootCert']}"
+
+
+def test_where_connect_is_off_the_certificates_are_an_error_that_says_so(tmp_path: pathlib.Path) -> None:
+    off = {"connect": {"enabled": False}}
+    with ConsulAgent(tmp_path / "agent", config=off) as consul, pytest.raises(ConfigError, match=r"connect\.enabled"):
+        renders(consul, "{{ connect_ca()|length }}")

@@ -29,6 +29,7 @@ class Cause(enum.Enum):
     TOKEN_UNKNOWN = enum.auto()  # Consul does not know the token, or not yet: the servers' replicas lag
     ACLS_DISABLED = enum.auto()
     WRONG_FILTER = enum.auto()  # the text of filter= is no expression of Consul's filter language
+    CONNECT_OFF = enum.auto()  # the agent is configured without the service mesh
     NOT_FOUND = enum.auto()  # there is no such service, check or session, or no TTL check of that id
     NO_SESSION = enum.auto()  # a lock was to be taken with a session that has ended
     PERMISSION = enum.auto()  # the token lacks a rule; a transaction says that of each operation, and not by a 403
@@ -38,6 +39,7 @@ WORDS = {
     b"acl not found": Cause.TOKEN_UNKNOWN,
     b"acl support disabled": Cause.ACLS_DISABLED,
     b"failed to create boolean expression evaluator": Cause.WRONG_FILTER,
+    b"connect must be enabled": Cause.CONNECT_OFF,
     b"unknown service": Cause.NOT_FOUND,
     b"no service registered": Cause.NOT_FOUND,
     b"unknown check": Cause.NOT_FOUND,

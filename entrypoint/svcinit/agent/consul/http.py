@@ -52,6 +52,10 @@ CERTIFICATE_ALERTS = frozenset({
 PEM_LIB = 9  # ERR_R_PEM_LIB (openssl/err.h): for this fault ssl.SSLError.reason is None
 BROKEN_PAIR = frozenset({"KEY_VALUES_MISMATCH", "NO_START_LINE", "PEM_LIB"})  # a client certificate and its key
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})  # the agent sent plain HTTP
+REFUSED = {  # what no other try changes, whatever the status of the answer
+    Cause.WRONG_FILTER: "the filter is wrong",
+    Cause.CONNECT_OFF: "the agent has no service mesh (connect.enabled in its configuration)",
+}
 
 
 class Http:
@@ -347,8 +351,8 @@ class Http:
         if reply.status == 403:
             fault = f"{title} is denied ({words}): {self.which_token} needs {rule}"
             return Denied(fault, cause, rule=rule, variable="CONSUL_HTTP_TOKEN", file=self._token_file)
-        if cause is Cause.WRONG_FILTER:
-            return Refused(f"{title}: the filter is wrong: {words}", cause)
+        if cause in REFUSED:
+            return Refused(f"{title}: {REFUSED[cause]}: {words}", cause)
         if reply.status in RETRIED:
             return Away(f"{title} answered {reply.status}: {words}", reply.retry_after, cause)
         advice, variable = "is CONSUL_HTTP_ADDR a Consul agent that takes this?", "CONSUL_HTTP_ADDR"

@@ -24,7 +24,8 @@ def rules(settings: Settings, used: Collection[str]) -> list[str]:
     Raises ConfigError (SVCINIT_SERVICES).
     """
     found = [key_rule(prefix + "/") for prefix in dict.fromkeys(prefix for prefix, _ in settings.kv_prefix)]
-    found += [key_rule(name.lstrip("/")) for name in settings.wait_for_keys if name.startswith("/")]
+    whole = [name for name in (*settings.wait_for_keys, *sorted(used)) if name.startswith("/")]
+    found += [key_rule(name.lstrip("/")) for name in dict.fromkeys(whole)]
     found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
     found += [AGENT_RULE] * needs_agent(settings, used)
     return found + list(PEER_RULES) * follows_peers(settings, used)

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 VAULT = "vault:"  # of a secret among the names: vault:KIND:PATH
 ATTRIBUTES = {("this", "address")}
+KEYS, FOLDERS = {"key", "key_or_default", "key_exists"}, {"ls", "tree"}  # functions whose first argument names keys
 
 
 def uses(dirs: Sequence[str], shared: Sequence[str] = ()) -> set[str]:
     """Names that templates below `dirs` use, those included: `node`, `service`, `this.address`, `to_yaml`, ...
 
+    Full names of keys that are constants begin with a slash; those of folders end with one, too.
     Templates with a syntax error are left out: rendering reports them. Raises ConfigError if a tree cannot be read.
     """
     env = Environment(loader=FileSystemLoader([*reversed(dirs), *shared]))
@@ -61,9 +63,20 @@ def _names(tree: nodes.Template) -> Iterator[str]:
         yield name.name
     for used in tree.find_all(nodes.Filter):
         yield used.name
+    for call in tree.find_all(nodes.Call):
+        yield from _whole_key(call)
     for attribute in tree.find_all(nodes.Getattr):
         if isinstance(attribute.node, nodes.Name) and (attribute.node.name, attribute.attr) in ATTRIBUTES:
             yield f"{attribute.node.name}.{attribute.attr}"
+
+
+def _whole_key(call: nodes.Call) -> Iterator[str]:
+    path = call.args[0] if call.args else None
+    if isinstance(call.node, nodes.Name) and isinstance(path, nodes.Const) and str(path.value).startswith("/"):
+        if call.node.name in KEYS:
+            yield f"/{path.value.strip('/')}"
+        elif call.node.name in FOLDERS:
+            yield f"/{path.value.strip('/')}/"
 
 
 def _included(tree: nodes.Template) -> Iterator[str]:
