@@ -118,9 +118,10 @@ def test_a_recipe_of_the_page_gives_what_the_page_says(agent: ConsulAgent, title
     agent.kv_put("config/team/limits/rate", "20")
     for key, value in {"one/domain": "one.example", "one/port": "8080", "two/domain": "two.example"}.items():
         agent.kv_put(f"config/sites/{key}", value)
+    agent.kv_put("config/shop.json", '{"hosts": ["a.example", "b.example"]}')
     template, text = RECIPES[title]
     assert renders(agent, template).strip() == text.strip()
-    assert len(RECIPES) == 5
+    assert len(RECIPES) == 8
 
 
 def test_maintenance_is_a_status_of_its_own(consul: ConsulAgent) -> None:

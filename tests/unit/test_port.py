@@ -49,6 +49,13 @@ def turned(tmp_path: Path, text: str) -> tuple[str, list[tuple[int, str]]]:
          '{% for entry in services() %}{% if "a" in entry.tags %}{{ entry.name }}{% endif %}{% endfor %}'),
         ('{{ with secret "kv/data/shop" }}{{ .Data.data.password }}{{ end }}',
          '{% set vault = secret("kv/data/shop") %}{% if vault %}{{ vault.password|go_text }}{% endif %}'),
+        ('{{ with vault "pki/issue/x" (printf "common_name=%s" (env "A")) "ttl=1h" }}{{ .Data.certificate }}{{ end }}',
+         '{% set vault = secret("pki/issue/x", common_name=env.get("A", ""), ttl="1h") %}{% if vault %}'
+         "{{ vault.certificate|go_text }}{% endif %}"),
+        ('{{ range secrets "kv/" }}{{ with secret (printf "kv/%s" .) }}'
+         "{{ range $k, $v := .Data }}{{ $k }}{{ end }}{{ end }}{{ end }}",
+         '{% for item in secrets("kv/") %}{% set vault = secret("kv/" ~ item) %}{% if vault %}'
+         "{% for k, v in vault|dictsort(true) %}{{ k }}{% endfor %}{% endif %}{% endfor %}"),
         ('{{ with $x := env "A" }}{{ $x }}{{ . }}{{ else }}n{{ end }}',
          '{% set x = env.get("A", "") %}{% if x %}{{ x }}{{ x }}{% else %}n{% endif %}'),
         ('{{ with key "j" | parseJSON }}{{ if .on }}{{ .a.b }}{{ end }}'
@@ -131,7 +138,7 @@ def test_keys_of_a_tree_are_grouped_by_their_first_part() -> None:
         ('{{ frob "a" }}', "frob"),
         ('{{ printf (env "A") 1 }}', "constant"),
         ('{{ template "none" }}', "define"),
-        ('{{ secret "pki/issue/x" "common_name=a" }}', "data"),
+        ('{{ secret "pki/issue/x" (env "A") }}', "NAME=VALUE"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_turned_has_a_comment_with_its_line_and_fails_when_it_is_rendered(

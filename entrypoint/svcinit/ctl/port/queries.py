@@ -118,9 +118,17 @@ def _node(_function: str, arguments: list[Expr]) -> Expr:
 
 
 def _secret(_function: str, arguments: list[Expr]) -> Expr:
-    if len(arguments) > 1:
-        raise CannotTurn("a secret that is written with data: see secret() on the templates page for its options")
-    return Expr(f"secret({arguments[0].code})", "secret", ATOM)
+    options = "".join(f", {_option(each)}" for each in arguments[1:])
+    return Expr(f"secret({arguments[0].code}{options})", "secret", ATOM)
+
+
+def _option(argument: Expr) -> str:
+    """`"common_name=a"`, the data with which Vault issues a secret, as a named argument."""
+    first, *rest = parts_of(argument)
+    name, equals, value = first.partition("=") if isinstance(first, str) else ("", "", "")
+    if not equals or not name.isidentifier():
+        raise CannotTurn("the data of a secret must be NAME=VALUE, with a constant name")
+    return f"{name}={joined((value, *rest)).code}"
 
 
 _CALLS = {
@@ -131,5 +139,6 @@ _CALLS = {
     "nodes": _nodes,
     "node": _node,
     "secret": _secret,
+    "vault": _secret,  # its name before consul-template 0.16
 }
 CALLS = frozenset(_CALLS)
