@@ -90,7 +90,7 @@ class Container:
         made = follower.Follower.__new__(follower.Follower)
         made.settings, made._command, made._life = self.settings, ("main",), crew._life
         made._slots = crew.slots
-        made._file, made._prefixes, made._used = [None], {}, {}  # type: ignore[list-item]
+        made._file, made._prefixes, made._used, made._of_vault = [None], {}, {}, {}  # type: ignore[list-item]
         made._counts, made._late, made._turn = {}, 0.0, None
         return lambda: made._prepared(made._change(()), lambda: None) or EX_OK  # type: ignore[func-returns-value]
 
