@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fleet_world import CLAIMED, ENDED, GRANTED, OLD, PLAN, TEXTS, World, at, ids, plan_of
+from svcinit.agent.fleet import commands
 from svcinit.agent.fleet.census import TRIES, UNCLAIMED_AGAIN
 from svcinit.agent.fleet.conductor import UNCLAIMED
 from svcinit.agent.fleet.records import (
@@ -16,8 +17,9 @@ from svcinit.agent.fleet.records import (
     PlanState,
     RollOutcome,
     TurnOutcome,
+    TurnState,
 )
-from svcinit.agent.fleet.view import Reason
+from svcinit.agent.fleet.view import Analysed, Analysis, Reason
 
 # ---- failures
 
@@ -148,3 +150,66 @@ def test_a_roll_out_ends_without_an_instance_that_hangs_but_its_turn_is_not_sett
         (("hung", Reason.DEADLINE),),
     )
     assert world.plan.settled < 5
+
+
+def test_a_host_that_is_down_does_not_hold_up_the_end() -> None:
+    """Its instances stay in the catalog for days, critical."""
+    world = World().many(3, at(ENDED)).add("down", passing=False)
+    for _ in range(20):
+        world.follow(10)
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.good, world.plan.failed) == (PlanState.IDLE, "new", ())
+
+
+def test_an_instance_that_passes_and_does_not_claim_its_turn_holds_up_the_end() -> None:
+    world = World().many(3, at(ENDED)).add("deaf")
+    for _ in range(100):
+        world.follow(10)
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.stuck) == (PlanState.ROLLING, True)
+
+
+def test_what_broke_by_itself_before_and_needs_no_turn_does_not_hold_up_the_end() -> None:
+    world = World().many(3, at(ENDED)).add("a", at(ENDED, n=4, rev="new"), passing=False)
+    world.follow()
+    world.follow(20)
+    assert isinstance(world.plan, Plan)
+    assert world.plan.state == PlanState.IDLE
+
+
+def test_a_container_that_is_replaced_for_long_counts_as_out_all_the_time() -> None:
+    plan = replace(PLAN, how=How.TURN, target="", policy={**TEXTS, "max_unavailable": "1", "max_failures": "100%"})
+    world = World(plan).many(3, at(TurnState.ASKED, n=4))
+    world.add("a", replace(at(CLAIMED, how=How.TURN, owner="host"), left=True))
+    world.look()
+    del world.rows["a"]
+    for _ in range(20):
+        decision = world.look(100)
+        assert not decision.grants
+        assert not decision.collects
+
+
+def test_fleet_turn_from_the_first_host_to_the_last() -> None:
+    world = World(replace(PLAN, how=How.TURN, target="", phase=Phase.CANARY, step=0)).many(4, at(TurnState.ASKED, n=4))
+    granted = []
+    for _ in range(30):
+        for write in world.follow(10).grants:
+            granted.append(write.id)
+            world.records[write.id] = at(ENDED, "old", how=How.TURN, owner="host")
+    assert sorted(granted) == ["x0", "x1", "x2", "x3"]
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.good) == (PlanState.IDLE, "old")
+
+
+def test_after_resume_an_analysis_of_before_is_not_counted_again() -> None:
+    world = World(replace(PLAN, policy={**TEXTS, "analysis": "/bin/compare", "on_failure": "pause"})).many(9)
+    world.follow()
+    world.analysis = Analysis(1, Analysed.FAILED)
+    assert plan_of(world.follow(1)).state == PlanState.HALTED
+    assert isinstance(world.plan, Plan)
+    world.follow(1)
+    world.plan = commands.resume(world.plan)
+    world.follow(1)
+    assert world.plan.state == PlanState.ROLLING
+    world.analysis = Analysis(2, Analysed.FAILED)
+    assert plan_of(world.follow(1)).state == PlanState.HALTED

@@ -324,7 +324,7 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.pytestmark = [pytest.mark.timeout(20 + EXAMPLES // 5)]  # type: ignore[attr-defined]
+TestFleet.pytestmark = [pytest.mark.timeout(60 + EXAMPLES)]  # type: ignore[attr-defined]
 TestFleet.settings = hypothesis_settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
@@ -37,6 +38,8 @@ class Census:
     def _patience(self, id: str) -> float:
         """How long an instance that is not in the catalog is expected."""
         record = self.records.get(id)
+        if record is not None and record.turn.how == How.TURN and record.turn.state == TurnState.CLAIMED:
+            return math.inf  # its container is replaced; the host will write the end
         if record is not None and record.turn.state == TurnState.ASKED:
             return VANISHED
         if record is None:  # none yet; or `fleet forget` removed it
@@ -47,7 +50,7 @@ class Census:
     def collectable(self) -> list[str]:
         """Records of instances that are not expected any more."""
         seen = own_records(self.view)
-        return [id for id in self.memory.gone if id in seen and self._age(id) >= VANISHED]
+        return [id for id in self.memory.gone if id in seen and self._age(id) >= max(VANISHED, self._patience(id))]
 
     @cached_property
     def passing(self) -> set[str]:
@@ -57,6 +60,14 @@ class Census:
     def not_passing(self) -> set[str]:
         """U."""
         return self.expected - self.passing
+
+    @cached_property
+    def unreachable(self) -> set[str]:
+        """They do not pass, and do not claim their turns: such as those of a host that is down.
+
+        The roll-out does not wait for them. When they start again, they take the good revision.
+        """
+        return self.not_passing & set(self.memory.unclaimed)
 
     @cached_property
     def in_turn(self) -> set[str]:

@@ -55,9 +55,7 @@ def decide(view: View, memory: Memory, now: float) -> Decision:
     grants = tuple(_grant(census, id) for id in chosen)
     plan = _counted(census, plan, bool(grants))
     waiting = _waiting(census, bool(grants))
-    memory = progressed(
-        memory, (plan.n, plan.state, plan.phase, plan.step, plan.done, len(plan.failed), *chosen[:1]), now
-    )
+    memory = progressed(memory, _progress(census, plan), now)
     stuck = waiting != Waiting.NONE and now - memory.progress_since > policy.progress
     plan = replace(plan, stuck=stuck and plan.state in ACTIVE)
     return Decision(
@@ -154,6 +152,14 @@ def _counted(census: Census, plan: Plan, grants: bool) -> Plan:
         most_out=max(plan.most_out, len(out)),
         settled=min(plan.settled, plan.n - 1) if grants else plan.settled,
     )
+
+
+def _progress(census: Census, plan: Plan) -> tuple[object, ...]:
+    """What changes if the roll-out makes progress. A grant alone is none: it may be revoked."""
+    turns = [census.records[id].turn for id in census.attempted if id in census.records]
+    begun = sum(turn.state != TurnState.GRANTED for turn in turns)
+    asking = len(census.needs) if plan.how == How.TURN else 0
+    return plan.n, plan.state, plan.phase, plan.step, plan.done, len(plan.failed), begun, asking
 
 
 def _waiting(census: Census, grants: bool) -> Waiting:

@@ -42,7 +42,7 @@ def observe(view: View, memory: Memory, now: float) -> Memory:
         phase=phase,
         phase_since=memory.phase_since if same and phase == memory.phase else now,
     )
-    return _analysis(view, seen, now, same)
+    return _analysis(view, seen, now, same and phase == memory.phase)
 
 
 def settle(
@@ -115,9 +115,9 @@ def _is_revoked(record: Record, plan: Plan) -> bool:
     return record.turn.state == TurnState.IDLE and record.turn.n == plan.n and not still
 
 
-def _analysis(view: View, memory: Memory, now: float, same: bool) -> Memory:
-    if not same:
-        memory = replace(memory, analysed_at=now, undecided_since=None)
+def _analysis(view: View, memory: Memory, now: float, same_phase: bool) -> Memory:
+    if not same_phase:
+        memory = replace(memory, undecided_since=None)
     if view.analysis is None or view.analysis.number <= memory.analysed:
         return memory
     undecided = None

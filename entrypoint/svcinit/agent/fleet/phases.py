@@ -77,7 +77,7 @@ def advanced(census: Census) -> Plan:
 
 def _left(census: Census) -> set[str]:
     """Those of the present groups that still need a turn, and can be reached."""
-    return (census.needs - census.failed) & current_group(census) & set(census.health)
+    return (census.needs - census.failed - census.unreachable) & current_group(census) & set(census.health)
 
 
 def _is_over(census: Census) -> bool:
@@ -133,13 +133,13 @@ def is_finished(census: Census) -> bool:
     if census.in_turn - census.failed or census.unsettled:
         return False
     if plan.state == PlanState.REVERTING:
-        return not (census.needs - census.failed) & set(census.health)
+        return not (census.needs - census.failed - census.unreachable) & set(census.health)
     if plan.phase not in (Phase.RAMP, Phase.ALL) and (census.needs or census.attempted):
         return False
     if plan.how == How.TURN and census.now - census.memory.progress_since < LINGER:
         return False
-    rest = (census.takes_turns - census.failed) & set(census.health)
-    return not rest & census.needs and all(census.is_over(id) for id in rest)
+    rest = (census.takes_turns - census.failed - census.unreachable) & set(census.health)
+    return not rest & census.needs and all(census.is_over(id) for id in rest & census.attempted)
 
 
 def analysis_due(census: Census) -> Analyse | None:
@@ -168,7 +168,7 @@ def _since_last(census: Census) -> float:
 def analysis_failed(census: Census) -> bool:
     """Did the newest analysis fail, or do the analyses say `wait` for longer than `deadline`?"""
     analysis, memory = census.view.analysis, census.memory
-    if analysis is None or analysis.number < memory.analysed or not census.policy.analysis:
-        return False
+    if analysis is None or not census.policy.analysis or memory.analysed_at < memory.phase_since:
+        return False  # none, or it belongs to what was before `resume`
     since = memory.undecided_since
     return analysis.result == Analysed.FAILED or (since is not None and census.now - since > census.policy.deadline)
