@@ -120,9 +120,10 @@ class Bench:
         print(report.target("HUP after the raw query's answer", watch.excess(samples), WATCH_MS, " ms"))
 
     def scale(self) -> None:
-        """watching without changes, by the number of keys and templates; then one change for many watchers"""
+        """watching without changes, by the number of keys, templates and services; then one change for many watchers"""
         with self._agent() as (folder, agent):
             idle = [scale.Idle(SVCINIT, *size, scale.svcinit) for size in scale.SIZES]
+            idle.append(scale.Idle(SVCINIT, *scale.SIZES[0], scale.svcinit, scale.SERVICES))
             scale.idle(folder / "idle", agent, idle)
             fleet = scale.fleet(folder / "fleet", agent)
         self.raw["scale"] = {"idle": [each.figures() for each in idle], "fleet": fleet}

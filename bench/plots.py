@@ -47,6 +47,7 @@ def _times(samples: dict[str, list[float]], file: pathlib.Path) -> None:
 def _scale(idle: list[dict[str, Any]], file: pathlib.Path) -> None:
     """What a minute of following costs, by keys (with one template) and by templates (with the fewest keys)."""
     figure, panels = pyplot.subplots(1, 2, figsize=SIZE, layout="constrained", sharey=True)
+    idle = [each for each in idle if not each["services"]]
     fewest = min(each["keys"] for each in idle)
     lines = {"requests": "requests a minute", "cpu": "CPU ms a minute", "pss": "PSS MiB"}
     for axes, by, rows in (

@@ -76,12 +76,12 @@ def footprints(found: Sequence[Footprint]) -> list[str]:
 
 def idle(found: Sequence[Idle]) -> list[str]:
     lines = [
-        "| keys | templates | requests per minute | CPU ms per minute | connections | PSS MiB | start s |",
-        "|--:|--:|--:|--:|--:|--:|--:|",
+        "| keys | templates | services | requests per minute | CPU ms per minute | connections | PSS MiB | start s |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return lines + [
-        f"| {each.keys} | {each.templates} | {each.requests} | {each.cpu:.0f} | {each.connections} | {each.pss:.1f} "
-        f"| {each.start:.2f} |"
+        f"| {len(each.keys)} | {each.templates} | {len(each.services)} | {each.requests} | {each.cpu:.0f} "
+        f"| {each.connections} | {each.pss:.1f} | {each.start:.2f} |"
         for each in found
     ]
 

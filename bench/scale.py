@@ -21,9 +21,11 @@ from testing.process import PATH, ROOT, end_session, running
 from testing.waiting import eventually
 
 SIZES = ((10, 1), (1_000, 1), (10_000, 1), (10, 50), (10, 200))  # keys, templates
+SERVICES, EACH = 50, 10  # services that are followed besides by instances(), and the instances of each
 WINDOW = 60.0  # seconds of doing nothing
 FLEET = 200
 CHUNK = 64  # operations that a transaction of Consul's takes
+INSTANCES = '{{% for i in instances("{name}") %}}server {{{{ i.address }}}}:{{{{ i.port }}}}\n{{% endfor %}}'
 NO_NAME = {ord(" "): "-", ord(","): None}  # not in the name of a service
 Follow = Callable[[pathlib.Path, ConsulAgent, "Idle"], AbstractContextManager[list[psutil.Process]]]
 
@@ -34,12 +36,14 @@ class Idle:
     `follow` runs `who` on `texts`, the templates, and yields its processes.
     """
 
-    def __init__(self, who: str, keys: int, templates: int, follow: Follow) -> None:
+    def __init__(self, who: str, keys: int, templates: int, follow: Follow, services: int = 0) -> None:
         self.who, self.templates, self._follow = who, templates, follow
-        self.name = f"{who.translate(NO_NAME)}-k{keys}t{templates}"
+        self.name = f"{who.translate(NO_NAME)}-k{keys}t{templates}s{services}"
+        self.services = [f"{self.name}-{number}" for number in range(services)]
         self.prefix = f"config/{self.name}"
         self.keys = [f"group{number % 100}/key{number}" for number in range(keys)]
         self.texts = ['{% for pair in tree("") %}{{ pair.key }} = {{ pair.value }}\n{% endfor %}'] * templates
+        self.texts = [text + "".join(INSTANCES.format(name=name) for name in self.services) for text in self.texts]
         self.requests = self.connections = 0
         self.cpu = self.pss = self.start = 0.0
 
@@ -50,12 +54,17 @@ class Idle:
             some = self.keys[start : start + CHUNK]
             verbs = [{"KV": {"Verb": "set", "Key": f"{self.prefix}/{key}", "Value": "dmFsdWU="}} for key in some]
             consul.call("PUT", "/v1/txn", json.dumps(verbs).encode())
+        for name in self.services:
+            for number in range(EACH):
+                service = {"Service": name, "ID": f"{name}-{number}", "Port": 8000 + number}
+                entry = {"Node": f"n{number}", "Address": f"10.0.0.{number + 1}", "Service": service}
+                consul.call("PUT", "/v1/catalog/register", json.dumps(entry).encode())
         with self._follow(folder / self.name, consul, self) as processes:
             yield processes
 
     def figures(self) -> dict[str, Any]:
         kept = "name", "templates", "requests", "connections", "cpu", "pss", "start"
-        return {"keys": len(self.keys), **{name: getattr(self, name) for name in kept}}
+        return {"keys": len(self.keys), "services": len(self.services), **{name: getattr(self, name) for name in kept}}
 
 
 def idle(folder: pathlib.Path, consul: ConsulAgent, sizes: Sequence[Idle]) -> None:
