@@ -150,6 +150,7 @@ def test_a_roll_out_ends_without_an_instance_that_hangs_but_its_turn_is_not_sett
         (("hung", Reason.DEADLINE),),
     )
     assert world.plan.settled < 5
+    assert world.follow(1).over
 
 
 def test_a_host_that_is_down_does_not_hold_up_the_end() -> None:

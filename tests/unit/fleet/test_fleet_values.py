@@ -277,6 +277,14 @@ def test_a_refused_revision_is_taken_up_again_when_somebody_asks() -> None:
     assert plan.refused == {}
 
 
+@pytest.mark.parametrize(("how", "target"), [(How.APPLY, "new"), (How.RELOAD, "new"), (How.RELOAD, ""), (How.TURN, "")])
+def test_each_revision_is_rehearsed_and_code_is_not(how: How, target: str) -> None:
+    plan, _ = commands.begin(IDLE, [], Request(how, target))
+    assert plan.phase == (Phase.REHEARSAL if target else Phase.CANARY)
+    plan, _ = commands.begin(IDLE, [], Request(how, target, rehearse=False))
+    assert plan.phase == Phase.CANARY
+
+
 def test_after_a_halt_resume_forgives_the_failures_so_far() -> None:
     halted = replace(ROLLING, state=PlanState.HALTED, failed=(("a", "died"),))
     assert commands.resume(halted).forgiven == 1

@@ -109,7 +109,7 @@ def begin(
         raise NotNow(Why.REFUSED, plan)
     if plan.state in RUNNING and not supersede:
         raise NotNow(Why.RUNNING, plan)
-    phase = Phase.REHEARSAL if request.target and request.rehearse and request.how == How.APPLY else Phase.CANARY
+    phase = Phase.REHEARSAL if request.target and request.rehearse else Phase.CANARY
     keys = tuple(map(shortened, request.keys[:KEYS_SHOWN]))
     rolling = Plan(
         n=newest(plan, records) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,

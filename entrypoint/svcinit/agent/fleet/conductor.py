@@ -70,7 +70,7 @@ def decide(view: View, memory: Memory, now: float) -> Decision:
         analyse=phases.analysis_due(census),
         counts=census.counts,
         waiting=waiting,
-        over=plan.state not in ACTIVE and not (grants or revokes or (census.in_turn and plan.state == PlanState.IDLE)),
+        over=plan.state not in ACTIVE and not (grants or revokes or _stragglers(census, plan)),
         hand_over=bool(view.me) and view.me in chosen,
     )
 
@@ -96,6 +96,11 @@ def _advance(census: Census) -> tuple[Plan, LogEntry | None, Failures]:
     if phases.is_finished(census):
         return *endings.finished(census), plan.failed
     return plan, None, plan.failed
+
+
+def _stragglers(census: Census, plan: Plan) -> set[str]:
+    """Instances that have their turn after the end of the roll-out; those that failed in it are not waited for."""
+    return census.in_turn - census.failed if plan.state == PlanState.IDLE else set()
 
 
 def _write(census: Census, kind: Kind, id: str, record: Record | None) -> Write:
