@@ -6,11 +6,11 @@ import functools
 import os
 import pathlib
 import shutil
-import subprocess
 import tempfile
 from typing import TypedDict
 
 from testing.docker import build, one_at_a_time
+from testing.parts import tool_path
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
@@ -41,10 +41,8 @@ def pythonless_base() -> str:
 
 @functools.cache
 def _made(argument: str) -> str:
-    command = [str(ROOT / "tools" / "base-image"), argument]
     with one_at_a_time("base"):
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.splitlines()[-1]
+        return tool_path("base-image", argument).splitlines()[-1]
 
 
 @functools.cache
@@ -80,8 +78,7 @@ def elasticsearch(version: str) -> str:
 @functools.cache
 def elasticsearch_base(version: str) -> str:
     """In place of the official image, which needs a registry: the same paths, modes and user."""
-    command = [str(ROOT / "tools" / "elasticsearch"), version]
-    archive = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    archive = tool_path("elasticsearch", version)
     with tempfile.TemporaryDirectory(dir=pathlib.Path(archive).parent) as context:
         shutil.copytree(ELASTICSEARCH, context, dirs_exist_ok=True)
         os.link(archive, f"{context}/elasticsearch.tar")

@@ -6,7 +6,6 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -15,6 +14,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from testing import images
 from testing.consul import ConsulAgent, free_ports
 from testing.docker import Engine, Failed, build
+from testing.parts import tool_path
 from testing.scrape import scraped
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
@@ -30,10 +30,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The context of the foreign images, the least of Debian 11 in it."""
     folder = tmp_path_factory.mktemp("foreign") / "context"
     shutil.copytree(FOREIGN, folder)
-    done = subprocess.run(
-        [ROOT / "tools" / "debian11-root"], stdout=subprocess.PIPE, text=True, check=True, timeout=120
-    )
-    shutil.copytree(done.stdout.strip(), folder / "debian11", symlinks=True)
+    shutil.copytree(tool_path("debian11-root"), folder / "debian11", symlinks=True)
     return folder
 
 

@@ -31,6 +31,7 @@ CONFIG = "/usr/share/elasticsearch/config"
 START = 120  # seconds for all nodes to start and elect a master, on a busy machine
 STARTED = "started /usr/local/bin/start-elasticsearch"
 LOST = "now has none"
+NEEDLESS = "remove this setting"  # Elasticsearch's warning of cluster.initial_master_nodes in a node of a cluster
 NAMES = "es-1", "es-2", "es-3"
 JVM = "-XX:TieredStopAtLevel=1 -Xms192m -Xmx192m"
 KEYS = {
@@ -162,6 +163,7 @@ def test_a_lone_node_serves_restarts_and_stops_without_an_error_in_the_log(run: 
     eventually(lambda: node.health().get("cluster_name") == "logs", "it has the new name", START, 0.2)
     node.is_passing()
     assert LOST not in node.container.logs
+    assert NEEDLESS not in node.container.logs
     below = [pid for pid, _ in node.container.processes()]
     assert node.container.stop(90) == 0, node.container.logs[-3000:]
     assert node.ids == set()

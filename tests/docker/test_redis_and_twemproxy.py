@@ -13,6 +13,7 @@ from testing.docker import Container, Engine, docker
 from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
+STATS = 101  # its port for statistics is so far above its own
 KEYS = [f"key{number}" for number in range(20)]  # enough to fall on each of two servers
 
 
@@ -28,7 +29,7 @@ class Pool:
     def __init__(self, engine: Engine, image: Callable[[str], str], env: Mapping[str, str]) -> None:
         self.engine, self.image = engine, image
         self.env = {**env, "SVCINIT_CHECK_INTERVAL": "200ms"}
-        (self.port,) = free_ports(1)
+        (self.port,) = free_ports(1, beside=STATS)
 
     def redis(self) -> tuple[Container, int]:
         (port,) = free_ports(1)

@@ -2,6 +2,7 @@
 # The parts of the official image's entrypoint that images/elasticsearch relies on.
 set -e
 [ "$1" = eswrapper ] || exec "$@"
+shift
 if [ -n "$ELASTIC_PASSWORD" ]; then
     [ -f config/elasticsearch.keystore ] || bin/elasticsearch-keystore create
     echo "$ELASTIC_PASSWORD" | bin/elasticsearch-keystore add --force --stdin bootstrap.password
@@ -10,4 +11,4 @@ options=()
 while IFS='=' read -r name value; do
     [[ ! $name =~ ^[a-z0-9_]+\.[a-z0-9_.]+$ ]] || options+=("-E$name=$value")
 done < <(env)
-exec bin/elasticsearch "${options[@]}" </dev/null
+exec bin/elasticsearch "$@" "${options[@]}" </dev/null
