@@ -295,5 +295,8 @@ def measure(folder: pathlib.Path, launcher: pathlib.Path, minutes: float, instan
 
 
 def wanted() -> tuple[float, int]:
-    """Minutes and instances, from the environment."""
-    return float(os.environ.get("SOAK_MINUTES", "30")), int(os.environ.get("SOAK_INSTANCES", "200"))
+    """Minutes and instances, from the environment. Raises SystemExit for less than an instance of each service."""
+    minutes, instances = float(os.environ.get("SOAK_MINUTES", "30")), int(os.environ.get("SOAK_INSTANCES", "200"))
+    if instances < SERVICES:
+        sys.exit(f"SOAK_INSTANCES={instances}: at least {SERVICES}, one of each service")
+    return minutes, instances

@@ -109,3 +109,10 @@ def test_a_soak_fails_when_a_limit_is_exceeded_and_names_the_limit() -> None:
     found.note("registrations lost", 2, most=0)
     assert found.broken == ["registrations lost: 2, at most 0"]
     assert found.table()[-1] == "| registrations lost | 2 | 0 |"
+
+
+def test_a_soak_has_at_least_one_instance_of_each_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert soak.wanted() == (30.0, 200)
+    monkeypatch.setenv("SOAK_INSTANCES", "29")
+    with pytest.raises(SystemExit, match="SOAK_INSTANCES=29"):
+        soak.wanted()
