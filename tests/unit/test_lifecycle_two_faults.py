@@ -100,3 +100,60 @@ def test_an_exit_status_of_svcinits_own_is_not_mapped_when_the_stop_fails_for_ev
     life = Lifecycle(environment.read(env, "/nosuch"), crew)
     life.run()
     assert life.code == EX_UNAVAILABLE
+
+
+def test_a_preparation_whose_result_cannot_be_read_is_made_again_before_the_hook_runs() -> None:
+    readable = [True, False, True]
+    crew = Clocked(*UP, HUP, PREPARED, LATER, PREPARED, HOOK_DONE, TERM, *DONE)
+    crew.take_verdict = lambda: readable.pop(0)  # type: ignore[method-assign]
+    live(HOOKED, crew)
+    assert entries(crew, lambda entry: "+" in entry)[3:] == ["+prepare", "+prepare", "+hook:migrate"]
+
+
+def test_a_rollback_that_died_and_hangs_when_it_is_started_again_is_killed_at_its_deadline() -> None:
+    died, killed = Exited(Role.ROLLBACK, 70), Exited(Role.ROLLBACK, 137)
+    crew = Clocked(*UP, HUP, PREPARED, Exited(Role.HOOK, 1), died, LATER, LATER, killed, TERM, *DONE)
+    life = live(HOOKED, crew)
+    rolled_back = [entry for entry in crew.log if "rollback" in entry]
+    assert rolled_back == ["0 +rollback", "0.5 +rollback", "3 rollback<-SIGKILL"]
+    assert outcomes(life)["aborted"] == 1
+
+
+def test_a_restart_whose_service_cannot_be_started_is_a_failed_reload_and_says_why() -> None:
+    env = {**WEB, "SVCINIT_RELOAD": "restart"}
+    crew = Clocked(*UP, HUP, PREPARED, Exited(Role.PRESENCE, 0), LATER, Exited(Role.MAIN, 0), *[LATER] * 20)
+    begin = crew.start_main
+
+    def once() -> bool:
+        crew.room = not any("+main" in entry for entry in crew.log)
+        return begin()
+
+    crew.start_main = once  # type: ignore[method-assign]
+    life = Lifecycle(environment.read(env, "/nosuch"), crew)
+    life.run()
+    assert outcomes(life)["failed"] == 1
+    last = life.history.facts()["last_reload"]
+    assert isinstance(last, dict)
+    assert (last["outcome"], bool(last["reason"])) == ("failed", True)
+
+
+def test_durations_are_right_on_a_host_that_runs_for_long(capfd: pytest.CaptureFixture[str]) -> None:
+    """The clock counts from the start of the host. Each event comes 2 s after the one before."""
+    crew = Clocked(*UP, *[HUP, PREPARED, LATER] * 2, TERM, *DONE)
+    crew.clock = 1000.0
+    wait = crew.wait
+
+    def waits(until: float | None) -> Event:
+        crew.clock += 2
+        return wait(until)
+
+    crew.wait = waits  # type: ignore[method-assign]
+    life = live(WEB, crew)
+    facts = life.history.facts()
+    assert facts["reload_seconds"] == {"sum": 4.0, "count": 2}
+    last = facts["last_reload"]
+    assert isinstance(last, dict)
+    assert (last.keys(), last["seconds"]) == ({"id", "outcome", "reason", "seconds", "ended"}, 2.0)
+    said = capfd.readouterr().err
+    assert "prepare_seconds=2.0" in said
+    assert f"ran_seconds={crew.clock - 1002}" in said
