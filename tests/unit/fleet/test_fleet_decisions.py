@@ -253,6 +253,22 @@ def test_the_rehearsal_asks_all_and_touches_nobody_before_all_answered() -> None
     assert plan_of(world.follow(1)).phase == Phase.CANARY
 
 
+def test_an_answer_to_an_older_rehearsal_does_not_count() -> None:
+    world = World(replace(PLAN, phase=Phase.REHEARSAL, step=0))
+    for number, outcome in enumerate((Rehearsed.FAILED, Rehearsed.PASSED)):
+        world.add(f"a{number}", replace(OLD, rehearsal=Rehearsal(4, "new", outcome)))
+    decision = world.look()
+    assert {each.id for each in decision.asks} == {"a0", "a1"}
+    assert plan_of(decision).phase == Phase.REHEARSAL
+
+
+def test_a_pinned_instance_reloads_and_keeps_its_revision() -> None:
+    world = World(replace(PLAN, how=How.RELOAD, target="new")).add("a", replace(OLD, pin="older", rev="older"))
+    record = world.look().grants[0].record
+    assert record is not None
+    assert record.turn.rev == ""
+
+
 def test_a_revision_that_does_not_render_on_one_instance_touches_nobody_and_is_refused() -> None:
     world = World(replace(PLAN, phase=Phase.REHEARSAL, step=0)).many(5)
     world.records["x3"] = replace(OLD, rehearsal=Rehearsal(5, "new", Rehearsed.FAILED, "db/pool is missing"))

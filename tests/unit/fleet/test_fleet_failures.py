@@ -57,6 +57,15 @@ def test_a_crash_after_the_turn_is_a_failure_and_an_ordered_restart_is_not(clean
     assert (plan_of(world.look(15)).state == PlanState.REVERTING) == failed
 
 
+def test_a_person_who_restarts_an_instance_after_its_turn_has_time_for_it() -> None:
+    world = World(replace(PLAN, phase=Phase.BAKE, step=0)).many(3)
+    world.add("a", replace(at(ENDED), life="2", clean=True), life="2", passing=False)
+    world.follow(200)
+    assert isinstance(world.plan, Plan)
+    assert world.plan.state == PlanState.ROLLING
+    assert plan_of(world.follow(200)).state == PlanState.REVERTING
+
+
 def test_what_was_broken_before_its_turn_or_is_in_maintenance_is_no_failure() -> None:
     world = World().many(2, replace(OLD, rev="new"))
     world.add("broken", at(ENDED, broken=True), passing=False)

@@ -73,24 +73,14 @@ class _Taken:
 def _order(census: Census, pool: set[str]) -> list[str]:
     """Broken ones first; then by chance, but the same one at each look. The instance that conducts is the last one.
 
-    The canary is one that passes, if there is one, and not one in maintenance mode.
+    The canary is the one that a person chose, or one that passes, if there is one.
     """
-    if census.plan.phase == Phase.CANARY and census.plan.state == PlanState.ROLLING:
-        pool = _canaries(census, pool)
-        broken_first = False
-    else:
-        broken_first = True
+    is_canary = census.plan.phase == Phase.CANARY and census.plan.state == PlanState.ROLLING
+    if is_canary and census.plan.canary_id in pool:
+        pool = {census.plan.canary_id}
 
     def place(id: str) -> tuple[bool, bool, bytes]:
         chance = hashlib.blake2b(f"{census.plan.n} {id}".encode(), digest_size=8).digest()
-        return id == census.view.me, (id in census.passing) == broken_first, chance
+        return id == census.view.me, (id in census.passing) != is_canary, chance
 
     return sorted(pool, key=place)
-
-
-def _canaries(census: Census, pool: set[str]) -> set[str]:
-    wanted = census.plan.canary_id
-    if wanted in pool:
-        return {wanted}
-    good = {id for id in pool & census.passing if id != census.view.me}
-    return good or pool & census.passing or pool
