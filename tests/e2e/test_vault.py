@@ -328,3 +328,36 @@ def test_a_wrapped_token_survives_the_death_of_presence_and_a_reload(shop: Servi
     eventually(lambda: shop.notes.count("SIGHUP") >= 2, "reloaded")
     assert svcinit.stop() == 0
     has_no_secret(shop, PASSWORD, SECOND, shop.env["VAULT_TOKEN"])
+
+
+KILLER = """#!/bin/sh
+[ -e {marker} ] && exit 0
+touch {marker}
+read -r _ _ _ parent _ < /proc/$PPID/stat  # of the warden of this check command: the process that prepares
+kill -9 $parent
+sleep 100
+"""
+
+
+@pytest.mark.parametrize("how", ["approle", "wrapped"])
+def test_a_kill_of_the_preparation_after_the_login_needs_no_other_login_and_no_other_certificate(
+    shop: Service, vault: VaultServer, tmp_path: pathlib.Path, how: str
+) -> None:
+    pki(vault)
+    if how == "approle":
+        del shop.env["VAULT_TOKEN"]
+        shop.env |= approle(vault, secret_id_num_uses="1", token_ttl="1h")
+    else:
+        made = vault.call("POST", "auth/token/create", {"policies": ["shop"], "ttl": "1h"},
+                          headers={"X-Vault-Wrap-TTL": "60s"})  # fmt: skip
+        shop.env |= {"VAULT_TOKEN": made["wrap_info"]["token"], "VAULT_UNWRAP_TOKEN": "1"}
+    script, marker = tmp_path / "killer", tmp_path / "marker"
+    script.write_text(KILLER.format(marker=marker))
+    script.chmod(0o755)
+    target = shop.template("app.crt", f'{{# svcinit: check="{script} {{}}" #}}\n' + CERTIFICATE % "1h")
+    svcinit = shop.start()
+    is_passing(shop)
+    assert marker.exists()
+    assert target.read_text()
+    assert len(vault.call("LIST", "pki/certs")["data"]["keys"]) == 2, svcinit.err
+    assert svcinit.stop() == 0

@@ -161,6 +161,7 @@ def test_the_recipe_of_the_page_gives_what_the_page_says(own: VaultServer, make:
         ("{{ secret('pki/issue/web') }}", ["needs its arguments, such as common_name="]),
         ("{{ secret('kv/data/../../sys/mounts') }}", ["a part of dots"]),
         ("{{ secret('kv//shop') }}", ["an empty part"]),
+        ("{{ secret('kv/shop?version=1') }}", ["write version=1"]),
         ("{{ secret('none/shop') }}", ['needs path "none/shop" { capabilities = ["read"] }']),
         ("{{ secret('pki/issue/web', common_name=secret('kv/shop').password) }}", ["*** not allowed by this role"]),
         ("{{ secret('kv/shop')[secret('kv/shop').password] }}", ["has no field '(computed)'"]),

@@ -122,6 +122,8 @@ class _NodeName(str):
 def _path(path: str) -> str:
     """A path of Vault. It may come from a value, so it must not leave its folder."""
     name = str(path).strip("/")
+    if "?" in name:
+        raise WrongError("secret: a path has no question mark: write version=1 instead of ?version=1")
     if not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/")):
         raise WrongError("secret: the path has an empty part, a part of dots, or a character that no path has")
     return name

@@ -101,7 +101,7 @@ def _unwrapped(vault: Vault, wrapping: str | None, variable: str) -> dict[str, A
     except Refused as error:
         fault = (
             f"{variable}: the wrapping token cannot be unwrapped. It was used already (each start needs a new one; if "
-            f"nobody of yours used it, somebody else has the secret), or it has expired: {error.faults[0]}"
+            f"none of your own programs used it, another program has the secret), or it has expired: {error.faults[0]}"
         )
         raise ConfigError(fault, variable=variable) from None
 
