@@ -19,7 +19,7 @@ from testing.secured import Authority
 from testing.vault import VaultServer
 from testing.waiting import eventually, stays
 from tests.e2e.conftest import Service
-from tests.e2e.failing import is_passing
+from tests.e2e.failing import ctl, is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(90)]
 
@@ -241,6 +241,8 @@ def test_a_vault_that_is_away_leaves_the_files_and_is_followed_again(
         os.kill(vault.pid, signal.SIGSTOP)
     if how != "paused":
         logs(svcinit, "vault_failed")
+        eventually(lambda: "secret kv/shop: " in ctl(svcinit, "status")[1], "the status has the reason", every=0.5)
+        planted.look("status", ctl(svcinit, "status", "--json")[1])
     svcinit.signal(signal.SIGHUP)  # new code goes out
     eventually(lambda: "SIGHUP" in shop.notes, "the service was reloaded", 20)
     assert target.read_text() == f"password = {PASSWORD}\n"
