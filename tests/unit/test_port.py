@@ -3,9 +3,11 @@ compared in tests/e2e/test_port.py."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
+from jinja2 import Environment
 
 from rendering import Data, text_of
 from svcinit.ctl import cli
@@ -176,6 +178,36 @@ def test_what_go_cannot_read_is_an_error_with_its_line(tmp_path: Path, go: str) 
     with pytest.raises(ConfigError) as caught:
         turned(tmp_path, f"\n\n{go}")
     assert caught.value.faults[0].fields["line"] == 3
+
+
+def test_too_deeply_nested_actions_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too deeply"):
+        turned(tmp_path, "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
+
+
+PIECES = [
+    "{{", "}}", "{{- ", " -}}", "end", "else", "else if", "range", "with", "if", "$x", ":=", "=", "|", "(", ")", ".",
+    ".Key", '"a"', "`r`", "1", "nil", "printf", '"%s-%d"', "service", "key", "scratch.Get", "scratch.Set", "index",
+    "eq", "and", 'define "t"', 'template "t" .', 'block "b" .', "break", ",", "$i, $e", "/* c */", "{#", "{%", "#}",
+    "byTag", "split", "\0", "'ab'", "\"\\U99999999\"",
+]  # fmt: skip
+TEMPLATES = [file.read_text() for file in sorted((Path(__file__).parent.parent / "e2e/templates").glob("*.ctmpl"))]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_template_is_an_error_or_becomes_one_that_jinja_reads(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    text = rng.choice(TEMPLATES)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(text))
+        text = (
+            text[:at] + rng.choice([f" {rng.choice(PIECES)} ", "", text[at - 20 : at]]) + text[at + rng.randint(0, 9) :]
+        )
+    try:
+        result, _ = turned(tmp_path, text)
+    except ConfigError:
+        return
+    Environment().parse(result)
 
 
 RESOURCE = """

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from svcinit.ctl.port.generate import Turned
+    from svcinit.ctl.port.values import Dialect
 
 
 class Ported:
@@ -53,16 +54,24 @@ def run(options: argparse.Namespace) -> int:
 def port(path: str, prefix: str = "") -> Ported:
     """Raises ConfigError with the line of a template that Go would not read either."""
     from svcinit.ctl.port import confd, consul_template
-    from svcinit.ctl.port.generate import Turned, generate
-    from svcinit.ctl.port.syntax import parse
+    from svcinit.ctl.port.generate import Turned
 
     if not path.endswith(".toml"):
-        turned = generate(parse(_text(path), path), consul_template.DIALECT)
+        turned = _turned(path, consul_template.DIALECT)
         return Ported(path, f"{os.path.basename(path).removesuffix('.ctmpl').removesuffix('.tpl')}.j2", turned)
     resource = confd.resource(path)
-    nodes = parse(_text(resource.template), resource.template)
-    turned = generate(nodes, confd.dialect((resource.prefix or prefix).strip("/")))
+    turned = _turned(resource.template, confd.dialect((resource.prefix or prefix).strip("/")))
     return Ported(path, f"{resource.target.lstrip('/')}.j2", Turned(resource.comment + turned.text, turned.remarks))
+
+
+def _turned(path: str, dialect: Dialect) -> Turned:
+    from svcinit.ctl.port.generate import generate
+    from svcinit.ctl.port.syntax import parse
+
+    try:
+        return generate(parse(_text(path), path), dialect)
+    except RecursionError:
+        raise ConfigError(Fault(f"{path}: the actions are nested too deeply", file=path)) from None
 
 
 def _show(ported: Ported, options: argparse.Namespace, *, with_title: bool) -> int:

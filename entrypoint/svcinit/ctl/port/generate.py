@@ -128,7 +128,8 @@ class _Pass:
     def _remark(self, tag: Tag, reason: CannotTurn) -> str:
         """The comment before a tag that could not be turned. It takes over the trim marker on the left."""
         self._remarks.append((tag.line, str(reason)))
-        return f"{{#{'-' * tag.left} svcinitctl port, line {tag.line}: {reason}: {_comment(tag.source)} #}}"
+        said = _comment(f"{reason}: {tag.source}")
+        return f"{{#{'-' * tag.left} svcinitctl port, line {tag.line}: {said} #}}"
 
     def _argument(self, pipe: Pipe | None) -> Expr:
         return NOTHING if pipe is None else self._values.pipe(pipe)

@@ -269,7 +269,7 @@ class _Parser:
             return token.text[1:-1]
         if token.kind != "string":
             raise self._wrong("expected the name of a template in quotes")
-        return unquoted(token.text)
+        return self._unquoted(token.text)
 
     def _block(self, word: str, tag: Tag, *, is_chained: bool = False) -> Block:
         name = self._string() if word in ("define", "block") else ""
@@ -278,11 +278,13 @@ class _Parser:
         if end == "else":
             self._take()
             block.else_tag = self._tag
-            if self._peek().text in ("if", "with"):
+            if word in ("if", "with") and self._peek().text == word:
                 chained = self._block(self._take().text, self._tag, is_chained=True)
                 block.otherwise = [chained]
                 block.end_tag = chained.end_tag
                 return block
+            if self._peek().kind != "end":
+                raise self._wrong(f"cannot read {self._peek().text!r} after else")
             block.otherwise, end = self._nodes()
         if end != "end":
             raise self._wrong(f"the {word} of line {tag.line} has no end")
@@ -328,11 +330,11 @@ class _Parser:
 
     def _term(self, token: Token) -> Operand:
         if token.kind == "string":
-            return Literal(unquoted(token.text))
+            return Literal(self._unquoted(token.text))
         if token.kind == "raw":
             return Literal(token.text[1:-1].replace("\r", ""))
         if token.kind == "char":
-            return Literal(ord(unquoted(token.text)))
+            return Literal(self._character(token.text))
         if token.kind == "number":
             return Literal(self._number(token.text))
         if token.kind == "variable":
@@ -345,6 +347,18 @@ class _Parser:
             constants = {"true": True, "false": False, "nil": None}
             return Literal(constants[token.text]) if token.text in constants else Name(token.text)
         raise self._wrong(f"cannot read {token.text!r}")
+
+    def _unquoted(self, text: str) -> str:
+        try:
+            return unquoted(text)
+        except (ValueError, OverflowError):
+            raise self._wrong(f"cannot read {text}") from None
+
+    def _character(self, text: str) -> int:
+        found = self._unquoted(text)
+        if len(found) != 1:
+            raise self._wrong(f"cannot read {text}")
+        return ord(found)
 
     def _number(self, text: str) -> int | float:
         plain = text.replace("_", "")

@@ -205,20 +205,24 @@ class Values:
     def _call(self, name: str, arguments: list[Expr], absent: str) -> Expr:
         if name in self._dialect.refused:
             raise CannotTurn(f"{name}: {self._dialect.refused[name]}")
-        if name == "index":
-            return calls.indexed(arguments, absent)
-        found = self._dialect.asks(name, arguments) or calls.special(name, arguments)
-        if found is not None:
-            return found
-        row = self._dialect.rows.get(name)
-        if row is None:
-            raise CannotTurn(f"{name}: svcinit has no such function")
         if name == "scratch":
             self._found.uses.add("scratch")
-        result = calls.filled(row, arguments)
+        try:
+            result = self._made(name, arguments, absent)
+        except (IndexError, ValueError):
+            raise CannotTurn(f"{name}: an argument is missing") from None
         if name in ("byTag", "byMeta"):
             return Expr(result.code, f"map:{arguments[-1].type}", result.binds)
         return result
+
+    def _made(self, name: str, arguments: list[Expr], absent: str) -> Expr:
+        """Raises IndexError, ValueError if there are too few arguments."""
+        if name == "index":
+            return calls.indexed(arguments, absent)
+        found = self._dialect.asks(name, arguments) or calls.special(name, arguments)
+        if found is None and name not in self._dialect.rows:
+            raise CannotTurn(f"{name}: svcinit has no such function")
+        return found or calls.filled(self._dialect.rows[name], arguments)
 
     def _method(self, operand: syntax.Access, arguments: list[Expr], absent: str) -> Expr:
         of, name = self._operand(operand.of, ""), operand.field
