@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jinja2 import Undefined
 
 from svcinit.agent.templates.faults import WrongError
-from svcinit.agent.templates.go_values import go_items, go_text
 from svcinit.names import endpoint
 
 if TYPE_CHECKING:
@@ -329,6 +328,18 @@ def trim_prefix(text: str, prefix: str) -> str:
 
 def trim_suffix(text: str, suffix: str) -> str:
     return str(text).removesuffix(suffix)
+
+
+def go_text(value: Any) -> str:
+    from svcinit.agent.templates import go_values
+
+    return go_values.go_text(value)
+
+
+def go_items(value: Any) -> list[tuple[Any, Any]]:
+    from svcinit.agent.templates import go_values
+
+    return go_values.go_items(value)
 
 
 def _bytes(text: Any) -> bytes:
