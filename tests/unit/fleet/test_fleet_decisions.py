@@ -259,7 +259,7 @@ def test_an_answer_to_an_older_rehearsal_does_not_count() -> None:
         world.add(f"a{number}", replace(OLD, rehearsal=Rehearsal(4, "new", outcome)))
     decision = world.look()
     assert {each.id for each in decision.asks} == {"a0", "a1"}
-    assert plan_of(decision).phase == Phase.REHEARSAL
+    assert decision.plan is None  # neither refused, nor in the next phase
 
 
 def test_a_pinned_instance_reloads_and_keeps_its_revision() -> None:
@@ -365,6 +365,15 @@ def test_a_forgotten_instance_is_not_waited_for() -> None:
     assert not world.look(1).grants
     del world.records["a"]
     assert world.look(1).grants
+
+
+def test_the_plan_is_not_written_at_each_look_if_only_counts_change() -> None:
+    world = World(replace(PLAN, policy={**TEXTS, "max_unavailable": "1"}, most_out=1)).many(3)
+    world.follow()
+    world.look()
+    world.add("y0", replace(OLD, rev="new"))
+    assert world.look(1).plan is None
+    assert plan_of(world.look(5)).done == 1
 
 
 def test_without_progress_the_roll_out_is_stuck_and_says_why() -> None:

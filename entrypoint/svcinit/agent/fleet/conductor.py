@@ -31,6 +31,7 @@ from svcinit.agent.fleet.records import (
 )
 from svcinit.agent.fleet.view import Decision, Kind, Memory, View, Waiting, Write, own_records
 
+COUNTED = 5.0  # seconds between two writes of a plan in which nothing but counts has changed
 UNCLAIMED = 30.0  # seconds: a grant that is not claimed for so long is revoked
 QUESTIONS = 62  # of a rehearsal at least, in one look: as many as one transaction has room for
 ACTIVE = PlanState.ROLLING, PlanState.REVERTING
@@ -57,7 +58,7 @@ def decide(view: View, memory: Memory, now: float) -> Decision:
     waiting = _waiting(census, bool(grants))
     memory = progressed(memory, _progress(census, plan), now)
     stuck = waiting != Waiting.NONE and now - memory.progress_since > policy.progress
-    plan = replace(plan, stuck=stuck and plan.state in ACTIVE)
+    plan = _unless_only_counts(replace(plan, stuck=stuck and plan.state in ACTIVE), view.plan, now - memory.plan_since)
     return Decision(
         memory=memory,
         plan=plan if plan != view.plan else None,
@@ -157,6 +158,12 @@ def _counted(census: Census, plan: Plan, grants: bool) -> Plan:
         most_out=max(plan.most_out, len(out)),
         settled=min(plan.settled, plan.n - 1) if grants else plan.settled,
     )
+
+
+def _unless_only_counts(plan: Plan, old: Plan, age: float) -> Plan:
+    """Counts are for people: they are worth a write only now and then. `age`: seconds since the plan was written."""
+    same = replace(plan, expected=old.expected, done=old.done) == old
+    return old if same and age < COUNTED else plan
 
 
 def _progress(census: Census, plan: Plan) -> tuple[object, ...]:

@@ -28,6 +28,8 @@ def observe(view: View, memory: Memory, now: float) -> Memory:
     seen = replace(
         memory,
         at=now,
+        plan_index=view.plan_index,
+        plan_since=memory.plan_since if view.plan_index == memory.plan_index else now,
         plan=plan.n,
         lives=lives,
         passing=_since(passing, before, now),

@@ -92,6 +92,8 @@ class Memory:
     a write succeeded; a new conductor begins with `Memory()`. The mappings are by id."""
 
     at: float = 0  # the time of the last look
+    plan_index: int = -1  # of the plan at the last look
+    plan_since: float = 0  # when that version of the plan was seen first
     plan: int = -1  # the number of the roll-out to which `phase` and the times after it belong
     lives: Mapping[str, str] = field(default_factory=dict)  # the life in the record
     passing: Mapping[str, float] = field(default_factory=dict)  # since when it passes without a break, in one life
