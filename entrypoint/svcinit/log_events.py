@@ -52,6 +52,9 @@ EventName = Literal[
     "turn_claimed",
     "turn_ended",
     "turn_failed",
+    "conducting",
+    "conduct_failed",
+    "roll_out",
     # Vault
     "vault_failed",
     "vault_recovered",

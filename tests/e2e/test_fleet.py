@@ -83,6 +83,13 @@ class Shop:
         return found
 
 
+def until_over(shop: Shop, n: int, seconds: float = 90) -> str:
+    """Wait for the entry of roll-out `n` in the history, and return its outcome."""
+    entry = eventually(lambda: shop.fleet.store.get(shop.fleet.keys.log(n)), f"roll-out {n} is over", seconds)
+    assert entry is not None
+    return str(json.loads(entry.value)["outcome"])
+
+
 @pytest.fixture
 def shop(tmp_path: pathlib.Path, own_consul: ConsulAgent) -> Iterator[Shop]:
     with ExitStack() as stack:
@@ -114,3 +121,80 @@ def test_a_good_change_reaches_all_and_a_bad_one_is_taken_back(shop: Shop) -> No
     assert len(touched) == 1, "only the canary"
     code, said = shop.run("apply", "web", *QUICK)
     assert (code, "was refused" in said) == (1, True), said
+
+
+def test_a_conductor_that_is_killed_stops_the_roll_out_and_resume_goes_on(shop: Shop) -> None:
+    assert shop.run("apply", "web", *QUICK)[0] == 0
+    shop.put("good 2")
+    conductor = shop.begin("apply", "web", *QUICK)
+    eventually(lambda: "good 2" in shop.contents(), "the canary is changed", 30)
+    conductor.kill()
+    said, _ = conductor.communicate(timeout=10)
+    time.sleep(8)
+    stopped = shop.contents()
+    time.sleep(3)
+    assert shop.contents() == stopped, "without a conductor nobody gets a turn"
+    assert stopped.count("good 2") < COUNT, said
+    assert shop.status()["plan"]["state"] == "rolling"
+    code, said = shop.run("resume", "web")
+    assert code == 0, said
+    assert shop.contents() == ["good 2"] * COUNT
+
+
+def test_two_roll_outs_at_once_are_one_and_the_second_one_hears_of_it(shop: Shop) -> None:
+    assert shop.run("apply", "web", *QUICK)[0] == 0
+    shop.put("good 2")
+    first = shop.begin("apply", "web", *QUICK)
+    eventually(lambda: "good 2" in shop.contents(), "the canary is changed", 30)
+    code, said = shop.run("apply", "web", *QUICK)
+    assert (code, "is not over" in said) == (75, True), said
+    assert first.wait(90) == 0
+    first.communicate()
+
+
+def test_a_paused_roll_out_grants_no_turn_until_it_is_resumed(shop: Shop) -> None:
+    assert shop.run("apply", "web", *QUICK)[0] == 0
+    shop.put("good 2")
+    conductor = shop.begin("apply", "web", *QUICK)
+    eventually(lambda: "good 2" in shop.contents(), "the canary is changed", 30)
+    assert shop.run("pause", "web")[0] == 0
+    assert conductor.wait(60) == 75
+    conductor.communicate()
+    changed = shop.contents().count("good 2")
+    assert changed < COUNT
+    code, said = shop.run("abort", "web")
+    assert code == 1, said
+    assert shop.contents() == ["good 1"] * COUNT, said
+
+
+def test_a_revision_that_does_not_render_changes_no_instance(shop: Shop) -> None:
+    assert shop.run("apply", "web", *QUICK)[0] == 0
+    shop.consul.kv_delete("config/web/n")
+    shop.consul.kv_put("config/web/other", "x")
+    code, said = shop.run("apply", "web", *QUICK)
+    assert (code, "does not render" in said) == (1, True), said
+    assert shop.contents() == ["good 1"] * COUNT
+    assert all("has its turn" not in instance.err for instance in shop.instances)
+    assert shop.run("undo", "web")[0] == 0
+    assert shop.consul.kv_get("config/web/n") == b"good 1"
+
+
+def test_with_auto_a_change_in_kv_rolls_by_itself_and_a_bad_one_takes_itself_back(
+    tmp_path: pathlib.Path, own_consul: ConsulAgent
+) -> None:
+    with ExitStack() as stack:
+        shop = Shop(tmp_path, own_consul, stack)
+        shop.put("good 1")
+        policy = "spread=none", "healthy=1s", "bake=1s", "max_unavailable=2"
+        assert shop.run("policy", "web", *policy)[0] == 0
+        shop.start(SVCINIT_ROLL="auto")
+        eventually(lambda: shop.fleet.store.get(shop.fleet.keys.plan), "one conducts, and adopts what all run", 60)
+        shop.put("good 2")
+        assert until_over(shop, 1) == RollOutcome.DONE
+        assert shop.contents() == ["good 2"] * COUNT
+        shop.put("slow bad 3")
+        assert until_over(shop, 2) == RollOutcome.HALTED
+        assert until_over(shop, 3) == RollOutcome.REVERTED
+        assert shop.contents() == ["good 2"] * COUNT
+        touched = [instance for instance in shop.instances if instance.err.count("has its turn") > 1]
+        assert len(touched) == 1, "only the canary"

@@ -19,16 +19,16 @@ from svcinit.agent.consul.store import (
     requires_lock,
     writes,
 )
-from svcinit.agent.fleet import health, revision
+from svcinit.agent.fleet import health, policy, revision
 from svcinit.agent.fleet.conductor import decide
-from svcinit.agent.fleet.policy import of_plan
 from svcinit.agent.fleet.records import Keys, LogEntry, Plan, Record, is_own
 from svcinit.agent.fleet.view import Decision, Kind, Memory, Seen, View
-from svcinit.errors import SvcinitError, Unavailable
+from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.view import Analysis, Write
 
 TTL, LOCK_DELAY = 15.0, 1.0  # seconds; each write is fenced, so that the least delay is enough
@@ -208,6 +208,23 @@ class Conductor:
         return [at - 1 for at in failed]
 
 
+def stored_texts(fleet: Fleet) -> tuple[dict[str, str], int]:
+    """The texts of the policy in KV, and the ModifyIndex of its key. Raises ConfigError, Unavailable."""
+    entry = fleet.store.get(fleet.keys.policy)
+    if entry is None:
+        return {}, 0
+    try:
+        found = json.loads(entry.value)
+        return {str(name): str(each) for name, each in found.items()}, entry.modified
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{fleet.keys.policy} in KV is no JSON object") from None
+
+
+def stored_policy(fleet: Fleet) -> Policy:
+    """The policy in KV. Raises ConfigError, Unavailable."""
+    return policy.read(stored_texts(fleet)[0])
+
+
 def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
     """Delete the revisions of `before` that nothing needs any more, and old entries of the history.
 
@@ -218,7 +235,7 @@ def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
         return []
     history = fleet.history()
     wanted = {plan.good, plan.target, plan.previous, *plan.refused}
-    for entry in history[-of_plan(plan.policy).keep :]:
+    for entry in history[-policy.of_plan(plan.policy).keep :]:
         wanted |= {entry.source, entry.target}
     for record in fleet.own_records():
         wanted |= {record.rev, record.pin, record.turn.rev, record.rehearsal.rev}

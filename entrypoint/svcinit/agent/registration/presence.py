@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from svcinit.agent.consul.api import Consul
+    from svcinit.agent.fleet.auto import Standby
     from svcinit.agent.fleet.turns import Turns
     from svcinit.agent.registration.probes import Probe
     from svcinit.agent.registration.services import Service
@@ -116,6 +117,7 @@ class Presence:
         ]
         self.follower: Follower | None = None
         self.turns: Turns | None = None
+        self.standby: Standby | None = None  # with SVCINIT_ROLL=auto
         self.secrets: Renewal | None = None
         self._parent = os.getppid()
         self._life, self._state = life, StateFile(settings.run, NAME)
@@ -135,7 +137,7 @@ class Presence:
             self.write_state()
         for probe in self._running_probes():
             probe.end()
-        for each in (self.follower, self.turns, self.secrets):
+        for each in (self.follower, self.turns, self.standby, self.secrets):
             if each is not None:
                 each.end()
         if self._first and not self.consul.reached:
@@ -160,6 +162,12 @@ class Presence:
             rehearsing=Rehearsing(self.settings, command, slots, in_child),
         )  # fmt: skip
 
+        if self.settings.roll == "auto":
+            from svcinit.agent.consul.store import Store
+            from svcinit.agent.fleet.auto import Standby
+
+            self.standby = Standby(self.settings, Store(self.consul))
+
     def beat(self) -> None:
         """Leave a sign of life, before each step that takes time."""
         self._clock.now()
@@ -180,11 +188,10 @@ class Presence:
             if keeper.due <= now and not (self.turns is not None and self.turns.holds_registration(now)):
                 keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
-        if self.secrets is not None:
-            self.secrets.turn(now)
+        for each in (self.secrets, self.turns, self.standby):
+            if each is not None:
+                each.turn(now)
         self._follow(now)
-        if self.turns is not None:
-            self.turns.turn(now)
         if not self.settings.watch and any(watch.is_in_flight for watch in self.record_watches):
             self.consul.close()
 
@@ -297,7 +304,7 @@ class Presence:
         probes = list(self._running_probes())
         times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
         times += [watch.next_due for watch in self.record_watches]
-        times += [each.due for each in (self.follower, self.turns, self.secrets) if each is not None]
+        times += [each.due for each in (self.follower, self.turns, self.standby, self.secrets) if each is not None]
         longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
         return max(0.0, min(min(times, default=0.0) - self._now(), longest))
 

@@ -93,12 +93,12 @@ class Beginning:
 
     def policy(self) -> Policy:
         from svcinit.agent.fleet import policy
-        from svcinit.ctl.fleet.policy import stored
+        from svcinit.agent.fleet.conduct import stored_texts
 
         flags = {
             name: value for name in policy.POLICY if (value := getattr(self.options, f"policy_{name}")) is not None
         }
-        return policy.read(stored(self.fleet), flags)
+        return policy.read(stored_texts(self.fleet)[0], flags)
 
     def adopted(self, records: list[Record], index: int) -> tuple[Plan, int]:
         """The first plan of a service: what all instances run is good."""

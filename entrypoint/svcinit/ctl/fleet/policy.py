@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 
-from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, say
+from svcinit.ctl.fleet.place import Busy, Place, add_common, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-
-    from svcinit.agent.fleet.conduct import Fleet
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -29,26 +27,11 @@ def run(options: argparse.Namespace) -> int:
     return _policy(place, options) if options.action == "policy" else _forget(place, options.id)
 
 
-def stored(fleet: Fleet) -> dict[str, str]:
-    """The texts of the policy in KV."""
-    return _read(fleet)[0]
-
-
-def _read(fleet: Fleet) -> tuple[dict[str, str], int]:
-    entry = fleet.store.get(fleet.keys.policy)
-    if entry is None:
-        return {}, 0
-    try:
-        found = json.loads(entry.value)
-        return {str(name): str(text) for name, text in found.items()}, entry.modified
-    except (ValueError, AttributeError):
-        raise Busy(f"{fleet.keys.policy} in KV is no JSON object", EX_CONFIG) from None
-
-
 def _policy(place: Place, options: argparse.Namespace) -> int:
     from svcinit.agent.fleet import policy
+    from svcinit.agent.fleet.conduct import stored_texts
 
-    texts, index = _read(place.fleet)
+    texts, index = stored_texts(place.fleet)
     if options.values:
         pairs = dict(each.partition("=")[::2] for each in options.values)
         texts = {name: text for name, text in {**texts, **pairs}.items() if text}

@@ -1,0 +1,206 @@
+"""SVCINIT_ROLL=auto: one of the instances conducts, and begins a roll-out when the prefixes in KV have changed.
+
+Each presence looks at the lock at random times, and starts a child when nobody has it. The child takes the lock and
+conducts for as long as it has it. It ends with its presence.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import random
+import time
+from typing import TYPE_CHECKING
+
+from svcinit import log
+from svcinit.agent.consul.api import connect
+from svcinit.agent.consul.store import STALE, Store
+from svcinit.agent.fleet import commands, revision
+from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead, collect, stored_policy
+from svcinit.agent.fleet.events import text
+from svcinit.agent.fleet.records import How, Keys, Plan, PlanState
+from svcinit.errors import EX_OK, SvcinitError, Unavailable
+from svcinit.processes import child
+
+if TYPE_CHECKING:
+    from svcinit.agent.fleet.policy import Policy
+    from svcinit.agent.fleet.revision import Content
+    from svcinit.settings.environment import Settings
+
+LOOK_INTERVAL = 30.0  # seconds, on average, between two looks of an instance at the lock
+FIRST_LOOK = 5.0  # seconds, at most, until the first look
+IDLE_INTERVAL = 4.0  # seconds between two looks of the conductor at the live prefixes; its session is renewed meanwhile
+OWN = "auto"  # `Plan.by` of the roll-outs that begin here
+
+
+class Standby:
+    """Starts the conductor when nobody conducts. `due` (monotonic seconds) is when to call `turn` next."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings, self._store = settings, store
+        self._key = Keys(settings.roll_prefix).lead
+        self._pid = 0
+        self.due = 0.0
+
+    def turn(self, now: float) -> None:
+        if self._pid and os.waitpid(self._pid, os.WNOHANG)[0]:
+            self._pid = 0
+        if now < self.due:
+            return
+        is_first, self.due = not self.due, now + random.expovariate(1 / LOOK_INTERVAL)
+        if is_first:
+            self.due = now + random.uniform(0, FIRST_LOOK)
+        elif not self._pid and self._is_free():
+            self._start()
+
+    def end(self) -> None:
+        """The conductor gives the lock back by itself; init ends what is left when the container ends."""
+        if self._pid:
+            child.send(self._pid, _signal.SIGTERM)
+
+    def _is_free(self) -> bool:
+        try:
+            entry = self._store.get(self._key, STALE)
+        except SvcinitError:
+            return False
+        return entry is None or not entry.session
+
+    def _start(self) -> None:
+        settings, parent = self._settings, os.getpid()
+        try:
+            self._pid = child.fork(lambda: conduct(settings, parent), "conductor", blocked=True)
+        except OSError as error:
+            log.warning("fork_failed", "no process to conduct roll-outs in: {error}; trying again",
+                        error=error.strerror)  # fmt: skip
+
+
+def conduct(settings: Settings, parent: int) -> int:
+    """In the child, with its signals blocked: until TERM, the end of `parent`, or the loss of the lock."""
+    log.context(role="conductor")
+    consul = connect(settings)
+    fleet = Fleet(Store(consul), Keys(settings.roll_prefix), settings.service or "")
+    lead = Lead(fleet.store, fleet.keys, settings.id)
+    try:
+        if lead.take():
+            log.info("conducting", "this instance conducts the roll-outs of {service}", service=settings.service)
+            Automatic(settings, fleet, lead, parent).run()
+    finally:
+        lead.give_back()
+        consul.close()
+    return EX_OK
+
+
+class Automatic:
+    """Conducts, and begins roll-outs, while it has the lock."""
+
+    def __init__(self, settings: Settings, fleet: Fleet, lead: Lead, parent: int) -> None:
+        self._settings, self._fleet, self._lead, self._parent = settings, fleet, lead, parent
+        self._conductor = Conductor(fleet, lead, settings.id)
+        self._before: list[str] | None = None  # the revisions that were there when the roll-out began
+        self._seen, self._seen_at = "", 0.0  # the revision of the live prefixes, and since when they have it
+        self._logged = ""
+
+    def run(self) -> None:
+        pause = 0.0
+        while not self._must_end(pause):
+            try:
+                pause = self._turn()
+            except Unavailable as error:
+                self._warn(str(error))
+                pause = self._conductor.pace()
+            if not self._lead.is_ours:
+                return
+
+    def _must_end(self, seconds: float) -> bool:
+        return bool(_signal.sigtimedwait({_signal.SIGTERM}, seconds)) or os.getppid() != self._parent
+
+    def _turn(self) -> float:
+        """Look once. Returns the seconds until the next look."""
+        decision = self._conductor.look()
+        for event in decision.events:
+            word, sentence = text(event)
+            log.info("roll_out", "roll-out of {service}: {reason}", service=self._settings.service,
+                     reason=f"{word} {sentence}".strip())  # fmt: skip
+        if decision.hand_over:
+            self._lead.give_back()
+            return 0.0
+        if not self._lead.is_ours or self._conductor.has_written_plan:
+            return self._conductor.pace()
+        if decision.over and self._before is not None:
+            collect(self._fleet, self._before)
+            self._before = None
+        began = self._begin_if_changed()
+        return self._conductor.pace() if began or not decision.over else IDLE_INTERVAL
+
+    def _begin_if_changed(self) -> bool:
+        """True if a roll-out was begun, or may begin soon."""
+        plan, index = self._fleet.plan()
+        records = self._fleet.own_records()
+        paths = tuple(sorted({path for record in records for path in record.paths}))
+        if not paths or (plan is not None and plan.state in (PlanState.PAUSED, PlanState.REVERTING)):
+            return False
+        content = revision.read_live(self._fleet.store.consul, paths)
+        name, now = revision.name_of(content), time.monotonic()
+        if name != self._seen:
+            self._seen, self._seen_at = name, now
+        least, _ = self._settings.settle
+        if plan is not None and not _is_news(plan, name):
+            return False
+        if now < self._seen_at + least:
+            return True
+        return self._begin(plan, index, content, paths)
+
+    def _begin(self, plan: Plan | None, index: int, content: Content, paths: tuple[str, ...]) -> bool:
+        fleet, root = self._fleet, self._fleet.keys.prefix
+        records = fleet.own_records()
+        if plan is None:
+            adopted = commands.adopt(records, revision.name_of(content), set(revision.names(fleet.store, root)))
+            if adopted.good == revision.name_of(content):
+                revision.keep(fleet.store, root, content, self._settings.id)
+            return fleet.store.put(fleet.keys.plan, adopted.dump(), index=index)
+        policy = stored_policy(fleet)
+        if policy.window is not None and not policy.window.is_open(time.time()):
+            return False
+        good = self._content_of(plan.good)
+        emptied = revision.emptied(good, content)
+        if emptied and not self._settings.allow_empty:
+            self._warn(f"{', '.join(emptied)} had keys and has none now: no roll-out begins")
+            return False
+        self._before = revision.names(fleet.store, root)
+        target = revision.keep(fleet.store, root, content, self._settings.id)
+        following, entry = commands.begin(
+            plan, records, self._request(target, policy, paths, revision.changed_keys(good, content)),
+            supersede=plan.state is PlanState.ROLLING,
+        )  # fmt: skip
+        if not fleet.store.put(fleet.keys.plan, following.dump(), index=index):
+            return True
+        if entry is not None:
+            self._conductor.log(entry)
+        log.info("roll_out", "roll-out of {service}: {reason}", service=self._settings.service,
+                 reason=f"{following.n} begins: {plan.good[:6]} -> {target[:6]}")  # fmt: skip
+        return True
+
+    def _request(self, target: str, policy: Policy, paths: tuple[str, ...], keys: list[str]) -> commands.Request:
+        return commands.Request(
+            how=How.APPLY, target=target, policy=policy.texts, paths=paths, keys=tuple(keys), by=OWN,
+            reason=f"conducted by {self._settings.id}", began=int(time.time()), rehearse=policy.rehearse,
+        )  # fmt: skip
+
+    def _content_of(self, name: str) -> Content:
+        try:
+            return revision.load(self._fleet.store, self._fleet.keys.prefix, name) if name else {}
+        except revision.Lost:
+            return {}
+
+    def _warn(self, sentence: str) -> None:
+        if sentence != self._logged:
+            self._logged = sentence
+            log.warning("conduct_failed", "{error}", error=sentence)
+
+
+def _is_news(plan: Plan, name: str) -> bool:
+    """Is the revision of the live prefixes one to roll out?"""
+    if name in plan.refused or name == plan.good:
+        # while another one rolls, the way back is a roll-out too
+        return name == plan.good and plan.state is PlanState.ROLLING and plan.target not in ("", name)
+    return not (plan.state in (PlanState.ROLLING, PlanState.HALTED) and plan.target == name)
