@@ -248,9 +248,9 @@ def key_path(prefix: str) -> str:
     return "/v1/kv/" + urllib.parse.quote(folder)
 
 
-def key_rule(folder: str) -> str:
-    """The ACL rule that lets a token read the keys below `folder`."""
-    return f'key_prefix "{folder}" {{ policy = "read" }}'
+def key_rule(folder: str, policy: str = "read") -> str:
+    """The ACL rule that lets a token read, or also write, the keys below `folder`."""
+    return f'key_prefix "{folder}" {{ policy = "{policy}" }}'
 
 
 def service_rule(name: str, policy: str = "write") -> str:

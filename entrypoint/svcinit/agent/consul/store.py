@@ -15,11 +15,12 @@ from svcinit.agent.consul.api import key_rule, service_rule
 from svcinit.agent.consul.http import LARGE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from svcinit.agent.consul.api import Consul
 
-MOST_OPERATIONS = 64  # of one transaction
+MOST_OPERATIONS, BODY_LIMIT = 64, 512 << 10  # of one transaction: operations, bytes
+OVERHEAD = 1024  # bytes of an operation besides its value: at most, with the longest name of a key that Consul takes
 CONFLICT = (409,)  # the status of a transaction that was not applied
 STALE, DEFAULT, CONSISTENT = "stale", "default", "consistent"
 WRITE_RULE, SESSION_RULE = 'key "{}" {{ policy = "write" }}', 'session_prefix "" { policy = "write" }'
@@ -182,6 +183,19 @@ def requires(key: str, index: int) -> Operation:
 def requires_lock(key: str, session: str) -> Operation:
     """Fail, unless the session holds the key."""
     return _operation("check-session", key, Session=session)
+
+
+def batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
+    """The operations in as few transactions as they have room in: not all of them or none any more."""
+    start = size = 0
+    for at, each in enumerate(operations):
+        length = len(each["KV"].get("Value", "")) + OVERHEAD
+        if at > start and (size + length > BODY_LIMIT or at - start == MOST_OPERATIONS):
+            yield operations[start:at]
+            start, size = at, 0
+        size += length
+    if operations:
+        yield operations[start:]
 
 
 def _operation(verb: str, key: str, **fields: object) -> Operation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.api import AGENT_RULE, key_rule, service_rule
+from svcinit.agent.consul.store import SESSION_RULE
 from svcinit.agent.registration.services import services
 
 if TYPE_CHECKING:
@@ -28,7 +29,21 @@ def rules(settings: Settings, used: Collection[str]) -> list[str]:
     found += [key_rule(name.lstrip("/")) for name in dict.fromkeys(whole)]
     found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
     found += [AGENT_RULE] * needs_agent(settings, used)
+    found += roll_rules(settings)
     return found + list(PEER_RULES) * follows_peers(settings, used)
+
+
+def roll_rules(settings: Settings) -> list[str]:
+    """Those of an instance in roll-outs; an instance with auto may conduct, too."""
+    root = f"{settings.roll_prefix}/"
+    if settings.roll == "manual":
+        return [key_rule(root), key_rule(f"{root}at/", "write")]
+    return conductor_rules(root) if settings.roll == "auto" else []
+
+
+def conductor_rules(root: str) -> list[str]:
+    """Besides reading the prefixes and the service. `root`: SVCINIT_ROLL_PREFIX with a slash at the end."""
+    return [key_rule(root, "write"), 'node_prefix "" { policy = "read" }', SESSION_RULE]
 
 
 def needs_agent(settings: Settings, used: Collection[str]) -> bool:
@@ -49,5 +64,9 @@ def policy(settings: Settings, used: Collection[str]) -> str:
         f"# the token has to be known in datacenter {datacenter} too, with the rule for what is read there"
         for datacenter in dict.fromkeys(datacenter for _, datacenter in settings.kv_prefix if datacenter)
     ]
+    if settings.roll == "manual":
+        conducts = [*conductor_rules(f"{settings.roll_prefix}/"), service_rule(settings.service or "", "read")]
+        lines += ["", "# besides the rules for KV prefixes, for the token of svcinitctl fleet:"]
+        lines += [f"# {rule}" for rule in conducts]
     lines += ["", "# for the agent's own token (acl.tokens.default), with which Consul's DNS answers:"]
     return "\n".join([*lines, *(f"# {rule}" for rule in DNS_RULES)]) + "\n"

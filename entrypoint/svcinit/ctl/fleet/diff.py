@@ -52,7 +52,7 @@ def _diff(place: Place, options: argparse.Namespace) -> int:
 
 def _undo(place: Place, options: argparse.Namespace) -> int:
     """Write the good revision to the live prefixes: each key by check-and-set."""
-    from svcinit.agent.consul.store import MOST_OPERATIONS, Store, deletes, writes
+    from svcinit.agent.consul.store import Store, batches, deletes, writes
     from svcinit.agent.fleet import revision
 
     good = _content(place, "")
@@ -70,8 +70,8 @@ def _undo(place: Place, options: argparse.Namespace) -> int:
         for operation in operations:
             print(operation["KV"]["Key"])
         changed += len(operations)
-        for start in range(0, len(operations) * (not options.dry_run), MOST_OPERATIONS):
-            if store.transact(operations[start : start + MOST_OPERATIONS]):
+        for each in batches(operations) if not options.dry_run else ():
+            if store.transact(each):
                 raise Busy(f"{text} was changed at the same moment: look at `fleet diff`, and try again")
     say("undo", f"{changed} keys {'would be' if options.dry_run else 'are'} as in the good revision")
     return 0
