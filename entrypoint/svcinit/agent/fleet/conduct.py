@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.store import (
     MOST_OPERATIONS,
+    STALE,
     Operation,
     Store,
     deletes,
@@ -57,6 +58,9 @@ class Lead:
             if now < self._renewed + RENEWAL:
                 return True
             return self._renew(now)
+        held = self._store.get(self._key, STALE)
+        if held is not None and held.session:
+            return False
         session = self._store.create_session(f"svcinit fleet: {self._who}", TTL, LOCK_DELAY)
         value = json.dumps({"who": self._who, "since": int(time.time())}).encode()
         if self._store.acquire(self._key, value, session):

@@ -51,6 +51,7 @@ GRACE = 1.0  # seconds in which init writes how a reload ended, after it took th
 TRIES = 3  # preparations of one turn, if Consul or DNS was unavailable
 RETRY_INTERVAL = 2.0  # seconds between them
 REHEARSAL_POLL = 0.05  # seconds between two looks whether a rehearsal has ended
+COMPARE_INTERVAL = 15.0  # seconds until a preparation that followed from a comparison is tried again
 HOLD = 5.0  # seconds, at most, that the registration waits for the comparison with the plan
 LAG = 5.0  # seconds after a write until the record is taken as it is read, although it looks like before
 RELOADS = {How.APPLY: (), How.RELOAD: ("",), How.RESTART: ("restart",)}
@@ -135,7 +136,8 @@ class Turns:
         self._key = self._keys.at(settings.id)
         self.query = OwnRecord(consul, connections, self._key)
         self._must_compare = first
-        self._held_until = 0.0
+        self._held_until = self._compare_at = 0.0
+        self._own_target = ""  # the revision that the plan wanted at the last comparison
         self._node: str | None = None
         self._written: tuple[int, float] | None = None  # the version that was replaced, and when
         self._claim_at: float | None = None
@@ -161,8 +163,10 @@ class Turns:
 
     def turn(self, now: float) -> None:
         """Do all that is due."""
+        has_answer = self.query.turn(now)
+        if not has_answer and now < self._next:
+            return
         self._next = NEVER
-        self.query.turn(now)
         if not self.query.is_known or self._is_behind(now):
             return
         try:
@@ -178,6 +182,10 @@ class Turns:
 
     def end(self) -> None:
         self._rehearsing.end()
+
+    def refresh(self) -> None:
+        """Init has prepared: what this instance runs may be another revision."""
+        self._next = 0.0
 
     def leave(self) -> None:
         """The instance is stopped on purpose. One try."""
@@ -208,7 +216,7 @@ class Turns:
         if record != before:
             self._write(record, now)
         elif is_mine and self._must_compare:
-            self._compare(record)
+            self._compare(record, now)
 
     def _with_facts(self, record: Record, known: Known) -> tuple[Record, bool]:
         """The record with what is known of this instance now. Not while it has a turn: the end of that is one write.
@@ -284,9 +292,12 @@ class Turns:
             record, rev=self._verdict_revision(), last=max(record.last, record.turn.serial)
         )  # fmt: skip
 
-    def _compare(self, record: Record) -> None:
+    def _compare(self, record: Record, now: float) -> None:
         """Has the plan moved on while this instance started? The conductor reads the records after it has written the
         plan, and this instance the plan after its record: one of the two sees it."""
+        if self._follower.turn_in_progress or (now < self._compare_at and record.rev != self._own_target):
+            self._next = min(self._next, max(now + POLL_INTERVAL, self._compare_at))
+            return
         entry = self._store.get(self._keys.plan, CONSISTENT)
         self._must_compare = False
         plan = None if entry is None else Plan.parse(entry.value)
@@ -294,6 +305,9 @@ class Turns:
             return
         wanted = choice.at_start(plan, record)
         if wanted != record.rev:
+            self._must_compare, self._compare_at = True, now + COMPARE_INTERVAL  # until it has succeeded
+            self._own_target = wanted
+            self._next = min(self._next, self._compare_at)
             self._follower.begin_turn(0, wanted, (), may_restart=True)
 
     def _write(self, record: Record, now: float) -> None:

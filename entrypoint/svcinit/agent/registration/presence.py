@@ -296,6 +296,8 @@ class Presence:
         taken = self._clock.take(SIGNALS, self._until_due())
         if taken is not None and taken.si_signo == _signal.SIGHUP and self.follower is not None:
             self.follower.refresh()
+            if self.turns is not None:
+                self.turns.refresh()
         asked = taken is not None and taken.si_signo == _signal.SIGTERM and taken.si_pid == self._parent
         return asked or os.getppid() != self._parent
 

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 
+from svcinit.ctl.output import put
 from svcinit.errors import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, ConfigError, SvcinitError
 
 TYPE_CHECKING = False
@@ -104,7 +105,7 @@ def line(word: str, sentence: str) -> str:
 
 
 def say(word: str, sentence: str) -> None:
-    print(line(word, sentence), flush=True)
+    put(line(word, sentence), "\n")
 
 
 def warn(sentence: str) -> None:
