@@ -1,0 +1,238 @@
+"""The conductor on a real Consul: its lock, its writes, its garbage. The instances are the test's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from svcinit.agent.consul.api import Consul
+from svcinit.agent.consul.store import Store
+from svcinit.agent.fleet import conduct, revision
+from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead
+from svcinit.agent.fleet.records import (
+    How,
+    Keys,
+    LogEntry,
+    Phase,
+    Plan,
+    PlanState,
+    Record,
+    RollOutcome,
+    Turn,
+    TurnOutcome,
+    TurnState,
+    is_own,
+)
+from svcinit.agent.fleet.view import Decision
+from testing.consul import ConsulAgent
+from testing.waiting import eventually
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+POLICY = {"spread": "none", "healthy": "1s", "bake": "0s", "max_unavailable": "2", "rehearse": "no"}
+EVERY = 0.1
+
+
+class Clock:
+    """Each look is at another second."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Service:
+    """Instances of `web` in the catalog and their records; each does its turn when the test says so."""
+
+    def __init__(self, consul: ConsulAgent) -> None:
+        self.consul, self.clock = consul, Clock()
+        self.clients: list[Consul] = []
+        self.fleet = self.reader()
+
+    def reader(self) -> Fleet:
+        self.clients.append(Consul(self.consul.url))
+        return Fleet(Store(self.clients[-1]), Keys("svcinit/web"), "web")
+
+    def conductor(self, who: str) -> Conductor:
+        fleet = self.reader()
+        return Conductor(fleet, Lead(fleet.store, fleet.keys, who, self.clock), now=self.clock)
+
+    def start(self, count: int, rev: str) -> None:
+        for n in range(count):
+            definition = {"Name": "web", "ID": f"web-{n}", "Port": 8000 + n, "Meta": {"svcinit": f"life{n}-x"}}
+            self.consul.call("PUT", "/v1/agent/service/register", json.dumps(definition).encode())
+            record = Record(life=f"life{n}", every=EVERY, rev=rev, paths=("config/web",))
+            self.fleet.store.put(self.fleet.keys.at(f"web-{n}"), record.dump())
+        eventually(lambda: len(self.fleet.store.health("web")) == count, "the catalog has all")
+
+    def plan(self, state: PlanState = PlanState.ROLLING, good: str = "old", target: str = "new", n: int = 1) -> None:
+        plan = Plan(
+            n=n, state=state, how=How.APPLY, good=good, target=target, policy=POLICY, paths=("config/web",),
+            phase=Phase.ALL,
+        )  # fmt: skip
+        self.fleet.store.put(self.fleet.keys.plan, plan.dump())
+
+    def turns(self, state: TurnState) -> list[str]:
+        return [
+            id for id, seen in self.fleet.records().items() if is_own(seen.record) and seen.record.turn.state == state
+        ]
+
+    def step(self, id: str, state: TurnState, **fields: object) -> None:
+        """What an instance writes."""
+        seen = self.fleet.records()[id]
+        assert is_own(seen.record)
+        turn = dataclasses.replace(seen.record.turn, state=state, owner=seen.record.life, **fields)  # type: ignore[arg-type]
+        record = dataclasses.replace(seen.record, turn=turn)
+        if state is TurnState.ENDED:
+            record = dataclasses.replace(record, rev=turn.rev, last=turn.serial)
+        assert self.fleet.store.put(self.fleet.keys.at(id), record.dump(), index=seen.index)
+
+    def do_turns(self) -> None:
+        for id in self.turns(TurnState.GRANTED):
+            self.step(id, TurnState.CLAIMED)
+            self.step(id, TurnState.ENDED, outcome=TurnOutcome.DONE)
+
+    def look(self, conductor: Conductor, seconds: float = 2.0) -> Decision:
+        self.clock.time += seconds
+        return conductor.look()
+
+
+@pytest.fixture
+def service(consul: ConsulAgent) -> Iterator[Service]:
+    made = Service(consul)
+    yield made
+    for client in made.clients:
+        client.close()
+
+
+def test_a_roll_out_reaches_all_and_never_more_than_its_limit_at_once(service: Service) -> None:
+    service.start(5, "old")
+    service.plan()
+    conductor = service.conductor("one")
+    most, over = 0, False
+    for _ in range(40):
+        over = service.look(conductor).over
+        most = max(most, len(service.turns(TurnState.GRANTED)))
+        service.do_turns()
+        if over:
+            break
+    assert (over, most) == (True, 2)
+    plan, _ = service.fleet.plan()
+    assert plan is not None
+    assert (plan.state, plan.good, plan.done) == (PlanState.IDLE, "new", 5)
+    entry = service.fleet.entry(1)
+    assert entry is not None
+    assert (entry.outcome, entry.done) == (RollOutcome.DONE, 5)
+    assert entry.ended > 0
+    conductor.lead.give_back()
+
+
+def test_only_one_conducts_and_the_next_one_can_at_once_after_it(service: Service) -> None:
+    service.start(2, "old")
+    service.plan()
+    one, two = service.conductor("one"), service.conductor("two")
+    service.look(two)  # the health timers of both run
+    assert two.lead.is_ours
+    service.look(one)
+    assert not one.lead.is_ours
+    before = {entry.key: entry.modified for entry in service.fleet.store.below("svcinit/web/")}
+    service.look(one)
+    assert {entry.key: entry.modified for entry in service.fleet.store.below("svcinit/web/")} == before
+    two.lead.give_back()
+    service.look(one)
+    assert one.lead.is_ours
+    one.lead.give_back()
+
+
+def test_a_conductor_that_has_lost_its_lock_without_noticing_writes_nothing(service: Service) -> None:
+    service.start(3, "old")
+    service.plan()
+    suspended = service.conductor("suspended")
+    assert suspended.lead.take()
+    service.fleet.store.destroy(suspended.lead.session)  # as after its TTL, or when its node fails
+    other = service.conductor("other")
+    eventually(other.lead.take, "the lock is free after the lock-delay", 5, every=0.1)
+    before = {entry.key: entry.modified for entry in service.fleet.store.below("svcinit/web/")}
+    assert suspended.lead.is_ours, "it does not know yet"
+    suspended.look()
+    suspended.look()
+    assert not suspended.lead.is_ours
+    assert {entry.key: entry.modified for entry in service.fleet.store.below("svcinit/web/")} == before
+    other.lead.give_back()
+
+
+def test_a_pause_between_a_look_and_its_writes_lets_no_grant_through(service: Service) -> None:
+    service.start(3, "old")
+    service.plan()
+    conductor = service.conductor("one")
+    service.look(conductor)
+    service.do_turns()
+    assert conductor.lead.is_ours
+    true = conductor.fleet.view
+
+    def view(*given: object) -> object:
+        found = true(*given)  # type: ignore[arg-type]
+        service.plan(PlanState.PAUSED)
+        return found
+
+    conductor.fleet.view = view  # type: ignore[assignment,method-assign]
+    service.look(conductor, 10)
+    assert service.turns(TurnState.GRANTED) == []
+    plan, _ = service.fleet.plan()
+    assert plan is not None
+    assert plan.state is PlanState.PAUSED
+    conductor.lead.give_back()
+
+
+def test_a_record_that_changed_meanwhile_is_left_out_and_the_others_get_their_turn(service: Service) -> None:
+    service.start(2, "old")
+    service.plan()
+    conductor = service.conductor("one")
+    true = conductor.fleet.view
+
+    def view(*given: object) -> object:
+        found = true(*given)  # type: ignore[arg-type]
+        seen = found.records["web-0"]
+        assert is_own(seen.record)
+        changed = dataclasses.replace(seen.record, node=f"moved at {service.clock.time}")
+        service.fleet.store.put(service.fleet.keys.at("web-0"), changed.dump())
+        return found
+
+    conductor.fleet.view = view  # type: ignore[assignment,method-assign]
+    granted: set[str] = set()
+    for _ in range(4):
+        service.look(conductor)
+        granted |= set(service.turns(TurnState.GRANTED))
+    assert granted == {"web-1"}
+    conductor.lead.give_back()
+
+
+def test_revisions_that_nothing_needs_are_deleted_and_those_in_use_stay(service: Service) -> None:
+    store, root = service.fleet.store, service.fleet.keys.prefix
+    made = [revision.keep(store, root, {"config/web": {"config/web/n": bytes([n])}}) for n in range(5)]
+    good, target, running, old, unused = made
+    service.start(1, running)
+    service.plan(PlanState.IDLE, good, target, n=7)
+    entry = LogEntry(n=3, how=How.APPLY, outcome=RollOutcome.DONE, source=old, target=good)
+    store.put(service.fleet.keys.log(3), entry.dump())
+    before = revision.names(store, root)
+    late = revision.keep(store, root, {"config/web": {"config/web/n": b"late"}})
+    assert conduct.collect(service.fleet, before) == [unused]
+    assert set(revision.names(store, root)) == {good, target, running, old, late}
+
+
+def test_a_turn_is_granted_with_a_new_serial_each_time(service: Service) -> None:
+    service.start(1, "old")
+    service.plan()
+    conductor = service.conductor("one")
+    for _ in range(3):
+        service.look(conductor)
+    (first,) = service.fleet.own_records()
+    assert (first.turn.state, first.turn.n, first.turn.serial) == (TurnState.GRANTED, 1, 1)
+    assert first.turn == Turn(**{**vars(first.turn), "rev": "new"})
+    conductor.lead.give_back()
