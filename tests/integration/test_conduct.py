@@ -12,6 +12,7 @@ from svcinit.agent.consul.api import Consul
 from svcinit.agent.consul.store import Store
 from svcinit.agent.fleet import conduct, revision
 from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead
+from svcinit.agent.fleet.conductor import decide
 from svcinit.agent.fleet.records import (
     How,
     Keys,
@@ -26,7 +27,7 @@ from svcinit.agent.fleet.records import (
     TurnState,
     is_own,
 )
-from svcinit.agent.fleet.view import Decision
+from svcinit.agent.fleet.view import Decision, Memory
 from testing.consul import ConsulAgent
 from testing.waiting import eventually
 
@@ -170,18 +171,17 @@ def test_a_pause_between_a_look_and_its_writes_lets_no_grant_through(service: Se
     service.start(3, "old")
     service.plan()
     conductor = service.conductor("one")
-    service.look(conductor)
-    service.do_turns()
-    assert conductor.lead.is_ours
-    true = conductor.fleet.view
-
-    def view(*given: object) -> object:
-        found = true(*given)  # type: ignore[arg-type]
-        service.plan(PlanState.PAUSED)
-        return found
-
-    conductor.fleet.view = view  # type: ignore[assignment,method-assign]
-    service.look(conductor, 10)
+    assert conductor.lead.take()
+    view, memory = service.fleet.view(), Memory()
+    for _ in range(3):
+        service.clock.time += 2
+        decision = decide(view, memory, service.clock())
+        memory = decision.memory
+    assert decision.grants
+    service.plan(PlanState.PAUSED)
+    conductor._write(view, dataclasses.replace(decision, plan=None))
+    assert service.turns(TurnState.GRANTED) == []
+    conductor._write(view, decision)
     assert service.turns(TurnState.GRANTED) == []
     plan, _ = service.fleet.plan()
     assert plan is not None
