@@ -12,16 +12,19 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from svcinit.agent.fleet.records import RollOutcome
 from testing.consul import ConsulAgent, free_ports
 from testing.ctl import CODE
 from testing.fleet import Fleet
 from testing.process import PATH, ROOT, Running, running
+from testing.schemas import schema
 from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(180)]
 
+STATUS = Draft202012Validator(schema("fleet"))
 APP = pathlib.Path(__file__).parent / "fleet_app.py"
 COUNT = 6
 QUICK = ("--spread", "none", "--healthy", "1s", "--bake", "1s", "--max-unavailable", "2", "--deadline", "30s")
@@ -80,6 +83,7 @@ class Shop:
     def status(self) -> dict[str, Any]:
         _, said = self.run("status", "web", "--json")
         found: dict[str, Any] = json.loads(said)
+        STATUS.validate(found)
         return found
 
 
@@ -109,6 +113,7 @@ def test_a_good_change_reaches_all_and_a_bad_one_is_taken_back(shop: Shop) -> No
     assert code == 0, said
     assert shop.contents() == ["good 2"] * COUNT
     assert shop.run("status", "web")[0] == 0
+    assert shop.status()["settled"] is True
     shop.put("slow bad 3")
     code, said = shop.run("apply", "web", *QUICK)
     assert code == 1, said

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EMPTY = {"last": None, "sum": 0.0, "count": 0}
 PREPARED = "ended", "errors", "templates", "prefixes", "peers", "catalog", "fetch_seconds", "render_seconds"
+OF_ROLL = "revision", "last_turn"  # facts of init for presence, with SVCINIT_ROLL
 NOTHING: dict[str, object] = {
     "ended": None, "errors": [], "templates": [], "prefixes": {}, "peers": {}, "catalog": {},
     "fetch_seconds": EMPTY, "render_seconds": EMPTY,
@@ -35,6 +36,8 @@ def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Ma
     requests.add(presence.get("requests", {}))
     document = dict(init)
     began = document.pop("started_monotonic")
+    for name in OF_ROLL:
+        document.pop(name, None)
     document["log"] = _newest([*init.get("log", ()), *presence.get("log", ()), *prepared.get("log", ())])
     last_synced = presence.get("last_synced", {})
     return {
@@ -45,6 +48,7 @@ def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Ma
             service_id: {**known, "last_synced": last_synced.get(service_id)}
             for service_id, known in presence.get("services", {}).items()
         },
+        **({"roll": presence["roll"]} if presence.get("roll") else {}),
         "watch": _watch(presence) if presence.get("watch") else None,
         "preparation": {name: prepared.get(name, NOTHING[name]) for name in PREPARED},
         "consul_requests": requests.state(),
