@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from svcinit.agent.consul.api import Consul
 from svcinit.agent.consul.store import Store
 from svcinit.agent.fleet import revision
-from svcinit.agent.fleet.records import How, Keys, Plan, PlanState, Record, Turn, TurnState, is_own
+from svcinit.agent.fleet.conduct import Conductor, Lead
+from svcinit.agent.fleet.conduct import Fleet as Place
+from svcinit.agent.fleet.records import (
+    How,
+    Keys,
+    Phase,
+    Plan,
+    PlanState,
+    Record,
+    Turn,
+    TurnOutcome,
+    TurnState,
+    is_own,
+)
+from svcinit.agent.fleet.view import Decision
 from testing.consul import ConsulAgent
 from testing.waiting import eventually
+
+POLICY = {"spread": "none", "healthy": "1s", "bake": "0s", "max_unavailable": "2", "rehearse": "no"}
+EVERY = 0.1
 
 
 class Fleet:
@@ -70,3 +88,69 @@ class Fleet:
 
     def ended(self, serial: int, timeout: float = 20) -> Record:
         return self.wait_for("the turn ended", timeout, turn_serial=serial, turn_state=TurnState.ENDED)
+
+
+class Clock:
+    """Each look is at another second."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Catalog:
+    """Instances of `web` in the catalog and their records; each does its turn when the test says so."""
+
+    def __init__(self, consul: ConsulAgent) -> None:
+        self.consul, self.clock = consul, Clock()
+        self.clients: list[Consul] = []
+        self.fleet = self.reader()
+
+    def reader(self) -> Place:
+        self.clients.append(Consul(self.consul.url))
+        return Place(Store(self.clients[-1]), Keys("svcinit/web"), "web")
+
+    def conductor(self, who: str) -> Conductor:
+        fleet = self.reader()
+        return Conductor(fleet, Lead(fleet.store, fleet.keys, who, self.clock), now=self.clock)
+
+    def start(self, count: int, rev: str) -> None:
+        for n in range(count):
+            definition = {"Name": "web", "ID": f"web-{n}", "Port": 8000 + n, "Meta": {"svcinit": f"life{n}-x"}}
+            self.consul.call("PUT", "/v1/agent/service/register", json.dumps(definition).encode())
+            record = Record(life=f"life{n}", every=EVERY, rev=rev, paths=("config/web",))
+            self.fleet.store.put(self.fleet.keys.at(f"web-{n}"), record.dump())
+        eventually(lambda: len(self.fleet.store.health("web")) == count, "the catalog has all")
+
+    def plan(self, state: PlanState = PlanState.ROLLING, good: str = "old", target: str = "new", n: int = 1) -> None:
+        plan = Plan(
+            n=n, state=state, how=How.APPLY, good=good, target=target, policy=POLICY, paths=("config/web",),
+            phase=Phase.ALL,
+        )  # fmt: skip
+        self.fleet.store.put(self.fleet.keys.plan, plan.dump())
+
+    def turns(self, state: TurnState) -> list[str]:
+        return [
+            id for id, seen in self.fleet.records().items() if is_own(seen.record) and seen.record.turn.state == state
+        ]
+
+    def step(self, id: str, state: TurnState, **fields: object) -> None:
+        """What an instance writes."""
+        seen = self.fleet.records()[id]
+        assert is_own(seen.record)
+        turn = dataclasses.replace(seen.record.turn, state=state, owner=seen.record.life, **fields)  # type: ignore[arg-type]
+        record = dataclasses.replace(seen.record, turn=turn)
+        if state is TurnState.ENDED:
+            record = dataclasses.replace(record, rev=turn.rev, last=turn.serial)
+        assert self.fleet.store.put(self.fleet.keys.at(id), record.dump(), index=seen.index)
+
+    def do_turns(self) -> None:
+        for id in self.turns(TurnState.GRANTED):
+            self.step(id, TurnState.CLAIMED)
+            self.step(id, TurnState.ENDED, outcome=TurnOutcome.DONE)
+
+    def look(self, conductor: Conductor, seconds: float = 2.0) -> Decision:
+        self.clock.time += seconds
+        return conductor.look()

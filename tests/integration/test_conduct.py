@@ -3,115 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import pytest
 
-from svcinit.agent.consul.api import Consul
-from svcinit.agent.consul.store import Store
 from svcinit.agent.fleet import conduct, revision
-from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead
 from svcinit.agent.fleet.conductor import decide
 from svcinit.agent.fleet.records import (
     How,
-    Keys,
     LogEntry,
-    Phase,
-    Plan,
     PlanState,
-    Record,
     RollOutcome,
     Turn,
-    TurnOutcome,
     TurnState,
     is_own,
 )
-from svcinit.agent.fleet.view import Decision, Memory
+from svcinit.agent.fleet.view import Memory
 from testing.consul import ConsulAgent
+from testing.fleet import Catalog
 from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
-POLICY = {"spread": "none", "healthy": "1s", "bake": "0s", "max_unavailable": "2", "rehearse": "no"}
-EVERY = 0.1
-
-
-class Clock:
-    """Each look is at another second."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
-class Service:
-    """Instances of `web` in the catalog and their records; each does its turn when the test says so."""
-
-    def __init__(self, consul: ConsulAgent) -> None:
-        self.consul, self.clock = consul, Clock()
-        self.clients: list[Consul] = []
-        self.fleet = self.reader()
-
-    def reader(self) -> Fleet:
-        self.clients.append(Consul(self.consul.url))
-        return Fleet(Store(self.clients[-1]), Keys("svcinit/web"), "web")
-
-    def conductor(self, who: str) -> Conductor:
-        fleet = self.reader()
-        return Conductor(fleet, Lead(fleet.store, fleet.keys, who, self.clock), now=self.clock)
-
-    def start(self, count: int, rev: str) -> None:
-        for n in range(count):
-            definition = {"Name": "web", "ID": f"web-{n}", "Port": 8000 + n, "Meta": {"svcinit": f"life{n}-x"}}
-            self.consul.call("PUT", "/v1/agent/service/register", json.dumps(definition).encode())
-            record = Record(life=f"life{n}", every=EVERY, rev=rev, paths=("config/web",))
-            self.fleet.store.put(self.fleet.keys.at(f"web-{n}"), record.dump())
-        eventually(lambda: len(self.fleet.store.health("web")) == count, "the catalog has all")
-
-    def plan(self, state: PlanState = PlanState.ROLLING, good: str = "old", target: str = "new", n: int = 1) -> None:
-        plan = Plan(
-            n=n, state=state, how=How.APPLY, good=good, target=target, policy=POLICY, paths=("config/web",),
-            phase=Phase.ALL,
-        )  # fmt: skip
-        self.fleet.store.put(self.fleet.keys.plan, plan.dump())
-
-    def turns(self, state: TurnState) -> list[str]:
-        return [
-            id for id, seen in self.fleet.records().items() if is_own(seen.record) and seen.record.turn.state == state
-        ]
-
-    def step(self, id: str, state: TurnState, **fields: object) -> None:
-        """What an instance writes."""
-        seen = self.fleet.records()[id]
-        assert is_own(seen.record)
-        turn = dataclasses.replace(seen.record.turn, state=state, owner=seen.record.life, **fields)  # type: ignore[arg-type]
-        record = dataclasses.replace(seen.record, turn=turn)
-        if state is TurnState.ENDED:
-            record = dataclasses.replace(record, rev=turn.rev, last=turn.serial)
-        assert self.fleet.store.put(self.fleet.keys.at(id), record.dump(), index=seen.index)
-
-    def do_turns(self) -> None:
-        for id in self.turns(TurnState.GRANTED):
-            self.step(id, TurnState.CLAIMED)
-            self.step(id, TurnState.ENDED, outcome=TurnOutcome.DONE)
-
-    def look(self, conductor: Conductor, seconds: float = 2.0) -> Decision:
-        self.clock.time += seconds
-        return conductor.look()
-
 
 @pytest.fixture
-def service(consul: ConsulAgent) -> Iterator[Service]:
-    made = Service(consul)
+def service(consul: ConsulAgent) -> Iterator[Catalog]:
+    made = Catalog(consul)
     yield made
     for client in made.clients:
         client.close()
 
 
-def test_a_roll_out_reaches_all_and_never_more_than_its_limit_at_once(service: Service) -> None:
+def test_a_roll_out_reaches_all_and_never_more_than_its_limit_at_once(service: Catalog) -> None:
     service.start(5, "old")
     service.plan()
     conductor = service.conductor("one")
@@ -133,7 +56,7 @@ def test_a_roll_out_reaches_all_and_never_more_than_its_limit_at_once(service: S
     conductor.lead.give_back()
 
 
-def test_only_one_conducts_and_the_next_one_can_at_once_after_it(service: Service) -> None:
+def test_only_one_conducts_and_the_next_one_can_at_once_after_it(service: Catalog) -> None:
     service.start(2, "old")
     service.plan()
     one, two = service.conductor("one"), service.conductor("two")
@@ -150,7 +73,7 @@ def test_only_one_conducts_and_the_next_one_can_at_once_after_it(service: Servic
     one.lead.give_back()
 
 
-def test_a_conductor_that_has_lost_its_lock_without_noticing_writes_nothing(service: Service) -> None:
+def test_a_conductor_that_has_lost_its_lock_without_noticing_writes_nothing(service: Catalog) -> None:
     service.start(3, "old")
     service.plan()
     suspended = service.conductor("suspended")
@@ -167,7 +90,7 @@ def test_a_conductor_that_has_lost_its_lock_without_noticing_writes_nothing(serv
     other.lead.give_back()
 
 
-def test_a_pause_between_a_look_and_its_writes_lets_no_grant_through(service: Service) -> None:
+def test_a_pause_between_a_look_and_its_writes_lets_no_grant_through(service: Catalog) -> None:
     service.start(3, "old")
     service.plan()
     conductor = service.conductor("one")
@@ -189,7 +112,7 @@ def test_a_pause_between_a_look_and_its_writes_lets_no_grant_through(service: Se
     conductor.lead.give_back()
 
 
-def test_a_record_that_changed_meanwhile_is_left_out_and_the_others_get_their_turn(service: Service) -> None:
+def test_a_record_that_changed_meanwhile_is_left_out_and_the_others_get_their_turn(service: Catalog) -> None:
     service.start(2, "old")
     service.plan()
     conductor = service.conductor("one")
@@ -212,7 +135,7 @@ def test_a_record_that_changed_meanwhile_is_left_out_and_the_others_get_their_tu
     conductor.lead.give_back()
 
 
-def test_revisions_that_nothing_needs_are_deleted_and_those_in_use_stay(service: Service) -> None:
+def test_revisions_that_nothing_needs_are_deleted_and_those_in_use_stay(service: Catalog) -> None:
     store, root = service.fleet.store, service.fleet.keys.prefix
     made = [revision.keep(store, root, {"config/web": {"config/web/n": bytes([n])}}) for n in range(5)]
     good, target, running, old, unused = made
@@ -226,7 +149,7 @@ def test_revisions_that_nothing_needs_are_deleted_and_those_in_use_stay(service:
     assert set(revision.names(store, root)) == {good, target, running, old, late}
 
 
-def test_a_turn_is_granted_with_a_new_serial_each_time(service: Service) -> None:
+def test_a_turn_is_granted_with_a_new_serial_each_time(service: Catalog) -> None:
     service.start(1, "old")
     service.plan()
     conductor = service.conductor("one")

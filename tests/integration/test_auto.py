@@ -1,0 +1,139 @@
+"""SVCINIT_ROLL=auto: the conductor begins a roll-out when the prefixes change. The instances are the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from svcinit.agent.fleet import revision
+from svcinit.agent.fleet.auto import Automatic
+from svcinit.agent.fleet.conduct import Lead
+from svcinit.agent.fleet.records import PlanState, RollOutcome, TurnOutcome, TurnState
+from svcinit.settings import environment
+from testing.consul import ConsulAgent
+from testing.fleet import POLICY, Catalog
+from testing.waiting import eventually
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+
+
+class Auto(Catalog):
+    """`outcome`: of the turns that the instances do."""
+
+    def __init__(self, consul: ConsulAgent) -> None:
+        super().__init__(consul)
+        self.outcome = TurnOutcome.DONE
+        given = {**consul.env, "SVCINIT_SERVICE": "web", "SVCINIT_ID": "web-0", "SVCINIT_ROLL": "auto"}
+        settings = environment.read({**given, "SVCINIT_SETTLE": "0s"})
+        fleet = self.reader()
+        self.lead = Lead(fleet.store, fleet.keys, "web-0")
+        assert self.lead.take()
+        self.automatic = Automatic(settings, fleet, self.lead, os.getppid())
+
+    def begin(self, count: int) -> str:
+        """Instances that run what KV has. Returns its revision."""
+        self.fleet.store.put(self.fleet.keys.policy, json.dumps(POLICY).encode())
+        self.consul.kv_put("config/web/n", "1")
+        good = revision.name_of(revision.read_live(self.clients[0], ["config/web"]))
+        self.start(count, good)
+        return good
+
+    def turn(self) -> None:
+        """One look of the conductor, and what the instances do after it."""
+        self.lead.take()
+        self.automatic._turn()
+        for id in self.turns(TurnState.GRANTED):
+            self.step(id, TurnState.CLAIMED)
+            self.step(id, TurnState.ENDED, outcome=self.outcome)
+        time.sleep(0.1)
+
+    def until(self, n: int) -> str:
+        """The outcome of roll-out `n`."""
+
+        def is_over() -> bool:
+            self.turn()
+            return self.fleet.entry(n) is not None
+
+        eventually(is_over, f"roll-out {n} is over", 40)
+        entry = self.fleet.entry(n)
+        assert entry is not None
+        return entry.outcome
+
+
+@pytest.fixture
+def auto(consul: ConsulAgent) -> Iterator[Auto]:
+    made = Auto(consul)
+    yield made
+    made.lead.give_back()
+    for client in made.clients:
+        client.close()
+
+
+def state(auto: Auto) -> tuple[int, PlanState, str]:
+    plan, _ = auto.fleet.plan()
+    assert plan is not None
+    return plan.n, plan.state, plan.good
+
+
+def test_what_all_run_is_adopted_and_nothing_begins(auto: Auto) -> None:
+    good = auto.begin(3)
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (0, PlanState.IDLE, good)
+    assert revision.is_kept(auto.fleet.store, "svcinit/web", good)
+
+
+def test_a_change_rolls_by_itself_and_only_once(auto: Auto) -> None:
+    auto.begin(3)
+    for _ in range(3):
+        auto.turn()
+    auto.consul.kv_put("config/web/n", "2")
+    assert auto.until(1) == RollOutcome.DONE
+    wanted = revision.name_of(revision.read_live(auto.clients[0], ["config/web"]))
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (1, PlanState.IDLE, wanted)
+    assert {record.rev for record in auto.fleet.own_records()} == {wanted}
+
+
+def test_a_change_that_fails_is_reverted_and_does_not_begin_again(auto: Auto) -> None:
+    good = auto.begin(3)
+    for _ in range(3):
+        auto.turn()
+    auto.outcome = TurnOutcome.FAILED
+    auto.consul.kv_put("config/web/n", "bad")
+    assert auto.until(1) == RollOutcome.HALTED
+    auto.outcome = TurnOutcome.DONE
+    assert auto.until(2) == RollOutcome.REVERTED
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (2, PlanState.IDLE, good)
+    auto.consul.kv_put("config/web/n", "mended")
+    assert auto.until(3) == RollOutcome.DONE
+
+
+def test_a_further_change_in_the_middle_takes_the_place_of_the_first(auto: Auto) -> None:
+    auto.begin(3)
+    for _ in range(3):
+        auto.turn()
+    auto.consul.kv_put("config/web/n", "2")
+    eventually(lambda: auto.turn() or state(auto)[0] == 1, "the first one begins", 20)  # type: ignore[func-returns-value]
+    auto.consul.kv_put("config/web/n", "3")
+    assert auto.until(1) == RollOutcome.SUPERSEDED
+    assert auto.until(2) == RollOutcome.DONE
+    wanted = revision.name_of(revision.read_live(auto.clients[0], ["config/web"]))
+    assert state(auto) == (2, PlanState.IDLE, wanted)
+
+
+def test_a_prefix_that_is_suddenly_empty_begins_nothing(auto: Auto) -> None:
+    good = auto.begin(2)
+    for _ in range(3):
+        auto.turn()
+    auto.consul.kv_delete("config/web/")
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (0, PlanState.IDLE, good)

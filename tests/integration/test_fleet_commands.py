@@ -1,0 +1,141 @@
+"""svcinitctl fleet on a real Consul; the records and instances are the test's own: what each command says and does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from svcinit.agent.fleet import revision
+from svcinit.agent.fleet.records import LogEntry, PlanState, RollOutcome
+from testing.consul import ConsulAgent
+from testing.ctl import svcinitctl
+from testing.fleet import Catalog
+from testing.schemas import schema
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+STATUS = Draft202012Validator(schema("fleet"))
+
+
+class Commands(Catalog):
+    def run(self, *command: str) -> tuple[int, str]:
+        done = svcinitctl("fleet", *command, env=self.consul.env)
+        return done.returncode, done.stdout + done.stderr
+
+    def keep(self, **keys: str) -> str:
+        values = {f"config/web/{key}": value.encode() for key, value in keys.items()}
+        return revision.keep(self.fleet.store, "svcinit/web", {"config/web": values})
+
+
+@pytest.fixture
+def web(consul: ConsulAgent) -> Iterator[Commands]:
+    made = Commands(consul)
+    yield made
+    for client in made.clients:
+        client.close()
+
+
+def test_status_of_a_fleet_without_a_plan_and_with_one(web: Commands) -> None:
+    web.start(2, "old")
+    code, said = web.run("status", "web", "--json")
+    found = json.loads(said)
+    STATUS.validate(found)
+    assert (code, found["plan"], len(found["instances"])) == (1, None, 2)
+    web.plan(PlanState.IDLE, good="old", target="old")
+    code, said = web.run("status", "web", "--json")
+    STATUS.validate(json.loads(said))
+    assert (code, json.loads(said)["settled"]) == (0, True), said
+    code, said = web.run("status", "web", "--instances")
+    assert (code, "web-1" in said, "2 passing" in said) == (0, True, True), said
+
+
+def test_a_first_apply_adopts_what_all_run_and_has_nothing_to_do(web: Commands) -> None:
+    web.consul.kv_put("config/web/n", "1")
+    web.start(2, web.keep(n="1"))
+    code, said = web.run("apply", "web")
+    assert (code, "adopted" in said, "already" in said) == (0, True, True), said
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert plan.good == web.keep(n="1")
+
+
+def test_a_dry_run_names_the_keys_and_writes_nothing(web: Commands) -> None:
+    good = web.keep(n="1", same="x")
+    web.start(2, good)
+    web.plan(PlanState.IDLE, good, good)
+    web.consul.kv_put("config/web/n", "2")
+    web.consul.kv_put("config/web/same", "x")
+    before = {entry.key: entry.modified for entry in web.fleet.store.below("svcinit/")}
+    code, said = web.run("apply", "web", "--dry-run")
+    assert (code, "config/web/n" in said, "same" in said) == (0, True, False), said
+    assert {entry.key: entry.modified for entry in web.fleet.store.below("svcinit/")} == before
+    assert web.run("diff", "web") == (0, " config/web/n\n")
+    assert json.loads(web.run("diff", "web", "--json")[1]) == ["config/web/n"]
+
+
+def test_a_prefix_that_lost_all_its_keys_is_not_rolled_out(web: Commands) -> None:
+    good = web.keep(n="1")
+    web.start(1, good)
+    web.plan(PlanState.IDLE, good, good)
+    code, said = web.run("apply", "web")
+    assert (code, "--allow-empty" in said) == (78, True), said
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert plan.state is PlanState.IDLE
+    assert web.run("undo", "web")[0] == 0
+    assert web.consul.kv_get("config/web/n") == b"1"
+
+
+def test_a_plan_of_another_state_refuses_a_command_with_its_status(web: Commands) -> None:
+    good, new = web.keep(n="1"), web.keep(n="2")
+    web.start(1, good)
+    web.consul.kv_put("config/web/n", "3")
+    web.plan(PlanState.IDLE, good, good)
+    for command in ("pause", "resume", "abort"):
+        assert web.run(command, "web")[0] == 1, command
+    web.plan(PlanState.ROLLING, good, new)
+    assert web.run("apply", "web")[0] == 75
+    assert web.run("pause", "web")[0] == 0
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert plan.state is PlanState.PAUSED
+
+
+def test_the_policy_is_checked_before_it_is_written(web: Commands) -> None:
+    code, said = web.run("policy", "web", "max_unavailable=lots", "healthy=5m")
+    assert (code, "max_unavailable" in said) == (78, True), said
+    assert web.run("policy", "web", "max_unavailable=5")[0] == 0
+    code, said = web.run("policy", "web", "--json")
+    assert (code, json.loads(said)["max_unavailable"]) == (0, "5")
+    assert web.run("policy", "web", "max_unavailable=")[0] == 0
+    assert json.loads(web.run("policy", "web", "--json")[1])["max_unavailable"] == "10%"
+
+
+def test_the_history_says_who_and_how_it_ended(web: Commands) -> None:
+    entry = LogEntry(
+        n=16, outcome=RollOutcome.REVERTED, source="3f9a1c", target="81d0c7", by="ops@build1", reason="CHG-1234",
+        began=int(time.time()) - 60, ended=int(time.time()), expected=200, done=1, failures=1,
+        failed=(("web-3", "critical"),), most_out=1, keys=("config/web/n",),
+    )  # fmt: skip
+    web.fleet.store.put(web.fleet.keys.log(16), entry.dump())
+    code, said = web.run("history", "web")
+    assert code == 0
+    for part in ("16", "reverted", "3f9a1c -> 81d0c7", "1 of 200", "ops@build1", "CHG-1234", "web-3: critical"):
+        assert part in said, said
+    assert json.loads(web.run("history", "web", "--json")[1])[0]["n"] == 16
+
+
+def test_a_forgotten_instance_has_no_record(web: Commands) -> None:
+    web.start(2, "old")
+    assert web.run("forget", "web", "web-1")[0] == 0
+    assert set(web.fleet.records()) == {"web-0"}
+    assert web.run("forget", "web", "web-1")[0] == 1
+
+
+def test_without_consul_or_a_name_the_status_says_so(consul: ConsulAgent) -> None:
+    gone = svcinitctl("fleet", "status", "web", env={"CONSUL_HTTP_ADDR": "127.0.0.1:1"})
+    assert gone.returncode == 69
+    assert svcinitctl("fleet", "status", env=consul.env).returncode == 78
