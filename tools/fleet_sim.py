@@ -42,6 +42,7 @@ class Fleet:
     touched: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     now: float = 0
+    index: int = 1  # of the plan
     writes: int = 0
     most_out: int = 0
     halted_at: float | None = None
@@ -66,7 +67,7 @@ class Fleet:
         while not (self.plan.state == PlanState.IDLE and self.now):
             self._happen()
             began = time.perf_counter()
-            decision = decide(View(self.plan, 1, self.records, self.health), self.memory, self.now)
+            decision = decide(View(self.plan, self.index, self.records, self.health), self.memory, self.now)
             self.decisions.append(time.perf_counter() - began)
             self._write(decision)
             self.now += self.pace
@@ -78,7 +79,7 @@ class Fleet:
         if decision.plan is not None:
             if self.halted_at is None and decision.plan.state == PlanState.REVERTING:
                 self.halted_at = self.now
-            self.plan = decision.plan
+            self.plan, self.index = decision.plan, self.index + 1
             self._count(1)
         for write in decision.writes:
             assert write.record is not None
