@@ -86,6 +86,15 @@ def test_failures_within_the_budget_do_not_stop_the_roll_out_and_one_more_does()
     assert plan_of(world.follow()).state == PlanState.REVERTING
 
 
+@pytest.mark.parametrize(("had", "failures", "stops"), [(32, 1, True), (100, 1, False), (100, 2, True)])
+def test_in_the_ramp_only_the_share_of_those_that_had_their_turn_may_fail(had: int, failures: int, stops: bool) -> None:
+    world = World(replace(PLAN, phase=Phase.RAMP, step=64, base=had - 1)).many(200 - had)  # of 200, 2 may fail
+    world.many(had - failures, at(ENDED), prefix="had").many(
+        failures, at(ENDED, outcome=TurnOutcome.FAILED), prefix="f"
+    )
+    assert (plan_of(world.look()).state == PlanState.REVERTING) == stops
+
+
 def test_a_claim_that_does_not_end_is_a_failure_at_the_deadline_and_still_counts_as_out() -> None:
     policy = {**TEXTS, "max_failures": "1", "max_unavailable": "1"}
     world = World(replace(PLAN, policy=policy)).many(3).add("a", at(CLAIMED))

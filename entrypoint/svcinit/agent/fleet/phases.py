@@ -119,12 +119,19 @@ def refusal(census: Census) -> list[tuple[str, str]]:
 
 
 def is_too_much(census: Census) -> bool:
-    """Are there more failures than the policy allows? The canary has none to spend."""
+    """Are there more failures than the policy allows? An analysis that failed is always too much."""
+    new = census.plan.failed[census.plan.forgiven :]
+    return len(new) > _allowed(census) or any(reason == Reason.ANALYSIS for _, reason in new)
+
+
+def _allowed(census: Census) -> int:
+    """The canary has no failure to spend; the ramp has the share of the instances that had their turn so far."""
     plan = census.plan
-    new = plan.failed[plan.forgiven :]
-    early = plan.phase in (Phase.REHEARSAL, Phase.CANARY) or (plan.phase == Phase.BAKE and not plan.step)
-    allowed = 0 if early else census.policy.budget(len(census.expected))
-    return len(new) > allowed or any(reason == Reason.ANALYSIS for _, reason in new)
+    if plan.phase in (Phase.REHEARSAL, Phase.CANARY) or (plan.phase == Phase.BAKE and not plan.step):
+        return 0
+    whole = max(1, len(census.expected))
+    budget = census.policy.budget(whole)
+    return budget * len(census.attempted) // whole if plan.phase == Phase.RAMP else budget
 
 
 def is_finished(census: Census) -> bool:
