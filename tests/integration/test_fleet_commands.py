@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -10,10 +13,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from svcinit.agent.fleet import revision
-from svcinit.agent.fleet.records import LogEntry, PlanState, RollOutcome
+from svcinit.agent.fleet.records import LogEntry, PlanState, RollOutcome, TurnState
 from testing.consul import ConsulAgent
-from testing.ctl import svcinitctl
+from testing.ctl import CODE, svcinitctl
 from testing.fleet import Catalog
+from testing.process import PATH, ROOT
 from testing.schemas import schema
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
@@ -139,3 +143,38 @@ def test_without_consul_or_a_name_the_status_says_so(consul: ConsulAgent) -> Non
     gone = svcinitctl("fleet", "status", "web", env={"CONSUL_HTTP_ADDR": "127.0.0.1:1"})
     assert gone.returncode == 69
     assert svcinitctl("fleet", "status", env=consul.env).returncode == 78
+
+
+def test_a_command_runs_in_the_turn_of_its_instance_and_the_others_wait(web: Commands, tmp_path: pathlib.Path) -> None:
+    """Two hosts, one turn at a time: the second command begins after the first instance is healthy."""
+    web.start(2, "old")
+    noted = tmp_path / "noted"
+    policy = ["--max-unavailable", "1", "--healthy", "1s", "--bake", "0s", "--spread", "none", "--canary", "0"]
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, "fleet", "turn", "--id", f"web-{n}", *policy, "web", "--",
+             "sh", "-c", f"echo begin {n} >>{noted}; sleep 0.5; echo end {n} >>{noted}"],
+            env={**PATH, **web.consul.env, "PYTHONPATH": str(ROOT / "entrypoint")},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    try:
+        said = [host.communicate(timeout=50)[0] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert [host.returncode for host in hosts] == [0, 0], said
+    words = noted.read_text().split()
+    assert words[0::2] == ["begin", "end"] * 2, words
+    assert words[1] == words[3]
+    assert {record.turn.state for record in web.fleet.own_records()} == {TurnState.ENDED}
+
+
+def test_a_command_that_fails_in_its_turn_halts_the_others(web: Commands) -> None:
+    web.start(2, "old")
+    quick = "--healthy", "1s", "--bake", "0s", "--spread", "none"
+    code, said = web.run("turn", "--id", "web-0", *quick, "web", "--", "sh", "-c", "exit 3")
+    assert code == 3, said
+    code, said = web.run("turn", "--id", "web-1", *quick, "web", "--", "true")
+    assert (code, "has its turn" in said) == (1, False), said

@@ -190,7 +190,7 @@ class Turns:
     def leave(self) -> None:
         """The instance is stopped on purpose. One try."""
         record = self._record()
-        if record is None or record.turn.state == TurnState.CLAIMED:
+        if record is None or (record.turn.state == TurnState.CLAIMED and record.turn.how != How.TURN):
             return
         try:
             self._write(dataclasses.replace(record, left=True), 0.0)

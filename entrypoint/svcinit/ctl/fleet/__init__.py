@@ -22,6 +22,7 @@ COMMANDS = {  # name: (module, help)
     "pause": ("change", "no instance gets a turn until resume; turns that have begun end"),
     "resume": ("change", "go on after pause, after a halt, or without the conductor that began"),
     "abort": ("change", "end the roll-out, and give the good revision back"),
+    "turn": ("turn", "wait for a turn of an instance, run a command in it, and wait until the instance is healthy"),
     "history": ("history", "the last roll-outs: who, when, what, how they ended"),
     "diff": ("diff", "the names of the keys that differ between two revisions"),
     "undo": ("diff", "write the good revision to the KV prefixes"),

@@ -18,12 +18,8 @@ TRIES = 5  # of writing the plan, which others may write at the same time
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    from svcinit.agent.fleet.policy import POLICY
-
     add_common(parser)
-    for name, (default, _) in POLICY.items():
-        text = f"policy of this roll-out [{default}]" if default else "policy of this roll-out"
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"policy_{name}", metavar="VALUE", help=text)
+    add_policy(parser)
     parser.add_argument("--reason", default="", metavar="TEXT", help="for the history, such as a ticket")
     parser.add_argument("--canary-id", default="", metavar="ID", help="the instance that goes first")
     parser.add_argument("--supersede", action="store_true", help="replace a roll-out that is not over")
@@ -39,6 +35,21 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--apply", action="store_true", help="with what the KV prefixes have now")
     if command == "revert":
         parser.add_argument("--to", metavar="REVISION", help="an older revision, from the history")
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    from svcinit.agent.fleet.policy import POLICY
+
+    for name, (default, _) in POLICY.items():
+        text = f"policy of this roll-out [{default}]" if default else "policy of this roll-out"
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"policy_{name}", metavar="VALUE", help=text)
+
+
+def flags_of(options: argparse.Namespace) -> dict[str, str]:
+    """The keys of the policy that were given."""
+    from svcinit.agent.fleet.policy import POLICY
+
+    return {name: value for name in POLICY if (value := getattr(options, f"policy_{name}")) is not None}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,10 +106,7 @@ class Beginning:
         from svcinit.agent.fleet import policy
         from svcinit.agent.fleet.conduct import stored_texts
 
-        flags = {
-            name: value for name in policy.POLICY if (value := getattr(self.options, f"policy_{name}")) is not None
-        }
-        return policy.read(stored_texts(self.fleet)[0], flags)
+        return policy.read(stored_texts(self.fleet)[0], flags_of(self.options))
 
     def adopted(self, records: list[Record], index: int) -> tuple[Plan, int]:
         """The first plan of a service: what all instances run is good."""
