@@ -186,6 +186,25 @@ def test_the_token_is_renewed_beyond_its_time(shop: Service, vault: VaultServer)
     assert svcinit.stop() == 0
 
 
+def test_a_container_that_registers_nothing_renews_its_token_too(shop: Service, vault: VaultServer) -> None:
+    for name in ("SVCINIT_SERVICE", "SVCINIT_PORT"):
+        del shop.env[name]
+    shop.env |= {
+        "VAULT_TOKEN": vault.token(policies=["shop"], period="3s"), "SVCINIT_VAULT_INTERVAL": "1h",
+        "SVCINIT_WATCH": "0", "CONSUL_HTTP_ADDR": "127.0.0.1:1",
+    }  # fmt: skip
+    target = shop.template("app.ini", TEMPLATE)
+    svcinit = shop.start()
+    eventually(target.exists, "it was rendered")
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 6, "longer than the token's time", 20)
+    vault.put("kv/data/shop", password=SECOND)
+    svcinit.signal(signal.SIGHUP)
+    reads(target, lambda text: SECOND in text)
+    assert "presence" not in svcinit.err
+    assert svcinit.stop() == 0
+
+
 def approle(server: VaultServer, **role: str) -> dict[str, str]:
     server.call("POST", "sys/auth/approle", {"type": "approle"})
     server.call("POST", "auth/approle/role/shop", {"token_policies": "shop", **role})

@@ -130,6 +130,13 @@ def test_a_lease_that_nears_its_last_moment_has_ended_and_is_renewed_no_more(vau
     assert followed.digest == "v2"
 
 
+def test_what_a_preparation_left_is_taken_over_at_once(vault: Vault) -> None:
+    memory.write_records(vault.slots, {CREDS: Record(**lease())})
+    assert vault.renewal.due <= vault.now
+    vault.until(1010)
+    assert CREDS in vault.renewal.records
+
+
 def test_a_lease_that_is_gone_has_ended(vault: Vault) -> None:
     vault.prepared(creds=lease())
     vault.answer = lambda _work: Result(leases={"l1": None}, errors={"l1": "lease not found"})
@@ -249,6 +256,7 @@ def test_an_incomplete_message_is_as_none(vault: Vault) -> None:
     assert memory.known_records(vault.slots) is None
     vault.renewal.turn(vault.now)
     assert CREDS in vault.renewal.records
+    assert vault.now < vault.renewal.due < vault.now + 1, "it is looked at again, and not in a loop"
     vault.slots.vault_news.replace(b"x")
     vault.slots.vault_leases.replace(whole)
     assert vault.known(CREDS)

@@ -34,6 +34,7 @@ BACKOFF = 1.0, 30.0  # seconds until the next round while Vault is unavailable
 ROUND = 30.0  # seconds, at most, for one round
 FIRST = 2.0  # seconds, at most, until a secret is read for the first time: all instances may have started at once
 AGAIN = 60.0  # seconds after which a lease that has ended, and was not replaced, counts as another change
+LOOK = 0.2  # seconds between two looks at a message that is not complete
 TOGETHER = 1.0  # seconds: what is due so soon is done in the same round
 
 
@@ -79,7 +80,8 @@ class Renewal:
         self._due: dict[str, float] = {}  # when each lease is renewed, by Record.key
         self._ended: dict[str, float] = {}  # when each lease ended
         self._mounts: dict[str, tuple[str, str]] = {}
-        self._stamp: object = None
+        self._stamp: object = None  # of what was taken over from preparations
+        self._look_again = 0.0
         self._child: Child | None = None
         self._work: Work | None = None
         self._attempt, self._not_before = 0, 0.0
@@ -92,6 +94,8 @@ class Renewal:
     def due(self) -> float:
         if self._child is not None:
             return self._child.late
+        if self._stamps() != self._stamp:  # a preparation left something
+            return self._look_again
         return max(self._not_before, min(self._times(), default=NEVER))
 
     def descriptors(self) -> list[int]:
@@ -139,11 +143,12 @@ class Renewal:
         ]  # fmt: skip
 
     def _take_over(self, now: float) -> None:
-        stamp = self._slots.vault_leases.stamp, self._slots.vault_token.stamp
+        stamp = self._stamps()
         if stamp == self._stamp:
             return
         records = known_records(self._slots)
-        if records is None:  # it is being written
+        if records is None:  # it is being written, or its writer was killed
+            self._look_again = now + LOOK
             return
         self._stamp, self.records = stamp, records
         keys = {record.key: record for record in records.values() if record.how == LEASED}
@@ -155,6 +160,9 @@ class Renewal:
             self._set_token(token)
         elif records and self._token_due == NEVER and self._token is None:
             self._token_due = now  # find out when it ends
+
+    def _stamps(self) -> object:
+        return self._slots.vault_leases.stamp, self._slots.vault_token.stamp
 
     def _times(self) -> list[float]:
         leases = [due for key, due in self._due.items() if not self._has_ended(key)]
