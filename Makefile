@@ -14,7 +14,7 @@ CORES := $(shell nproc)
 UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -55,6 +55,13 @@ test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, and with a
 	tools/apt-install mariadb-server-core mariadb-client-core
 	CONSUL_BINARY=$$(tools/consul 1.14.5) VAULT_BINARY=$$(tools/vault 1.13.0) tools/with-parts --no-docker $(REAL) -m 'consul and not docker'
 	tools/with-parts $(BIN)/python -m pytest -m 'docker and parts'
+
+ARM64 := tests/docker/test_bundle.py tests/docker/test_images.py tests/docker/test_users.py tests/docker/test_foreign.py
+ARM64_PLAIN := tests/inits tests/e2e/test_plain_init.py tests/e2e/test_lifecycle.py
+
+test-arm64: $(READY)  ## the life of a service, a plain init, images and the bundle on arm64, emulated (qemu) where the machine is none
+	tools/with-parts --arch arm64 $(REAL) --dist load -m 'docker and not parts' -k 'not build_fails' $(ARM64)
+	tools/with-parts --arch arm64 tools/with-bundle $(REAL) --dist load -k 'not tini and not dumb' $(ARM64_PLAIN)
 
 lint: $(READY)  ## style, types, and the words of the pages
 	$(BIN)/ruff check .
@@ -109,8 +116,8 @@ mutants: $(READY)  ## put faults into lifecycle/ and processes/, one at a time; 
 	tools/mutants $(NAMES)
 	$(if $(NAMES),,$(BIN)/python -m tools.mutants_on_disk $(if $(SAMPLE),--sample $(SAMPLE)))
 
-release: $(READY)  ## dist/ made ready and checked, with sums and bill of materials; nothing is tagged or published
-	@$(BIN)/python -m tools.release
+release: $(READY)  ## dist/ made ready and checked, for two architectures, with sums and bills of materials; nothing is tagged or published
+	@tools/with-parts --arch arm64 $(BIN)/python -m tools.release amd64 arm64
 
 requirements:  ## pin the newest versions that requirements/*.in allow, with hashes
 	$(PYTHON) -m venv $(VENV)/pin && $(VENV)/pin/bin/pip install --quiet pip-tools

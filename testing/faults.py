@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import platform
 import socket
 import threading
 from collections.abc import Iterator
 
-FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = pathlib.Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1")
 DRIBBLE = 0.05  # seconds between two bytes: any timeout for a single read is content with that
 LATE = 10.0  # seconds
 HUGE = 50 << 20  # bytes

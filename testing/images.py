@@ -9,13 +9,16 @@ import shutil
 import tempfile
 from typing import TypedDict
 
+from testing.architecture import TESTED
 from testing.docker import build, one_at_a_time
 from testing.parts import tool_path
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES, EXAMPLES = ROOT / "images", ROOT / "examples"
 ELASTICSEARCH = ROOT / "tests" / "docker" / "elasticsearch"
+FOREIGN = ROOT / "tests" / "docker" / "foreign"
 NEWEST_ELASTICSEARCH = "8.17.4"  # of those that tools/elasticsearch knows
+FROM_SOURCE = "python-from-source"  # as a suite
 
 
 class BuildArgs(TypedDict):
@@ -26,7 +29,12 @@ class BuildArgs(TypedDict):
 
 
 def base(suite: str = "") -> str:
-    """Debian with python3, and nothing of svcinit's: of this machine's own suite, or of one that is named."""
+    """Debian with python3, and nothing of svcinit's: of this machine's own suite, or of one that is named.
+
+    `noble` is Ubuntu; FROM_SOURCE has a Python as the public python images have it.
+    """
+    if suite == FROM_SOURCE:
+        return foreign("python", PYTHONLESS_IMAGE=pythonless_base())
     if suite:
         return _made(suite)
     name = os.environ.get("TEST_BASE_IMAGE", "")
@@ -42,7 +50,7 @@ def pythonless_base() -> str:
 @functools.cache
 def _made(argument: str) -> str:
     with one_at_a_time("base"):
-        return tool_path("base-image", argument).splitlines()[-1]
+        return tool_path("base-image", "--arch", TESTED, argument).splitlines()[-1]
 
 
 @functools.cache
@@ -50,6 +58,26 @@ def svcinit(suite: str = "") -> str:
     """Dockerfile.base, built."""
     name = f"svcinit-base-{suite}" if suite else "svcinit-base"
     return build(ROOT, name, file=ROOT / "Dockerfile.base", BASE_IMAGE=base(suite))
+
+
+@functools.cache
+def bare(image: str, name: str) -> str:
+    """An image with svcinit in it, and nothing else added."""
+    with tempfile.TemporaryDirectory() as context:
+        pathlib.Path(context, "Dockerfile").write_text(
+            "ARG BASE_IMAGE\nARG SVCINIT_IMAGE\nFROM ${SVCINIT_IMAGE} AS svcinit\nFROM ${BASE_IMAGE}\n"
+            'COPY --from=svcinit / /\nENTRYPOINT ["svcinit"]\n'
+        )
+        return build(pathlib.Path(context), name, BASE_IMAGE=image, SVCINIT_IMAGE=svcinit())
+
+
+@functools.cache
+def foreign(name: str, *, target: str = "", **args: str) -> str:
+    """An image of tests/docker/foreign: of NAME.Dockerfile, or a target of its Dockerfile."""
+    file = FOREIGN / ("Dockerfile" if target else f"{name}.Dockerfile")
+    if target:
+        args["SVCINIT_IMAGE"] = svcinit()
+    return build(FOREIGN, f"svcinit-foreign-{name}", file=file, target=target, BASE_IMAGE=base(), **args)
 
 
 def build_args(name: str) -> BuildArgs:

@@ -23,10 +23,15 @@ from svcinit.__main__ import main
 main()
 """
 PATH = {"PATH": os.environ.get("PATH", os.defpath)}
+INSTALLED = os.environ.get(
+    "TEST_SVCINIT", ""
+)  # a program that is tested in place of this tree's package: tools/with-bundle
 
 
 def svcinit_command(*command: str) -> list[str]:
     """The argv that runs svcinit on `command`."""
+    if INSTALLED:
+        return [INSTALLED, *command]
     return [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from testing.architecture import SLOWNESS
+
 T = TypeVar("T")
 POLL = 0.02  # seconds
 QUIET = 2.5  # seconds in which a change would have shown: more than a turn of SVCINIT_WATCH
@@ -16,6 +18,7 @@ def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, eve
 
     AssertionError with the last one seen when `timeout` seconds are over.
     """
+    timeout *= SLOWNESS
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from testing import docker as docker_cli
 from testing import images, planted
+from testing.architecture import EMULATED, SLOWNESS
 from testing.consul import ConsulAgent
 from testing.docker import Engine
 from testing.order import pytest_collection_modifyitems as pytest_collection_modifyitems
@@ -42,6 +42,16 @@ class Gathered:
         FIGURES.extend(output.get("figures", ()))
         planted.found().looked += output.get("looked", 0)
         planted.found().leaks.extend(output.get("leaks", ()))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Under an emulator, tests have more time, and those that it cannot run are left out with the reason."""
+    if EMULATED:
+        limit = item.get_closest_marker("timeout")
+        seconds = limit.args[0] if limit else float(item.config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(SLOWNESS * seconds), append=False)
+        if cannot := item.get_closest_marker("not_emulated"):
+            item.add_marker(pytest.mark.skip(reason=f"qemu: {cannot.args[0]}"))
 
 
 @pytest.hookimpl(trylast=True)
@@ -129,14 +139,9 @@ def svcinit_image() -> str:
 
 
 @pytest.fixture(scope="session")
-def bare_image(base_image: str, svcinit_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def bare_image() -> str:
     """The base image with svcinit in it, and nothing else."""
-    folder = tmp_path_factory.mktemp("bare")
-    (folder / "Dockerfile").write_text(
-        "ARG BASE_IMAGE\nARG SVCINIT_IMAGE\nFROM ${SVCINIT_IMAGE} AS svcinit\nFROM ${BASE_IMAGE}\n"
-        'COPY --from=svcinit / /\nENTRYPOINT ["svcinit"]\n'
-    )
-    return docker_cli.build(folder, "svcinit-bare", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image)
+    return images.bare(images.base(), "svcinit-bare")
 
 
 @pytest.fixture(scope="session")

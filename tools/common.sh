@@ -13,9 +13,10 @@ machine_mirror() { # the Debian or Ubuntu mirror that this machine installs from
         awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } }' /etc/apt/sources.list
 }
 
-from_debian() { # SUITE DIR PACKAGE...: unpack packages of a Debian suite in DIR/tree; the machine's own apt state does not change
-    local suite=$1 work=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg package
+from_debian() { # SUITE DIR PACKAGE[:ARCHITECTURE]...: unpack packages of a Debian suite in DIR/tree; the machine's own apt state does not change
+    local suite=$1 work=$2 keyring=/usr/share/keyrings/debian-archive-keyring.gpg package architecture
     shift 2
+    architecture=$([[ $1 != *:* ]] && dpkg --print-architecture || echo "${1#*:}")
     if ! grep -q '^ID=debian' /etc/os-release || [ ! -f "$keyring" ]; then
         return 1
     fi
@@ -24,6 +25,7 @@ from_debian() { # SUITE DIR PACKAGE...: unpack packages of a Debian suite in DIR
         >"$work/sources/$suite.sources"
     local options=(-qq -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$work/sources"
         -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work" -o APT::Sandbox::User=root
+        -o APT::Architecture="$architecture" -o APT::Architectures="$architecture"
         -o Acquire::Check-Valid-Until=false) # a mirror's index of sid may be past its date
     (cd "$work" && apt-get "${options[@]}" update >&2 && apt-get "${options[@]}" download "${@/%//$suite}" >&2) || return
     for package in "$work"/*.deb; do dpkg -x "$package" "$work/tree"; done

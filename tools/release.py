@@ -1,11 +1,16 @@
-"""`make release`: a release made ready in dist/: built, checked, with its sums and its bill of materials.
+"""`make release`: a release made ready in dist/: built, checked, with its sums and its bills of materials.
 
-It always is a dry run: nothing is tagged, pushed or published. Exits with 1, all faults told, where something is wrong.
+    python -m tools.release [ARCHITECTURE...]
+
+The Python package, and /opt/svcinit for each architecture (in Docker's words). It always is a dry run: nothing is
+tagged, pushed or published. Exits with 1, all faults told, where something is wrong.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -31,7 +36,7 @@ ABOUT = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
 SOURCES = (".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml")
 
 
-def main(root: pathlib.Path = ROOT) -> int:
+def main(root: pathlib.Path = ROOT, *architectures: str) -> int:
     version = declared(root)
     changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     faults = [*uncommitted(root), *of_changelog(changes, version)]
@@ -45,7 +50,10 @@ def main(root: pathlib.Path = ROOT) -> int:
         return _refused(faults)
     bill = folder / f"svcinit-{version}.cdx.json"
     bill.write_text(described(root, wheel), encoding="utf-8")
-    sums = "".join(f"{digest(file)}  {file.name}\n" for file in (sdist, wheel, bill))
+    files = [sdist, wheel, bill]
+    for architecture in architectures:
+        files += bundle(root, folder, architecture)
+    sums = "".join(f"{digest(file)}  {file.name}\n" for file in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="ascii")
     print(sums, end="")
     for part in json.loads(bill.read_text(encoding="utf-8"))["components"]:
@@ -136,6 +144,34 @@ def described(root: pathlib.Path, wheel: pathlib.Path) -> str:
     return json.dumps(bill, indent=1) + "\n"
 
 
+def bundle(root: pathlib.Path, folder: pathlib.Path, architecture: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """/opt/svcinit for an architecture as an archive, whose files have the commit's time, and its bill of materials."""
+    base = _run(root, str(ROOT / "tools" / "base-image"), "--arch", architecture).strip()
+    arguments = "--build-arg", f"BASE_IMAGE={base}", "--file", "Dockerfile.base", "--platform", f"linux/{architecture}"
+    image = _run(root, "docker", "build", "--quiet", "--network=host", *arguments, ".").strip()
+    container = _run(root, "docker", "create", "--platform", f"linux/{architecture}", image).strip()
+    try:
+        copied = subprocess.run(["docker", "cp", f"{container}:/opt", "-"], stdout=subprocess.PIPE, check=True).stdout
+    finally:
+        _run(root, "docker", "rm", container)
+    when = int(_run(root, "git", "log", "-1", "--format=%ct"))
+    archive = folder / f"svcinit-{declared(root)}-linux-{architecture}.tar.gz"
+    bill = archive.with_name(archive.name.replace(".tar.gz", ".cdx.json"))
+    with (
+        tarfile.open(fileobj=io.BytesIO(copied)) as source,
+        gzip.GzipFile(archive, "wb", mtime=when) as packed,
+        tarfile.open(fileobj=packed, mode="w") as target,
+    ):
+        for member in sorted(source, key=lambda each: each.name):
+            content = source.extractfile(member) if member.isreg() else None
+            if content and member.name == "opt/svcinit/svcinit.cdx.json":
+                bill.write_bytes(content.read())
+                content.seek(0)
+            member.mtime, member.pax_headers = when, {}
+            target.addfile(member, content)
+    return archive, bill
+
+
 def digest(file: pathlib.Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -173,4 +209,4 @@ def _refused(faults: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ROOT, *sys.argv[1:]))

@@ -68,9 +68,9 @@ def _record() -> dict[tuple[Any, int], bytes]:
 
     def compiled(pattern: Any, flags: int = 0) -> Any:
         def keep(source: Any, options: int, code: list[int], *groups: Any) -> Any:
-            if isinstance(pattern, (str, bytes)):
-                plain = [int(word) for word in code]  # some are of a class of their own, which marshal refuses
-                found[pattern, flags] = marshal.dumps((int(options), plain, *groups))
+            if type(pattern) in (str, bytes):  # marshal refuses the classes that some patterns, flags and words have
+                plain = [int(word) for word in code]
+                found[pattern, int(flags)] = marshal.dumps((int(options), plain, *groups))
             return _sre.compile(source, options, code, *groups)
 
         compiler._sre = SimpleNamespace(**{**vars(_sre), "compile": keep})

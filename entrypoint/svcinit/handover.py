@@ -185,7 +185,10 @@ class Slot:
     def open(self) -> Self:
         """Raises OSError."""
         if self.fd < 0:
-            self.fd = os.memfd_create(f"svcinit-{self.name}", os.MFD_CLOEXEC)
+            try:
+                self.fd = os.memfd_create(f"svcinit-{self.name}", os.MFD_CLOEXEC)
+            except OSError as error:
+                raise OSError(error.errno, f"memfd_create(2): {error.strerror}") from error
         return self
 
     def renew(self) -> None:

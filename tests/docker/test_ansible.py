@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from testing import images
 from testing.consul import ConsulAgent, free_ports
 from testing.docker import TAG, Container, Engine, build, docker
 from testing.images import EXAMPLES, IMAGES, ROOT, build_args
 from testing.load import load
-from tests.docker.test_bundle import FOREIGN
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
 ANSIBLE = EXAMPLES / "ansible"
@@ -178,7 +178,7 @@ def test_an_image_built_here_is_shipped_to_a_host_that_lacks_it(
     site: Site, second_host: str, base_image: str, svcinit_image: str
 ) -> None:
     server = build(
-        FOREIGN, "svcinit-foreign-static", target="static", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image
+        images.FOREIGN, "svcinit-foreign-static", target="static", BASE_IMAGE=base_image, SVCINIT_IMAGE=svcinit_image
     )
     source = site.folder / "source"
     source.mkdir()

@@ -6,22 +6,27 @@ import json
 import pathlib
 import shutil
 import signal
+import struct
+import subprocess
+import tarfile
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from testing import images
+from testing.architecture import TESTED
 from testing.consul import ConsulAgent, free_ports
 from testing.docker import Engine, Failed, build
 from testing.parts import tool_path
 from testing.scrape import scraped
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
+from tools import release
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
-FOREIGN = ROOT / "tests" / "docker" / "foreign"
 TERMINATED = 143
+MACHINES = {62: "amd64", 183: "arm64"}  # EM_X86_64 and EM_AARCH64 of elf(5)
 CONTEXT = "Dockerfile.base", "entrypoint", "images/shared", "requirements", "templates"  # what Dockerfile.base reads
 
 
@@ -29,14 +34,19 @@ CONTEXT = "Dockerfile.base", "entrypoint", "images/shared", "requirements", "tem
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The context of the foreign images, the least of Debian 11 in it."""
     folder = tmp_path_factory.mktemp("foreign") / "context"
-    shutil.copytree(FOREIGN, folder)
-    shutil.copytree(tool_path("debian11-root"), folder / "debian11", symlinks=True)
+    shutil.copytree(images.FOREIGN, folder)
+    shutil.copytree(tool_path("debian11-root", TESTED), folder / "debian11", symlinks=True)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("suite", "libc"), [("bookworm", "static"), ("bookworm", "musl"), ("bookworm", "debian11"), ("trixie", "static")]
-)
+    ("suite", "libc"),
+    [
+        ("bookworm", "static"), ("bookworm", "musl"), ("bookworm", "debian11"), ("trixie", "static"),
+        pytest.param("sid", "static", marks=pytest.mark.parts),
+        pytest.param(images.FROM_SOURCE, "static", marks=pytest.mark.parts),
+    ],
+)  # fmt: skip
 def test_the_whole_life_in_an_image_without_python_whatever_its_libc_and_where_svcinit_was_built(
     engine: Engine, consul: ConsulAgent, foreign: pathlib.Path, base_image: str, suite: str, libc: str,
     tmp_path: pathlib.Path,
@@ -91,6 +101,36 @@ def test_the_image_has_a_bill_of_materials_with_the_versions_that_are_in_it(
     assert "charset-normalizer" not in versions  # the bundle leaves it out
 
 
+def copy_context(folder: pathlib.Path) -> None:
+    for name in CONTEXT:
+        source = ROOT / name
+        (folder / name).parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+
+
+def test_a_release_has_the_bundle_for_an_architecture_with_its_own_bill_of_materials(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, first, second = tmp_path / "tree", tmp_path / "first", tmp_path / "second"
+    for folder in (tree, first, second):
+        folder.mkdir()
+    copy_context(tree)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")
+    for command in ("init", "add --all", "-c user.name=n -c user.email=e@localhost commit --message=all"):
+        subprocess.run(["git", *command.split()], cwd=tree, check=True, capture_output=True)
+    archive, bill = release.bundle(tree, first, TESTED)
+    assert archive.name == f"svcinit-{release.declared(tree)}-linux-{TESTED}.tar.gz"
+    assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(bill.read_text()) is None
+    assert f"arch={TESTED}&" in bill.read_text()
+    with tarfile.open(archive) as content:
+        assert {member.mtime for member in content} == {1767225600}
+        launcher = content.extractfile("opt/svcinit/bin/svcinit")
+        assert launcher
+        (machine,) = struct.unpack("<H", launcher.read(20)[18:])  # e_machine: elf(5)
+    assert MACHINES[machine] == TESTED
+    assert release.digest(release.bundle(tree, second, TESTED)[0]) == release.digest(archive)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -105,10 +145,7 @@ def test_the_image_has_a_bill_of_materials_with_the_versions_that_are_in_it(
 def test_the_build_fails_when_a_library_is_missing_or_broken(
     base_image: str, tmp_path: pathlib.Path, fault: str, said: str
 ) -> None:
-    for name in CONTEXT:
-        source = ROOT / name
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    copy_context(tmp_path)
     with (tmp_path / "entrypoint" / "bundle" / "bundle.py").open("a") as script:
         script.write(f"\nimport os\nhome = pathlib.Path(sys.argv[1])\n{fault}\n")
     with pytest.raises(Failed, match=said):
@@ -141,6 +178,7 @@ def test_the_apps_loader_and_interpreter_settings_reach_the_app_and_nobody_else(
     assert container.logs.count("/app/none.so' from LD_PRELOAD cannot be preloaded") == hook_and_main
 
 
+@pytest.mark.not_emulated("it passes on no entry of the environment that is a duplicate or has no name")
 def test_entries_of_the_environment_that_no_mapping_holds_reach_the_app(engine: Engine, bare_image: str) -> None:
     given = ["PATH=/usr/bin:/bin", "=foo", "bare", "A=1", "A=2", "LD_X=1", "LD_X=2", "SVCINIT@A=3"]
     launch = (

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from testing import images
 from testing.consul import ConsulAgent
 from testing.docker import Engine, build
 from testing.pages import blocks
@@ -14,7 +15,6 @@ from tests.docker.conftest import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
 
-FOREIGN = ROOT / "tests" / "docker" / "foreign"
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 RECIPES = {
     pathlib.Path(block.path).parent.name: block.text for block in blocks(PAGE) if block.path.endswith("/Dockerfile")
@@ -25,7 +25,7 @@ RECIPES = {
 def program(engine: Engine, pythonless_image: str, svcinit_image: str) -> bytes:
     """A static program: it listens on a port, ignores HUP and has no handler for TERM."""
     image = build(
-        FOREIGN, "svcinit-program", target="program", BASE_IMAGE=pythonless_image, SVCINIT_IMAGE=svcinit_image
+        images.FOREIGN, "svcinit-program", target="program", BASE_IMAGE=pythonless_image, SVCINIT_IMAGE=svcinit_image
     )
     return engine.run(image).copy("/app")
 
@@ -39,7 +39,9 @@ def test_an_application_in_an_image_made_by_the_recipe_is_registered_restarted_b
     engine: Engine, consul: ConsulAgent, pythonless_image: str, svcinit_image: str, program: bytes,
     tmp_path: pathlib.Path, kind: str,
 ) -> None:  # fmt: skip
-    base = build(FOREIGN, f"svcinit-like-{kind}", target=kind, BASE_IMAGE=pythonless_image, SVCINIT_IMAGE=svcinit_image)
+    base = build(
+        images.FOREIGN, f"svcinit-like-{kind}", target=kind, BASE_IMAGE=pythonless_image, SVCINIT_IMAGE=svcinit_image
+    )
     (tmp_path / "Dockerfile").write_text(RECIPES[kind])
     for name in ("app", "app.jar"):
         (tmp_path / name).write_bytes(program)

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from testing.architecture import QEMUS_SIGNALS
 from testing.process import LAUNCH, PATH, ROOT, descendants, is_alive, running, svcinit_command
 from testing.waiting import eventually
 
@@ -86,6 +87,7 @@ def run_with(given: list[bytes], *command: str) -> subprocess.CompletedProcess[b
     return subprocess.run(["/bin/false"], preexec_fn=execute, capture_output=True, timeout=10, check=False)
 
 
+@pytest.mark.not_emulated("it passes on no entry of the environment that is a duplicate or has no name")
 @pytest.mark.parametrize("env", [[], [b"SVCINIT_SERVICE=web", b"SVCINIT_SOURCE=file:/dev/null"]])
 def test_entries_that_no_mapping_holds_reach_the_command_to_the_byte(env: list[bytes], tmp_path: pathlib.Path) -> None:
     odd = [b"=foo", b"bare", b"A=1", b"B=", b"A=2", b"\xff=\xfe", b"=C:=D", b"", b"\xff=2"]
@@ -131,6 +133,7 @@ def test_it_costs_no_third_party_import() -> None:
     assert [name for name in imported if name.split(".")[0] in ("enum", "typing", "dataclasses", "re", "json")] == []
 
 
+@pytest.mark.not_emulated(QEMUS_SIGNALS)
 def test_every_signal_that_can_be_forwarded_is(tmp_path: pathlib.Path) -> None:
     script = ROOT / "testing" / "print_signals.py"
     own = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from testing.architecture import QEMUS_SIGNALS
 from testing.process import PATH, ROOT, descendants, is_alive
 from testing.terminal import Terminal
 from testing.waiting import eventually
@@ -60,14 +61,17 @@ def test_forwards_the_standard_signals(init: Init) -> None:
     forwards(init, [n for n in ORDINARY if n not in FAULTS and n != signal.SIGCONT])
 
 
+@pytest.mark.not_emulated(QEMUS_SIGNALS)
 def test_forwards_fault_signals_such_as_segv_that_a_process_sends(init: Init) -> None:
     forwards(init, list(FAULTS))
 
 
+@pytest.mark.not_emulated(QEMUS_SIGNALS)
 def test_forwards_real_time_signals(init: Init) -> None:
     forwards(init, [signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX])
 
 
+@pytest.mark.not_emulated(QEMUS_SIGNALS)
 def test_keeps_the_order_and_number_of_real_time_signals(init: Init) -> None:
     process = init.start(sys.executable, PRINTER)
     init.says("ready")
@@ -198,7 +202,7 @@ def test_keeps_directory_umask_limits_and_oom_score_for_the_service(init: Init) 
         argv, cwd=init.folder, preexec_fn=before, env=PATH, capture_output=True, text=True, timeout=10, check=True
     )
     own = pathlib.Path("/proc/self/oom_score_adj").read_text().strip()
-    assert done.stdout.split() == [str(init.folder), "0027", "321", own, "3"]
+    assert done.stdout.split() == [str(init.folder), "0027", "321", own, str(os.nice(0) + 3)]
 
 
 def test_passes_the_environment_on_byte_for_byte(init: Init) -> None:

@@ -17,7 +17,7 @@ from svcinit.agent.templates.render import Rendered
 from svcinit.errors import EX_TEMPFAIL, ConfigError
 from svcinit.processes import captured as module
 from svcinit.processes.captured import KEPT, READS, Child, command
-from svcinit.processes.child import descendants, kill
+from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, descendants, kill
 from testing.process import is_alive
 from testing.waiting import eventually
 
@@ -52,6 +52,15 @@ def nothing_is_left() -> Iterator[None]:
 )
 def test_the_status_is_the_commands_own(script: str, code: int) -> None:
     assert ended(sh(script)).code == code
+
+
+def test_a_kernel_without_subreapers_is_logged_once_a_process_and_commands_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_expected", False)
+    monkeypatch.setattr(module, "prctl", lambda option, _: option != PR_SET_CHILD_SUBREAPER)
+    assert [ended(sh("exit 3")).code for _ in range(2)] == [3, 3]
+    assert capfd.readouterr().err.count("<subreaper_failed>") == 1
 
 
 def test_no_end_of_output_is_lost_and_of_much_the_end_is_kept() -> None:

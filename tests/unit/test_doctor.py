@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -276,14 +277,13 @@ def test_what_execve_would_refuse_is_told_without_starting_it(
     script: Callable[..., str], tmp_path: pathlib.Path
 ) -> None:
     real = pathlib.Path(os.path.realpath(shutil.which("true") or "")).read_bytes()
-    loader = b"/lib64/ld-linux-x86-64.so.2"
-    assert loader in real
+    (loader,) = re.findall(rb"/lib\S*/ld-linux\S*\.so\.[12]", real)
     commands = {
         script("plain", b"#!/bin/sh\ntouch started\n", 0o644): ("command-not-executable", "is not executable for uid"),
         script("dos", b"#!/bin/sh\r\ntrue\r\n"): ("command-missing", "its lines end in CR LF"),
         script("gone", b"#!/no/interpreter -x\n"): ("command-missing", "is a script for '/no/interpreter'"),
         script("env", b"#!/usr/bin/env no-python\n"): ("command-missing", "there is no no-python in PATH="),
-        script("libc", real.replace(loader, b"/lib64/ld-musl-x86-64.so.1"[:27].ljust(27, b"\0"))): (
+        script("libc", real.replace(loader, loader.replace(b"linux", b"gone!"))): (
             "command-missing", "it was built for another libc",
         ),
         script("locked", b"#!/bin/sh\n", 0o600): ("command-not-executable", "is not executable for uid"),

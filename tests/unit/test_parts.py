@@ -11,7 +11,7 @@ import pytest
 
 TOOLS = pathlib.Path(__file__).parent.parent.parent / "tools"
 PINNED = [tuple(folder.name.rsplit("-", 1)) for folder in sorted((TOOLS / "go").iterdir())]
-USAGE = 2
+USAGE, EX_USAGE = 2, 64
 pytestmark = pytest.mark.timeout(20)
 
 
@@ -89,3 +89,15 @@ def test_the_demo_takes_the_newest_consul_that_is_there_and_builds_none(machine:
     assert machine.prints("consul") == str(machine.cache / "consul-1.8.7")
     on_path = machine.program(machine.bin / "consul")
     assert machine.prints("consul", "--newest") == on_path
+
+
+def test_the_least_of_debian_11_is_kept_for_each_architecture(machine: Machine) -> None:
+    for architecture in ("amd64", "arm64"):
+        folder = machine.cache / f"debian11-{architecture}"
+        folder.mkdir()
+        assert machine.prints("debian11-root", architecture) == str(folder)
+
+
+def test_the_emulator_is_asked_only_what_it_knows(machine: Machine) -> None:
+    assert machine.run("emulator").returncode == EX_USAGE
+    assert machine.run("emulator", "start").returncode == EX_USAGE

@@ -43,6 +43,7 @@ READS = 16  # chunks that one turn reads at most: a child that writes without en
 GRACE = 1.0  # seconds that a child has to clean up after its deadline, before KILL
 POLL = 0.05  # seconds between two checks whether the child has ended, if another process still holds its pipe
 ROUNDS, PAUSE = 100, 0.01  # how often a warden sends KILL to the remaining processes, and the seconds between
+_expected = False
 WARDENS = _signal.SIGCHLD, _signal.SIGTERM
 TERM_THEN_KILL = _signal.SIGTERM, _signal.SIGKILL
 
@@ -139,6 +140,7 @@ def _redirected(body: Callable[[], int], writing: int) -> int:
 def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = None) -> Callable[[], int]:
     """A body that runs a command as `user` and leaves no process of it behind."""
     parent = os.getpid()
+    _expect_subreaper()
 
     def body() -> int:
         log.configure("error", "text")  # the reason why a program cannot be executed goes to the output
@@ -158,6 +160,17 @@ def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = N
         return code
 
     return body
+
+
+def _expect_subreaper() -> None:
+    """Log, once a process, that the kernel has no subreapers. The call changes nothing: we are none."""
+    global _expected
+    if not _expected and not prctl(PR_SET_CHILD_SUBREAPER, 0):
+        log.warning(
+            "subreaper_failed",
+            "prctl(2) makes no subreaper: what a check command leaves in other process groups goes on",
+        )
+    _expected = True
 
 
 def say(text: str, code: int) -> int:

@@ -1,0 +1,12 @@
+"""The architecture of this machine and that of the images under test, in Docker's words (and Debian's)."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+OWN = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+TESTED = os.environ.get("TEST_ARCHITECTURE") or OWN  # tools/with-parts --arch
+EMULATED = TESTED != OWN
+SLOWNESS = 5 if EMULATED else 1  # an emulated program takes at most so many times as long
+QEMUS_SIGNALS = "it keeps SIGABRT and some real-time signals to itself, and gives those of programs other numbers"
