@@ -130,6 +130,14 @@ def test_a_suspended_service_gives_the_terminal_to_the_shell_and_gets_it_back(
     assert (terminal, kills[1:]) == ([MAIN, OWN_GROUP, MAIN], [(-MAIN, _signal.SIGCONT)]), "the whole group continues"
 
 
+def test_a_cont_that_came_before_the_suspension_is_not_lost(
+    crew: Crew, kills: Kills, terminal: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_signal, "sigpending", lambda: {_signal.SIGCONT})
+    crew.suspend(_signal.SIGTSTP)
+    assert kills == []
+
+
 def test_pid_1_is_not_suspended(crew: Crew, kills: Kills, terminal: list[int]) -> None:
     crew.is_pid1 = True
     crew.suspend(_signal.SIGTSTP)

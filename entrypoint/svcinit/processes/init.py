@@ -202,14 +202,16 @@ class Init:
         """The service was suspended by signal `number`. Stop like a job of a shell, until a CONT arrives; the shell can
         take the terminal back.
 
-        PID 1 continues: the kernel does not stop PID 1, and no shell could continue it.
+        PID 1 continues: the kernel does not stop PID 1, and no shell could continue it. A CONT that came meanwhile is
+        obeyed: a stop would discard it (signal(7)), and nothing would send another one.
         """
         if number in OF_TERMINAL and not self._has_foreground:
             log.warning("suspended", "signal {signal} suspended the service: it uses the terminal; set {variable}=1",
                         signal=number, variable="SVCINIT_FOREGROUND")  # fmt: skip
         if not self.is_pid1:
             _pass_terminal(self._pids.get(Role.MAIN), os.getpgrp())
-            os.kill(os.getpid(), _signal.SIGSTOP)
+            if _signal.SIGCONT not in _signal.sigpending():
+                os.kill(os.getpid(), _signal.SIGSTOP)
 
     def resume(self) -> None:
         """Send CONT to the service and its group. They get the terminal back if the shell gave it to us."""
