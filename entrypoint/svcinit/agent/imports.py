@@ -19,11 +19,12 @@ import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import CodeType
+    from typing import Any
 
     Modules = Mapping[str, tuple[str, bool, int, int]]  # path of the source, package or not, offset, length
     Patterns = Mapping[tuple[str | bytes, int], bytes]  # (pattern, flags): marshalled arguments of _sre.compile
@@ -47,9 +48,10 @@ class Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType | None:
         try:
-            return cast("CodeType", marshal.loads(_read(self._offset, self._length)))
+            code: CodeType = marshal.loads(_read(self._offset, self._length))
         except Exception:  # no fault of the file may end a start
             return super().get_code(fullname)
+        return code
 
 
 class Finder:
