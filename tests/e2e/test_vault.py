@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from testing import planted
-from testing.process import Running, is_alive
+from testing.process import Running, descendants, is_alive
 from testing.secured import Authority
 from testing.vault import VaultServer
 from testing.waiting import eventually, stays
@@ -277,6 +277,20 @@ def test_a_vault_that_is_away_leaves_the_files_and_is_followed_again(
     if how != "paused":
         logs(svcinit, "vault_recovered")
     assert svcinit.stop() == 0
+
+
+def test_a_vault_that_hangs_does_not_delay_a_stop(shop: Service, vault: VaultServer) -> None:
+    shop.env |= {"SVCINIT_LOG_FORMAT": "json"}
+    shop.template("app.ini", TEMPLATE)
+    svcinit = shop.start()
+    is_passing(shop)
+    os.kill(vault.pid, signal.SIGSTOP)
+    presence = svcinit.child("presence")
+    eventually(lambda: len(descendants(presence)) > 1, "a round waits for Vault, beside the worker")
+    assert svcinit.stop() == 0
+    (line,) = logs(svcinit, "deregistered")
+    assert line["seconds"] < 0.5
+    os.kill(vault.pid, signal.SIGCONT)
 
 
 def test_a_start_waits_for_vault_and_then_gives_up(shop: Service, vault: VaultServer) -> None:
