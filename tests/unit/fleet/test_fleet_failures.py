@@ -95,6 +95,17 @@ def test_in_the_ramp_only_the_share_of_those_that_had_their_turn_may_fail(had: i
     assert (plan_of(world.look()).state == PlanState.REVERTING) == stops
 
 
+@pytest.mark.parametrize(
+    ("had", "failures", "stops"), [(100, 1, False), (100, 2, True), (101, 2, False), (1000, 11, True)]
+)
+def test_a_share_of_failures_is_one_of_those_that_had_their_turn(had: int, failures: int, stops: bool) -> None:
+    world = World().many(1500 - had)
+    world.many(had - failures, at(ENDED), prefix="had").many(
+        failures, at(ENDED, outcome=TurnOutcome.FAILED), prefix="f"
+    )
+    assert (plan_of(world.look()).state == PlanState.REVERTING) == stops
+
+
 def test_a_claim_that_does_not_end_is_a_failure_at_the_deadline_and_still_counts_as_out() -> None:
     policy = {**TEXTS, "max_failures": "1", "max_unavailable": "1"}
     world = World(replace(PLAN, policy=policy)).many(3).add("a", at(CLAIMED))
