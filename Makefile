@@ -17,7 +17,7 @@ REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile -
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 setup: $(READY)  ## virtual environment with all tools
 
