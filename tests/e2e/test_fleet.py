@@ -122,7 +122,7 @@ def test_a_good_change_reaches_all_and_a_bad_one_is_taken_back(shop: Shop) -> No
     outcomes = [json.loads(entry.value)["outcome"] for entry in history]
     assert outcomes == [RollOutcome.DONE, RollOutcome.HALTED, RollOutcome.REVERTED], said
     assert json.loads(history[1].value)["done"] <= 1
-    touched = [instance for instance in shop.instances if instance.err.count("has its turn") > 1]
+    touched = [instance for instance in shop.instances if instance.err.count("this instance has its turn") > 1]
     assert len(touched) == 1, "only the canary"
     code, said = shop.run("apply", "web", *QUICK)
     assert (code, "was refused" in said) == (1, True), said
@@ -179,7 +179,7 @@ def test_a_revision_that_does_not_render_changes_no_instance(shop: Shop) -> None
     code, said = shop.run("apply", "web", *QUICK)
     assert (code, "does not render" in said) == (1, True), said
     assert shop.contents() == ["good 1"] * COUNT
-    assert all("has its turn" not in instance.err for instance in shop.instances)
+    assert all("this instance has its turn" not in instance.err for instance in shop.instances)
     assert shop.run("undo", "web")[0] == 0
     assert shop.consul.kv_get("config/web/n") == b"good 1"
 
@@ -201,5 +201,5 @@ def test_with_auto_a_change_in_kv_rolls_by_itself_and_a_bad_one_takes_itself_bac
         assert until_over(shop, 2) == RollOutcome.HALTED
         assert until_over(shop, 3) == RollOutcome.REVERTED
         assert shop.contents() == ["good 2"] * COUNT
-        touched = [instance for instance in shop.instances if instance.err.count("has its turn") > 1]
+        touched = [instance for instance in shop.instances if instance.err.count("this instance has its turn") > 1]
         assert len(touched) == 1, "only the canary"
