@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import Any
 
 from svcinit.agent.consul.api import Consul
 from svcinit.agent.consul.store import Store
 from svcinit.agent.fleet import revision
+from svcinit.agent.fleet.analysis import Analyses
 from svcinit.agent.fleet.conduct import Conductor, Lead
 from svcinit.agent.fleet.conduct import Fleet as Place
 from svcinit.agent.fleet.records import (
@@ -114,7 +116,8 @@ class Catalog:
 
     def conductor(self, who: str) -> Conductor:
         fleet = self.reader()
-        return Conductor(fleet, Lead(fleet.store, fleet.keys, who, self.clock), now=self.clock)
+        lead = Lead(fleet.store, fleet.keys, who, self.clock)
+        return Conductor(fleet, lead, now=self.clock, analyses=Analyses(os.environ))
 
     def start(self, count: int, rev: str) -> None:
         for n in range(count):
@@ -124,10 +127,14 @@ class Catalog:
             self.fleet.store.put(self.fleet.keys.at(f"web-{n}"), record.dump())
         eventually(lambda: len(self.fleet.store.health("web")) == count, "the catalog has all")
 
-    def plan(self, state: PlanState = PlanState.ROLLING, good: str = "old", target: str = "new", n: int = 1) -> None:
+    def plan(
+        self, state: PlanState = PlanState.ROLLING, good: str = "old", target: str = "new", n: int = 1,
+        phase: Phase = Phase.ALL, **policy: str,
+    ) -> None:  # fmt: skip
         plan = Plan(
-            n=n, state=state, how=How.APPLY, good=good, target=target, policy=POLICY, paths=("config/web",),
-            phase=Phase.ALL,
+            n=n, state=state, how=How.APPLY, good=good, target=target, policy={**POLICY, **policy},
+            paths=("config/web",),
+            phase=phase,
         )  # fmt: skip
         self.fleet.store.put(self.fleet.keys.plan, plan.dump())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,7 @@ from svcinit.agent.fleet.conductor import decide
 from svcinit.agent.fleet.records import (
     How,
     LogEntry,
+    Phase,
     PlanState,
     RollOutcome,
     Turn,
@@ -158,4 +161,30 @@ def test_a_turn_is_granted_with_a_new_serial_each_time(service: Catalog) -> None
     (first,) = service.fleet.own_records()
     assert (first.turn.state, first.turn.n, first.turn.serial) == (TurnState.GRANTED, 1, 1)
     assert first.turn == Turn(**{**vars(first.turn), "rev": "new"})
+    conductor.lead.give_back()
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(0, RollOutcome.DONE), (1, RollOutcome.HALTED)])
+def test_the_analysis_command_compares_those_that_changed_with_the_others(
+    service: Catalog, tmp_path: pathlib.Path, status: int, outcome: RollOutcome
+) -> None:
+    service.start(3, "old")
+    noted = tmp_path / "noted"
+    asked = f"sh -c 'cat >{noted}; echo $SVCINIT_FLEET_TO >>{noted}; exit {status}'"
+    service.plan(analysis=asked, analysis_interval="1s", bake="1s", canary="1", phase=Phase.CANARY)
+    conductor = service.conductor("one")
+
+    def is_over() -> bool:
+        service.look(conductor, 1)
+        service.do_turns()
+        return service.fleet.entry(1) is not None
+
+    eventually(is_over, "the roll-out is over", 30, every=0.1)
+    entry = service.fleet.entry(1)
+    assert entry is not None
+    assert entry.outcome is outcome
+    data, target = noted.read_text().rsplit("}", 1)
+    assert target.strip() == "new"
+    found = json.loads(data + "}")
+    assert [len(found[name]) for name in ("done", "others")] == [1, 2] or status == 0
     conductor.lead.give_back()

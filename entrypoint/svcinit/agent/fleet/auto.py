@@ -16,6 +16,7 @@ from svcinit import log
 from svcinit.agent.consul.api import connect
 from svcinit.agent.consul.store import STALE, Store
 from svcinit.agent.fleet import commands, revision
+from svcinit.agent.fleet.analysis import Analyses
 from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead, collect, stored_policy
 from svcinit.agent.fleet.events import text
 from svcinit.agent.fleet.records import How, Keys, Plan, PlanState
@@ -95,7 +96,8 @@ class Automatic:
 
     def __init__(self, settings: Settings, fleet: Fleet, lead: Lead, parent: int) -> None:
         self._settings, self._fleet, self._lead, self._parent = settings, fleet, lead, parent
-        self._conductor = Conductor(fleet, lead, settings.id)
+        self._analyses = Analyses(settings.main_environment({}), settings.user)
+        self._conductor = Conductor(fleet, lead, settings.id, analyses=self._analyses)
         self._before: list[str] | None = None  # the revisions that were there when the roll-out began
         self._seen, self._seen_at = "", 0.0  # the revision of the live prefixes, and since when they have it
         self._logged = ""
@@ -109,7 +111,8 @@ class Automatic:
                 self._warn(str(error))
                 pause = self._conductor.pace()
             if not self._lead.is_ours:
-                return
+                break
+        self._analyses.end()
 
     def _must_end(self, seconds: float) -> bool:
         return bool(_signal.sigtimedwait({_signal.SIGTERM}, seconds)) or os.getppid() != self._parent

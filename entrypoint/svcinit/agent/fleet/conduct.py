@@ -29,6 +29,7 @@ from svcinit.errors import ConfigError, SvcinitError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from svcinit.agent.fleet.analysis import Analyses
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.view import Analysis, Write
 
@@ -138,26 +139,31 @@ class Fleet:
 
 
 class Conductor:
-    """`me`: the instance in whose container this runs; empty for svcinitctl. `now`: monotonic seconds."""
+    """`me`: the instance in whose container this runs; empty for svcinitctl. `now`: monotonic seconds. `analyses`: runs
+    the command of the policy."""
 
     def __init__(
-        self, fleet: Fleet, lead: Lead, me: str = "", now: Callable[[], float] = time.monotonic,
+        self, fleet: Fleet, lead: Lead, me: str = "", now: Callable[[], float] = time.monotonic, *,
+        analyses: Analyses,
     ) -> None:  # fmt: skip
         self.fleet, self.lead, self._me, self._now = fleet, lead, me, now
         self._memory = Memory()
         self.view: View | None = None
-        self.analysis: Analysis | None = None
+        self._analyses = analyses
         self.has_written_plan = False  # in the last look
 
     def look(self) -> Decision:
         """Look once, and write what is due if we have the lock. Raises ConfigError, Unavailable."""
         leads = self.lead.take()
-        view = self.view = self.fleet.view(self._me, self.analysis)
+        self._analyses.turn()
+        view = self.view = self.fleet.view(self._me, self._analyses.last)
         decision = decide(view, self._memory, self._now())
         self._memory = decision.memory
         self.has_written_plan = leads and decision.plan is not None
         if leads:
             self._write(view, decision)
+        if leads and decision.analyse is not None and is_own(view.plan):
+            self._analyses.begin(decision.analyse, self.fleet.service, decision.plan or view.plan)
         return decision
 
     def pace(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -22,9 +23,11 @@ BAR = 30  # characters
 def conduct(place: Place, n: int, before: Iterable[str], *, timeout: float | None, patience: float) -> int:
     """Until roll-out `n` is over, and the one that takes it back. Returns the exit status. Ctrl-C pauses it."""
     from svcinit.agent.fleet import conduct as conducting
+    from svcinit.agent.fleet.analysis import Analyses
 
     lead = conducting.Lead(place.fleet.store, place.fleet.keys, f"svcinitctl of {place.who}")
-    conductor = conducting.Conductor(place.fleet, lead)
+    analyses = Analyses(os.environ)
+    conductor = conducting.Conductor(place.fleet, lead, analyses=analyses)
     try:
         is_over = _run(conductor, Screen(place), timeout, patience)
         if is_over and lead.is_ours:
@@ -32,6 +35,7 @@ def conduct(place: Place, n: int, before: Iterable[str], *, timeout: float | Non
     except KeyboardInterrupt:
         is_over = False
     finally:
+        analyses.end()
         lead.give_back()
     if not is_over:
         return _paused(place)

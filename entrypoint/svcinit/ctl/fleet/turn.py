@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command's exit status if it failed; 0 if the instance is healthy after it; 1 if not. Raises as all do."""
+    from svcinit.agent.fleet.analysis import Analyses
     from svcinit.agent.fleet.conduct import Conductor, Lead
 
     place = Place(options)
@@ -46,13 +47,15 @@ def run(options: argparse.Namespace) -> int:
     if not options.id:
         raise ConfigError("name the instance: --id ID")
     lead = Lead(place.fleet.store, place.fleet.keys, f"svcinitctl of {place.who}")
-    host = Host(place, options, Conductor(place.fleet, lead))
+    analyses = Analyses(os.environ)
+    host = Host(place, options, Conductor(place.fleet, lead, analyses=analyses))
     try:
         return host.run()
     except KeyboardInterrupt:
         host.give_up()
         return EX_TEMPFAIL
     finally:
+        analyses.end()
         lead.give_back()
 
 
