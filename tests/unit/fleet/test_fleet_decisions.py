@@ -117,6 +117,13 @@ def test_a_new_conductor_counts_all_claims_and_waits_for_health_anew() -> None:
     assert len(world.look(20).grants) == 1
 
 
+def test_a_new_conductor_does_not_report_those_that_it_watches_anew_as_out() -> None:
+    world = World(replace(PLAN, most_out=1)).many(5).add("a", at(CLAIMED)).many(9, at(ENDED), prefix="had")
+    world.follow()
+    assert isinstance(world.plan, Plan)
+    assert world.plan.most_out == 1
+
+
 def test_a_roll_out_after_one_that_ended_well_need_not_wait_for_health_anew() -> None:
     world = World(replace(PLAN, settled=4)).many(3, at(ENDED, n=4, rev="old"))
     assert len(world.look().grants) == 2

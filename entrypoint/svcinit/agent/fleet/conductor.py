@@ -150,12 +150,11 @@ def _asks(census: Census) -> tuple[Write, ...]:
 
 def _counted(census: Census, plan: Plan, grants: bool) -> Plan:
     """The plan with what people want to read. A turn that is granted after the end is not settled."""
-    out = census.counts.out
     return replace(
         plan,
         expected=len(census.expected),
         done=len(census.done),
-        most_out=max(plan.most_out, len(out)),
+        most_out=max(plan.most_out, len(census.not_passing | census.in_turn)),
         settled=min(plan.settled, plan.n - 1) if grants else plan.settled,
     )
 

@@ -259,7 +259,7 @@ class Plan:
     group: int = 0
     expected: int = 0
     done: int = 0
-    most_out: int = 0
+    most_out: int = 0  # the most instances that did not pass or were in their turn, at any look
     stuck: bool = False
     settled: int = 0
     forgiven: int = 0
