@@ -139,6 +139,13 @@ def test_a_forgotten_instance_has_no_record(web: Commands) -> None:
     assert web.run("forget", "web", "web-1")[0] == 1
 
 
+def test_without_a_name_the_services_that_have_a_plan_are_named(web: Commands) -> None:
+    web.plan(PlanState.IDLE)
+    web.keep(n="1")
+    code, said = web.run("status")
+    assert (code, "in KV are: web" in said) == (78, True), said
+
+
 def test_without_consul_or_a_name_the_status_says_so(consul: ConsulAgent) -> None:
     gone = svcinitctl("fleet", "status", "web", env={"CONSUL_HTTP_ADDR": "127.0.0.1:1"})
     assert gone.returncode == 69

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from svcinit.agent.consul.store import Store
     from svcinit.agent.fleet.commands import NotNow
     from svcinit.agent.fleet.conduct import Fleet
     from svcinit.agent.fleet.records import Plan, Record
@@ -46,11 +47,12 @@ class Place:
         self.settings = read(os.environ)
         own = self.settings.service
         self.name = options.name or own or ""
+        self.consul = connect(self.settings)
         if not self.name:
-            raise ConfigError("name a service: svcinitctl fleet COMMAND NAME")
+            known = services(Store(self.consul, options.dc))
+            raise ConfigError(f"name a service: svcinitctl fleet COMMAND NAME; in KV are: {', '.join(known) or 'none'}")
         self.is_own = self.name == own
         prefix = options.prefix or (self.settings.roll_prefix if self.is_own else f"svcinit/{self.name}")
-        self.consul = connect(self.settings)
         self.fleet: Fleet = Fleet(Store(self.consul, options.dc), Keys(prefix), self.name)
         self.who = f"{_user()}@{socket.gethostname()}"
 
@@ -84,6 +86,12 @@ class Place:
         if self.is_own:
             return tuple(text_of(*prefix) for prefix in self.settings.kv_prefix)
         return (f"config/{self.name}",)
+
+
+def services(store: Store) -> list[str]:
+    """Those that have a plan below the default of SVCINIT_ROLL_PREFIX."""
+    found = [key.split("/") for key in store.names_below("svcinit/")]
+    return sorted({parts[1] for parts in found if len(parts) == 3 and parts[2] == "plan"})
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
