@@ -164,7 +164,7 @@ class Automatic:
         policy = stored_policy(fleet)
         if policy.window is not None and not policy.window.is_open(time.time()):
             return False
-        good = self._content_of(plan.good)
+        good = revision.content_of(fleet.store, root, plan.good)
         emptied = revision.emptied(good, content)
         if emptied and not self._settings.allow_empty:
             self._warn(f"{', '.join(emptied)} had keys and has none now: no roll-out begins")
@@ -188,12 +188,6 @@ class Automatic:
             how=How.APPLY, target=target, policy=policy.texts, paths=paths, keys=tuple(keys), by=OWN,
             reason=f"conducted by {self._settings.id}", began=int(time.time()), rehearse=policy.rehearse,
         )  # fmt: skip
-
-    def _content_of(self, name: str) -> Content:
-        try:
-            return revision.load(self._fleet.store, self._fleet.keys.prefix, name) if name else {}
-        except revision.Lost:
-            return {}
 
     def _warn(self, sentence: str) -> None:
         if sentence != self._logged:

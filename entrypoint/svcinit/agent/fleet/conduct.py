@@ -6,6 +6,7 @@ whose lock another one has now, changes nothing. A process without the lock only
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING
@@ -188,8 +189,7 @@ class Conductor:
 
     def log(self, entry: LogEntry) -> None:
         """An entry that is there already stays."""
-        dated = entry if entry.ended else _ended(entry)
-        self._transact([writes(self.fleet.keys.log(entry.n), dated.dump(), 0)])
+        self._transact([writes(self.fleet.keys.log(entry.n), dated(entry).dump(), 0)])
 
     def _all(self, wanted: Sequence[Write], plan_index: int | None = None) -> None:
         conditions = [] if plan_index is None else [requires(self.fleet.keys.plan, plan_index)]
@@ -254,7 +254,6 @@ def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
     return revision.collect(fleet.store, fleet.keys.prefix, sorted(before), wanted)
 
 
-def _ended(entry: LogEntry) -> LogEntry:
-    import dataclasses
-
-    return dataclasses.replace(entry, ended=int(time.time()))
+def dated(entry: LogEntry) -> LogEntry:
+    """With the time of its end."""
+    return entry if entry.ended else dataclasses.replace(entry, ended=int(time.time()))

@@ -164,6 +164,14 @@ def load(store: Store, root: str, name: str, consistency: str = CONSISTENT) -> C
         raise Lost(f"revision {name}: {lost}") from None
 
 
+def content_of(store: Store, root: str, name: str) -> Content:
+    """As `load`; empty if there is no name, or no intact revision of it."""
+    try:
+        return load(store, root, name) if name else {}
+    except Lost:
+        return {}
+
+
 def names(store: Store, root: str) -> list[str]:
     """All revisions that are there, also incomplete ones."""
     start = f"{root}/rev/"

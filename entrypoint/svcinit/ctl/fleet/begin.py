@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from svcinit.agent.fleet.conduct import Fleet
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.records import LogEntry, Plan, Record
     from svcinit.agent.fleet.revision import Content
@@ -181,14 +182,9 @@ class Beginning:
         return revision.read_live(self.place.consul, self.place.prefixes(records, plan))
 
     def content_of(self, name: str) -> Content:
-        """Empty if it is not in KV."""
         from svcinit.agent.fleet import revision
-        from svcinit.agent.fleet.revision import Lost
 
-        try:
-            return revision.load(self.fleet.store, self.root, name) if name else {}
-        except Lost:
-            return {}
+        return revision.content_of(self.fleet.store, self.root, name)
 
     def announce(self, before: Plan, plan: Plan) -> None:
         what = "revert" if plan.state.value == "reverting" else plan.how.value
@@ -210,14 +206,10 @@ class Beginning:
             write_entry(self.fleet, entry)
 
 
-def write_entry(fleet: object, entry: LogEntry) -> None:
-    import dataclasses
+def write_entry(fleet: Fleet, entry: LogEntry) -> None:
+    from svcinit.agent.fleet.conduct import dated
 
-    from svcinit.agent.fleet.conduct import Fleet
-
-    assert isinstance(fleet, Fleet)
-    dated = dataclasses.replace(entry, ended=int(time.time()))
-    fleet.store.put(fleet.keys.log(entry.n), dated.dump(), index=0)
+    fleet.store.put(fleet.keys.log(entry.n), dated(entry).dump(), index=0)
 
 
 def _is_idle(plan: Plan) -> bool:
