@@ -104,7 +104,7 @@ $(BENCH_READY): requirements/bench.txt $(READY)
 counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
 
-fleet-model: $(READY)  ## all orders of the turns of up to 3 instances, and 10,000 random histories of a fleet (half an hour)
+fleet-model: $(READY)  ## all orders of the turns of up to 3 instances, and 10,000 random histories of a fleet (a quarter of an hour)
 	FLEET_MODEL=full $(BIN)/python -m pytest -q -s tests/model
 	FLEET_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/unit/fleet/test_fleet_invariants.py
 

@@ -180,7 +180,7 @@ def path(back: dict[State, tuple[State, str] | None], x: State) -> list[str]:
 
 
 FULL = [(2, 1, 3), (3, 1, 2), (3, 2, 2)]
-SIZES = FULL if os.environ.get("FLEET_MODEL") else [(2, 1, 2)]
+SIZES = FULL if os.environ.get("FLEET_MODEL") else [(2, 1, 2), (3, 1, 2)]
 
 
 @pytest.mark.parametrize(("size", "limit", "sessions"), SIZES)
