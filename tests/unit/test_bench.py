@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench import __main__ as bench
-from bench import contenders, peers, report, soak, watch
+from bench import contenders, peers, report, scale, soak, watch
 from bench.page import merged
 from bench.starts import DIRECT, SVCINIT, Measured, Start
 
@@ -116,3 +116,8 @@ def test_a_soak_has_at_least_one_instance_of_each_service(monkeypatch: pytest.Mo
     monkeypatch.setenv("SOAK_INSTANCES", "29")
     with pytest.raises(SystemExit, match="SOAK_INSTANCES=29"):
         soak.wanted()
+
+
+def test_a_row_of_what_following_costs_has_the_numbers_of_keys_and_templates() -> None:
+    row = report.idle([scale.Idle("svcinit", 10, 2, scale.svcinit)])[-1]
+    assert row.startswith("| 10 | 2 | 0 |")
