@@ -12,17 +12,16 @@ import pathlib
 import signal
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any
 
-from testing.cluster import Cluster, Member
+from testing.cluster import Cluster, Member, Watcher, registered
 from testing.consul import free_ports, questions_in, requests_in
 from testing.parts import tool_path
 from testing.process import anonymous_memory, running
-from testing.waiting import eventually
+from testing.waiting import eventually, unchanged
 
 SERVICES, AGENTS = 30, 4
 OLD, NEW = "1.8.7", "1.14.5"
@@ -90,41 +89,6 @@ class Instance:
         return (anonymous_memory(self.svcinit.pid) + anonymous_memory(self.svcinit.child("presence"))) / 1024
 
 
-class Watcher:
-    """Looks for each instance in the catalog, again and again until the end of the block."""
-
-    def __init__(self, cluster: Cluster, ids: set[str]) -> None:
-        self._cluster, self._ids = cluster, ids
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.looks = 0
-        self.lost: set[str] = set()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(30)
-
-    def _run(self) -> None:
-        while not self._ended.wait(LOOK):
-            try:
-                found = registered(self._cluster)
-            except OSError:  # no leader, or that server is restarted
-                continue
-            self.looks += 1
-            self.lost |= self._ids - found
-
-
-def registered(cluster: Cluster) -> set[str]:
-    """The ids of all services at the agents, as the leader has them. Raises OSError."""
-    names = [each.config["node_name"] for each in cluster.agents]
-    nodes = [cluster.servers[0].get(f"/v1/catalog/node/{name}") for name in names]
-    return {service for node in nodes for service in (node or {"Services": {}})["Services"]}
-
-
 class Soak:
     """A cluster and its instances, what is done to them, and what that led to."""
 
@@ -152,16 +116,7 @@ class Soak:
     def _settle(self) -> None:
         """All have peers, and none has reloaded for QUIET seconds. Reloads count from then on."""
         eventually(lambda: all(each.renders("0") for each in self.instances), "all have peers", PATIENCE)
-        seen, since = -1, 0.0
-
-        def quiet() -> bool:
-            nonlocal seen, since
-            now = sum(each.reloads for each in self.instances)
-            if now != seen:
-                seen, since = now, time.monotonic()
-            return time.monotonic() - since > QUIET
-
-        eventually(quiet, "no more reloads", PATIENCE, every=0.5)
+        unchanged(lambda: [each.reloads for each in self.instances], QUIET, "no more reloads", PATIENCE)
         for each in self.instances:
             each.begins()
 
@@ -255,7 +210,7 @@ def measure(folder: pathlib.Path, launcher: pathlib.Path, minutes: float, instan
         logs, cpu = [each.log.stat().st_size for each in agents], [each.cpu for each in members]
         memory = [each.memory for each in soak.instances]
         began = time.monotonic()
-        with Watcher(soak.cluster, {each.id for each in soak.instances}) as watcher:
+        with Watcher(soak.cluster, {each.id for each in soak.instances}, LOOK) as watcher:
             soak.run(minutes * 60)
             wrong = soak.wrong()
         seconds = time.monotonic() - began

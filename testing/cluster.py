@@ -6,7 +6,7 @@ import pathlib
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 from testing.consul import LOOPBACK, ConsulAgent
 from testing.waiting import eventually
@@ -115,3 +115,38 @@ class Cluster:
             self.is_healthy()
         for agent in self.agents:
             agent.upgrade(program)
+
+
+class Watcher:
+    """Looks for each instance in the catalog, with so many seconds in between, until the end of the block."""
+
+    def __init__(self, cluster: Cluster, ids: set[str], pause: float) -> None:
+        self._cluster, self._ids, self._pause = cluster, ids, pause
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.looks = 0
+        self.lost: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._pause):
+            try:
+                found = registered(self._cluster)
+            except OSError:  # no leader, or that server is restarted
+                continue
+            self.looks += 1
+            self.lost |= self._ids - found
+
+
+def registered(cluster: Cluster) -> set[str]:
+    """The ids of all services at the agents, as the leader has them. Raises OSError."""
+    names = [each.config["node_name"] for each in cluster.agents]
+    nodes = [cluster.servers[0].get(f"/v1/catalog/node/{name}") for name in names]
+    return {service for node in nodes for service in (node or {"Services": {}})["Services"]}

@@ -29,6 +29,20 @@ def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, eve
         time.sleep(every)
 
 
+def unchanged(value: Callable[[], object], seconds: float, what: str, timeout: float) -> None:
+    """Wait until `value` has been the same for so many seconds."""
+    seen, since = value(), time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal seen, since
+        now = value()
+        if now != seen:
+            seen, since = now, time.monotonic()
+        return time.monotonic() - since > seconds
+
+    eventually(quiet, what, timeout, every=0.1)
+
+
 def stays(condition: Callable[[], bool], what: str) -> None:
     """True now, and for QUIET seconds."""
     until = time.monotonic() + QUIET

@@ -14,11 +14,11 @@ from typing import Self
 
 import pytest
 
-from testing.cluster import PATIENCE, Cluster
+from testing.cluster import PATIENCE, Cluster, Watcher
 from testing.consul import LOOPBACK, ConsulAgent, binary, free_ports, version
 from testing.parts import tool_path
 from testing.process import Running, running
-from testing.waiting import eventually
+from testing.waiting import eventually, unchanged
 
 pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(300)]
 
@@ -40,8 +40,8 @@ class Site:
         neighbour = f"s{(int(name[1:]) + 1) % SERVICES}"
         template.with_name("peers.j2").write_text(f"{{{{ key('n') }}}} {{{{ service('{neighbour}')|hostports|join }}}}")
         env = {
-            **self.agent.env, "SVCINIT_SERVICE": name, "SVCINIT_PORT": str(self.ports[name]), "SVCINIT_WATCH": "1",
-            "SVCINIT_KV_PREFIX": "config/all", "SVCINIT_TEMPLATES": str(folder / "templates"),
+            **self.agent.env, "SVCINIT_SERVICE": name, "SVCINIT_ID": name, "SVCINIT_PORT": str(self.ports[name]),
+            "SVCINIT_WATCH": "1", "SVCINIT_KV_PREFIX": "config/all", "SVCINIT_TEMPLATES": str(folder / "templates"),
             "SVCINIT_RELOAD": "none", "SVCINIT_CHECK_INTERVAL": "1s", "SVCINIT_DRAIN": "0s",
         }  # fmt: skip
         return running(
@@ -54,24 +54,21 @@ class Site:
 
 
 class Visitor:
-    """Asks every service, and the catalog, again and again until the end of the block."""
+    """Asks every service again and again until the end of the block."""
 
     def __init__(self, site: Site) -> None:
         self._site, self._ended = site, threading.Event()
-        self._threads = [threading.Thread(target=each) for each in (self._visit, self._look)]
+        self._thread = threading.Thread(target=self._visit)
         self.requests = 0
         self.failed: list[str] = []
-        self.missing: list[set[str]] = []  # services that the catalog did not have
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        for thread in self._threads:
-            thread.join(30)
+        self._thread.join(30)
 
     def _visit(self) -> None:
         while not self._ended.wait(PAUSE):
@@ -85,16 +82,6 @@ class Visitor:
                 finally:
                     connection.close()
                 self.requests += 1
-
-    def _look(self) -> None:
-        """As the leader has it: a server that has just started knows nothing yet."""
-        while not self._ended.wait(PAUSE):
-            try:
-                names = set(self._site.agent.get("/v1/catalog/services"))
-            except OSError:  # no leader, or the agent itself is upgraded
-                continue
-            if not names >= set(self._site.ports):
-                self.missing.append(set(self._site.ports) - names)
 
 
 @pytest.fixture
@@ -119,17 +106,8 @@ def renders(ran: Running, value: str) -> bool:
 def settled(site: Site) -> list[int]:
     """How many reloads each service had, once none has had one for two seconds."""
     eventually(lambda: all(renders(each, "1") for each in site.ran), "all have their neighbour", PATIENCE)
-    seen, since = [reloads(each) for each in site.ran], time.monotonic()
-
-    def quiet() -> bool:
-        nonlocal seen, since
-        now = [reloads(each) for each in site.ran]
-        if now != seen:
-            seen, since = now, time.monotonic()
-        return time.monotonic() - since > 2
-
-    eventually(quiet, "no reload for two seconds", PATIENCE)
-    return seen
+    unchanged(lambda: [reloads(each) for each in site.ran], 2.0, "no reload for two seconds", PATIENCE)
+    return [reloads(each) for each in site.ran]
 
 
 def test_an_upgrade_of_consul_costs_no_request_no_registration_and_no_reload(
@@ -138,12 +116,13 @@ def test_an_upgrade_of_consul_costs_no_request_no_registration_and_no_reload(
     eventually(lambda: site.passing_services(site.agent) == set(site.ports), "all services pass", PATIENCE)
     counted, logs = settled(site), [each.err for each in site.ran]
     start = time.monotonic()
-    with Visitor(site) as visitor:
+    with Visitor(site) as visitor, Watcher(site.cluster, set(site.ports), PAUSE) as watcher:
         site.cluster.upgrade(binary())
         eventually(lambda: site.passing_services(site.agent) == set(site.ports), "all services pass again", PATIENCE)
     took = time.monotonic() - start
     report(f"upgrade of Consul: {took:.0f} s, {visitor.requests} requests, {len(visitor.failed)} failed")
-    assert (visitor.failed, visitor.missing) == ([], [])
+    assert (visitor.failed, watcher.lost) == ([], set())
+    assert watcher.looks
     assert [reloads(each) for each in site.ran] == counted
     assert not [each.err for log, each in zip(logs, site.ran, strict=True) if "registration" in each.err[len(log) :]]
     site.cluster.servers[0].kv_put("config/all/n", "2")
