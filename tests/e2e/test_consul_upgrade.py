@@ -43,6 +43,8 @@ class Site:
             **self.agent.env, "SVCINIT_SERVICE": name, "SVCINIT_ID": name, "SVCINIT_PORT": str(self.ports[name]),
             "SVCINIT_WATCH": "1", "SVCINIT_KV_PREFIX": "config/all", "SVCINIT_TEMPLATES": str(folder / "templates"),
             "SVCINIT_RELOAD": "none", "SVCINIT_CHECK_INTERVAL": "1s", "SVCINIT_DRAIN": "0s",
+            # a check of the agent's own is critical after its restart, until its first probe: a reload of the neighbour
+            "SVCINIT_CHECK_VIA": "ttl",
         }  # fmt: skip
         return running(
             folder, sys.executable, "-m", "http.server", str(self.ports[name]), "--bind", "127.0.0.1", env=env
