@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from svcinit.ctl import fleet
 from svcinit.ctl import state as states
-from svcinit.ctl.cli import COMMANDS
+from svcinit.ctl.cli import COMMANDS, run
 from testing.process import PATH, ROOT
 
 LOOK = """
@@ -38,3 +39,15 @@ def test_what_stands_in_place_of_a_pid_is_nobody_to_signal(
     monkeypatch.setenv("SVCINIT_RUN", str(tmp_path))
     (tmp_path / "init.json").write_text(f'{{"pid": {pid}, "state": "running"}}')
     assert states.read() is None
+
+
+@pytest.mark.parametrize("command", ["", *fleet.COMMANDS])
+def test_each_command_of_fleet_explains_itself(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fleet", *([command] if command else []), "--help"]
+    monkeypatch.setattr(sys, "argv", ["svcinitctl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+    assert ended.value.code == 0
+    assert f"svcinitctl fleet {command}".strip() in capsys.readouterr().out

@@ -29,7 +29,7 @@ COMMANDS = {  # name: help
     "maintenance": "on: Consul gives the service to no client while it continues to run; off: end this",
     "external": "register a service without an agent in Consul's catalog, or deregister it",
     "port": "turn templates of consul-template or confd into templates of svcinit; exit 1 if a part cannot be turned",
-    "fleet": "roll a change through all instances of a service, a few at a time; see svcinitctl fleet --help",
+    "fleet": "roll a change through all instances of a service, a few at a time",
     "doctor": "check everything in the settings, and print advice and the minimal ACL policy; exit 1 on an error",
 }
 

@@ -227,6 +227,19 @@ def test_the_canary_is_one_that_passes_and_the_others_wait() -> None:
     assert not world.follow(10).grants
 
 
+def test_without_a_canary_the_ramp_begins_at_once() -> None:
+    policy = {**TEXTS, "canary": "0", "bake": "1m"}
+    world = World(replace(PLAN, phase=Phase.CANARY, step=0, policy=policy)).many(5)
+    assert plan_of(world.look()).phase in (Phase.RAMP, Phase.ALL)
+
+
+def test_a_conductor_that_begins_a_roll_out_does_not_say_that_it_continues_one() -> None:
+    begins = World(replace(PLAN, phase=Phase.CANARY, step=0)).many(5)
+    assert "took_over" not in [event.name for event in begins.look().events]
+    continues = World(PLAN).many(5).add("other", at(CLAIMED))
+    assert "took_over" in [event.name for event in continues.look().events]
+
+
 def test_a_chosen_canary_is_the_canary() -> None:
     world = World(replace(PLAN, phase=Phase.CANARY, step=0, canary_id="x3")).many(5)
     assert ids(world.look()) == {"x3"}

@@ -30,7 +30,7 @@ TEXTS: Mapping[str, Text] = {
     "granted": Text("", "{id} has its turn", always=False),
     "ended": Text("", "{id} {outcome} in {seconds} s", always=False),
     "unclaimed": Text("", "{id} did not claim its turn"),
-    "baking": Text("bake", "healthy; observed for {bake} s"),
+    "baking": Text("bake", "healthy; observed for {bake:g} s"),
     "step": Text("", "{size} at a time: {done} of {whole} done, {failed} failed, {out} out (limit {limit})"),
     "progress": Text("", "{done} of {whole} done, {failed} failed, {out} out (limit {limit})", always=False),
     "failed": Text("FAILED", "{id}: {reason}{trouble}"),
@@ -74,15 +74,16 @@ def changes(census: Census, before: Memory, plan: Plan, failed: Failures, waitin
     if not is_own(old):
         return ()
     return (
-        *_lead(before, old),
+        *_lead(census, before, old),
         *_turns(census, before, old),
         *_failures(census, old, failed),
         *_phase(census, old, plan, failed, waiting),
     )
 
 
-def _lead(before: Memory, old: Plan) -> Iterator[Event]:
-    if before.plan == -1 and old.state == PlanState.ROLLING and old.phase not in (Phase.NONE, Phase.REHEARSAL):
+def _lead(census: Census, before: Memory, old: Plan) -> Iterator[Event]:
+    has_begun = any(record.turn.n == old.n for record in own_records(census.view).values())
+    if before.plan == -1 and old.state == PlanState.ROLLING and has_begun:
         yield Event("took_over", {"n": old.n})
 
 

@@ -62,6 +62,8 @@ def advanced(census: Census) -> Plan:
     match plan.phase:
         case Phase.REHEARSAL if _is_rehearsed(census):
             return replace(plan, phase=Phase.CANARY) if canary_size(census) else first(plan, census)
+        case Phase.CANARY if not canary_size(census):
+            return first(plan, census)
         case Phase.CANARY if _is_over(census) and (not room(census) or not _left(census)):
             return replace(plan, phase=Phase.BAKE)
         case Phase.BAKE if _is_baked(census):

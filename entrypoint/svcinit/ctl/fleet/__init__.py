@@ -20,7 +20,7 @@ COMMANDS = {  # name: (module, help)
     "retry": ("begin", "as apply, also if this revision was refused before"),
     "revert": ("begin", "give the good revision back to all instances; or roll out an older one (--to)"),
     "pause": ("change", "no instance gets a turn until resume; turns that have begun end"),
-    "resume": ("change", "go on after pause, after a halt, or without the conductor that began"),
+    "resume": ("change", "continue after a pause or a halt, or after the conductor that began has ended"),
     "abort": ("change", "end the roll-out, and give the good revision back"),
     "turn": ("turn", "wait for a turn of an instance, run a command in it, and wait until the instance is healthy"),
     "history": ("history", "the last roll-outs: who, when, what, how they ended"),

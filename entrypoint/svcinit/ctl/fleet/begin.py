@@ -42,7 +42,8 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     from svcinit.agent.fleet.policy import POLICY
 
     for name, (default, _) in POLICY.items():
-        text = f"policy of this roll-out [{default}]" if default else "policy of this roll-out"
+        shown = default.replace("%", "%%")  # argparse formats the text
+        text = f"policy of this roll-out [{shown}]" if default else "policy of this roll-out"
         parser.add_argument(f"--{name.replace('_', '-')}", dest=f"policy_{name}", metavar="VALUE", help=text)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE"]
 ACCESSOR_DIGITS = 6
+READ_ANYWHERE = "status", "history"  # the others take a lock, or the keys, of the agent's own datacenter
 SHOWN_DIGITS = 6  # of a revision
 
 
@@ -48,6 +49,10 @@ class Place:
         own = self.settings.service
         self.name = options.name or own or ""
         self.consul = connect(self.settings)
+        if options.dc and options.action not in READ_ANYWHERE and options.dc != self.consul.datacenter():
+            raise ConfigError(
+                f"--dc {options.dc}: {options.action} needs an agent of that datacenter: see CONSUL_HTTP_ADDR"
+            )
         if not self.name:
             known = services(Store(self.consul, options.dc))
             raise ConfigError(f"name a service: svcinitctl fleet COMMAND NAME; in KV are: {', '.join(known) or 'none'}")
