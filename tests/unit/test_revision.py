@@ -64,8 +64,12 @@ def test_no_damaged_blob_is_unpacked() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}\n", b"null\n", b'[["a"]]\n', b'[["a", [["k", "x"]]]]\n', b'[["a", [["k", -5]]]]\nabc', b"\xff\n"]
-)
+    "data",
+    [
+        b"", b"{}\n", b"null\n", b'[["a"]]\n', b'[["a", [["k", "x"]]]]\n', b'[["a", [["k", -5]]]]\nabc', b"\xff\n",
+        b'[["a", []], [1, []]]\n', b'[["a", [["k", 0], [null, 0]]]]\n',
+    ],
+)  # fmt: skip
 def test_a_blob_of_another_shape_is_refused(data: bytes) -> None:
     with pytest.raises(Lost):
         revision.unpack(zlib.compress(data), revision.digest_of(CONTENT))

@@ -27,6 +27,7 @@ FAILED_LIMIT = 200  # failures that a plan can name; so the error budget is neve
 KEYS_SHOWN = 20  # names of changed keys in a plan
 FAILED_SHOWN = 20  # failures that an entry of the history names
 REFUSED_LIMIT = 10  # revisions that a plan remembers as refused; the oldest goes first
+NESTED = 20  # levels of an unknown field, which is written again
 LARGEST = 2**53  # JSON's integers are exact up to here (RFC 8259, 6)
 
 
@@ -369,9 +370,17 @@ def _parse(cls: type[Valued], raw: bytes, limit: int, **nested: type[Any]) -> Va
         inner = {name: _read(kind, data.pop(name, {})) for name, kind in nested.items()}
         known = {each.name for each in dataclasses.fields(cls)} - {"extra"}
         extra = {name: value for name, value in data.items() if name not in known}
+        if not _is_flat(extra, NESTED):
+            return FOREIGN
         return cls(**{**_fields(cls, data), **inner, "extra": extra})
     except (ValueError, TypeError, RecursionError):
         return FOREIGN
+
+
+def _is_flat(value: object, levels: int) -> bool:
+    """Has a value of JSON no more than so many levels? What was read may be too deep to be written."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
 
 
 def _finite(text: str) -> float:
@@ -396,6 +405,7 @@ def _fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > 4 * TEXT_LIMIT:
         raise TypeError
+    value.encode()  # a lone surrogate can be in JSON, but in no key and in no line of a log
     return value
 
 

@@ -81,9 +81,10 @@ def unpack(blob: bytes, digest: str) -> Content:
             for key, length in keys:
                 content[prefix][key] = values[start : start + length]
                 start += length
+        found = digest_of(content)
     except (zlib.error, *MISSHAPEN):
         raise Lost("a revision is damaged: it cannot be unpacked") from None
-    if digest_of(content) != digest:
+    if found != digest:
         raise Lost("a revision is damaged: its hash is another one")
     return content
 
