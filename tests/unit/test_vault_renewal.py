@@ -269,3 +269,25 @@ def test_what_is_followed_no_more_is_forgotten(vault: Vault) -> None:
     followed.close()
     vault.until(2000)
     assert not vault.works
+
+
+def test_a_lease_that_a_preparation_drops_during_its_renewal_is_no_hot_loop(vault: Vault) -> None:
+    vault.prepared(creds=lease())
+    vault.now = 1070
+    vault.renewal.turn(vault.now)
+    assert vault.renewal._child is not None
+    vault.prepared(password={"how": POLLED})  # it takes the round's result, too
+    assert len(vault.works) == 1
+    vault.until(5000)
+    assert len(vault.works) == 1
+
+
+def test_reasons_of_leases_that_were_replaced_are_forgotten(vault: Vault) -> None:
+    vault.answer = lambda work: Result(
+        leases={each.key: None for each in work.leases}, errors={each.key: "lease not found" for each in work.leases}
+    )
+    for number in range(20):
+        vault.prepared(creds=lease(vault.now, lease=f"lease {number}"))
+        vault.until(vault.now + 100)
+    assert len(vault.works) == 20
+    assert len(vault.renewal._reasons) <= 3

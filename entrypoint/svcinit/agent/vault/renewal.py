@@ -155,6 +155,8 @@ class Renewal:
         self._due = {key: self._due.get(key) or self._renewal_time(record) for key, record in keys.items()}
         self._ended = {key: since for key, since in self._ended.items() if key in keys}
         self._news.leases = {key: facts for key, facts in self._news.leases.items() if key in keys}
+        used = {"token", *keys, *map(str, self.followed)}
+        self._reasons = {key: reason for key, reason in self._reasons.items() if key in used}
         token = known_token(self._slots)
         if token is not None and token.since > self._token_seen:
             self._set_token(token)
@@ -206,10 +208,12 @@ class Renewal:
             self._away(now, "a round at Vault did not end in time")
             return
         self._mounts = result.mounts
+        # a preparation during the round can have dropped a lease: nothing is due for that one any more
+        leases = [record for record in self._work.leases if record.key in self._due]
         if not result.away:  # what the result has nothing of is tried later
-            self._due |= {record.key: now + AGAIN for record in self._work.leases}
+            self._due |= {record.key: now + AGAIN for record in leases}
         self._take_token(now, result)
-        for record in self._work.leases:
+        for record in leases:
             if record.key in result.leases:
                 self._take_lease(record, result, result.leases[record.key])
         for *fields, content in result.contents:
