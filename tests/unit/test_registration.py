@@ -472,3 +472,29 @@ def test_deregistering_closes_the_query_last(start: Callable[..., Started], cons
     assert started.presence.deregister() == EX_OK
     assert consul.open_channels == []
     assert consul.registered == {}
+
+
+class Holding:
+    """A part in roll-outs that compares the revision with the plan, until `until`."""
+
+    until, due = 1003.0, float("inf")
+
+    def registration_due(self, now: float) -> float:
+        return self.until if now < self.until else 0.0
+
+    def turn(self, now: float) -> None: ...
+
+    def facts(self) -> dict[str, object]:
+        return {}
+
+
+def test_presence_sleeps_while_a_roll_out_holds_the_registration(
+    start: Callable[..., Started], consul: FakeConsul, clock: FakeClock
+) -> None:
+    started = start(SVCINIT_CHECK="none")
+    started.presence.turns = Holding()  # type: ignore[assignment]
+    started.presence.turn(clock.now)
+    assert started.presence._until_due() == 3.0
+    assert consul.made("register") == []
+    started.turns(3)
+    assert consul.made("register") == [("register", "web")]

@@ -31,7 +31,7 @@ from svcinit.agent.fleet.records import (
     shortened,
 )
 from svcinit.agent.fleet.revision import text_of
-from svcinit.errors import SvcinitError
+from svcinit.errors import ConfigError, SvcinitError
 from svcinit.handover import Verdict
 from svcinit.state_files import MISSHAPEN, read_of_life
 
@@ -53,6 +53,7 @@ RETRY_INTERVAL = 2.0  # seconds between them
 REHEARSAL_POLL = 0.05  # seconds between two looks whether a rehearsal has ended
 COMPARE_INTERVAL = 15.0  # seconds until a preparation that followed from a comparison is tried again
 HOLD = 5.0  # seconds, at most, that the registration waits for the comparison with the plan
+AGAIN = 1.0  # seconds between two queries while there is no record
 LAG = 5.0  # seconds after a write until the record is taken as it is read, although it looks like before
 RELOADS = {How.APPLY: (), How.RELOAD: ("",), How.RESTART: ("restart",)}
 
@@ -94,7 +95,8 @@ def act(turn: Turn, known: Known) -> Act:
 class OwnRecord(BlockingQuery):
     """Follows the record. `entry`: as it was last read; None where there is none.
 
-    It is not waited for while there is none: that query returns at every write beside it.
+    It is not waited for while there is none: that query returns at every write beside it. It is asked for every AGAIN
+    seconds then.
     """
 
     def __init__(self, consul: Consul, connections: Connections, key: str) -> None:
@@ -112,7 +114,14 @@ class OwnRecord(BlockingQuery):
     def accept(self, answer: Any) -> bool:
         found = entries(answer, self._consul.title("GET", self.path))
         self.entry, self.is_known = (found[0] if found else None), True
+        if not found:
+            self.due = max(self.due, self.asked_at + AGAIN)
         return True
+
+    def written(self) -> None:
+        """The record was written. A query that waits for it returns; otherwise it is read again at once."""
+        if self.entry is None and not self.is_in_flight:
+            self.due = 0.0
 
     def failed(self, error: SvcinitError) -> None:
         log.warning("watch_failed", "{input} cannot be followed: {error}; trying again",
@@ -144,6 +153,7 @@ class Turns:
         self._tries: dict[int, int] = {}  # serial to number of preparations
         self._seen_in_progress = 0.0
         self._next = 0.0  # when there is something to do besides the query
+        self._not_before = 0.0  # a write was denied: an answer to the query is no reason to try again earlier
         self._attempt = 0
         self.reason = ""
 
@@ -151,10 +161,11 @@ class Turns:
     def due(self) -> float:
         return min(self.query.next_due, self._next)
 
-    def holds_registration(self, now: float) -> bool:
-        """A revision that the plan replaced while this instance started is replaced before the registration."""
+    def registration_due(self, now: float) -> float:
+        """When the instance may be registered; 0: now. A revision that the plan replaced while this instance started is
+        replaced before that."""
         self._held_until = self._held_until or now + HOLD
-        return self._must_compare and now < self._held_until
+        return self._held_until if self._must_compare and now < self._held_until else 0.0
 
     def facts(self) -> dict[str, object]:
         record = self._record()
@@ -164,7 +175,7 @@ class Turns:
     def turn(self, now: float) -> None:
         """Do all that is due."""
         has_answer = self.query.turn(now)
-        if not has_answer and now < self._next:
+        if now < self._not_before or (not has_answer and now < self._next):
             return
         self._next = NEVER
         if not self.query.is_known or self._is_behind(now):
@@ -173,7 +184,9 @@ class Turns:
             self._step(now)
             self._attempt, self.reason = 0, ""
         except SvcinitError as error:
-            self._next = now + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
+            pause = pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
+            self._next = now + pause
+            self._not_before = self._next if isinstance(error, ConfigError) else 0.0
             self._attempt += 1
             if str(error) != self.reason:
                 self.reason = str(error)
@@ -206,7 +219,7 @@ class Turns:
         if wanted is Act.CLAIM:
             record = self._claimed(record, now)
         elif wanted is Act.END:
-            record = self._ended(record)
+            record = self._ended(record, now)
         elif wanted is Act.DIED:
             record = _end(record, TurnOutcome.DIED, "the container that claimed the turn has ended")
         elif wanted in (Act.WAIT, Act.PREPARE):
@@ -280,8 +293,11 @@ class Turns:
         self._tries = {turn.serial: self._tries.get(turn.serial, 0) + 1}
         self._follower.begin_turn(turn.serial, turn.rev, RELOADS[turn.how], may_restart=turn.restart)
 
-    def _ended(self, record: Record) -> Record:
-        last = self._init()["last_turn"]
+    def _ended(self, record: Record, now: float) -> Record:
+        last = self._init().get("last_turn")
+        if not last:  # the file could not be read this time
+            self._next = now + POLL_INTERVAL
+            return record
         try:
             outcome = TurnOutcome(last["outcome"])
         except ValueError:
@@ -313,7 +329,8 @@ class Turns:
     def _write(self, record: Record, now: float) -> None:
         """Replace the record as it was read. If it has changed since then, the query answers with the new one."""
         modified = 0 if self.query.entry is None else self.query.entry.modified
-        self._store.put(self._key, record.dump(), index=modified)
+        if self._store.put(self._key, record.dump(), index=modified):
+            self.query.written()
         self._written = modified, now
         self._next = now + LAG
 

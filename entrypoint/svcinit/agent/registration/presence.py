@@ -185,7 +185,7 @@ class Presence:
                 for probe in keeper.probes:
                     if probe.is_due(now) and probe.turn(now):
                         keeper.report(probe)
-            if keeper.due <= now and not (self.turns is not None and self.turns.holds_registration(now)):
+            if max(keeper.due, self._held_until(now)) <= now:
                 keeper.sync(ready=self.ready_probe is None)
                 self._note_registered()
         for each in (self.secrets, self.turns, self.standby):
@@ -194,6 +194,10 @@ class Presence:
         self._follow(now)
         if not self.settings.watch and any(watch.is_in_flight for watch in self.record_watches):
             self.consul.close()
+
+    def _held_until(self, now: float) -> float:
+        """Nothing is registered before."""
+        return 0.0 if self.turns is None else self.turns.registration_due(now)
 
     def _is_watched(self, keeper: Keeper) -> bool:
         """Without SVCINIT_WATCH, a record is not followed where a report or the next sync notices a change as well."""
@@ -304,7 +308,8 @@ class Presence:
     def _until_due(self) -> float:
         """Seconds until something is due."""
         probes = list(self._running_probes())
-        times = [keeper.due for keeper in self.keepers] + [probe.due for probe in probes]
+        held = self._held_until(self._now())
+        times = [max(keeper.due, held) for keeper in self.keepers] + [probe.due for probe in probes]
         times += [watch.next_due for watch in self.record_watches]
         times += [each.due for each in (self.follower, self.turns, self.standby, self.secrets) if each is not None]
         longest = PROBE_POLL_INTERVAL if any(probe.is_running for probe in probes) else BEAT
