@@ -275,10 +275,10 @@ class Slots:
         self.ready = Slot("ready")
         self.secrets = Slot("secrets")
         self.vault_token, self.vault_leases = Slot("vault"), Slot("vault")  # see agent/vault/memory.py
-        self.vault_news = Slot("vault")
+        self.vault_news, self.vault_secret_id = Slot("vault"), Slot("vault")
 
     def of_vault(self) -> list[Slot]:
-        return [self.vault_token, self.vault_leases, self.vault_news]
+        return [self.vault_token, self.vault_leases, self.vault_news, self.vault_secret_id]
 
     def all(self) -> list[Slot]:
         return list(vars(self).values())

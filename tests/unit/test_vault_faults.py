@@ -19,8 +19,10 @@ from svcinit.agent.prepare.source_file import FileSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
 from svcinit.agent.templates.engine import Engine
+from svcinit.agent.vault import login
+from svcinit.agent.vault.client import connect
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
-from svcinit.handover import Slots
+from svcinit.handover import Slot, Slots
 from svcinit.settings import environment
 
 TEMPLATE = "{{ secret('kv/shop').user }}"
@@ -124,6 +126,25 @@ def test_a_token_that_no_header_can_have_is_a_fault_without_it(serve: Serve, ren
     with pytest.raises(ConfigError) as caught:
         renders(serve({"": {"auth": auth}}), VAULT_ROLE_ID="role", VAULT_TOKEN="")
     assert "Evil" not in str(caught.value)
+
+
+def test_an_unwrapped_secret_id_outlives_a_login_that_fails(
+    serve: Serve, asked: list[tuple[str, dict[str, str]]]
+) -> None:
+    """Vault was sealed, or slow, just after the wrapping token was used: that token cannot be unwrapped again."""
+    answers: dict[str, Any] = {"/v1/sys/wrapping/unwrap": {"data": {"secret_id": "the-secret-id"}}}
+    settings = environment.read({
+        "VAULT_ADDR": serve(answers), "VAULT_ROLE_ID": "role", "VAULT_SECRET_ID": "wrapping", "VAULT_UNWRAP_TOKEN": "1",
+    })  # fmt: skip
+    slot = Slot("vault").open()
+    with contextlib.closing(connect(settings)) as vault, pytest.raises(Unavailable):
+        login.log_in(settings, vault, slot)
+    answers.clear()
+    answers["/v1/auth/approle/login"] = {"auth": {"client_token": "t", "lease_duration": 9, "renewable": True}}
+    with contextlib.closing(connect(settings)) as vault:
+        assert login.log_in(settings, vault, slot).token == "t"
+    assert [path for path, _ in asked].count("/v1/sys/wrapping/unwrap") == 1
+    slot.close()
 
 
 def test_a_redirect_of_a_standby_is_followed_once(

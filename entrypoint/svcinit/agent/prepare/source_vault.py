@@ -9,6 +9,7 @@ from svcinit import log
 from svcinit.agent.consul.answers import Denied
 from svcinit.agent.prepare.source import OF_VAULT, Answer, InputId, Source
 from svcinit.errors import ConfigError, Unavailable
+from svcinit.handover import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +157,8 @@ class VaultSource(Source):
     def _log_in(self, vault: Vault) -> None:
         from svcinit.agent.vault import login
 
-        self._token = login.log_in(self._settings, vault)
+        unwrapped = CLOSED if self._slots is None else self._slots.vault_secret_id
+        self._token = login.log_in(self._settings, vault, unwrapped)
         if self._slots is not None and login.needs_login(self._settings):
             self._slots.vault_token.write(self._token)
 

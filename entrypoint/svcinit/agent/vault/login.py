@@ -9,11 +9,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Denied, Refused
-from svcinit.agent.vault.memory import Token
+from svcinit.agent.vault.memory import SecretId, Token
 from svcinit.errors import ConfigError
+from svcinit.handover import CLOSED
 
 if TYPE_CHECKING:
     from svcinit.agent.vault.client import Vault
+    from svcinit.handover import Slot
     from svcinit.settings.environment import Settings
 
 LOOKUP, RENEW, UNWRAP = "auth/token/lookup-self", "auth/token/renew-self", "sys/wrapping/unwrap"
@@ -24,10 +26,13 @@ def needs_login(settings: Settings) -> bool:
     return bool(settings.vault_role_id or settings.vault_unwrap_token)
 
 
-def log_in(settings: Settings, vault: Vault) -> Token:
-    """Get a token, and use it. Raises ConfigError, Unavailable."""
+def log_in(settings: Settings, vault: Vault, unwrapped: Slot = CLOSED) -> Token:
+    """Get a token, and use it. `unwrapped`: where an unwrapped secret id is kept for the next try.
+
+    Raises ConfigError, Unavailable, OSError.
+    """
     if settings.vault_role_id:
-        token = _by_role(settings, vault)
+        token = _by_role(settings, vault, unwrapped)
     elif settings.vault_unwrap_token:
         token = _token(vault, _unwrapped(vault, settings.vault_token, "VAULT_TOKEN"), UNWRAP)
     else:
@@ -71,16 +76,8 @@ def is_valid(vault: Vault) -> bool:
     return True
 
 
-def _by_role(settings: Settings, vault: Vault) -> Token:
-    secret_id = settings.vault_secret_id
-    if settings.vault_unwrap_token:
-        answer = _unwrapped(vault, secret_id, "VAULT_SECRET_ID")
-        try:
-            secret_id = str(answer["data"]["secret_id"])
-        except (KeyError, TypeError):
-            raise ConfigError("VAULT_SECRET_ID: the wrapping token holds no secret_id", variable="VAULT_SECRET_ID") \
-                from None  # fmt: skip
-        vault.keep_secret([secret_id])
+def _by_role(settings: Settings, vault: Vault, unwrapped: Slot) -> Token:
+    secret_id = _secret_id(settings, vault, unwrapped) if settings.vault_unwrap_token else settings.vault_secret_id
     path = f"auth/{(settings.vault_auth_path or 'approle').strip('/')}/login"
     given = {"role_id": settings.vault_role_id, **({"secret_id": secret_id} if secret_id else {})}
     try:
@@ -89,6 +86,22 @@ def _by_role(settings: Settings, vault: Vault) -> Token:
         hint = "; see VAULT_ROLE_ID, VAULT_SECRET_ID (has it been used up, or has it expired?) and VAULT_AUTH_PATH"
         kind = Away if isinstance(error, Away) else ConfigError
         raise kind(error.faults[0] + hint, variable="VAULT_ROLE_ID") from None
+
+
+def _secret_id(settings: Settings, vault: Vault, unwrapped: Slot) -> str:
+    """What the wrapping token holds."""
+    known = unwrapped.read(SecretId)
+    if known is None:
+        answer = _unwrapped(vault, settings.vault_secret_id, "VAULT_SECRET_ID")
+        try:
+            known = SecretId(answer["data"]["secret_id"])
+        except (KeyError, TypeError):
+            raise ConfigError("VAULT_SECRET_ID: the wrapping token holds no secret_id", variable="VAULT_SECRET_ID") \
+                from None  # fmt: skip
+        if unwrapped.is_open:
+            unwrapped.write(known)
+    vault.keep_secret([known.value])
+    return known.value
 
 
 def _unwrapped(vault: Vault, wrapping: str | None, variable: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     vault_token   a preparation logged in: its token. Written once, before it is used
     vault_leases  what the last preparation reads from Vault, each with its lease
     vault_news    of presence: what it renewed, and the leases that have to be replaced
+    vault_secret_id  a preparation unwrapped it: the next try to log in needs it
 
 Each slot has one writer at a time: a preparation (which holds the lock of `agent/prepare/rollback.py`), or presence.
 """
@@ -31,6 +32,13 @@ class Token(Message):
 
     def __init__(self, token: str, since: float, seconds: float, renewable: bool) -> None:
         self.token, self.since, self.seconds, self.renewable = str(token), float(since), float(seconds), renewable
+
+
+class SecretId(Message):
+    """Of AppRole. The wrapping token that held it can be unwrapped once, and the login after that can fail."""
+
+    def __init__(self, value: str) -> None:
+        self.value = str(value)
 
 
 class Leases(Message):
