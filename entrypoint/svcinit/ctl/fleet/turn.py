@@ -9,21 +9,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import signal
 import time
+from typing import TypeVar
 
-from svcinit.ctl.fleet.place import EX_TEMPFAIL, Busy, Place, add_common, say
-from svcinit.errors import ConfigError
+from svcinit.ctl.fleet.place import EX_TEMPFAIL, Busy, Place, add_common, say, warn
+from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from svcinit.agent.fleet.conduct import Conductor
     from svcinit.agent.fleet.records import Plan, Record, Turn
 
+Value = TypeVar("Value")
 POLL_INTERVAL = 1.0  # seconds between two looks at the own record
 LOOKS = 5  # one of so many of them is a look at the whole fleet, where another one conducts
 OWNER_BYTES = 8
+PATIENCE = 60.0  # seconds that Consul may be unavailable
 
 
 def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
@@ -74,18 +79,18 @@ class Host:
         until = None if self._options.timeout is None else time.monotonic() + self._options.timeout
         self._begin()
         self._change(self._asked)
-        while not self._claim():
+        while not self._patiently(self._claim):
             if until is not None and time.monotonic() > until:
                 self.give_up()
                 return EX_TEMPFAIL
-            if self._follow().state.value not in ("rolling", "paused"):
+            if self._patiently(self._follow).state.value not in ("rolling", "paused"):
                 self.give_up()
                 raise Busy("the roll-out does not go on: svcinitctl fleet status", 1)
         say("turn", f"{self._options.id} has its turn")
         began, code = time.monotonic(), self._command()
         outcome = TurnOutcome.FAILED if code else TurnOutcome.DONE
         fields = {"state": TurnState.ENDED, "outcome": outcome, "seconds": round(time.monotonic() - began, 3)}
-        self._change(lambda record: self._ended(record, fields))
+        self._patiently(lambda: self._change(lambda record: self._ended(record, fields)))
         say("turn", f"{self._options.id}: the command ended with status {code}")
         return code or self._await_health()
 
@@ -144,8 +149,10 @@ class Host:
 
         record, index = self._read()
         turn = record.turn
+        if self._is_mine(turn):  # the answer to the write of before was lost
+            return True
         if (turn.state, turn.how) != (TurnState.GRANTED, How.TURN):
-            if turn.state is not TurnState.ASKED and not self._is_mine(turn):
+            if turn.state is not TurnState.ASKED:
                 self._change(self._asked)  # the grant was revoked
             return False
         claimed = dataclasses.replace(turn, state=TurnState.CLAIMED, owner=self._owner)
@@ -163,22 +170,27 @@ class Host:
         return dataclasses.replace(record, turn=turn, last=max(record.last, turn.serial))
 
     def _command(self) -> int:
-        """Run the command; conduct meanwhile, if nobody else does."""
+        """Run the command; conduct meanwhile, if nobody else does. Whatever Consul answers, the command is waited for."""
         from svcinit.processes import child
 
         words = tuple(self._options.words)
         pid = child.fork(lambda: child.execute(words, os.environ), "command")
         while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 128 - code
-            self._follow()
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    code = os.waitstatus_to_exitcode(status)
+                    return code if code >= 0 else 128 - code
+                self._follow()
+            except SvcinitError as error:
+                warn(f"{error}; trying again")
+            except KeyboardInterrupt:
+                child.send(-pid, signal.SIGINT)  # a terminal signals only the foreground group, which is ours
 
     def _await_health(self) -> int:
         """Until the instance counts as done, or as failed; and as long as this process conducts, and others ask."""
         while True:
-            plan = self._follow(always=True)
+            plan = self._patiently(lambda: self._follow(always=True))
             if self._options.id in dict(plan.failed):
                 say("FAILED", f"{self._options.id}: {dict(plan.failed)[self._options.id]}")
                 return 1
@@ -197,6 +209,18 @@ class Host:
             decision = self._conductor.look()
             self._done = self._options.id in decision.counts.done
         return self._place.fleet.plan()[0] or Plan()
+
+    def _patiently(self, step: Callable[[], Value]) -> Value:
+        """The result of `step`, which is tried again while Consul is unavailable. Raises Unavailable."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return step()
+            except Unavailable as error:
+                if time.monotonic() > until:
+                    raise
+                warn(f"{error}; trying again")
+                time.sleep(POLL_INTERVAL)
 
     def _read(self) -> tuple[Record, int]:
         from svcinit.agent.fleet.records import Record, is_own
