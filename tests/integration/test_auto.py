@@ -129,6 +129,27 @@ def test_a_further_change_in_the_middle_takes_the_place_of_the_first(auto: Auto)
     assert state(auto) == (2, PlanState.IDLE, wanted)
 
 
+def test_a_wrong_policy_in_kv_stops_no_roll_out_that_runs(auto: Auto) -> None:
+    auto.begin(3)
+    for _ in range(3):
+        auto.turn()
+    auto.consul.kv_put("config/web/n", "2")
+    eventually(lambda: auto.turn() or state(auto)[0] == 1, "the roll-out begins", 20)  # type: ignore[func-returns-value]
+    auto.fleet.store.put(auto.fleet.keys.policy, b'{"max_unavailable": "all of them"}')
+    auto.consul.kv_put("config/web/n", "3")
+    assert auto.until(1) == RollOutcome.DONE
+
+
+def test_a_plan_that_cannot_be_read_is_left_alone(auto: Auto) -> None:
+    auto.begin(2)
+    auto.fleet.store.put(auto.fleet.keys.plan, b'{"v": 2}')
+    for _ in range(3):
+        auto.turn()
+    entry = auto.fleet.store.get(auto.fleet.keys.plan)
+    assert entry is not None
+    assert entry.value == b'{"v": 2}'
+
+
 def test_a_prefix_that_is_suddenly_empty_begins_nothing(auto: Auto) -> None:
     good = auto.begin(2)
     for _ in range(3):

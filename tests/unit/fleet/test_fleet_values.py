@@ -157,6 +157,12 @@ def test_flags_win_over_the_stored_policy() -> None:
     assert policy.read({"bake": "5m", "canary": "3"}, {"bake": "0s"}).texts == {"bake": "0s", "canary": "3"}
 
 
+def test_an_analysis_that_is_no_command_is_refused_before_the_roll_out() -> None:
+    with pytest.raises(ConfigError, match="analysis="):
+        policy.read({"analysis": "sh -c 'exit 0"})
+    assert policy.read({"analysis": "sh -c 'exit 0'"}).analysis == "sh -c 'exit 0'"
+
+
 def test_all_errors_of_a_policy_are_reported_at_once() -> None:
     texts = {
         "max_unavailable": "0", "healthy": "soon", "canary": "-1", "ramp": "fast", "max_failures": "101%",

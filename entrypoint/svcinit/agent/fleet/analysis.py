@@ -12,6 +12,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
+from svcinit import log
 from svcinit.agent.fleet.view import Analysed, Analysis
 from svcinit.errors import EX_OK, EX_TEMPFAIL
 from svcinit.processes.captured import Child, command
@@ -46,7 +47,7 @@ class Analyses:
             self.last = Analysis(number, result, lines[-1] if lines else "")
 
     def begin(self, due: Analyse, service: str, plan: Plan) -> None:
-        """Nothing happens while a run is in progress. Raises OSError if there can be no process."""
+        """Nothing happens while a run is in progress. Without a process for it, the next look begins it."""
         if self._running is not None:
             return
         own = {"SERVICE": service, "N": plan.n, "FROM": plan.good, "TO": plan.target, "PHASE": plan.phase.value}
@@ -61,7 +62,11 @@ class Analyses:
             os.dup2(memory, 0)
             return run()
 
-        self._running = due.number, Child(body, due.timeout)
+        try:
+            self._running = due.number, Child(body, due.timeout)
+        except OSError as error:
+            log.warning("fork_failed", "no process to run the analysis in: {error}; trying again",
+                        error=error.strerror)  # fmt: skip
 
     def end(self) -> None:
         if self._running is not None:

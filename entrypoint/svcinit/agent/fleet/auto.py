@@ -20,10 +20,12 @@ from svcinit.agent.fleet.analysis import Analyses
 from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead, collect, stored_policy
 from svcinit.agent.fleet.events import text
 from svcinit.agent.fleet.records import How, Keys, Plan, PlanState
-from svcinit.errors import EX_OK, SvcinitError, Unavailable
+from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.processes import child
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.revision import Content
     from svcinit.settings.environment import Settings
@@ -35,10 +37,11 @@ OWN = "auto"  # `Plan.by` of the roll-outs that begin here
 
 
 class Standby:
-    """Starts the conductor when nobody conducts. `due` (monotonic seconds) is when to call `turn` next."""
+    """Starts the conductor when nobody conducts. `due` (monotonic seconds) is when to call `turn` next; `in_child`: what
+    the conductor does first, such as closing connections: the agent would not see that this process closes them."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self._settings, self._store = settings, store
+    def __init__(self, settings: Settings, store: Store, in_child: Callable[[], None]) -> None:
+        self._settings, self._store, self._in_child = settings, store, in_child
         self._key = Keys(settings.roll_prefix).lead
         self._pid = 0
         self.due = 0.0
@@ -67,9 +70,14 @@ class Standby:
         return entry is None or not entry.session
 
     def _start(self) -> None:
-        settings, parent = self._settings, os.getpid()
+        parent = os.getpid()
+
+        def body() -> int:
+            self._in_child()
+            return conduct(self._settings, parent)
+
         try:
-            self._pid = child.fork(lambda: conduct(settings, parent), "conductor", blocked=True)
+            self._pid = child.fork(body, "conductor", blocked=True)
         except OSError as error:
             log.warning("fork_failed", "no process to conduct roll-outs in: {error}; trying again",
                         error=error.strerror)  # fmt: skip
@@ -132,7 +140,11 @@ class Automatic:
         if decision.over and self._before is not None:
             collect(self._fleet, self._before)
             self._before = None
-        began = self._begin_if_changed()
+        try:
+            began = self._begin_if_changed()
+        except ConfigError as error:  # such as a wrong policy in KV: what has begun goes on
+            self._warn(str(error))
+            began = False
         return self._conductor.pace() if began or not decision.over else IDLE_INTERVAL
 
     def _begin_if_changed(self) -> bool:
@@ -141,6 +153,9 @@ class Automatic:
         records = self._fleet.own_records()
         paths = tuple(sorted({path for record in records for path in record.paths}))
         if not paths or (plan is not None and plan.state in (PlanState.PAUSED, PlanState.REVERTING)):
+            return False
+        if plan is None and index:
+            self._warn(f"{self._fleet.keys.plan} in KV cannot be read: no roll-out begins")
             return False
         content = revision.read_live(self._fleet.store.consul, paths)
         name, now = revision.name_of(content), time.monotonic()

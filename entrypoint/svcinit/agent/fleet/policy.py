@@ -194,6 +194,12 @@ def _days(raw: str) -> frozenset[int]:
     return frozenset(found)
 
 
+def _command(raw: str) -> str:
+    if raw:
+        parsers.words(raw)
+    return raw
+
+
 def _keep(raw: str) -> int:
     if not (raw.isascii() and raw.isdigit() and 1 <= int(raw) <= 1000):
         raise ValueError("expected a number from 1 to 1000")
@@ -210,7 +216,7 @@ POLICY: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "max_failures": ("1%", _amount),
     "on_failure": ("", _on_failure),
     "rehearse": ("yes", lambda raw: parsers.boolean(raw)),
-    "analysis": ("", str),
+    "analysis": ("", _command),
     "analysis_interval": ("30s", parsers.positive_duration),
     "spread": ("node", _spread),
     "groups": ("", _groups),
