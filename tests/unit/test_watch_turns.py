@@ -18,7 +18,7 @@ from svcinit.agent.watch import follower
 from svcinit.agent.watch.follower import POLL_INTERVAL, Follower
 from svcinit.agent.watch.queries import Keys, Peers
 from svcinit.errors import EX_SOFTWARE, Unavailable
-from svcinit.handover import Change, Refusal, Slot, Slots, Verdict
+from svcinit.handover import Change, Progress, Refusal, Slot, Slots, Verdict
 from svcinit.model import NEWS
 from svcinit.settings.environment import read
 
@@ -320,6 +320,28 @@ def test_init_is_notified_of_a_change_that_cannot_be_prepared_once(
     made.verdict(made.slots.news)
     made.follower.turn(made.clock.now)
     assert sent == [NEWS] * 3, "svcinit is not degraded any more, though no file has changed"
+
+
+def test_a_waiting_file_whose_preparation_dies_is_tried_again_after_the_next_change(
+    follow: Callable[[int], Following],
+) -> None:
+    made = follow(0)
+    made.turns(1)
+    made.follower._held.update({"/etc/app": ("digest", 5.0, 9.0)}, made.clock.now)
+    made.follower._worker = made.follower._turn = None
+    made.follower._changed_at, made.follower._busy = 0.0, False
+    made.clock.now += 6
+    made.follower.turn(made.clock.now)
+    worker = made.follower._worker
+    assert isinstance(worker, FakeWorker)
+    assert worker.work[-1].released == ["/etc/app"]
+    made.slots.news.write(Progress(Progress.RENDERING))
+    worker.code = -9
+    made.follower.turn(made.clock.now)
+    made.slots.news.clear()  # as init does, after it has rolled back
+    tried = len(FakeWorker.made)
+    made.turns(30)
+    assert sum(len(each.work) for each in FakeWorker.made[tried:]) == 0
 
 
 def again(made: Following) -> FakeWorker:

@@ -362,6 +362,7 @@ class Follower:
         progress = self._slots.news.read(Progress)
         died = code < 0 and progress is not None and progress.phase == Progress.RENDERING
         if self._is_untaken() and (died or self._slots.news_intent.is_filled):
+            self._held.refuse(now)  # as for any other change: it is tried again after the next one
             self._notify()
             if self._turn is not None:
                 self.turn_failure, self._turn = (self._turn.turn, "the preparation died"), None
