@@ -19,8 +19,9 @@ from svcinit.agent.prepare.source_file import FileSource
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
 from svcinit.agent.templates.engine import Engine
-from svcinit.agent.vault import login
+from svcinit.agent.vault import login, memory
 from svcinit.agent.vault.client import connect
+from svcinit.agent.vault.secrets import LEASED
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.handover import Slot, Slots
 from svcinit.settings import environment
@@ -145,6 +146,31 @@ def test_an_unwrapped_secret_id_outlives_a_login_that_fails(
         assert login.log_in(settings, vault, slot).token == "t"
     assert [path for path, _ in asked].count("/v1/sys/wrapping/unwrap") == 1
     slot.close()
+
+
+def test_a_rehearsal_uses_the_token_and_the_leases_of_this_run_and_no_others(
+    serve: Serve, tmp_path: pathlib.Path, asked: list[tuple[str, dict[str, str]]]
+) -> None:
+    """With an unwrapped token there is no other one: no roll-out would render."""
+    (tmp_path / "source.yaml").write_text("kv: {}\n")
+    settings = environment.read({
+        "VAULT_ADDR": serve(HEALTHY), "VAULT_TOKEN": "wrapping", "VAULT_UNWRAP_TOKEN": "1", "SVCINIT_KV_PREFIX": "",
+        "SVCINIT_SOURCE": f"file:{tmp_path}/source.yaml",
+    })  # fmt: skip
+    slots = Slots()
+    for slot in slots.of_vault():
+        slot.open()
+    slots.vault_token.write(memory.Token("unwrapped", time.monotonic(), 900, True))
+    lease = memory.Record(how=LEASED, lease="l1", since=time.monotonic(), seconds=900, content=[{"user": "leased"}])
+    memory.write_records(slots, {InputId(Kind.SECRET, "database/creds/shop"): lease})
+    before = slots.vault_leases.content()
+    template = "{{ secret('kv/shop').user }} {{ secret('database/creds/shop').user }}"
+    with contextlib.closing(open_source(settings, time.monotonic() + 5, slots, preview=True)) as source:
+        assert Engine(TemplateData(settings, source), []).render_text("template", template) == "shop leased"
+        source.used({})
+    assert slots.vault_leases.content() == before
+    assert {headers["X-Vault-Token"] for _, headers in asked} == {"unwrapped"}
+    assert not any("revoke" in path for path, _ in asked)
 
 
 def test_a_redirect_of_a_standby_is_followed_once(

@@ -1,4 +1,4 @@
-"""How often an instance asks for its record, and writes it."""
+"""How often an instance asks for its record, and writes it; and what its rehearsals hold up."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ import pytest
 
 from svcinit.agent.consul.api import connect
 from svcinit.agent.consul.blocking import Connections
+from svcinit.agent.fleet.records import Rehearsed
+from svcinit.agent.fleet.rehearsal import Rehearsing
 from svcinit.agent.fleet.turns import Turns
+from svcinit.agent.prepare.rollback import is_free, locked
 from svcinit.handover import Slots
+from svcinit.processes.captured import Child
 from svcinit.settings import environment
+from svcinit.settings.environment import Settings
+from testing.waiting import eventually
 
 BURST = 5  # requests of one kind within a second: without pauses there are 20 and more
 
@@ -64,13 +70,17 @@ def agent() -> Iterator[http.server.ThreadingHTTPServer]:
     server.server_close()
 
 
+def settings_of(agent: http.server.ThreadingHTTPServer, folder: pathlib.Path) -> Settings:
+    return environment.read({
+        "CONSUL_HTTP_ADDR": f"http://127.0.0.1:{agent.server_port}", "SVCINIT_SERVICE": "web", "SVCINIT_ROLL": "manual",
+        "SVCINIT_RUN": str(folder), "SVCINIT_TEMPLATES": str(folder),
+    })  # fmt: skip
+
+
 def test_a_token_that_may_not_write_the_record_is_no_hot_loop(
     agent: http.server.ThreadingHTTPServer, tmp_path: pathlib.Path
 ) -> None:
-    settings = environment.read({
-        "CONSUL_HTTP_ADDR": f"http://127.0.0.1:{agent.server_port}", "SVCINIT_SERVICE": "web", "SVCINIT_ROLL": "manual",
-        "SVCINIT_RUN": str(tmp_path),
-    })  # fmt: skip
+    settings = settings_of(agent, tmp_path)
     consul = connect(settings)
     connections = Connections(consul, 2)
     turns = Turns(
@@ -87,3 +97,31 @@ def test_a_token_that_may_not_write_the_record_is_no_hot_loop(
     assert "denied" in turns.reason
     assert 1 <= Agent.asked["GET"] <= BURST
     assert 1 <= Agent.asked["PUT"] <= BURST
+
+
+def test_a_rehearsal_that_asks_consul_holds_up_no_reload_and_waits_for_none(
+    agent: http.server.ThreadingHTTPServer, tmp_path: pathlib.Path
+) -> None:
+    """A HUP deploys new code also while Consul does not answer."""
+    slots = Slots()
+    slots.lock.open()
+
+    def reload() -> int:
+        with locked(slots.lock):
+            time.sleep(30)
+        return 0
+
+    other = Child(reload, 30)
+    eventually(lambda: not is_free(slots.lock), "a reload runs", 5)
+    rehearsing = Rehearsing(settings_of(agent, tmp_path), ("true",), slots, lambda: None)
+    found: list[Any] = []
+
+    def is_answered() -> bool:
+        answer = rehearsing.answer(1, "0123456789ab", time.monotonic())
+        found.extend([answer] if answer else [])
+        return bool(found)
+
+    eventually(is_answered, "the rehearsal finds that there is no such revision", 5)
+    other.end()
+    slots.lock.close()
+    assert found[0][0] is Rehearsed.FAILED

@@ -64,8 +64,7 @@ class Rehearsing:
         self._in_child()
         log.hold()  # its lines are no lines of this instance's log: what matters is the answer
         try:
-            with locked(self._slots.lock):
-                rehearse(self._settings, self._command, revision, time.monotonic() + seconds)
+            rehearse(self._settings, self._command, revision, time.monotonic() + seconds, self._slots)
         except (ConfigError, Lost) as error:
             return say("; ".join(error.faults), EX_CONFIG)
         except Unavailable as error:
@@ -73,14 +72,19 @@ class Rehearsing:
         return EX_OK
 
 
-def rehearse(settings: Settings, command: tuple[str, ...], revision: str, deadline: float) -> None:
-    """`deadline`: monotonic seconds. Raises ConfigError, and Unavailable (as Lost) if the revision is not in KV."""
-    source = open_source(settings, deadline, turn=revision)
+def rehearse(settings: Settings, command: tuple[str, ...], revision: str, deadline: float, slots: Slots) -> None:
+    """`deadline`: monotonic seconds. Other preparations wait only for the check commands, not for Consul or Vault.
+
+    Raises ConfigError, and Unavailable (as Lost) if the revision is not in KV.
+    """
+    source = open_source(settings, deadline, slots, turn=revision, preview=True)
     try:
         data = TemplateData(settings, source)
         data.fetch()
         rendering = Rendering(settings, command, data)
         rendering.program()
-        commit.rehearse(rendering.files(), env=data.env, redact=data.redact)
+        files = rendering.files()
+        with locked(slots.lock):
+            commit.rehearse(files, env=data.env, redact=data.redact)
     finally:
         source.close()

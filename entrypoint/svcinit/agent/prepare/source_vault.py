@@ -24,11 +24,15 @@ MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
 
 class VaultSource(Source):
     """`deadline` (monotonic seconds): each call gets a timeout that ends about then. `slots`: where the token and the
-    leases are remembered; None: a preview, for which nothing is issued and nothing is unwrapped.
+    leases are remembered; None: they are not known. `preview`: nothing is issued, unwrapped or remembered.
     """
 
-    def __init__(self, settings: Settings, deadline: float, other: Source, slots: Slots | None = None) -> None:
+    def __init__(
+        self, settings: Settings, deadline: float, other: Source, slots: Slots | None = None, *, preview: bool = False
+    ) -> None:  # fmt: skip
         self._settings, self._deadline, self._other, self._slots = settings, deadline, other, slots
+        self._memory = None if preview else slots  # where to write
+        self._logged_in = False
         self._vault: Vault | None = None
         self._token: Token | None = None
         self._records: dict[InputId, Record] = {}
@@ -79,7 +83,7 @@ class VaultSource(Source):
 
     def used(self, answers: Mapping[InputId, Answer]) -> None:
         """What is not used any more is renewed no more."""
-        if self._slots is None:
+        if self._memory is None:
             return
         from svcinit.agent.vault import memory, secrets
 
@@ -90,7 +94,7 @@ class VaultSource(Source):
         }  # fmt: skip
         self._records = records
         if records or known:
-            memory.write_records(self._slots, records)
+            memory.write_records(self._memory, records)
 
     def cached(self, answers: Mapping[InputId, Answer]) -> dict[InputId, Any]:
         """No secret with a lease: it would have ended when it is needed."""
@@ -102,7 +106,7 @@ class VaultSource(Source):
 
     def close(self) -> None:
         if self._vault is not None:
-            if self._slots is None and self._settings.vault_role_id:
+            if self._memory is None and self._logged_in and self._settings.vault_role_id:
                 self._forget_token(self._vault)
             self._vault.close()
         self._other.close()
@@ -119,15 +123,15 @@ class VaultSource(Source):
 
         vault = self._client()
         try:
-            found = secrets.read(vault, wanted, preview=self._slots is None)
+            found = secrets.read(vault, wanted, preview=self._memory is None)
         except Denied as error:
             if not self._log_in_again(vault):
                 raise login.explained(error, vault) from None
-            found = secrets.read(vault, wanted, preview=self._slots is None)
+            found = secrets.read(vault, wanted, preview=self._memory is None)
         record = memory.Record.of(found, self._token.since if self._token else 0.0)
         self._records[wanted] = record
-        if self._slots is not None and found.how == secrets.LEASED:  # at once: another try must not issue another one
-            memory.write_records(self._slots, {**self._known(), wanted: record})
+        if self._memory is not None and found.how == secrets.LEASED:  # at once: another try must not issue another one
+            memory.write_records(self._memory, {**self._known(), wanted: record})
         return Answer(found.content, time.time())
 
     def _client(self) -> Vault:
@@ -147,7 +151,7 @@ class VaultSource(Source):
         if self._token is not None:
             vault.use(self._token.token)
             return
-        if self._settings.vault_unwrap_token and self._slots is None:
+        if self._settings.vault_unwrap_token and self._memory is None:
             raise ConfigError(
                 "VAULT_UNWRAP_TOKEN=1: only a start unwraps the token, because that is possible once: svcinitctl has "
                 "no token for Vault", variable="VAULT_UNWRAP_TOKEN",
@@ -157,10 +161,10 @@ class VaultSource(Source):
     def _log_in(self, vault: Vault) -> None:
         from svcinit.agent.vault import login
 
-        unwrapped = CLOSED if self._slots is None else self._slots.vault_secret_id
-        self._token = login.log_in(self._settings, vault, unwrapped)
-        if self._slots is not None and login.needs_login(self._settings):
-            self._slots.vault_token.write(self._token)
+        unwrapped = CLOSED if self._memory is None else self._memory.vault_secret_id
+        self._token, self._logged_in = login.log_in(self._settings, vault, unwrapped), True
+        if self._memory is not None and login.needs_login(self._settings):
+            self._memory.vault_token.write(self._token)
 
     def _log_in_again(self, vault: Vault) -> bool:
         """True if the token was not valid any more, and there is a new one."""

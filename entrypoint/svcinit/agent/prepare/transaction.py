@@ -109,36 +109,40 @@ def _retry_hint(error: SvcinitError, *, is_first: bool) -> str | None:
 
 
 def open_source(
-    settings: Settings, deadline: float, slots: Slots | None = None, *, turn: str = "", in_place: str = ""
-) -> Source:
+    settings: Settings, deadline: float, slots: Slots | None = None, *, turn: str = "", in_place: str = "",
+    preview: bool = False,
+) -> Source:  # fmt: skip
     """The source that SVCINIT_SOURCE names, and Vault. `deadline` (monotonic seconds): for its calls; `turn`,
     `in_place`: with SVCINIT_ROLL, see `source_rolled.py`.
 
-    `slots`: of svcinit; None for a preview, which issues no secrets.
+    `slots`: of svcinit, None in svcinitctl; `preview`: no secrets are issued, as without slots.
     """
     if settings.uses_consul:
         from svcinit.agent.prepare.source_consul import ConsulSource
 
         live = ConsulSource(settings, deadline)
         if not settings.rolls:
-            return with_vault(settings, deadline, live, slots)
+            return with_vault(settings, deadline, live, slots, preview=preview)
         from svcinit.agent.prepare.source_rolled import RolledSource
 
         return with_vault(
-            settings, deadline, RolledSource(settings, live, deadline, turn=turn, in_place=in_place), slots
+            settings, deadline, RolledSource(settings, live, deadline, turn=turn, in_place=in_place), slots,
+            preview=preview,
         )  # fmt: skip
     from svcinit.agent.prepare.source_file import FileSource
 
-    return with_vault(settings, deadline, FileSource(settings), slots)
+    return with_vault(settings, deadline, FileSource(settings), slots, preview=preview)
 
 
-def with_vault(settings: Settings, deadline: float, source: Source, slots: Slots | None) -> Source:
+def with_vault(
+    settings: Settings, deadline: float, source: Source, slots: Slots | None, *, preview: bool = False
+) -> Source:  # fmt: skip
     """`source`, with the secrets of Vault if VAULT_ADDR names one."""
     if not settings.vault_addr:
         return source
     from svcinit.agent.prepare.source_vault import VaultSource
 
-    return VaultSource(settings, deadline, source, slots)
+    return VaultSource(settings, deadline, source, slots, preview=preview)
 
 
 def _open_fallback(settings: Settings, fallback: str, deadline: float, slots: Slots) -> Source:
