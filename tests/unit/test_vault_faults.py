@@ -173,6 +173,21 @@ def test_a_rehearsal_uses_the_token_and_the_leases_of_this_run_and_no_others(
     assert not any("revoke" in path for path, _ in asked)
 
 
+@pytest.mark.parametrize("odd", ["1e999", "NaN", "-1", "1" + "0" * 400, '"9"', "true"])
+def test_a_duration_that_is_none_is_no_answer(serve: Serve, renders: Callable[..., str], odd: str) -> None:
+    """Presence would compute with it."""
+    mount = {"data": {"path": "pki/", "type": "pki", "options": None}}
+    auth = {"auth": {"client_token": "t", "renewable": True, "lease_duration": 9}}
+    login_at, issued_at = "/v1/auth/approle/login", "/v1/pki/issue/web"
+    for path, answer in (
+        (login_at, b'{"auth": {"client_token": "t", "renewable": true, "lease_duration": %s}}'),
+        (issued_at, b'{"lease_id": "l", "data": {"user": "x"}, "lease_duration": %s}'),
+    ):
+        url = serve({"/v1/sys/internal/ui/mounts/pki/issue/web": mount, login_at: auth, path: answer % odd.encode()})
+        with pytest.raises(Unavailable):
+            renders(url, "{{ secret('pki/issue/web', common_name='a').user }}", VAULT_ROLE_ID="r", VAULT_TOKEN="")
+
+
 def test_a_redirect_of_a_standby_is_followed_once(
     serve: Serve, renders: Callable[..., str], asked: list[tuple[str, dict[str, str]]]
 ) -> None:

@@ -30,6 +30,7 @@ STATES = {  # what a status says of the node; all of them pass
     503: "sealed, or in maintenance",
 }
 RETRIED = (*STATES, 500, 502, 504)
+LONGEST = 1e12  # seconds: no lease is longer, because Vault counts nanoseconds in 64 bits
 LEAST_SECRET = 4  # characters of an argument that no message contains
 
 
@@ -57,6 +58,13 @@ def connect(settings: Settings, longest: float = READ_TIMEOUT) -> Vault:
 def rule(path: str, capability: str) -> str:
     """The rule of a policy that lets a token use `path`, an API path without /v1/."""
     return f'path "{path}" {{ capabilities = ["{capability}"] }}'
+
+
+def seconds_in(value: object) -> float:
+    """A duration in an answer. JSON has 1e999, and Python's reader NaN. Raises ValueError."""
+    if type(value) not in (int, float) or not 0 <= value < LONGEST:  # type: ignore[operator]
+        raise ValueError
+    return float(value)  # type: ignore[arg-type]
 
 
 class Vault(Http):

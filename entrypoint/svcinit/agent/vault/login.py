@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import Away, Denied, Refused
+from svcinit.agent.vault.client import seconds_in
 from svcinit.agent.vault.memory import SecretId, Token
 from svcinit.errors import ConfigError
 from svcinit.handover import CLOSED
@@ -46,7 +47,7 @@ def look_up(vault: Vault) -> Token:
     answer = vault.ask("GET", LOOKUP) or {}
     try:
         data = answer["data"]
-        return Token(vault.token, time.monotonic(), float(data["ttl"]), data.get("renewable") is True)
+        return Token(vault.token, time.monotonic(), seconds_in(data["ttl"]), data.get("renewable") is True)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise _nonsense(vault, LOOKUP) from None
 
@@ -123,7 +124,7 @@ def _token(vault: Vault, answer: dict[str, Any] | None, path: str) -> Token:
     try:
         auth = (answer or {})["auth"]
         return Token(
-            auth["client_token"], time.monotonic(), float(auth["lease_duration"]), auth["renewable"] is True
+            auth["client_token"], time.monotonic(), seconds_in(auth["lease_duration"]), auth["renewable"] is True
         )  # fmt: skip
     except (KeyError, TypeError, ValueError):
         raise _nonsense(vault, path) from None

@@ -13,7 +13,7 @@ from svcinit import atomic_file, log
 from svcinit.agent.consul.answers import Denied
 from svcinit.agent.prepare.source import InputId
 from svcinit.agent.vault import login, secrets
-from svcinit.agent.vault.client import Vault, connect
+from svcinit.agent.vault.client import Vault, connect, seconds_in
 from svcinit.agent.vault.memory import Token
 from svcinit.errors import EX_OK, ConfigError, Unavailable
 
@@ -149,7 +149,7 @@ class _Round:
         given = {"lease_id": record.lease, "increment": round(record.issued)}
         try:
             answer = self.vault.ask("PUT", "sys/leases/renew", given) or {}
-            seconds = float(answer["lease_duration"])
+            seconds = seconds_in(answer["lease_duration"])
         except (ConfigError, KeyError, TypeError, ValueError) as error:
             self.result.errors[record.key] = str(error) if isinstance(error, ConfigError) else "no lease in the answer"
             self.result.leases[record.key] = None

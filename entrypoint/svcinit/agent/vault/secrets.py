@@ -14,7 +14,7 @@ from urllib.parse import quote
 from svcinit.agent.consul.answers import Away
 from svcinit.agent.prepare.source import Kind
 from svcinit.agent.templates.secret import Unissued
-from svcinit.agent.vault.client import rule
+from svcinit.agent.vault.client import rule, seconds_in
 from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ def _issued(vault: Vault, wanted: InputId) -> Read:
         content[0].pop("ttl", None)
         return Read(content, POLLED)
     try:
-        lease, seconds = str(answer.get("lease_id") or ""), float(answer.get("lease_duration") or 0)
+        lease, seconds = str(answer.get("lease_id") or ""), seconds_in(answer.get("lease_duration") or 0)
         expires = content[0].get("expiration")
         if isinstance(expires, int):  # a certificate: it ends then, whatever its lease says
-            left = max(1.0, expires - time.time())
+            left = max(1.0, seconds_in(expires) - time.time())
             seconds = min(seconds, left) if lease and seconds else left
         elif not lease:
             return Read(content, ONCE)
