@@ -74,7 +74,8 @@ def test_fields_of_a_newer_version_survive_a_write() -> None:
         b'{"v": 1, "turn": {"state": "sleeping"}}', b'{"v": 1, "turn": {"n": -1}}', b'{"v": 1, "turn": {"n": true}}',
         b'{"v": 1, "turn": {"n": 1e400}}', b'{"v": 1, "left": 1}', b'{"v": 1, "paths": "config"}', b"[" * 100_000,
         b'{"v": 1, "every": NaN}', b'{"v": 1, "life": "' + b"x" * 5000 + b'"}', b'{"v": 1, "rev": "\\ud800"}',
-        b'{"v": 1, "weather": ' + b"[" * 600 + b"]" * 600 + b"}", b'{"v": 1, "weather": ' + b'{"a":' * 400 + b"1" + b"}" * 401,
+        b'{"v": 1, "weather": ' + b"[" * 600 + b"]" * 600 + b"}",
+        b'{"v": 1, "weather": ' + b'{"a":' * 400 + b"1" + b"}" * 401,
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_foreign_and_no_exception(raw: bytes) -> None:

@@ -37,8 +37,11 @@ OWN = "auto"  # `Plan.by` of the roll-outs that begin here
 
 
 class Standby:
-    """Starts the conductor when nobody conducts. `due` (monotonic seconds) is when to call `turn` next; `in_child`: what
-    the conductor does first, such as closing connections: the agent would not see that this process closes them."""
+    """Starts the conductor when nobody conducts. `due` (monotonic seconds) is when to call `turn` next.
+
+    `in_child`: what the conductor does first, such as closing the connections that it has from this process: the agent
+    would not notice that this process closes them.
+    """
 
     def __init__(self, settings: Settings, store: Store, in_child: Callable[[], None]) -> None:
         self._settings, self._store, self._in_child = settings, store, in_child

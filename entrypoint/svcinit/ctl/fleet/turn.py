@@ -170,7 +170,7 @@ class Host:
         return dataclasses.replace(record, turn=turn, last=max(record.last, turn.serial))
 
     def _command(self) -> int:
-        """Run the command; conduct meanwhile, if nobody else does. Whatever Consul answers, the command is waited for."""
+        """Run the command; conduct meanwhile, if nobody else does. It is waited for, whatever Consul answers."""
         from svcinit.processes import child
 
         words = tuple(self._options.words)
