@@ -255,3 +255,10 @@ def test_the_exit_status_says_whether_all_could_be_turned(tmp_path: Path, capsys
     assert cli.run(["port", str(good)]) == 0
     assert cli.run(["port", str(good), str(bad)]) == 1
     assert f"{bad}, line 2: plugin" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.ctmpl").write_text("x")
+    (tmp_path / "file").write_text("")
+    assert cli.run(["port", str(tmp_path / "a.ctmpl"), "--out", str(tmp_path / "file")]) == 1
+    assert f"{tmp_path}/file/a.j2 cannot be written" in capsys.readouterr().err

@@ -75,12 +75,15 @@ def _turned(path: str, dialect: Dialect) -> Turned:
 
 
 def _show(ported: Ported, options: argparse.Namespace, *, with_title: bool) -> int:
-    """Print or write the template. Returns how many parts could not be turned."""
+    """Print or write the template. Returns how many parts could not be turned. Raises ConfigError."""
     if options.out:
         target = os.path.join(options.out, ported.name)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "w", encoding="utf-8", newline="") as file:
-            file.write(ported.turned.text)
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "w", encoding="utf-8", newline="") as file:
+                file.write(ported.turned.text)
+        except OSError as error:
+            raise ConfigError(Fault(f"{target} cannot be written: {error.strerror}", file=target)) from None
         put(f"{target}\n")
     elif not options.check:
         put(f"==> {ported.name}\n" * with_title, ported.turned.text)
