@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from svcinit.agent.consul.answers import Away, Cause, Denied, cause_of
 from svcinit.agent.consul.api import key_rule, service_rule
 from svcinit.agent.consul.http import LARGE_LIMIT
+from svcinit.state_files import MISSHAPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ class Store:
         try:
             failed = {int(error["OpIndex"]): str(error["What"]) for error in answer["Errors"] or ()}
             denied = [operations[at]["KV"]["Key"] for at, what in failed.items() if _is_denial(what)]
-        except (TypeError, KeyError, ValueError, IndexError):
+        except MISSHAPEN:
             raise Away(f"{title}: the answer is not that of a transaction") from None
         if denied:
             rule = WRITE_RULE.format(denied[0])
@@ -158,7 +159,7 @@ def entries(answer: object, title: str) -> list[Entry]:
             )
             for each in answer or ()  # type: ignore[attr-defined]
         ]  # fmt: skip
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except MISSHAPEN:
         raise Away(f"{title}: the answer is no list of keys") from None
 
 
