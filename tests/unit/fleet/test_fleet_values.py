@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from svcinit.agent.fleet import commands, policy
 from svcinit.agent.fleet.commands import NotNow, Request, Why
+from svcinit.agent.fleet.conduct import Fleet
 from svcinit.agent.fleet.events import REASONS, TEXTS, text
 from svcinit.agent.fleet.health import rows
 from svcinit.agent.fleet.policy import OnFailure
@@ -43,7 +45,7 @@ from svcinit.agent.fleet.records import (
     is_own,
 )
 from svcinit.agent.fleet.view import Event, Reason
-from svcinit.errors import ConfigError
+from svcinit.errors import ConfigError, Unavailable
 from svcinit.model import RELOAD_OUTCOMES
 
 # ---- values
@@ -365,6 +367,13 @@ def test_maintenance_and_the_life_of_an_instance_are_seen() -> None:
 def test_of_two_nodes_with_the_same_id_the_one_that_passes_counts() -> None:
     for order in ([entry("a", "critical"), entry("a", "passing")], [entry("a", "passing"), entry("a", "critical")]):
         assert rows(order)["a"].passing
+
+
+@pytest.mark.parametrize("row", [{}, {"Node": None, "Service": {}, "Checks": []}, {"Node": {}, "Service": 3}])
+def test_an_answer_that_is_no_list_of_instances_is_unavailable(row: dict[str, Any]) -> None:
+    store = SimpleNamespace(health=lambda _service: [row])
+    with pytest.raises(Unavailable):
+        Fleet(store, Keys("svcinit/web"), "web").health()  # type: ignore[arg-type]
 
 
 def test_each_failure_has_a_sentence() -> None:

@@ -26,13 +26,14 @@ from svcinit.agent.fleet.conductor import decide
 from svcinit.agent.fleet.records import Keys, LogEntry, Plan, Record, is_own
 from svcinit.agent.fleet.view import Decision, Kind, Memory, Seen, View
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.state_files import MISSHAPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from svcinit.agent.fleet.analysis import Analyses
     from svcinit.agent.fleet.policy import Policy
-    from svcinit.agent.fleet.view import Analysis, Write
+    from svcinit.agent.fleet.view import Analysis, Health, Write
 
 TTL, LOCK_DELAY = 15.0, 1.0  # seconds; each write is fenced, so that the least delay is enough
 RENEWAL = 5.0  # seconds between two renewals of the session
@@ -123,10 +124,17 @@ class Fleet:
             plan=None if entry is None else Plan.parse(entry.value),
             plan_index=0 if entry is None else entry.modified,
             records=self.records(),
-            health=health.rows(self.store.health(self.service)),
+            health=self.health(),
             me=me,
             analysis=analysis,
         )
+
+    def health(self) -> dict[str, Health]:
+        """The instances in the catalog, by id. Raises ConfigError, Unavailable."""
+        try:
+            return health.rows(self.store.health(self.service))
+        except MISSHAPEN:
+            raise Unavailable(f"the answer about the health of {self.service} is no list of instances") from None
 
     def history(self) -> list[LogEntry]:
         """The oldest first."""
