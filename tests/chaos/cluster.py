@@ -303,9 +303,17 @@ class Life:
         eventually(lambda: self.client.good >= SERVED, "the client is served", 10)
 
     def state(self) -> dict[str, Any]:
-        """Copied by the engine: at a limit of processes no program can read it in the container."""
-        found: dict[str, Any] = json.loads(self.container.copy("/run/svcinit/init.json"))
-        return found
+        """Copied by the engine: at a limit of processes no program can read it in the container. The engine takes the
+        size first: a file that is replaced at that moment comes cut off."""
+
+        def read() -> dict[str, Any] | None:
+            try:
+                found: dict[str, Any] = json.loads(self.container.copy("/run/svcinit/init.json"))
+            except ValueError:
+                return None
+            return found
+
+        return eventually(read, "init.json is copied whole") or {}
 
     def is_right(self) -> bool:
         """Is exactly this instance in the catalog, and passing?"""

@@ -64,7 +64,10 @@ def has_state(svcinit: Running, **expected: object) -> None:
         found: dict[str, object] = json.loads((svcinit.folder / "run" / "init.json").read_text())
         return {name: found[name] for name in expected}
 
-    eventually(lambda: state() == expected, f"the state is {expected}")
+    try:
+        eventually(lambda: state() == expected, f"the state is {expected}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it is {state()}\n{svcinit.err}") from None
 
 
 def ctl(svcinit: Running, *command: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:

@@ -66,7 +66,8 @@ def main(
         if is_start and settings.watch and settings.reload.kind == "restart" and not settings.splay:
             log.warning("no_splay", "{variable} is 0s: a change in Consul restarts all instances at the same time",
                         variable="SVCINIT_SPLAY")  # fmt: skip
-        inputs, last = slots.memory, slots.inputs.read(Verdict)
+        # What presence prepared is in place, also while init has not taken it yet: its child may outlive a presence.
+        inputs, last = slots.memory, slots.news.read(Verdict) or slots.inputs.read(Verdict)
         in_place = "" if last is None else last.revision
         _retry(
             lambda: attempt(open_source(settings, deadline, slots, in_place=in_place), inputs),
