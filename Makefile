@@ -12,7 +12,7 @@ ENGINE := $(VENV)/.engine-of-site
 # the time: more of them than cores.
 CORES := $(shell nproc)
 UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
-REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 2) --dist loadfile --no-loadscope-reorder
+REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 3 / 2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
 

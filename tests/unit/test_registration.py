@@ -281,7 +281,7 @@ def records_asked(consul: FakeConsul) -> list[FakeChannel]:
     return [channel for channel in consul.asked if channel.path.startswith(RECORD)]
 
 
-@pytest.mark.parametrize("env", [{}, {"SVCINIT_WATCH": "1"}, SEVERAL])
+@pytest.mark.parametrize("env", [{}, {"SVCINIT_WATCH": "1"}, SEVERAL, REPORTED])
 @pytest.mark.parametrize("removed", [True, False])
 def test_a_registration_that_another_program_changes_or_removes_is_repaired_within_two_seconds(
     start: Callable[..., Started], consul: FakeConsul, env: dict[str, str], removed: bool
@@ -309,7 +309,7 @@ def test_a_container_at_rest_has_one_connection_however_many_services_it_has(
     assert consul.most_channels == 1
 
 
-@pytest.mark.parametrize("env", [REPORTED, {"SVCINIT_SYNC_INTERVAL": "2s"}])
+@pytest.mark.parametrize("env", [{**REPORTED, "SVCINIT_CHECK_INTERVAL": "2s"}, {"SVCINIT_SYNC_INTERVAL": "2s"}])
 def test_where_a_report_or_a_sync_notices_a_lost_registration_as_well_no_query_waits_for_it(
     start: Callable[..., Started], results: list[int], consul: FakeConsul, env: dict[str, str]
 ) -> None:
@@ -318,7 +318,7 @@ def test_where_a_report_or_a_sync_notices_a_lost_registration_as_well_no_query_w
     assert consul.kept
     assert consul.asked == []
     consul.change("web", None)
-    started.turns(10 if env == REPORTED else 2)
+    started.turns(2)
     assert consul.made("register") == [("register", "web")] * 2
 
 

@@ -200,8 +200,9 @@ class Presence:
         return 0.0 if self.turns is None else self.turns.registration_due(now)
 
     def _is_watched(self, keeper: Keeper) -> bool:
-        """Without SVCINIT_WATCH, a record is not followed where a report or the next sync notices a change as well."""
-        return self.settings.watch or not (keeper.probes or self.settings.sync_interval <= OFTEN)
+        """Without SVCINIT_WATCH, a record is not followed where a report or the next sync notices a change as soon."""
+        intervals = [self.settings.sync_interval, *(probe.check.interval for probe in keeper.probes)]
+        return self.settings.watch or min(intervals) > OFTEN
 
     def _watch_agent(self, now: float) -> None:
         """A change of a record, and the agent's end, make the keepers sync."""
