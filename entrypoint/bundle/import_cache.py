@@ -35,29 +35,19 @@ def main() -> None:
     for found in pkgutil.walk_packages([f"{library}/svcinit/agent"], "svcinit.agent."):
         importlib.import_module(found.name)
     _use_templates()
-    head: dict[str, tuple[str, bool, int, int]] = {}
+    modules: dict[str, tuple[str, bool, int, int]] = {}
     body = bytearray()
     for name in sorted(set(sys.modules) - before):
         spec = getattr(sys.modules[name], "__spec__", None)
         if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
             continue
         code = marshal.dumps(_byte_code(spec.origin))
-        head[name] = (spec.origin, spec.submodule_search_locations is not None, len(body), len(code))
+        modules[name] = (spec.origin, spec.submodule_search_locations is not None, len(body), len(code))
         body += code
-    length = 0
-    while True:  # the offsets count from the start of the file, and their own length is in the head
-        shifted = {n: (o, p, imports.HEAD + length + at, size) for n, (o, p, at, size) in head.items()}
-        text = marshal.dumps((imports.KEY, shifted, patterns))
-        if len(text) == length:
-            break
-        length = len(text)
+    head = marshal.dumps((imports.KEY, modules, patterns))
     with open(imports.FILE, "xb") as file:
-        file.write(length.to_bytes(imports.HEAD, "big") + text + body)
-    print(f"import-cache: {len(head)} modules, {len(patterns)} patterns, {file_size(text, body)} KiB")
-
-
-def file_size(*parts: bytes | bytearray) -> int:
-    return sum(map(len, parts)) // 1024
+        size = file.write(len(head).to_bytes(imports.HEAD, "big") + head + body)
+    print(f"import-cache: {len(modules)} modules, {len(patterns)} patterns, {size // 1024} KiB")
 
 
 def _record() -> dict[tuple[Any, int], bytes]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-    Modules = Mapping[str, tuple[str, bool, int, int]]  # path of the source, package or not, offset, length
+    Modules = Mapping[str, tuple[str, bool, int, int]]  # path of the source, package or not, offset in the body, length
     Patterns = Mapping[tuple[str | bytes, int], bytes]  # (pattern, flags): marshalled arguments of _sre.compile
 
 LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -36,7 +36,7 @@ KEY = (sys.version, _sre.MAGIC, LIBRARY)
 # they import by name.
 UNUSED: Mapping[str, tuple[str, ...]] = {"importlib.metadata": ("version",), "zipfile": ()}
 OPENSSL = "ssl", "_hashlib", "urllib3.contrib.pyopenssl"
-HEAD = 8  # bytes at the start of the file: the length of the head that follows, big-endian
+HEAD = 8  # bytes at the start of the file: the length of the head that follows, big-endian; after it comes the body
 
 
 class Loader(SourceFileLoader):
@@ -57,15 +57,15 @@ class Loader(SourceFileLoader):
 class Finder:
     """Finds the modules of the file, before `sys.path` is searched."""
 
-    def __init__(self, modules: Modules) -> None:
-        self._modules = modules
+    def __init__(self, modules: Modules, body: int) -> None:
+        self._modules, self._body = modules, body
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
         known = self._modules.get(name)
         if known is None:
             return None
         source, package, offset, length = known
-        spec = ModuleSpec(name, Loader(name, source, offset, length), origin=source, is_package=package)
+        spec = ModuleSpec(name, Loader(name, source, self._body + offset, length), origin=source, is_package=package)
         spec.has_location = True
         if package:
             spec.submodule_search_locations = [os.path.dirname(source)]
@@ -80,7 +80,7 @@ def use_file() -> None:
     except Exception:  # there is no such file, or it is damaged
         return
     if key == KEY:
-        sys.meta_path.insert(0, Finder(modules))
+        sys.meta_path.insert(0, Finder(modules, HEAD + length))
         _take(patterns)
 
 
