@@ -167,3 +167,51 @@ class Source:
 
     def close(self) -> None:
         """Close the connections."""
+
+
+class Front(Source):
+    """A source in front of `other`, which answers all that this one does not answer itself."""
+
+    def __init__(self, other: Source) -> None:
+        self._other = other
+        self.where, self.token_hint = other.where, other.token_hint
+        self.may_lose_data, self.is_live = other.may_lose_data, other.is_live
+
+    @property
+    def waits(self) -> bool:  # type: ignore[override]
+        return self._other.waits
+
+    @property
+    def revision(self) -> str:  # type: ignore[override]
+        return self._other.revision
+
+    @property
+    def trouble(self) -> str:  # type: ignore[override]
+        return self._other.trouble
+
+    def read(self, wanted: InputId) -> Answer:
+        return self._other.read(wanted)
+
+    def none_found(self, kind: str) -> str:
+        return self._other.none_found(kind)
+
+    def agent(self) -> dict[str, str]:
+        return self._other.agent()
+
+    def versions(self, answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
+        return self._other.versions(answers)
+
+    def former(self, wanted: InputId) -> Answer | None:
+        return self._other.former(wanted)
+
+    def used(self, answers: Mapping[InputId, Answer]) -> None:
+        self._other.used(answers)
+
+    def cached(self, answers: Mapping[InputId, Answer]) -> dict[InputId, Any]:
+        return self._other.cached(answers)
+
+    def request_stats(self) -> dict[str, Any]:
+        return self._other.request_stats()
+
+    def close(self) -> None:
+        self._other.close()

@@ -8,7 +8,7 @@ SVCINIT_ROLL.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.consul.api import connect
@@ -17,56 +17,49 @@ from svcinit.agent.fleet import choice, revision
 from svcinit.agent.fleet.records import Keys
 from svcinit.agent.fleet.revision import Lost
 from svcinit.agent.prepare import cache
-from svcinit.agent.prepare.source import Answer, InputId, Kind, Source
+from svcinit.agent.prepare.source import Answer, Front, InputId, Kind
 from svcinit.errors import Unavailable
 
 if TYPE_CHECKING:
     from svcinit.agent.fleet.revision import Content
-    from svcinit.agent.prepare.source_consul import ConsulSource
+    from svcinit.agent.prepare.source import Source
     from svcinit.settings.environment import Settings
 
 MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
 
 
-class RolledSource(Source):
+class RolledSource(Front):
     """`live`: for what is not in a revision. `deadline` (monotonic seconds): for its calls. `turn`: the revision to
     take in a turn, or empty. `in_place`: the revision of the last preparation; empty at a start.
 
     After the first `read`, `revision` is the one that was taken, and `trouble` why it is not the right one.
     """
 
-    def __init__(self, settings: Settings, live: ConsulSource, deadline: float, *, turn: str, in_place: str) -> None:
-        self._settings, self._live, self._deadline = settings, live, deadline
+    def __init__(self, settings: Settings, live: Source, deadline: float, *, turn: str, in_place: str) -> None:
+        super().__init__(live)
+        self._settings, self._deadline = settings, deadline
         self._turn, self._in_place = turn, in_place
         self._own = [InputId(Kind.KV, prefix, dc) for prefix, dc in settings.kv_prefix]
         self._content: dict[InputId, Answer] | None = None
         self._name = ""  # of the revision; empty: the prefixes are read live
-        self.trouble = ""
+        self._trouble = ""
 
     @property
     def revision(self) -> str:  # type: ignore[override]
         self._choose()
         return self._name or revision.name_of({each.text: self.read(each).content for each in self._own})
 
+    @property
+    def trouble(self) -> str:  # type: ignore[override]
+        return self._trouble
+
     def read(self, wanted: InputId) -> Answer:
         if wanted not in self._own:
-            return self._live.read(wanted)
+            return super().read(wanted)
         chosen = self._choose()
         if wanted not in chosen:
-            chosen[wanted] = self._live.read(wanted)
+            chosen[wanted] = super().read(wanted)
         return chosen[wanted]
-
-    def none_found(self, kind: str) -> str:
-        return self._live.none_found(kind)
-
-    def agent(self) -> dict[str, str]:
-        return self._live.agent()
-
-    def request_stats(self) -> dict[str, Any]:
-        return self._live.request_stats()
-
-    def close(self) -> None:
-        self._live.close()
 
     def _choose(self) -> dict[InputId, Answer]:
         """The content of the revision; empty: the prefixes are read live."""
@@ -106,7 +99,7 @@ class RolledSource(Source):
         if self._in_place:
             raise lost
         self._warn(lost, "the live prefixes")
-        self.trouble = f"revision_missing: {lost}; started from the live prefixes"
+        self._trouble = f"revision_missing: {lost}; started from the live prefixes"
         return {}
 
     def _cached(self) -> dict[InputId, Answer]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from svcinit import log
 from svcinit.agent.consul.answers import Denied
-from svcinit.agent.prepare.source import OF_VAULT, Answer, InputId, Source
+from svcinit.agent.prepare.source import OF_VAULT, Answer, Front, InputId, digest
 from svcinit.errors import ConfigError, Unavailable
 from svcinit.handover import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from svcinit.agent.prepare.source import Source
     from svcinit.agent.vault.client import Vault
     from svcinit.agent.vault.memory import Record, Token
     from svcinit.handover import Slots
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
 
 
-class VaultSource(Source):
+class VaultSource(Front):
     """`deadline` (monotonic seconds): each call gets a timeout that ends about then. `slots`: where the token and the
     leases are remembered; None: they are not known. `preview`: nothing is issued, unwrapped or remembered.
     """
@@ -30,30 +31,17 @@ class VaultSource(Source):
     def __init__(
         self, settings: Settings, deadline: float, other: Source, slots: Slots | None = None, *, preview: bool = False
     ) -> None:  # fmt: skip
-        self._settings, self._deadline, self._other, self._slots = settings, deadline, other, slots
+        super().__init__(other)
+        self._settings, self._deadline, self._slots = settings, deadline, slots
         self._memory = None if preview else slots  # where to write
         self._logged_in = False
         self._vault: Vault | None = None
         self._token: Token | None = None
         self._records: dict[InputId, Record] = {}
-        self.where, self.token_hint = other.where, other.token_hint
-        self.may_lose_data, self.is_live = other.may_lose_data, other.is_live
-
-    @property
-    def waits(self) -> bool:  # type: ignore[override]
-        return self._other.waits
-
-    @property
-    def revision(self) -> str:  # type: ignore[override]
-        return self._other.revision
-
-    @property
-    def trouble(self) -> str:  # type: ignore[override]
-        return self._other.trouble
 
     def read(self, wanted: InputId) -> Answer:
         if wanted.kind not in OF_VAULT:
-            return self._other.read(wanted)
+            return super().read(wanted)
         known = self._known().get(wanted)
         if known is not None and known.is_usable(time.monotonic()):
             self._records[wanted] = known
@@ -61,25 +49,19 @@ class VaultSource(Source):
         try:
             return self._read(wanted)
         except Unavailable as error:
-            former = self._other.former(wanted) if self._settings.cache_secrets else None
+            former = self.former(wanted) if self._settings.cache_secrets else None
             if former is None:
                 raise
             log.warning("degraded", "{input}: from the cache: {error}", input=str(wanted), error=error)
             return former
 
     def none_found(self, kind: str) -> str:
-        return "there are none" if kind in OF_VAULT else self._other.none_found(kind)
-
-    def agent(self) -> dict[str, str]:
-        return self._other.agent()
+        return "there are none" if kind in OF_VAULT else super().none_found(kind)
 
     def versions(self, answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
         own = {wanted: answer for wanted, answer in answers.items() if wanted.kind in OF_VAULT}
         others = {wanted: answer for wanted, answer in answers.items() if wanted not in own}
-        return {**self._other.versions(others), **super().versions(own)}
-
-    def request_stats(self) -> dict[str, Any]:
-        return self._other.request_stats()
+        return {**super().versions(others), **{each: digest(answer.content) for each, answer in own.items()}}
 
     def used(self, answers: Mapping[InputId, Answer]) -> None:
         """What is not used any more is renewed no more."""
@@ -98,7 +80,7 @@ class VaultSource(Source):
 
     def cached(self, answers: Mapping[InputId, Answer]) -> dict[InputId, Any]:
         """No secret with a lease: it would have ended when it is needed."""
-        found = self._other.cached(answers)
+        found = super().cached(answers)
         if self._settings.cache_secrets:
             lasting = (each for each, record in self._records.items() if not record.seconds)
             found |= {each: answers[each].content for each in lasting if each in answers}
@@ -109,7 +91,7 @@ class VaultSource(Source):
             if self._memory is None and self._logged_in and self._settings.vault_role_id:
                 self._forget_token(self._vault)
             self._vault.close()
-        self._other.close()
+        super().close()
 
     def _known(self) -> dict[InputId, Record]:
         if self._slots is None or not self._slots.vault_leases.is_filled:

@@ -1,53 +1,26 @@
-"""Inputs from the answers of the watches. Other inputs are read from the fallback source."""
+"""Inputs from the answers of the watches. Other inputs are read from the source behind them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from svcinit.agent.prepare.source import Kind, Source
+from svcinit.agent.prepare.source import Front, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svcinit.agent.prepare.source import Answer, InputId
+    from svcinit.agent.prepare.source import Answer, InputId, Source
 
 
-class WatchSource(Source):
+class WatchSource(Front):
     """`known`: the newest answers of the watches (`agent/watch/queries.py`)."""
 
-    token_hint = ""
-
-    def __init__(self, known: Mapping[InputId, Answer], fallback: Source) -> None:
-        self._known, self._fallback = known, fallback
-
-    @property
-    def revision(self) -> str:  # type: ignore[override]
-        return self._fallback.revision
-
-    @property
-    def trouble(self) -> str:  # type: ignore[override]
-        return self._fallback.trouble
+    def __init__(self, known: Mapping[InputId, Answer], other: Source) -> None:
+        super().__init__(other)
+        self._known, self.token_hint = known, ""
 
     def read(self, wanted: InputId) -> Answer:
-        return self._known.get(wanted) or self._fallback.read(wanted)
+        return self._known.get(wanted) or super().read(wanted)
 
     def none_found(self, _kind: str) -> str:
-        return self._fallback.none_found(Kind.KV)  # watches read peers with the same token
-
-    def versions(self, answers: Mapping[InputId, Answer]) -> dict[InputId, str]:
-        return self._fallback.versions(answers)
-
-    def cached(self, answers: Mapping[InputId, Answer]) -> dict[InputId, Any]:
-        return self._fallback.cached(answers)
-
-    def used(self, answers: Mapping[InputId, Answer]) -> None:
-        self._fallback.used(answers)
-
-    def agent(self) -> dict[str, str]:
-        return self._fallback.agent()
-
-    def request_stats(self) -> dict[str, Any]:
-        return self._fallback.request_stats()
-
-    def close(self) -> None:
-        self._fallback.close()
+        return super().none_found(Kind.KV)  # watches read peers with the same token
