@@ -134,3 +134,18 @@ def test_no_openssl_is_loaded_as_long_as_no_address_is_https(library: pathlib.Pa
         "import ssl, certifi; print(bool(ssl.create_default_context()), bool(open(certifi.where()).read(1)))"
     )
     assert run(library, code) == "[] e3b0c442 False\nTrue True\n"
+
+
+def test_openssl_is_loaded_once_for_https_probes_and_not_in_the_child_of_each(library: pathlib.Path) -> None:
+    code = (
+        "import sys\n"
+        "from svcinit.agent import imports\n"
+        "imports.avoid_openssl()\n"
+        "from svcinit.agent.registration.checks import Check\n"
+        "from svcinit.agent.registration.probes import Probe\n"
+        "from svcinit.settings.parsers import check\n"
+        "for text in ('http:/', 'https:/'):\n"
+        "    Probe(Check(check(text), 1, '', {'successes': 1, 'failures': 1}), str, None)\n"
+        "    print(bool(sys.modules.get('_ssl')))"
+    )
+    assert run(library, code).split() == ["False", "True"]

@@ -42,6 +42,8 @@ class Probe:
         self, check: Check, redact: Callable[[str], str], run: Callable[[tuple[str, ...]], Body],
         start: Callable[[Body, float], Child] = Child,
     ) -> None:  # fmt: skip
+        if check.target.kind == "https":
+            _load_openssl()
         self.check, self._redact, self._run, self._start_child = check, redact, run, start
         self._needed = {True: check.successes, False: check.failures}
         self.due = self._started_at = 0.0
@@ -132,6 +134,14 @@ def _probed(check: Check) -> int:
         return say(str(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"), FAILED)
 
 
+def _load_openssl() -> None:
+    """Once here, and not in the child of each probe."""
+    from svcinit.agent import imports
+
+    imports.allow_openssl()
+    import ssl  # noqa: F401
+
+
 def _tcp(check: Check) -> int:
     _connect(check).close()
     place = f"{check.target.host}:{check.port}" if check.target.host else f"port {check.port}"
@@ -143,9 +153,6 @@ def _http(check: Check) -> int:
 
     target = check.target
     if target.kind == "https":
-        from svcinit.agent import imports
-
-        imports.allow_openssl()
         import ssl
 
         context = ssl.create_default_context() if check.tls_verify else ssl._create_unverified_context()
