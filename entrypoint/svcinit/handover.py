@@ -76,9 +76,7 @@ class Verdict(Message):
         self.inputs = dict(inputs or {})  # what presence follows: digests of the data, by which changes are recognized
         self.files, self.keys = files, keys  # how many there are
         self.said = list(said)  # log entries, for the process that goes on with the reload
-        self.turn = (
-            turn  # the turn of a roll-out that it was prepared for; 0: none (agent/fleet/records.py: Turn.serial)
-        )
+        self.turn = turn  # of a roll-out that it was prepared for (agent/fleet/records.py: Turn.serial); 0: none
         self.revision = revision  # of the configuration, with SVCINIT_ROLL
         self.trouble = trouble  # why a start with it is degraded; empty: it is not
 

@@ -37,6 +37,7 @@ class ReloadOutcome:
     GIVEN_UP = "given_up"  # a stop ended it
 
 
+RESTART = "restart"  # among the reloads of a verdict: the service is restarted, whatever the files ask for
 RELOAD_OUTCOMES = tuple(value for name, value in vars(ReloadOutcome).items() if name.isupper())
 
 

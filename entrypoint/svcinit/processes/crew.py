@@ -13,7 +13,7 @@ import time
 
 from svcinit import __version__, log
 from svcinit.errors import EX_OK, EX_SOFTWARE
-from svcinit.model import Role
+from svcinit.model import RESTART, Role
 from svcinit.processes.child import execute
 from svcinit.processes.init import Init, log_not_started
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 RUN_ID_BYTES = 8
 BLOCKED_LOOKS = 5  # a process that blocks the reload signal so many times in a row is not just starting a child
-RESTART = "restart"  # in `reloads`: whatever the files ask for, the service is restarted
 RETRY = 0.02  # seconds between two attempts to open a fifo that nobody reads yet
 
 
@@ -79,10 +78,8 @@ class Crew(Init):
         self._presences = 0
         self._blocked_looks = 0  # how many times in a row a process blocked the reload signal
         self._beat, self._heard = 0, 0.0  # the last heartbeat of presence, and when init saw it
-        self.prepared: dict[
-            str, object
-        ] = {}  # of the last preparation: numbers of `files` and `keys`; with SVCINIT_ROLL
-        # also `revision` and `trouble` of its verdict
+        # Of the last preparation: the numbers of `files` and `keys`; with SVCINIT_ROLL also `revision` and `trouble`.
+        self.prepared: dict[str, object] = {}
         self.turn = 0  # the turn of a roll-out that the last preparation was for; 0: none
         self.said: list[log.Entry] = []  # the log entries that presence's worker held back
 
@@ -260,9 +257,8 @@ class Crew(Init):
                     "the service's arguments or environment changed: they take effect at its next start",
                 )
         self.argv, self.extra_env = argv, verdict.env
-        revision = self.prepared.get("revision", "")
+        self._revision_before = self.prepared.get("revision", "")
         self.prepared = {"files": verdict.files, "keys": verdict.keys}
-        self._revision_before = revision
         if self.settings.rolls:
             self.prepared |= {"revision": verdict.revision, "trouble": verdict.trouble}
         self.turn = verdict.turn

@@ -33,6 +33,7 @@ from svcinit.agent.fleet.records import (
 from svcinit.agent.fleet.revision import text_of
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.handover import Verdict
+from svcinit.model import RESTART
 from svcinit.state_files import MISSHAPEN, read_of_life
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ COMPARE_INTERVAL = 15.0  # seconds until a preparation that followed from a comp
 HOLD = 5.0  # seconds, at most, that the registration waits for the comparison with the plan
 AGAIN = 1.0  # seconds between two queries while there is no record
 LAG = 5.0  # seconds after a write until the record is taken as it is read, although it looks like before
-RELOADS = {How.APPLY: (), How.RELOAD: ("",), How.RESTART: ("restart",)}
+RELOADS = {How.APPLY: (), How.RELOAD: ("",), How.RESTART: (RESTART,)}
 
 
 class Known(NamedTuple):

@@ -20,6 +20,7 @@ from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
 from svcinit.handover import CLOSED, Memory, Progress, Verdict
+from svcinit.model import RESTART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from svcinit.handover import Change, Slot, Slots
     from svcinit.settings.environment import Settings
 
-RESTART = "restart"  # as in processes/crew.py
 BACKOFF = 0.1, 5.0  # seconds: the first and the longest pause between two tries
 
 
@@ -121,18 +121,16 @@ def open_source(
     if settings.uses_consul:
         from svcinit.agent.prepare.source_consul import ConsulSource
 
-        live = ConsulSource(settings, deadline)
-        if not settings.rolls:
-            return with_vault(settings, deadline, live, slots, preview=preview)
-        from svcinit.agent.prepare.source_rolled import RolledSource
+        source: Source = ConsulSource(settings, deadline)
+        if settings.rolls:
+            from svcinit.agent.prepare.source_rolled import RolledSource
 
-        return with_vault(
-            settings, deadline, RolledSource(settings, live, deadline, turn=turn, in_place=in_place), slots,
-            preview=preview,
-        )  # fmt: skip
-    from svcinit.agent.prepare.source_file import FileSource
+            source = RolledSource(settings, source, deadline, turn=turn, in_place=in_place)
+    else:
+        from svcinit.agent.prepare.source_file import FileSource
 
-    return with_vault(settings, deadline, FileSource(settings), slots, preview=preview)
+        source = FileSource(settings)
+    return with_vault(settings, deadline, source, slots, preview=preview)
 
 
 def with_vault(

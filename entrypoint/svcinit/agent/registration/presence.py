@@ -252,10 +252,8 @@ class Presence:
         if self.follower is None:
             return
         self.follower.turn(now)
-        if (
-            not (self.settings.watch or self.turns) and self.follower.is_settled
-        ):  # the reload that was owed after a start with defaults
-            self.follower.end()
+        if not (self.settings.watch or self.turns) and self.follower.is_settled:
+            self.follower.end()  # it was there for the reload that was owed after a start with defaults
             self.follower = None
 
     def _running_probes(self) -> Iterator[Probe]:
