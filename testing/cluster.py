@@ -6,10 +6,10 @@ import pathlib
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any
 
 from testing.consul import LOOPBACK, ConsulAgent
-from testing.waiting import eventually
+from testing.waiting import Repeatedly, eventually
 
 SERVERS = 3
 PATIENCE = 60.0  # seconds for a server to be a healthy part of the cluster again
@@ -117,32 +117,22 @@ class Cluster:
             agent.upgrade(program)
 
 
-class Watcher:
+class Watcher(Repeatedly):
     """Looks for each instance in the catalog, with so many seconds in between, until the end of the block."""
 
     def __init__(self, cluster: Cluster, ids: set[str], pause: float) -> None:
-        self._cluster, self._ids, self._pause = cluster, ids, pause
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__(pause)
+        self._cluster, self._ids = cluster, ids
         self.looks = 0
         self.lost: set[str] = set()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(30)
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._pause):
-            try:
-                found = registered(self._cluster)
-            except OSError:  # no leader, or that server is restarted
-                continue
-            self.looks += 1
-            self.lost |= self._ids - found
+    def look(self) -> None:
+        try:
+            found = registered(self._cluster)
+        except OSError:  # no leader, or that server is restarted
+            return
+        self.looks += 1
+        self.lost |= self._ids - found
 
 
 def registered(cluster: Cluster) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import Any, Self
 
 from svcinit.agent.consul.api import Consul
 from svcinit.agent.consul.store import Store
@@ -109,6 +109,13 @@ class Catalog:
         self.consul, self.clock = consul, Clock()
         self.clients: list[Consul] = []
         self.fleet = self.reader()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.close()
 
     def reader(self) -> Place:
         self.clients.append(Consul(self.consul.url))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from testing.architecture import SLOWNESS
 
@@ -41,6 +42,29 @@ def unchanged(value: Callable[[], object], seconds: float, what: str, timeout: f
         return time.monotonic() - since > seconds
 
     eventually(quiet, what, timeout, every=0.1)
+
+
+class Repeatedly:
+    """Calls `look` in a thread until the end of the block, with `pause` seconds before each call."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause, self._ended = pause, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+
+    def look(self) -> None:
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._pause):
+            self.look()
 
 
 def stays(condition: Callable[[], bool], what: str) -> None:

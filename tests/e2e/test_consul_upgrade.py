@@ -6,11 +6,9 @@ import http.client
 import json
 import pathlib
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Self
 
 import pytest
 
@@ -18,7 +16,7 @@ from testing.cluster import PATIENCE, Cluster, Watcher
 from testing.consul import LOOPBACK, ConsulAgent, binary, free_ports, version
 from testing.parts import tool_path
 from testing.process import Running, running
-from testing.waiting import eventually, unchanged
+from testing.waiting import Repeatedly, eventually, unchanged
 
 pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(300)]
 
@@ -55,35 +53,26 @@ class Site:
         return {check["ServiceName"] for check in checks} & set(self.ports)
 
 
-class Visitor:
+class Visitor(Repeatedly):
     """Asks every service again and again until the end of the block."""
 
     def __init__(self, site: Site) -> None:
-        self._site, self._ended = site, threading.Event()
-        self._thread = threading.Thread(target=self._visit)
+        super().__init__(PAUSE)
+        self._site = site
         self.requests = 0
         self.failed: list[str] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(30)
-
-    def _visit(self) -> None:
-        while not self._ended.wait(PAUSE):
-            for name, port in self._site.ports.items():
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                try:
-                    connection.request("HEAD", "/")
-                    connection.getresponse()
-                except OSError as error:
-                    self.failed.append(f"{name}: {error!r}")
-                finally:
-                    connection.close()
-                self.requests += 1
+    def look(self) -> None:
+        for name, port in self._site.ports.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.request("HEAD", "/")
+                connection.getresponse()
+            except OSError as error:
+                self.failed.append(f"{name}: {error!r}")
+            finally:
+                connection.close()
+            self.requests += 1
 
 
 @pytest.fixture

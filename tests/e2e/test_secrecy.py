@@ -20,7 +20,7 @@ from testing.gate import gate
 from testing.process import Running, descendants
 from testing.scrape import scraped
 from testing.secured import GuardedConsul
-from testing.waiting import eventually
+from testing.waiting import Repeatedly, eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, source_of
 
@@ -43,27 +43,17 @@ BROKEN = (
 )
 
 
-class Watcher:
+class Watcher(Repeatedly):
     """Looks, again and again, at the arguments and (of main) the environment of all that svcinit starts."""
 
     def __init__(self, svcinit: Running) -> None:
+        super().__init__(0.005)
         self.svcinit, self.seen = svcinit, set[str]()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(10)
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.005):
-            for pid in (self.svcinit.pid, *descendants(self.svcinit.pid)):
-                with contextlib.suppress(OSError):
-                    self.seen.add(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace"))
+    def look(self) -> None:
+        for pid in (self.svcinit.pid, *descendants(self.svcinit.pid)):
+            with contextlib.suppress(OSError):
+                self.seen.add(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace"))
 
 
 @pytest.fixture

@@ -66,11 +66,9 @@ class Auto(Catalog):
 
 @pytest.fixture
 def auto(consul: ConsulAgent) -> Iterator[Auto]:
-    made = Auto(consul)
-    yield made
-    made.lead.give_back()
-    for client in made.clients:
-        client.close()
+    with Auto(consul) as made:
+        yield made
+        made.lead.give_back()
 
 
 def state(auto: Auto) -> tuple[int, PlanState, str]:

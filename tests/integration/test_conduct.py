@@ -31,10 +31,8 @@ pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 @pytest.fixture
 def service(consul: ConsulAgent) -> Iterator[Catalog]:
-    made = Catalog(consul)
-    yield made
-    for client in made.clients:
-        client.close()
+    with Catalog(consul) as made:
+        yield made
 
 
 def test_a_roll_out_reaches_all_and_never_more_than_its_limit_at_once(service: Catalog) -> None:

@@ -36,10 +36,8 @@ class Commands(Catalog):
 
 @pytest.fixture
 def web(consul: ConsulAgent) -> Iterator[Commands]:
-    made = Commands(consul)
-    yield made
-    for client in made.clients:
-        client.close()
+    with Commands(consul) as made:
+        yield made
 
 
 def test_status_of_a_fleet_without_a_plan_and_with_one(web: Commands) -> None:
