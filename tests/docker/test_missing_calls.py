@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from testing.docker import Engine
+from testing.docker import Container, Engine
 from testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
@@ -25,7 +25,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "splice": {"errnoRet": errno.ENOSYS},
     "statx": {"errnoRet": errno.ENOSYS},
 }
+# A check command that ends when what it leaves behind has a session of its own, where the end of its group misses it.
+LEAVE = "setsid sh -c 'mkdir /tmp/left; exec sleep 300' & until [ -d /tmp/left ]; do sleep 0.05; done; rmdir /tmp/left"
 SERVICE = "trap 'exit 7' TERM; trap '' HUP; while :; do sleep 0.05; done"
+
+
+def is_left(container: Container) -> bool:
+    return any(command == "sleep 300" for _, command in container.processes())
 
 
 @pytest.mark.not_emulated("the profile is that of the calls of qemu itself")
@@ -33,13 +39,14 @@ SERVICE = "trap 'exit 7' TERM; trap '' HUP; while :; do sleep 0.05; done"
 def test_without_a_system_call_svcinit_starts_reloads_and_obeys_term(
     engine: Engine, bare_image: str, tmp_path: pathlib.Path, call: str
 ) -> None:
-    profile, source = tmp_path / "profile.json", tmp_path / "source.json"
+    profile, source, leave = tmp_path / "profile.json", tmp_path / "source.json", tmp_path / "leave"
     rule = {"names": [call], "action": "SCMP_ACT_ERRNO", **CALLS[call]}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
     source.write_text("{}")
+    leave.write_text(LEAVE)
     template = tmp_path / "templates" / "tmp" / "app.conf.j2"
     template.parent.mkdir(parents=True)
-    template.write_text("""{# svcinit: check="sh -c 'setsid sleep 300 &' {}" #}\n""")
+    template.write_text("""{# svcinit: check="sh /leave {}" #}\n""")
     for folder in (template.parent, template.parent.parent):
         folder.chmod(0o755)
     tmp_path.chmod(0o755)
@@ -47,18 +54,17 @@ def test_without_a_system_call_svcinit_starts_reloads_and_obeys_term(
         "SVCINIT_SERVICE": "web", "SVCINIT_SOURCE": "file:/source.json", "SVCINIT_WATCH": "1", "SVCINIT_DRAIN": "0s",
     }  # fmt: skip
     options = [
-        f"--security-opt=seccomp={profile}", f"--volume={source}:/source.json:ro",
+        f"--security-opt=seccomp={profile}", f"--volume={source}:/source.json:ro", f"--volume={leave}:/leave:ro",
         f"--volume={template.parent.parent}:/etc/svcinit/templates:ro",
     ]  # fmt: skip
     container = engine.run(bare_image, "sh", "-c", SERVICE, env=env, options=options)
     container.says("svcinit: started sh")
-    left = [command for _, command in container.processes() if command == "sleep 300"]
     if call == "prctl":
         assert "prctl(2) makes no subreaper" in container.logs
-        assert left
+        eventually(lambda: is_left(container), "what the check command left behind is init's to reap")
     else:
         assert "subreaper" not in container.logs
-        assert not left
+        assert not is_left(container)
     container.kill("HUP")
     container.says("reload 1: done")
     assert container.stop() == 7, container.logs
