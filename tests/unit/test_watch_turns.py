@@ -278,6 +278,38 @@ def test_an_answer_that_is_in_use_already_is_none(follow: Callable[[int], Follow
     assert changed(made).work == []
 
 
+def test_an_answer_that_is_older_than_a_preparation_of_init_does_not_put_the_former_peers_back(
+    follow: Callable[[int], Following],
+) -> None:
+    made = follow(1)
+    worker = changed(made)
+    peers, keys = InputId(Kind.PEERS, "p0"), InputId(Kind.KV, "config/web")
+    assert {wanted for wanted, _ in map(follower._unpacked, worker.work[0].answers)} == {peers, keys}
+    made.slots.inputs.write(Verdict(["true"], {}, ("f",), inputs={
+        "counts": [], "versions": [[*keys, made.follower._prefixes[keys].digest], [*peers, "newer"]],
+    }))  # fmt: skip
+    made.follower.refresh()
+    assert [wanted for wanted, _ in map(follower._unpacked, made.follower._change(()).answers)] == [keys]
+    made.turns(600)
+    assert len(made.follower._change(()).answers) == 2, "its next answer counts again"
+
+
+def test_after_a_start_with_defaults_nothing_is_followed_once_the_owed_reload_is_done(
+    follow: Callable[[int], Following],
+) -> None:
+    made = follow(0)
+    made.follower._owes_reload = True
+    worker = changed(made)
+    assert not made.follower.is_settled
+    made.verdict(made.slots.news, ("f",))
+    worker.code = 0
+    made.follower.turn(made.clock.now)
+    assert not made.follower.is_settled, "init has not yet taken it"
+    made.slots.news.clear()
+    made.follower._changed_at = made.clock.now  # another change has come meanwhile
+    assert made.follower.is_settled
+
+
 def test_a_worker_that_hangs_is_killed_and_the_change_prepared_again(follow: Callable[[int], Following]) -> None:
     made = follow(0)
     worker = changed(made)

@@ -121,6 +121,8 @@ class Follower:
             self._take_over(verdict)
             if vars(verdict) != self._inputs:  # init has prepared successfully since the last refusal
                 self._inputs, self._refused = vars(verdict), ""
+                for each in self._queries():
+                    each.is_outdated = each.digest != each.known
                 self._hold(verdict)
 
     def turn(self, now: float) -> None:
@@ -157,7 +159,7 @@ class Follower:
     @property
     def is_settled(self) -> bool:
         """Is no reload owed, and nothing in progress?"""
-        return not (self._owes_reload or self._changed_at or self._busy or self._is_untaken())
+        return not (self._owes_reload or self._busy or self._is_untaken())
 
     def facts(self) -> dict[str, object]:
         return {"reason": self.reason, "pending_since": self.pending_since}

@@ -33,11 +33,12 @@ class Watch(BlockingQuery):
         self.id = wanted
         self.content: Any = None
         self.digest = self.known = ""
+        self.is_outdated = False  # init has read another content since the newest answer
 
     @property
     def answer(self) -> Answer | None:
-        """The newest content; None before the first answer, and where it does not say all that DNS would."""
-        return None if self.content is None else Answer(self.content, self.answered, self.index)
+        """The newest content; None: there is none yet, it is outdated, or it does not say all that DNS would."""
+        return None if self.content is None or self.is_outdated else Answer(self.content, self.answered, self.index)
 
     def read(self, answer: object) -> Any:
         """The content of an answer of Consul. Raises Unavailable."""
@@ -45,7 +46,7 @@ class Watch(BlockingQuery):
 
     def accept(self, answer: object) -> bool:
         self.content = self.read(answer)
-        before, self.digest = self.digest, digest(self.content)
+        before, self.digest, self.is_outdated = self.digest, digest(self.content), False
         return self.digest != before
 
     def failed(self, error: SvcinitError) -> None:
