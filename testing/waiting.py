@@ -14,7 +14,7 @@ POLL = 0.02  # seconds
 QUIET = 2.5  # seconds in which a change would have shown: more than a turn of SVCINIT_WATCH
 
 
-def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0, every: float = POLL) -> T:
+def eventually(condition: Callable[[], T], what: str, timeout: float = 20.0, every: float = POLL) -> T:
     """The first true value of `condition`, asked for `every` so many seconds.
 
     AssertionError with the last one seen when `timeout` seconds are over.
