@@ -8,11 +8,12 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 BENCH_READY := $(VENV)/.bench-ready
 ENGINE := $(VENV)/.engine-of-site
-# Files of tests run side by side (pytest-xdist), in the order of testing/order.py. Those with real parts wait most of
-# the time: more of them than cores.
+# Files of tests run side by side (pytest-xdist), in the order of testing/order.py: CALM as many as there are cores,
+# REAL more, since tests with a real Consul wait most of the time.
 CORES := $(shell nproc)
-UNIT := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
-REAL := $(BIN)/python -m pytest -n $(shell expr $(CORES) \* 3 / 2) --dist loadfile --no-loadscope-reorder
+TESTS := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+CALM := $(TESTS) -n $(CORES)
+REAL := $(TESTS) -n $(shell expr $(CORES) \* 3 / 2)
 
 .PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
 
@@ -43,18 +44,18 @@ site-down: $(READY)  ## stop the site, and the Docker engine if `make site` star
 	@DOCKER_HOST=$$(tools/docker-engine start-for $(ENGINE)) && export DOCKER_HOST && $(BIN)/python -m tools.site down
 	@tools/docker-engine stop-for $(ENGINE)
 
-test: lint docs-site test-unit test-real  ## everything
+test: lint docs-site test-unit test-real  ## style, pages, and all tests but those of test-parts
 
 test-unit: $(READY)  ## tests without Docker or Consul
-	$(UNIT) -m 'not consul and not docker'
+	$(CALM) -m 'not consul and not docker'
 
 test-real: $(READY)  ## tests with the real Consul and the real Docker engine
 	tools/with-parts $(REAL) -m '(consul or docker) and not parts'
 
-test-parts: $(READY)  ## the tests with a real Consul on Consul 1.14, and with a real Vault, which are built here (Go), and with a real Elasticsearch (Java)
+test-parts: $(READY)  ## what takes longest: the chaos tests, the site, Ansible, Elasticsearch and Spark (Java), and on Consul 1.14 with Vault, built here (Go), all tests of Consul
 	tools/apt-install mariadb-server-core mariadb-client-core
 	CONSUL_BINARY=$$(tools/consul 1.14.5) VAULT_BINARY=$$(tools/vault 1.13.0) tools/with-parts --no-docker $(REAL) -m 'consul and not docker'
-	tools/with-parts $(BIN)/python -m pytest -m 'docker and parts'
+	tools/with-parts $(CALM) -m 'docker and parts'
 
 ARM64 := tests/docker/test_bundle.py tests/docker/test_images.py tests/docker/test_users.py tests/docker/test_foreign.py
 ARM64_PLAIN := tests/inits tests/e2e/test_plain_init.py tests/e2e/test_lifecycle.py

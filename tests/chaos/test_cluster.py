@@ -11,7 +11,7 @@ from testing.docker import docker
 from testing.waiting import eventually
 from tests.chaos.cluster import SERVERS, Cluster, Life
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(180)]
 
 Live = Callable[..., Life]
 Row = Callable[[Life, float], None]

@@ -16,7 +16,7 @@ from testing.faults import between
 from testing.waiting import eventually
 from tests.chaos.cluster import DNS, HTTP, Cluster, Guarded, Life
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(180)]
 
 Live = Callable[..., Life]
 Row = Callable[[Life, float], None]

@@ -15,7 +15,7 @@ from testing.docker import docker
 from tests.chaos.cluster import Life
 from tests.chaos.test_faults import Live, Row, reloads
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(180)]
 
 # the wrapper fills what is to be stderr, holds its other end and never reads there
 STUCK = """#!/usr/bin/env python3

@@ -23,7 +23,7 @@ from testing.docker import TAG, Container, Engine, build, docker
 from testing.images import EXAMPLES, IMAGES, ROOT, build_args
 from testing.load import load
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(600)]
 ANSIBLE = EXAMPLES / "ansible"
 REPOSITORY = "svcinit-ansible-"  # images of these tests alone: their layers are those of the others'
 HOSTS = """[apps]

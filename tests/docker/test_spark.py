@@ -16,7 +16,7 @@ from testing.docker import Container, Engine
 from testing.jvm import dumps_its_threads, stops_well
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(600)]
 START = 120  # seconds that a JVM may take to start on a busy machine
 CONF = "/run/spark/conf/spark-defaults.conf"
 # where each part is worked on, and what it comes to: in Python, which the image needs on both ends

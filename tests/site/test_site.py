@@ -16,7 +16,7 @@ from testing.waiting import eventually
 from tests.site.site import LOOK, Site
 from tools import site as tool
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(600)]
 
 Row = Callable[[Load], None]
 BEFORE, AFTER = 50, 100  # pages
