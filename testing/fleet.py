@@ -36,8 +36,8 @@ EVERY = 0.1
 class Fleet:
     """The fleet of `service`, with the state below svcinit/SERVICE."""
 
-    def __init__(self, consul: ConsulAgent, service: str = "web") -> None:
-        self.store, self.keys = Store(Consul(consul.url)), Keys(f"svcinit/{service}")
+    def __init__(self, consul: ConsulAgent, service: str = "web", token: str = "") -> None:
+        self.store, self.keys = Store(Consul(consul.url, token=token or None)), Keys(f"svcinit/{service}")
         self.prefixes = [f"config/{service}"]
 
     def make(self, **keys: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
 from testing.consul import binary
+from testing.observer import Observer
+from testing.rollout import Group, Site
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
+from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, POLICY, Row, settles
 
 TABLE = Table("chaos.md", """# The chaos suite
 
@@ -23,6 +27,23 @@ a killed container.
 
 | failure | requests served | failed | not in DNS | longest gap | recovered after |
 |---|---|---|---|---|---|
+""")  # fmt: skip
+
+FLEET_TABLE = Table("chaos-fleet.md", f"""# The chaos suite of roll-outs
+
+<!-- Made by `make fleet-bench` from a run of tests/chaos/test_fleet*.py: change the tests. -->
+
+Each row is a roll-out over real svcinit processes with `SVCINIT_ROLL`, on three Consul servers and four client agents of one
+machine ([how it works](fleet.md)). An observer outside of svcinit looks twice a second: it counts an instance as out if Consul's
+catalog does not have it as passing, or if its own `/health` does not answer 200. `most out` is the largest number in one
+sample. The second number is the limit, `max_unavailable`. The test fails if a sample exceeds the limit. Instances that a row
+itself kills or stops are not counted; their number follows. `end` is what the roll-out came to. `good` is the revision before.
+
+The limit is {LIMIT}, a check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is {BAKE}s. `make test` runs the same rows with 12
+instances and shorter times. The rows about ACLs, clocks, damaged keys and older builds have a fleet of their own.
+
+| failure | instances | most out | samples | end | time | |
+|---|--:|---|--:|---|--:|---|
 """)  # fmt: skip
 
 
@@ -78,5 +99,47 @@ def row(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callab
     return note
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with ExitStack() as stack:
+        yield Site(tmp_path_factory.mktemp("site"), binary(), stack)
+
+
+@pytest.fixture(scope="module")
+def standing(site: Site) -> Iterator[Group]:
+    """The standard fleet, which rows share."""
+    with ExitStack() as stack:
+        made = Group(site, stack, COUNT, policy=POLICY, interval=INTERVAL)
+        code, said = made.run("apply")
+        assert code == 0, said
+        yield made
+
+
+@pytest.fixture
+def group(standing: Group) -> Group:
+    """The standard fleet, with all instances on one good revision."""
+    settles(standing)
+    return standing
+
+
+@pytest.fixture
+def rolls(request: pytest.FixtureRequest, report: Callable[[str], None]) -> Callable[..., AbstractContextManager[Row]]:
+    """A roll-out is observed in the block: `with rolls(group) as row`."""
+
+    @contextmanager
+    def observed(group: Group, limit: int = LIMIT) -> Iterator[Row]:
+        what = request.node.name.removeprefix("test_").replace("_", " ")
+
+        def note(cells: str) -> None:
+            FLEET_TABLE.note(what, cells)
+            report(f"chaos: {what}: {cells}")
+
+        with Observer(group) as observer:
+            yield Row(group, observer, note, limit)
+
+    return observed
+
+
 def pytest_sessionfinish() -> None:
     TABLE.write()
+    FLEET_TABLE.write()

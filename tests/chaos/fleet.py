@@ -1,0 +1,84 @@
+"""A roll-out in a row of the chaos suite: what is done to it, what an observer outside of it saw, how it ended.
+
+FLEET_INSTANCES: how many instances the standard fleet has. With 200 (`make fleet-bench`) the times are longer, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+
+from svcinit.agent.fleet.records import PlanState, Record, TurnState, is_own
+from testing.observer import Observer
+from testing.rollout import Group, Instance
+from testing.waiting import eventually
+
+COUNT = int(os.environ.get("FLEET_INSTANCES", "12"))
+IS_LARGE = COUNT >= 100
+LIMIT = max(3, COUNT // 10)
+CHURN = max(3, COUNT // 10)  # instances that join, leave or restart
+INTERVAL, HEALTHY, BAKE = ("2s", 3, 5) if IS_LARGE else ("300ms", 1, 1)
+DEADLINE = 60 if IS_LARGE else 12  # seconds
+PROGRESS = 8  # seconds without progress until a roll-out is stuck
+LONG = 900.0 if IS_LARGE else 120.0  # seconds for a roll-out
+TTL = 31.0  # seconds, at most, until another conductor has the lock of one that was killed
+POLICY = {
+    "spread": "none", "healthy": f"{HEALTHY}s", "bake": f"{BAKE}s", "max_unavailable": str(LIMIT),
+    "deadline": f"{DEADLINE}s", "progress": f"{PROGRESS}s",
+}  # fmt: skip
+VALUES = itertools.count(1)
+
+
+def next_value(kind: str = "good") -> str:
+    return f"{kind} {next(VALUES)}"
+
+
+class Row:
+    """What one row saw. `note` is called with the cells of the table."""
+
+    def __init__(self, group: Group, observer: Observer, note: Callable[[str], None], limit: int) -> None:
+        self.group, self.observer, self._note, self._limit = group, observer, note, limit
+        self.began = time.monotonic()
+
+    def ends(self, how: str, also: str = "") -> None:
+        """The verdict of the observer, and the row of the table."""
+        seconds = time.monotonic() - self.began
+        self.observer.judge(self._limit)
+        others = f"; {len(self.observer.excused)} more by the row itself" if self.observer.excused else ""
+        running = sum(each.is_wanted for each in self.group.instances)
+        self._note(
+            f"{running} | {self.observer.most} of {self._limit}{others} | {len(self.observer.samples)} | {how} | "
+            f"{seconds:.0f} s | {also}"
+        )
+
+
+def settles(group: Group) -> str:
+    """Bring all to one good revision, where a row before left something else. Returns what they have."""
+    value = next_value()
+    group.all_pass()
+    code, said, _ = group.apply(value, "--supersede", "--canary", "0", "--bake", "0s", "--ramp", "none", seconds=LONG)
+    assert code == 0, said
+    assert group.all_have(value), group.contents()
+    return value
+
+
+def turns(group: Group, state: TurnState) -> list[Instance]:
+    """The instances whose turn is in that state now."""
+    found = set()
+    for entry in group.fleet.store.below(group.fleet.keys.records):
+        record = Record.parse(entry.value)
+        if is_own(record) and record.turn.state is state:
+            found.add(group.fleet.keys.instance(entry.key))
+    return [each for each in group.instances if each.id in found]
+
+
+def changed(group: Group, value: str, count: int, seconds: float = LONG) -> None:
+    """Wait until so many run with it."""
+    eventually(lambda: len(group.touched(value)) >= count, f"{count} have {value}", seconds)
+
+
+def state_of(group: Group) -> PlanState | None:
+    plan = group.plan()
+    return None if plan is None else plan.state

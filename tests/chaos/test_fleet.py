@@ -1,0 +1,254 @@
+"""Roll-outs while the conductor, instances and Consul's members die, hang and come back; the bound is kept."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from svcinit.agent.fleet.records import PlanState, TurnState
+from testing.consul import ConsulAgent
+from testing.rollout import Group
+from testing.waiting import Repeatedly, eventually
+from tests.chaos.fleet import (
+    CHURN,
+    DEADLINE,
+    IS_LARGE,
+    LIMIT,
+    LONG,
+    PROGRESS,
+    TTL,
+    Row,
+    changed,
+    next_value,
+    settles,
+    state_of,
+    turns,
+)
+
+pytestmark = [pytest.mark.consul, pytest.mark.timeout(1500 if IS_LARGE else 240)]
+
+Rolls = Callable[..., AbstractContextManager[Row]]
+KILLS = 3 if IS_LARGE else 1  # of a conductor, or of Consul's leader
+BETWEEN = 30.0 if IS_LARGE else 4.0  # seconds between two of them
+DOWN = 60.0 if IS_LARGE else 10.0  # seconds that servers are down, or a conductor is suspended
+WRITES = 300  # a second, by others
+NO_TURN = 4.0  # seconds without Consul, until what was claimed before has ended
+
+
+def test_a_good_change(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    with rolls(group) as row:
+        code, said, _ = group.apply(value, seconds=LONG)
+        assert code == 0, said
+        assert group.all_have(value)
+        row.ends("done")
+
+
+def test_the_conductor_is_killed(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    with rolls(group) as row:
+        conductor = group.begin("apply")
+        for kill in range(KILLS):
+            with conductor:
+                changed(group, value, 1 + kill * LIMIT)
+            conductor = group.begin("resume")
+        with conductor:
+            assert conductor.wait(LONG) == 0, conductor.said
+        assert group.all_have(value)
+        row.ends("done", f"{KILLS} KILLs, `fleet resume` after each")
+
+
+def test_the_conductor_is_stopped_and_wakes_when_another_one_leads(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    with rolls(group) as row, group.begin("apply") as first:
+        changed(group, value, 1)
+        first.signal(signal.SIGSTOP)
+        with group.begin("resume", agent=group.site.agents[0]) as second:
+            changed(group, value, 2, TTL + 60)
+            first.signal(signal.SIGCONT)
+            assert second.wait(LONG) == 0, second.said
+            assert first.wait(LONG) == 0, first.said
+        assert group.all_have(value)
+        row.ends("done", "both `svcinitctl` ended with 0")
+
+
+def test_two_roll_outs_begin_at_once(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    with rolls(group) as row:
+        with group.begin("apply") as one, group.begin("apply", agent=group.site.agents[0]) as other:
+            codes = sorted((one.wait(LONG), other.wait(LONG)))
+        assert codes == [0, 75], one.said + other.said
+        assert group.all_have(value)
+        row.ends("done", "exit status 0 and 75")
+
+
+class Killer(Repeatedly):
+    """KILLs one of ten instances that have claimed a turn, as the machine's lack of memory would."""
+
+    def __init__(self, group: Group, row: Row) -> None:
+        super().__init__(0.02)
+        self._group, self._row, self._claims = group, row, 0
+        self._seen: set[str] = set()
+        self.killed: list[str] = []
+
+    def look(self) -> None:
+        for each in turns(self._group, TurnState.CLAIMED):
+            if each.id in self._seen or len(self.killed) > self._claims // 10:
+                continue
+            self._seen.add(each.id)
+            self._claims += 1
+            if self._claims > 1 and len(self.killed) < 1 + self._claims // 10:  # never the canary
+                self._row.observer.excused.add(each.id)
+                self.killed.append(each.id)
+                each.run.process.kill()
+
+
+def test_instances_are_killed_in_their_turn(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    before = group.instances[0].content
+    with rolls(group) as row:
+        with Killer(group, row) as killer:
+            code, said = group.run("apply", seconds=LONG)
+        assert killer.killed
+        assert code == 1, said
+        group.all_pass()
+        eventually(lambda: group.all_have(before), "all have the revision before", 60)
+        row.ends("reverted", f"after {len(killer.killed)} KILLs")
+
+
+def test_an_instance_hangs_after_its_claim(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    before = group.instances[0].content
+    with rolls(group) as row, group.begin("apply") as conductor:
+        (hung, *_) = eventually(lambda: turns(group, TurnState.CLAIMED), "the canary has claimed its turn", 60)
+        hung.pause()
+        plan = eventually(
+            lambda: state_of(group) in (PlanState.REVERTING, PlanState.HALTED, PlanState.IDLE), "it halts", DEADLINE * 3
+        )
+        assert plan
+        halted = time.monotonic() - row.began
+        hung.resume()
+        assert conductor.wait(LONG) == 1, conductor.said
+        group.all_pass()
+        eventually(lambda: group.all_have(before), "all have the revision before", 60)
+        assert set(group.touched(value)) <= {hung.id}
+        row.ends("reverted", f"halted after {halted:.0f} s, at the deadline of {DEADLINE} s; 1 touched")
+
+
+def test_the_leader_of_consul_is_killed(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    with rolls(group) as row, group.begin("apply") as conductor:
+        for _ in range(KILLS):
+            changed(group, value, 2)
+            leader = group.site.cluster.leader()
+            leader.stop()
+            time.sleep(BETWEEN)  # how long it is down
+            leader.start()
+            group.site.cluster.is_healthy()
+        assert conductor.wait(LONG) == 0, conductor.said
+        assert group.all_have(value)
+        row.ends("done", f"{KILLS} KILLs, {BETWEEN:g} s down each")
+
+
+def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    with rolls(group) as row, group.begin("apply", "--patience", "300") as conductor:
+        changed(group, value, 2)
+        down = group.site.cluster.servers[:2]
+        for server in down:
+            server.stop()
+        time.sleep(NO_TURN)
+        touched = set(group.touched(value))
+        time.sleep(DOWN)
+        assert set(group.touched(value)) == touched, "no turn without Consul"
+        for server in down:
+            threading.Thread(target=server.start).start()
+        group.site.cluster.is_healthy()
+        assert conductor.wait(LONG) == 0, conductor.said
+        assert group.all_have(value)
+        row.ends("done", f"no turn in the {DOWN:g} s without a leader")
+
+
+def test_an_agent_of_consul_hangs(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    agent = group.site.agents[0]
+    with rolls(group) as row, group.begin("apply", agent=group.site.agents[1]) as conductor:
+        changed(group, value, 1)
+        row.observer.excused |= {each.id for each in group.instances if each.agent is agent}
+        agent.pause()
+        try:
+            eventually(lambda: (plan := group.plan()) is not None and plan.stuck, "it is stuck", PROGRESS + 60)
+            touched = len(group.touched(value))
+        finally:
+            agent.resume()
+        assert touched < len(group.instances)
+        assert conductor.wait(LONG) == 0, conductor.said
+        group.all_pass()
+        assert group.all_have(value)
+        row.ends("done", f"stuck with {touched} on the new revision, until the agent was back")
+
+
+def test_instances_join_leave_and_restart_in_the_middle(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    before = group.instances[0].content
+    group.put(value)
+    with rolls(group) as row, group.begin("apply") as conductor:
+        changed(group, value, 2)
+        new = group.grow(CHURN)
+        old = [each for each in group.instances if each.is_wanted and each not in new]
+        random.shuffle(old)
+        for each in old[:CHURN]:
+            row.observer.excused.add(each.id)
+            each.stop()
+        for each in old[CHURN : 2 * CHURN]:
+            row.observer.excused.add(each.id)
+            each.stop()
+            each.start()
+            eventually(lambda each=each: each.id in group.passing(), "it passes again", 60)  # type: ignore[misc]
+        assert conductor.wait(LONG) == 0, conductor.said
+        group.all_pass()
+        eventually(lambda: group.all_have(value), "all have it, and the new ones too", 60)
+        seen = {content for each in new for content in each.contents()}
+        assert seen <= {before, value}, "none on a third revision"
+        row.ends("done", f"{CHURN} joined, {CHURN} left, {CHURN} restarted")
+        group.grow(CHURN)
+
+
+class Writes(Repeatedly):
+    """Writes keys of others, beside those of the fleet."""
+
+    def __init__(self, agent: ConsulAgent, prefix: str, threads: int) -> None:
+        super().__init__(0.005)
+        self._agent, self._prefix = agent, prefix
+        self._threads, self.count = threads, 0
+
+    def look(self) -> None:
+        self._agent.kv_put(f"{self._prefix}/other/{self.count % 100}", str(self.count))
+        self.count += 1
+
+
+def test_others_write_hundreds_of_keys_a_second_beside_it(group: Group, rolls: Rolls) -> None:
+    value = next_value()
+    group.put(value)
+    with rolls(group) as row:
+        with Writes(group.site.agents[1], group.fleet.keys.prefix, 1) as writes:
+            code, said = group.run("apply", seconds=LONG)
+        assert code == 0, said
+        assert group.all_have(value)
+        rate = writes.count / (time.monotonic() - row.began)
+        row.ends("done", f"{rate:.0f} writes a second below {group.fleet.keys.prefix}/")
+    settles(group)
