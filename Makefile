@@ -15,7 +15,7 @@ TESTS := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 CALM := $(TESTS) -n $(CORES)
 REAL := $(TESTS) -n $(shell expr $(CORES) \* 3 / 2)
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak counts fleet-model fleet-sim mutants release requirements clean
+.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak fleet-bench counts fleet-model fleet-sim mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -96,6 +96,11 @@ bench: $(BENCH_READY)  ## start-up, memory and following, beside the peers; DOCS
 
 soak: $(BENCH_READY)  ## 200 instances on a Consul cluster that is restarted and upgraded, for SOAK_MINUTES=30; DOCS=1 as for bench
 	tools/with-parts --no-docker $(BIN)/python -m bench --only soak $(if $(DOCS),--docs)
+
+fleet-bench: $(BENCH_READY)  ## roll-outs over FLEET_INSTANCES=200 real instances: times, costs, and the rows of docs/chaos-fleet.md (an hour); DOCS=1 as for bench
+	tools/with-parts --no-docker $(BIN)/python -m bench --only fleet $(if $(DOCS),--docs)
+	FLEET_INSTANCES=$${FLEET_INSTANCES:-200} SVCINIT_WRITE_TABLE=$(DOCS) tools/with-parts --no-docker \
+	    $(BIN)/python -m pytest -q -s tests/chaos/test_fleet.py tests/chaos/test_fleet_auto.py tests/chaos/test_fleet_odd.py
 
 $(BENCH_READY): requirements/bench.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, image, imports, memory, peers, report, scale, soak, starts, steps, watch
+from bench import contenders, fleet, image, imports, memory, peers, report, scale, soak, starts, steps, watch
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.page import Page, merged
@@ -151,6 +151,13 @@ class Bench:
         _print(found.table())
         self.failed += [f"soak: {each}" for each in found.broken]
 
+    def fleet(self) -> None:
+        """roll-outs over 200 instances, watched from outside"""
+        found = fleet.measure(self.folder / "fleet", self.launcher, fleet.wanted())
+        self.raw["fleet"] = found.figures
+        _print(found.table())
+        self.failed += [f"fleet: {each}" for each in found.broken]
+
     def images(self) -> None:
         """from `docker run` to the exec of the service, to its first answer and to passing in Consul"""
         if "DOCKER_HOST" not in os.environ or self.probe.clock is not time.monotonic_ns:
@@ -199,9 +206,9 @@ class Bench:
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
     "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale, "peers": Bench.peers,
-    "soak": Bench.soak, "images": Bench.images,
+    "soak": Bench.soak, "fleet": Bench.fleet, "images": Bench.images,
 }  # fmt: skip
-LONG = "soak"  # runs only where it is asked for; the page keeps its section
+LONG = "soak", "fleet"  # run only where they are asked for; the page keeps their sections
 ALONE = "CPU", "load", "date", "commit"  # of the machine, above a section that was measured alone
 MAIN_PAGE = "benchmarks.md"
 PAGES = {"images": "images.md"}  # of parts that have one of their own
@@ -225,7 +232,7 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> list[str]:
     """Measure; what failed to run. No page is made of a run in which something failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
-    chosen = [options.only] if options.only else [part for part in PARTS if part != LONG]
+    chosen = [options.only] if options.only else [part for part in PARTS if part not in LONG]
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
         bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
         for file, parts in itertools.groupby(chosen, lambda part: PAGES.get(part, MAIN_PAGE)):

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from svcinit.agent.fleet.records import LogEntry, Plan, is_own
+from testing import planted
 from testing.cluster import Cluster, Member
 from testing.consul import free_ports
 from testing.ctl import CODE
@@ -191,6 +192,7 @@ class Group:
             for each in self.instances:
                 each.resume()
                 each.kill()
+                planted.look_at_files(*(run.folder / "err" for run in each.runs), each.folder / "run")
 
     def grow(self, count: int) -> list[Instance]:
         """So many more, TOGETHER at a time; they pass and have records at the end."""
@@ -304,9 +306,9 @@ class Ctl:
 
 
 def formula(count: int, limit: int, turn: float, healthy: float, bake: float) -> float:
-    """Seconds of a roll-out with a canary of 1 and the ramp 1, 2, 4, ...; `turn`: of one, from the grant to its end.
+    """Seconds of a roll-out with a canary of 1 and the ramp 1, 2, 4, ...: canary, bake, and the sum over the steps.
 
-    As the design has it: canary, bake, and the sum over the steps.
+    `turn`: of one, from its grant to its end, with the time in which the end of the service is the reload's failure.
     """
     total, left, step = turn + healthy + bake, count - 1, 1
     while left > 0:

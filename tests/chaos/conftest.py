@@ -13,7 +13,7 @@ from testing.observer import Observer
 from testing.rollout import Group, Site
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
-from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, POLICY, Row, settles
+from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, ODD_COUNT, POLICY, Row, settles
 
 TABLE = Table("chaos.md", """# The chaos suite
 
@@ -33,14 +33,17 @@ FLEET_TABLE = Table("chaos-fleet.md", f"""# The chaos suite of roll-outs
 
 <!-- Made by `make fleet-bench` from a run of tests/chaos/test_fleet*.py: change the tests. -->
 
-Each row is a roll-out over real svcinit processes with `SVCINIT_ROLL`, on three Consul servers and four client agents of one
-machine ([how it works](fleet.md)). An observer outside of svcinit looks twice a second: it counts an instance as out if Consul's
-catalog does not have it as passing, or if its own `/health` does not answer 200. `most out` is the largest number in one
-sample. The second number is the limit, `max_unavailable`. The test fails if a sample exceeds the limit. Instances that a row
-itself kills or stops are not counted; their number follows. `end` is what the roll-out came to. `good` is the revision before.
+Each row is a roll-out over real svcinit processes with `SVCINIT_ROLL`, on three Consul servers and four client agents
+of one machine ([how it works](fleet.md)). An observer outside of svcinit looks twice a second. It counts an instance as
+out if Consul's catalog does not have it as passing, or if its own `/health` does not answer 200. `most out` is the
+largest number in one sample, and the limit, `max_unavailable`. The test fails if a sample exceeds the limit. Instances
+that a row itself kills or stops are not counted; their number follows. `done`: all have the new revision; `reverted`:
+all have the old one.
 
-The limit is {LIMIT}, a check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is {BAKE}s. `make test` runs the same rows with 12
-instances and shorter times. The rows about ACLs, clocks, damaged keys and older builds have a fleet of their own.
+Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
+{BAKE}s. `make test` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more kills. Some
+rows have a fleet of {ODD_COUNT} of their own, in which instances differ. A reload counts as done when the service has
+not ended within 5 s; this is most of the time of a turn here.
 
 | failure | instances | most out | samples | end | time | |
 |---|--:|---|--:|---|--:|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from testing.process import LAUNCH, ROOT, svcinit_command
 from testing.rollout import Group, Instance, Site
 from testing.secured import GuardedConsul, Token
 from testing.waiting import eventually
+from tests.chaos.fleet import ODD_COUNT as COUNT
+from tests.chaos.fleet import ODD_LIMIT as LIMIT
 from tests.chaos.fleet import POLICY, Row, changed, next_value
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(240)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
-COUNT, LIMIT = 8, 2
 DAY = 86_400
 OWN_POLICY = {**POLICY, "max_unavailable": str(LIMIT), "deadline": "30s", "healthy": "1s", "bake": "1s"}
 BEFORE_ROLL = "6533f8d21b02"  # the last commit of a svcinit that knows no roll-outs
@@ -98,8 +100,6 @@ def test_the_clocks_of_half_of_the_instances_are_a_day_off(site: Site, rolls: Ro
 
 def clock_of(instance: Instance) -> float:
     """When its last reload ended, by its own clock."""
-    import json
-
     state = json.loads((instance.folder / "run" / "init.json").read_text())
     return float(state["last_reload"]["ended"])
 
@@ -176,5 +176,5 @@ def test_the_keys_of_the_fleet_are_damaged_and_an_instance_starts(site: Site, ro
             eventually(lambda: group.all_have(value), "all have it", 30)
             row.ends(
                 "done",
-                f"a start beside damaged keys took {took:.1f} s; after the keys were deleted, `fleet apply` adopts again",
+                f"a start beside damaged keys took {took:.1f} s; when they were deleted, `fleet apply` adopts again",
             )

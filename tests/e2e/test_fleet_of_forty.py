@@ -16,7 +16,7 @@ from testing.rollout import BROKEN_PER, Group, Site
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(420)]
 
 COUNT, LIMIT = 40, 8
-HEALTHY, BAKE = 2.0, 2.0
+HEALTHY, BAKE = 1.0, 1.0
 POLICY = {
     "spread": "none", "max_unavailable": str(LIMIT), "healthy": f"{HEALTHY:g}s", "bake": f"{BAKE:g}s",
     "deadline": "30s",

@@ -74,6 +74,24 @@ def test_only_one_conducts_and_the_next_one_can_at_once_after_it(service: Catalo
     one.lead.give_back()
 
 
+def test_a_conductor_that_only_looks_on_reports_each_event_once(service: Catalog) -> None:
+    service.start(2, "old")
+    service.plan(phase=Phase.CANARY, canary="1", bake="1s", progress="1s")
+    leads, looks_on = service.conductor("one"), service.conductor("two")
+    for _ in range(4):
+        service.look(leads)
+        service.do_turns()
+    plan, _ = service.fleet.plan()
+    assert plan is not None
+    assert plan.phase is Phase.BAKE
+    found = [event.name for _ in range(5) for event in service.look(looks_on).events]
+    assert not looks_on.lead.is_ours
+    assert "took_over" not in found
+    assert sorted(found) == sorted(set(found))
+    assert "step" in found, "it decides what the other one does next"
+    leads.lead.give_back()
+
+
 def test_a_conductor_that_has_lost_its_lock_without_noticing_writes_nothing(service: Catalog) -> None:
     service.start(3, "old")
     service.plan()

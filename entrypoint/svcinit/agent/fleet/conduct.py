@@ -6,9 +6,9 @@ whose lock another one has now, changes nothing. A process without the lock only
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.store import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.fleet.analysis import Analyses
     from svcinit.agent.fleet.policy import Policy
-    from svcinit.agent.fleet.view import Analysis, Health, Write
+    from svcinit.agent.fleet.view import Analysis, Event, Health, Write
 
 TTL, LOCK_DELAY = 15.0, 1.0  # seconds; each write is fenced, so that the least delay is enough
 RENEWAL = 5.0  # seconds between two renewals of the session
@@ -160,6 +160,7 @@ class Conductor:
         self.view: View | None = None
         self._analyses = analyses
         self.has_written_plan = False  # in the last look
+        self._reported: set[tuple[int, str, object]] = set()  # without the lock: under the present plan
 
     def look(self) -> Decision:
         """Look once, and write what is due if we have the lock. Raises ConfigError, Unavailable."""
@@ -173,7 +174,15 @@ class Conductor:
             self._write(view, decision)
         if leads and decision.analyse is not None and is_own(view.plan):
             self._analyses.begin(decision.analyse, self.fleet.service, decision.plan or view.plan)
-        return decision
+        return decision if leads else replace(decision, events=self._news(decision.events, view.plan_index))
+
+    def _news(self, events: Sequence[Event], plan_index: int) -> tuple[Event, ...]:
+        """Without the lock: each event once. The plan does not change by what is decided here, and so the next look
+        decides the same again."""
+        new = {(plan_index, each.name, each.fields.get("id")): each for each in events if each.name != "took_over"}
+        found = tuple(each for key, each in new.items() if key not in self._reported)
+        self._reported = {key for key in self._reported if key[0] == plan_index} | set(new)
+        return found
 
     def pace(self) -> float:
         """Seconds until the next look."""
@@ -264,4 +273,4 @@ def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
 
 def dated(entry: LogEntry) -> LogEntry:
     """With the time of its end."""
-    return entry if entry.ended else dataclasses.replace(entry, ended=int(time.time()))
+    return entry if entry.ended else replace(entry, ended=int(time.time()))
