@@ -31,7 +31,7 @@ from tests.chaos.fleet import (
     turns,
 )
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(1500 if IS_LARGE else 240)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(1500 if IS_LARGE else 240)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
 KILLS = 3 if IS_LARGE else 1  # of a conductor, or of Consul's leader

@@ -18,7 +18,7 @@ from testing.rollout import Group, Site
 from testing.waiting import eventually
 from tests.chaos.fleet import COUNT, INTERVAL, IS_LARGE, LIMIT, LONG, POLICY, TTL, Row, changed, next_value, state_of
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(1500 if IS_LARGE else 240)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(1500 if IS_LARGE else 240)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
 REVERTED_WITHIN = 60.0  # seconds from the change of the key
