@@ -41,9 +41,9 @@ that a row itself kills or stops are not counted; their number follows. `done`: 
 all have the old one.
 
 Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
-{BAKE}s. `make test-parts` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more kills. Some
-rows have a fleet of {ODD_COUNT} of their own, in which instances differ. A reload counts as done when the service has
-not ended within 5 s; this is most of the time of a turn here.
+{BAKE}s. `make test-parts` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
+kills. Some rows have a fleet of {ODD_COUNT} of their own, in which instances differ. A reload counts as done when the
+service has not ended within 5 s; this is most of the time of a turn here.
 
 | failure | instances | most out | samples | end | time | |
 |---|--:|---|--:|---|--:|---|

@@ -92,6 +92,48 @@ def test_a_conductor_that_only_looks_on_reports_each_event_once(service: Catalog
     leads.lead.give_back()
 
 
+def test_a_roll_out_ends_in_one_write_with_its_entry_in_the_history(service: Catalog) -> None:
+    service.start(1, "old")
+    service.plan()
+    conductor, keys, store = service.conductor("one"), service.fleet.keys, service.fleet.store
+    for n, is_there in ((1, False), (2, True)):
+        if is_there:
+            store.put(keys.log(n), b"{}")
+            service.plan(n=n, target="newer")
+
+        def ends(n: int = n) -> bool:
+            service.look(conductor)
+            service.do_turns()
+            plan, _ = service.fleet.plan()
+            return plan is not None and (plan.n, plan.state) == (n, PlanState.IDLE)
+
+        eventually(ends, f"roll-out {n} ends")
+        plan, entry = store.get(keys.plan), store.get(keys.log(n))
+        assert plan is not None
+        assert entry is not None
+        assert (entry.value == b"{}") == is_there, "an entry that is there already stays"
+        assert is_there or entry.modified == plan.modified, "one transaction"
+    conductor.lead.give_back()
+
+
+def test_for_a_conductor_that_only_looks_on_a_roll_out_is_over_when_the_other_one_has_ended_it(
+    service: Catalog,
+) -> None:
+    service.start(2, "old")
+    service.plan()
+    leads, looks_on = service.conductor("one"), service.conductor("two")
+    assert leads.lead.take()
+    while service.turns(TurnState.ENDED) != ["web-0", "web-1"]:
+        service.look(leads)
+        service.do_turns()
+    for _ in range(5):
+        assert not service.look(looks_on).over, "it would end it now, but that is not written"
+    entry = eventually(lambda: (service.look(leads), service.fleet.entry(1))[1], "the other one ends it")
+    assert entry is not None
+    assert service.look(looks_on).over
+    leads.lead.give_back()
+
+
 def test_a_conductor_that_has_lost_its_lock_without_noticing_writes_nothing(service: Catalog) -> None:
     service.start(3, "old")
     service.plan()

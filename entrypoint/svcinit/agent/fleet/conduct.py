@@ -174,7 +174,14 @@ class Conductor:
             self._write(view, decision)
         if leads and decision.analyse is not None and is_own(view.plan):
             self._analyses.begin(decision.analyse, self.fleet.service, decision.plan or view.plan)
-        return decision if leads else replace(decision, events=self._news(decision.events, view.plan_index))
+        return decision if leads else self._looked_on(decision, view)
+
+    def _looked_on(self, decision: Decision, view: View) -> Decision:
+        """What another process will do, or does at this moment: none of it is done, and the roll-out is over only when
+        the plan says so."""
+        is_end = decision.plan is not None and is_own(view.plan) and decision.plan.state != view.plan.state
+        events = self._news(decision.events, view.plan_index)
+        return replace(decision, plan=None, events=events, over=decision.over and not is_end)
 
     def _news(self, events: Sequence[Event], plan_index: int) -> tuple[Event, ...]:
         """Without the lock: each event once. The plan does not change by what is decided here, and so the next look
@@ -192,21 +199,31 @@ class Conductor:
         index = view.plan_index
         if decision.plan is not None:
             raw = decision.plan.dump()
-            if self._transact([writes(self.fleet.keys.plan, raw, index)]):
+            if not self._write_plan(raw, index, decision.log):
                 return  # it was changed, or the lock is lost: the next look sees it
             entry = self.fleet.store.get(self.fleet.keys.plan)
             if entry is None or entry.value != raw:
                 return
             index = entry.modified
-        if decision.log is not None:
-            self.log(decision.log)
         self._all(decision.revokes)
         self._all((*decision.grants, *decision.asks), index)
         self._all(decision.collects)
 
+    def _write_plan(self, raw: bytes, index: int, log: LogEntry | None) -> bool:
+        """With the entry in the history of the roll-out that ends: a conductor may be killed between two writes, and
+        `svcinitctl` reads the entry as soon as the roll-out is over."""
+        plan = writes(self.fleet.keys.plan, raw, index)
+        if log is None:
+            return not self._transact([plan])
+        failed = self._transact([plan, self._entry(log)])
+        return not (self._transact([plan]) if failed == [1] else failed)
+
+    def _entry(self, log: LogEntry) -> Operation:
+        return writes(self.fleet.keys.log(log.n), dated(log).dump(), 0)
+
     def log(self, entry: LogEntry) -> None:
         """An entry that is there already stays."""
-        self._transact([writes(self.fleet.keys.log(entry.n), dated(entry).dump(), 0)])
+        self._transact([self._entry(entry)])
 
     def _all(self, wanted: Sequence[Write], plan_index: int | None = None) -> None:
         conditions = [] if plan_index is None else [requires(self.fleet.keys.plan, plan_index)]
