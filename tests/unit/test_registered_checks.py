@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import socket
 from typing import Any
 
@@ -165,6 +166,18 @@ def test_a_port_that_another_process_listens_on_is_refused_and_a_free_one_is_not
         assert caught.value.fields["variable"] == "SVCINIT_PORT"
         ports.require_free_ports(settings_of(SVCINIT_PORT=str(number), SVCINIT_PORT_CHECK="0"))
     ports.require_free_ports(settings)
+
+
+def test_of_a_host_with_many_connections_only_the_listening_sockets_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    # the columns of /proc/net/tcp; kernels before 4.4 list a connection that opens (03) with its listener
+    rows = [(":1F90", "0A"), (":1F91", "03"), (":1F92", "0A"), (":1F93", "01")]
+    lines = [f"   {number}: 0100007F{port} 00000000:0000 {state} 0 0" for number, (port, state) in enumerate(rows)]
+    table = tmp_path / "tcp"
+    table.write_text("\n".join(["  sl  local_address rem_address   st", *lines, "connection"]))
+    monkeypatch.setattr(ports, "TABLES", (str(table), str(tmp_path / "missing")))
+    assert [port for port in (0x1F90, 0x1F91, 0x1F92, 0x1F93) if list(ports.listeners(port))] == [0x1F90, 0x1F92]
 
 
 def test_an_instance_at_another_address_of_this_host_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
