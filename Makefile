@@ -107,7 +107,7 @@ $(BENCH_READY): requirements/bench.txt $(READY)
 	@tools/apt-install gcc musl-tools patchelf
 	@touch $@
 
-counts: $(READY)  ## modules, requests, system calls, memory beside bench/counts.json; WRITE=1: that is made of them
+counts: $(READY)  ## modules, requests, system calls, instructions, memory beside bench/counts.json; WRITE=1: that is made of them
 	@tools/with-parts --no-docker $(BIN)/python -m bench.counts $(if $(WRITE),--write)
 
 fleet-model: $(READY)  ## all orders of the turns of up to 3 instances, and 10,000 random histories of a fleet (a quarter of an hour)

@@ -1,7 +1,7 @@
-"""What does not drift: modules, requests to Consul, connections, system calls; and memory, with a margin.
+"""What does not drift: modules, requests to Consul, connections, system calls, instructions; and memory, with a margin.
 
 `python -m bench.counts` prints what is found beside what counts.json expects, and exits with 1 where that is exceeded;
-with --write the file expects what was found from then on. Needs strace and a Consul: `make counts`.
+with --write the file expects what was found from then on. Needs strace, valgrind and a Consul: `make counts`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from bench import imports, lives, memory
+from bench import imports, instructions, lives, memory
 from bench.contenders import Full
 from bench.imports import Imports
 from bench.launch import Contender, Stage
@@ -31,7 +31,7 @@ from testing.waiting import eventually
 
 FILE = pathlib.Path(__file__).with_name("counts.json")
 INTERPRETER = [sys.executable, "-IS"]
-HEALTH = "svcinitctl health"
+HEALTH, INSTRUCTIONS = "svcinitctl health", "million instructions"
 COMPILED = re.compile(r"^\w+__mypyc$")  # named by a digest, which each release of theirs has anew
 JYTHON = "org"  # pickle of older Pythons looks for it
 CALL = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\(")
@@ -74,6 +74,12 @@ def measure(folder: pathlib.Path, consul: ConsulAgent) -> dict[str, Count]:
     folder.mkdir(exist_ok=True)
     full = Full(folder / "full", consul)
     return {**_requests(folder, full), **_modules_and_memory(folder, full), **_system_calls(folder)}
+
+
+def count_instructions(folder: pathlib.Path) -> dict[str, Count]:
+    """In millions, by process. A start is to have 3 % more of them only on purpose."""
+    found = instructions.measure(folder, sys.executable)
+    return {process: Count(amount=round(millions, 1), margin=3) for process, millions in found.items()}
 
 
 def _requests(folder: pathlib.Path, full: Full) -> dict[str, Count]:
@@ -168,7 +174,15 @@ def _waits(strace: psutil.Process) -> bool:
 
 
 def expected() -> dict[str, Any]:
+    """All but the instructions."""
     found: dict[str, Any] = json.loads(FILE.read_text())
+    del found[INSTRUCTIONS]
+    return found
+
+
+def expected_instructions() -> dict[str, dict[str, Any]]:
+    """By interpreter, as `instructions.interpreter` names it, and process."""
+    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text())[INSTRUCTIONS]
     return found
 
 
@@ -192,17 +206,30 @@ def main() -> int:
         folder = pathlib.Path(name)
         with ConsulAgent(folder / "consul") as consul:
             found = measure(folder / "counts", consul)
-    known = expected()
+        executed = count_instructions(folder / "instructions")
+    known, all_executed, python = expected(), expected_instructions(), instructions.interpreter()
+    known_executed = all_executed.get(python, {})
+    _show(found, known)
+    print(f"\n{INSTRUCTIONS}, Python {python}:")
+    _show(executed, known_executed)
+    wrong = [*differences(found, known), *(differences(executed, known_executed) if known_executed else ())]
+    print(*wrong, sep="\n")
+    if options.write:
+        made: dict[str, Any] = _written(found, known)
+        made[INSTRUCTIONS] = {**all_executed, python: _written(executed, known_executed)}
+        FILE.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
+    return 1 if wrong and not options.write else 0
+
+
+def _show(found: Mapping[str, Count], known: Mapping[str, Any]) -> None:
     for what, count in found.items():
         wanted = known.get(what)
         before = "unknown" if wanted is None else len(wanted) if count.names is not None else f"{wanted['amount']:g}"
         print(f"{what}: {count} (expected: {before})")
-    wrong = [*differences(found, known)]
-    print(*wrong, sep="\n")
-    if options.write:
-        made = {what: count.written(known.get(what)) for what, count in found.items()}
-        FILE.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
-    return 1 if wrong and not options.write else 0
+
+
+def _written(found: Mapping[str, Count], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {what: count.written(known.get(what)) for what, count in found.items()}
 
 
 if __name__ == "__main__":

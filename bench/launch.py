@@ -40,8 +40,8 @@ class Contender:
 class Stage:
     """Where contenders run: one at a time, each in a session of its own, its output in a file."""
 
-    def __init__(self, folder: pathlib.Path, probe: Probe) -> None:
-        self.probe, self.log = probe, folder / "log"
+    def __init__(self, folder: pathlib.Path, probe: Probe, deadline: float = DEADLINE) -> None:
+        self.probe, self.log, self._deadline = probe, folder / "log", deadline
 
     def time(self, contender: Contender) -> float:
         """Milliseconds from just before the contender's exec to the service's first instruction."""
@@ -50,8 +50,8 @@ class Stage:
         started = self.probe.clock()
         pid = self._spawn(argv, contender.env)
         try:
-            began = self.probe.began(DEADLINE)
-            code = _wait(pid, DEADLINE)
+            began = self.probe.began(self._deadline)
+            code = _wait(pid, self._deadline)
         except TimeoutError as error:
             raise self._failed(contender, str(error)) from None
         finally:
@@ -70,11 +70,11 @@ class Stage:
         try:
             status = f"/proc/{pid}/status"
             while not _blocks(status, signal.SIGTERM):
-                if time.monotonic() > started + DEADLINE:
+                if time.monotonic() > started + self._deadline:
                     raise self._failed(contender, "it never blocked SIGTERM")
             took = time.monotonic() - started
-            self.probe.began(DEADLINE)
-            _wait(pid, DEADLINE)
+            self.probe.began(self._deadline)
+            _wait(pid, self._deadline)
         except TimeoutError as error:
             raise self._failed(contender, str(error)) from None
         finally:
@@ -89,12 +89,12 @@ class Stage:
         pid = self._spawn([*contender.argv, *self.probe.argv, STAY], contender.env)
         try:
             try:
-                self.probe.began(DEADLINE)
+                self.probe.began(self._deadline)
             except TimeoutError as error:
                 raise self._failed(contender, str(error)) from None
             yield pid
             os.kill(pid, signal.SIGTERM)
-            _wait(pid, DEADLINE)
+            _wait(pid, self._deadline)
         finally:
             _end(pid)
         contender.after()

@@ -1,13 +1,15 @@
 """Write HOME/lib/import-cache, which svcinit.agent.imports reads: run by the bundle's own Python when all is in place.
 
 The modules are those that the network half can import, as it does so in a start with templates, watch and metrics. The
-byte code has no docstrings and no columns: they are read by nobody here and stay in memory as long as presence does.
+byte code has no docstrings, no columns and, outside the standard library, no annotations: they are read by nobody here,
+take time to evaluate, and stay in memory as long as presence does.
 """
 
 from __future__ import annotations
 
 import _sre
 import ast
+import builtins
 import importlib
 import marshal
 import pkgutil
@@ -15,20 +17,22 @@ import re
 import sys
 import warnings
 from types import CodeType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-BY_INIT = "svcinit.__main__", "svcinit.lifecycle.residents", "svcinit.processes.crew"  # imported before it forks
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # Not those of classes: email reads them, and dataclasses makes up one that it does not find.
 DOCUMENTED = ast.Module, ast.FunctionDef, ast.AsyncFunctionDef
+# They compile texts: of each named tuple, of each data class, and each annotation that is a text.
+GENERATING = "collections", "dataclasses", "typing"
+READ = "ClassVar", "InitVar", "KW_ONLY"  # dataclasses reads these annotations, and of all others only the names
 
 
 def main() -> None:
     (library,) = sys.argv[1:]
     sys.path.append(library)
-    patterns = _record()
-    for name in BY_INIT:
-        importlib.import_module(name)
-    before = set(sys.modules)
+    patterns, sources = _record(), _record_sources()
     from svcinit.agent import imports
 
     warnings.simplefilter("ignore")
@@ -37,17 +41,18 @@ def main() -> None:
     _use_templates()
     modules: dict[str, tuple[str, bool, int, int]] = {}
     body = bytearray()
-    for name in sorted(set(sys.modules) - before):
+    for name in sorted(sys.modules):
         spec = getattr(sys.modules[name], "__spec__", None)
         if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
             continue
-        code = marshal.dumps(_byte_code(spec.origin))
+        code = marshal.dumps(_byte_code(spec.origin, annotated=name.partition(".")[0] in sys.stdlib_module_names))
         modules[name] = (spec.origin, spec.submodule_search_locations is not None, len(body), len(code))
         body += code
-    head = marshal.dumps((imports.KEY, modules, patterns))
+    head = marshal.dumps((imports.KEY, modules, patterns, sources))
     with open(imports.FILE, "xb") as file:
         size = file.write(len(head).to_bytes(imports.HEAD, "big") + head + body)
-    print(f"import-cache: {len(modules)} modules, {len(patterns)} patterns, {size // 1024} KiB")
+    counted = f"{len(modules)} modules, {len(patterns)} patterns, {len(sources)} generated sources"
+    print(f"import-cache: {counted}, {size // 1024} KiB")
 
 
 def _record() -> dict[tuple[Any, int], bytes]:
@@ -73,6 +78,33 @@ def _record() -> dict[tuple[Any, int], bytes]:
     return found
 
 
+def _record_sources() -> dict[str, bytes]:
+    """The byte code of each text that a module of GENERATING compiles from now on."""
+    found: dict[str, bytes] = {}
+    ordinary = compile
+
+    def keep(source: Any, caller: str, mode: str) -> None:
+        if isinstance(source, str) and caller in GENERATING:
+            found[source] = marshal.dumps(ordinary(source, "<string>", mode, dont_inherit=True))
+
+    def recording(run: Callable[..., Any]) -> Callable[..., Any]:
+        def running(source: Any, *spaces: Any) -> Any:
+            caller = sys._getframe(1)
+            keep(source, caller.f_globals["__name__"], run.__name__)
+            return run(source, *spaces or (caller.f_globals, caller.f_locals))
+
+        return running
+
+    def compiling(source: Any, filename: Any, mode: str, *rest: Any, **named: Any) -> Any:
+        keep(source, sys._getframe(1).f_globals["__name__"], mode)
+        return ordinary(source, filename, mode, *rest, **named)
+
+    for run in (eval, exec):
+        setattr(builtins, run.__name__, recording(run))
+    builtins.compile = compiling  # type: ignore[assignment]
+    return found
+
+
 def _use_templates() -> None:
     """Have Jinja2 compile the patterns of its lexer, which it does for the first template."""
     from svcinit.agent.templates.output import Environment
@@ -80,13 +112,31 @@ def _use_templates() -> None:
     Environment().from_string("{{ name }}")
 
 
-def _byte_code(path: str) -> CodeType:
+def _byte_code(path: str, *, annotated: bool) -> CodeType:
+    """Of a source file, without what nobody reads. `annotated`: its annotations stay."""
     with open(path, "rb") as file:
         tree = ast.parse(file.read(), path)
+    if not annotated:  # else each of them would be a text, which typing compiles
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")
+        ]
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
+        if not annotated:
+            _strip(node)
     return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+
+
+def _strip(node: ast.AST) -> None:
+    """Make the annotations None: those of classes name fields."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        node.returns = None
+    elif isinstance(node, ast.arg):
+        node.annotation = None
+    elif isinstance(node, ast.AnnAssign):
+        text = ast.unparse(node.annotation)
+        node.annotation = ast.Constant(text if any(name in text for name in READ) else None)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,42 @@ def test_no_regular_expression_of_the_libraries_is_compiled_at_a_start(library: 
     assert run(library, code) == "[] True\n"
 
 
+def test_no_text_is_compiled_while_the_libraries_load(library: pathlib.Path) -> None:
+    code = (
+        "import svcinit.agent, sys\n"
+        "from svcinit.agent import imports\n"
+        "imports.avoid_openssl()\n"
+        "found = []\n"
+        "sys.addaudithook(lambda event, given: event == 'compile' and found.append(given[0]))\n"
+        "import svcinit.agent.registration.presence, svcinit.agent.prepare.transaction\n"
+        "import svcinit.agent.consul.discovery, svcinit.agent.templates.engine, svcinit.agent.fleet.records\n"
+        "texts = [text for text in found if text is not None]\n"
+        "eval('1'); print(texts, found[-1])"
+    )
+    assert run(library, code) == "[] b'1'\n"
+
+
+def test_data_classes_and_named_tuples_have_their_fields_without_annotations(
+    library: pathlib.Path, own: pathlib.Path
+) -> None:
+    code = (
+        "import svcinit.agent, dataclasses, sys\n"
+        "import svcinit.agent.fleet.conduct, svcinit.agent.templates.engine, svcinit.agent.consul.discovery, urllib3\n"
+        "import requests, svcinit.agent.registration.presence\n"
+        "for name, module in sorted(sys.modules.items()):\n"
+        "    for kind in [each for each in vars(module).values() if isinstance(each, type)]:\n"
+        "        if kind.__module__ == name:\n"
+        "            fields = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []\n"
+        "            fields += vars(kind).get('_fields', ())\n"
+        "            if fields: print(name, kind.__name__, fields)"
+    )
+    found = run(library, code)
+    assert "dns.message" in found
+    assert "svcinit.agent.fleet" in found
+    own.unlink()
+    assert found == run(library, code)
+
+
 def test_a_traceback_shows_the_lines_of_the_source(library: pathlib.Path) -> None:
     code = (
         "import svcinit.agent, traceback\n"

@@ -1,9 +1,9 @@
 """How prepare and presence import 200 to 300 modules quickly.
 
-1. From one file: byte code that is found without a search, and regular expressions that are compiled already (the
-   libraries compile 100 of them while they load). /opt/svcinit has the file; `entrypoint/bundle/import_cache.py` makes
-   it when the image is built. An installation without the file, or with a file of another Python or another place,
-   imports in the ordinary way.
+1. From one file: byte code that is found without a search, and what the libraries compile while they load is compiled
+   already: 100 regular expressions, and the 60 functions that named tuples and data classes make of texts. /opt/svcinit
+   has the file; `entrypoint/bundle/import_cache.py` makes it when the image is built. An installation without the file,
+   or with a file of another Python or another place, imports in the ordinary way.
 2. Without modules that only other uses of a library need. They load when they are used first.
 3. Without OpenSSL and its CAs, as long as no address is https: 4 MiB of memory. The standard library and urllib3 do
    without it.
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import _sre  # type: ignore[import-not-found]
+import collections
 import marshal
 import os
 import re
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     Modules = Mapping[str, tuple[str, bool, int, int]]  # path of the source, package or not, offset in the body, length
     Patterns = Mapping[tuple[str | bytes, int], bytes]  # (pattern, flags): marshalled arguments of _sre.compile
+    Sources = Mapping[str, bytes]  # text: marshalled byte code
 
 LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = f"{LIBRARY}/import-cache"
@@ -42,9 +44,15 @@ HEAD = 8  # bytes at the start of the file: the length of the head that follows,
 class Loader(SourceFileLoader):
     """Takes the byte code of a module from the file, and everything else (source, resources) from beside its source."""
 
+    given: Mapping[str, Mapping[str, Any]] = {}  # what stands in a module before it is executed
+
     def __init__(self, name: str, path: str, offset: int, length: int) -> None:
         super().__init__(name, path)
         self._offset, self._length = offset, length
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module).update(self.given.get(module.__name__, {}))
+        super().exec_module(module)
 
     def get_code(self, fullname: str) -> CodeType | None:
         try:
@@ -76,12 +84,13 @@ def use_file() -> None:
     """Import from the file from now on. Does nothing if there is no such file for this Python in this place."""
     try:
         length = int.from_bytes(_read(0, HEAD), "big")
-        key, modules, patterns = marshal.loads(_read(HEAD, length))
+        key, modules, patterns, sources = marshal.loads(_read(HEAD, length))
     except Exception:  # there is no such file, or it is damaged
         return
     if key == KEY:
         sys.meta_path.insert(0, Finder(modules, HEAD + length))
         _take(patterns)
+        _take_sources(sources)
 
 
 def defer_unused() -> None:
@@ -147,6 +156,19 @@ def _take(patterns: Patterns) -> None:
         return _sre.compile(pattern, *marshal.loads(known)) if known else ordinary(pattern, flags)
 
     compiler.compile = compiled
+
+
+def _take_sources(sources: Sources) -> None:
+    def code(source: str) -> Any:
+        return marshal.loads(sources[source]) if source in sources else source
+
+    def compiled(source: str, *rest: Any) -> Any:
+        return code(source) if source in sources else compile(source, *rest)
+
+    vars(collections)["eval"] = lambda source, *spaces: eval(code(source), *spaces)
+    Loader.given = {
+        "dataclasses": {"exec": lambda source, *spaces: exec(code(source), *spaces)}, "typing": {"compile": compiled},
+    }  # fmt: skip
 
 
 def _read(offset: int, length: int) -> bytes:

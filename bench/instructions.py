@@ -1,0 +1,71 @@
+"""How many instructions init, prepare and presence execute in user space in a short run (valgrind's cachegrind).
+
+Unlike times, these numbers do not depend on other work on the machine: the bundle as it ships runs with a scripted
+agent, without random addresses (setarch -R), and with one seed for the hashes of strings. They depend on how the
+interpreter was compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import platform
+import re
+import shutil
+from typing import cast
+
+from bench import image
+from bench.contenders import Full
+from bench.launch import Stage
+from bench.probe import Probe
+from bench.scripted import ScriptedConsul
+from testing.consul import ConsulAgent
+from testing.waiting import eventually
+
+RUNS = 3  # the fewest instructions count: a turn of a loop more, when something took longer, only adds some
+DEADLINE = 150.0  # seconds: a program takes 50 times longer
+SUMMARY = re.compile(r"^summary: (\d+)$", re.MULTILINE)
+# as the launcher's -I -S, except that the interpreter takes the seed from its environment
+OPTIONS = "-P", "-s", "-S"
+ENV = {
+    "PYTHONHASHSEED": "0", "SVCINIT_SYNC_INTERVAL": "1h", "SVCINIT_START_TIMEOUT": f"{DEADLINE:g}s",
+    "SVCINIT_STOP_TIMEOUT": f"{DEADLINE:g}s",
+}  # fmt: skip
+
+
+def interpreter() -> str:
+    """Names the Python that runs this, and what compiled it."""
+    return f"{platform.python_version()} {platform.python_compiler()}"
+
+
+def measure(folder: pathlib.Path, python: str) -> dict[str, float]:
+    """Millions of instructions by process. `folder` is made, and gets a bundle of `python`."""
+    launcher = image.build(folder / "bundle", python)
+    found = [_run(folder / f"run-{number}", launcher) for number in range(RUNS)]
+    return {process: min(run[process] for run in found) for process in found[0]}
+
+
+def _run(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, float]:
+    counted = folder / "counted"
+    counted.mkdir(parents=True)
+    probe = Probe(folder)
+    stage = Stage(folder, probe, DEADLINE)
+    with ScriptedConsul() as consul:
+        full = Full(folder / "full", cast(ConsulAgent, consul))  # it has what this contender needs of one
+        python, *_ = image.interpreter(launcher)
+        contender = full.svcinit([*_cachegrind(counted), python, *OPTIONS, image.script(launcher), "--"])
+        contender.env |= ENV
+        with stage.staying(contender) as init:
+            eventually(full.registered, f"it is registered; its log: {stage.log.read_text()}", DEADLINE)
+            presence = json.loads((full.folder / "run" / "init.json").read_text())["presence"]
+    probe.close()
+    by_pid = {int(file.name): int(SUMMARY.findall(file.read_text())[0]) / 1e6 for file in counted.iterdir()}
+    (prepare,) = by_pid.keys() - {init, presence}
+    return {"init": by_pid[init], "prepare": by_pid[prepare], "presence": by_pid[presence]}
+
+
+def _cachegrind(counted: pathlib.Path) -> list[str]:
+    """What goes before a command. Its forked children are counted as well, the programs that they execute are not."""
+    setarch, valgrind = (shutil.which(name) or name for name in ("setarch", "valgrind"))
+    return [setarch, "-R", valgrind, "-q", "--tool=cachegrind", "--cache-sim=no",
+            f"--cachegrind-out-file={counted}/%p"]  # fmt: skip
