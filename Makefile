@@ -15,7 +15,7 @@ TESTS := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 CALM := $(TESTS) -n $(CORES)
 REAL := $(TESTS) -n $(shell expr $(CORES) \* 3 / 2)
 
-.PHONY: help setup demo demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak fleet-bench counts fleet-model fleet-sim mutants release requirements clean
+.PHONY: help setup demo demo-fleet demo-local site site-down test test-unit test-real test-parts test-arm64 lint format docs bench soak fleet-bench counts fleet-model fleet-sim mutants release requirements clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -32,6 +32,9 @@ $(READY): requirements/dev.txt pyproject.toml
 
 demo: $(READY)  ## the main scenario from start to end, with explanations
 	@CONSUL_BINARY=$$(tools/consul --newest) tools/with-parts --try-docker $(BIN)/python -m tools.demo
+
+demo-fleet: $(READY)  ## a good and a bad change roll through 12 instances, without Docker, with explanations
+	@CONSUL_BINARY=$$(tools/consul --newest) $(BIN)/python -m tools.demo_fleet
 
 demo-local: $(READY)  ## a service configured from a file, without Consul or Docker
 	@$(BIN)/python -m tools.demo_local
@@ -82,6 +85,7 @@ docs: $(DOCS_READY)  ## pages and pictures made from the code and from a run of 
 	SVCINIT_WRITE_TABLE=1 tools/with-parts $(BIN)/python -m pytest -q tests/chaos tests/site
 	$(BIN)/python -m tools.failures_page
 	$(BIN)/python -m tools.terminal_picture docs/demo.svg make demo
+	$(BIN)/python -m tools.terminal_picture docs/demo-fleet.svg make demo-fleet
 
 .PHONY: docs-site
 docs-site: $(DOCS_READY)  ## the pages as a site, in build/site; a link that leads nowhere is an error

@@ -35,7 +35,7 @@ class Shop:
 
     def __init__(self, folder: pathlib.Path, consul: ConsulAgent, stack: ExitStack, count: int = COUNT) -> None:
         self.folder, self.consul, self._stack = folder, consul, stack
-        self.fleet = Fleet(consul)
+        self.fleet = Fleet(consul, token=consul.token)
         self.ports = free_ports(count)
         self.templates = folder / "templates"
         self.instances: list[Running] = []

@@ -126,13 +126,16 @@ def test_the_page_of_failures_is_current() -> None:
     assert text_of(failures_page.PAGE) == failures_page.page(), "run `make docs`"
 
 
-def test_the_picture_of_the_demo_is_of_this_demo() -> None:
-    source = text_of(ROOT / "tools" / "demo.py")
+@pytest.mark.parametrize(
+    ("demo", "shown", "proof"), [("demo", 4, " 0 failed, "), ("demo-fleet", 2, "1 of 12 instances had")]
+)
+def test_the_picture_of_a_demo_is_of_this_demo(demo: str, shown: int, proof: str) -> None:
+    source = text_of(ROOT / "tools" / f"{demo.replace('-', '_')}.py")
     steps = re.findall(r'^ +step\((\d), "(.*)"\)$', source, re.MULTILINE)
-    picture = text_of(DOCS / "demo.svg").replace("&#160;", " ")
-    last = [f"{number}. {title}" for number, title in steps[-4:]]
+    picture = text_of(DOCS / f"{demo}.svg").replace("&#160;", " ")
+    last = [f"{number}. {title}" for number, title in steps[-shown:]]
     assert [title for title in last if title not in picture] == [], "run `make docs`"
-    assert " 0 failed, " in picture
+    assert proof in picture
 
 
 def test_messages_to_alert_on_are_those_that_are_written() -> None:

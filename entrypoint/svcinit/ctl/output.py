@@ -11,6 +11,7 @@ def put(*texts: str) -> None:
     if not sys.stdout:  # it was closed
         return
     try:
+        sys.stdout.flush()
         for text in texts:
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.flush()

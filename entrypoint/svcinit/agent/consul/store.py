@@ -24,6 +24,7 @@ MOST_OPERATIONS, BODY_LIMIT = 64, 512 << 10  # of one transaction: operations, b
 OVERHEAD = 1024  # bytes of an operation besides its value: at most, with the longest name of a key that Consul takes
 CONFLICT = (409,)  # the status of a transaction that was not applied
 STALE, DEFAULT, CONSISTENT = "stale", "default", "consistent"
+NODES_RULE = 'node_prefix "" { policy = "read" }'  # without it, the answer about health has no instance
 WRITE_RULE, SESSION_RULE = 'key "{}" {{ policy = "write" }}', 'session_prefix "" { policy = "write" }'
 Operation = dict[str, Any]  # of a transaction, as Consul takes it
 

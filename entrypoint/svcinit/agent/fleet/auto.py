@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from svcinit import log
 from svcinit.agent.consul.api import connect
-from svcinit.agent.consul.store import STALE, Store
+from svcinit.agent.consul.store import NODES_RULE, STALE, Store
 from svcinit.agent.fleet import commands, revision
 from svcinit.agent.fleet.analysis import Analyses
 from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead, collect, stored_policy
@@ -155,6 +155,10 @@ class Automatic:
         plan, index = self._fleet.plan()
         records = self._fleet.own_records()
         paths = tuple(sorted({path for record in records for path in record.paths}))
+        if paths and self._conductor.view is not None and not self._conductor.view.health:
+            # Consul leaves out, without an error, what the token may not read
+            self._warn(f"no instance is in the catalog, or the token lacks {NODES_RULE}: no roll-out begins")
+            return False
         if not paths or (plan is not None and plan.state in (PlanState.PAUSED, PlanState.REVERTING)):
             return False
         if plan is None and index:

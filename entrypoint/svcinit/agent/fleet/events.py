@@ -38,7 +38,7 @@ TEXTS: Mapping[str, Text] = {
     "halted": Text("halted", "{failures} of {whole} failed; no instance gets a turn until `svcinitctl fleet resume`"),
     "reverting": Text("halted", "{failures} of {whole} failed; all get {target} back"),
     "reverted": Text("reverted", "{done} of {whole} on {target}"),
-    "done": Text("done", "{done} of {whole} on {target}; {failed} failed; most out at once {most_out} (limit {limit})"),
+    "done": Text("done", "{done} of {whole}{on}; {failed} failed; most out at once {most_out} (limit {limit})"),
     "waiting": Text("waiting", "{waiting}: {not_passing} of {expected} not passing, {out} out (limit {limit})"),
     "stuck": Text("stuck", "{waiting}: no progress for {seconds} s; {out} out (limit {limit})"),
 }
@@ -117,6 +117,7 @@ def _phase(census: Census, old: Plan, plan: Plan, failed: Failures, waiting: Wai
     counts, policy = census.counts, census.policy
     fields: dict[str, Any] = {
         "phase": "revert" if plan.state == PlanState.REVERTING else plan.phase.value, "target": plan.target[:6],
+        "on": f" on {plan.target[:6]}" if plan.target else "",
         "done": plan.done, "whole": len(counts.takes_turns), "failed": len(plan.failed), "out": len(counts.out),
         "limit": counts.limit, "expected": plan.expected, "not_passing": len(counts.not_passing),
         "most_out": plan.most_out, "waiting": waiting.value,

@@ -90,12 +90,17 @@ def unpack(blob: bytes, digest: str) -> Content:
 
 
 def read_live(consul: Consul, prefixes: Iterable[str]) -> Content:
-    """What the prefixes have now: one consistent read for each. Raises ConfigError, Unavailable."""
+    """What the prefixes have now: one consistent read for each. Raises ConfigError, Unavailable.
+
+    A token that may not read a prefix sees no keys there. That is an error here: it would be an empty configuration.
+    """
     content: Content = {}
     for text in prefixes:
         prefix, dc = parted(text)
         found = Store(consul, dc).below(f"{prefix}/" if prefix else "", CONSISTENT)
         content[text] = {entry.key: entry.value for entry in found if not entry.key.endswith("/")}
+        if not content[text]:
+            consul.look_up(f"{prefix}/", dc)
     return content
 
 

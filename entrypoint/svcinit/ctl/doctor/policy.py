@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcinit.agent.consul.api import AGENT_RULE, key_rule, service_rule
-from svcinit.agent.consul.store import SESSION_RULE
+from svcinit.agent.consul.store import NODES_RULE, SESSION_RULE
 from svcinit.agent.registration.services import services
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from svcinit.settings.environment import Settings
 
-PEER_RULES = 'service_prefix "" { policy = "read" }', 'node_prefix "" { policy = "read" }'
+PEER_RULES = 'service_prefix "" { policy = "read" }', NODES_RULE
 DNS_RULES = (*PEER_RULES, 'query_prefix "" { policy = "read" }')
 CATALOG_FUNCTIONS = {"instances", "services", "nodes"}  # of templates: they read all services and nodes
 OF_THE_AGENT = "node", "this.address"  # what in templates asks the agent about itself
@@ -24,13 +24,17 @@ def rules(settings: Settings, used: Collection[str]) -> list[str]:
 
     Raises ConfigError (SVCINIT_SERVICES).
     """
-    found = [key_rule(prefix + "/") for prefix in dict.fromkeys(prefix for prefix, _ in settings.kv_prefix)]
+    found = prefix_rules(settings)
     whole = [name for name in (*settings.wait_for_keys, *sorted(used)) if name.startswith("/")]
     found += [key_rule(name.lstrip("/")) for name in dict.fromkeys(whole)]
     found += [service_rule(name) for name in dict.fromkeys(service.name for service in services(settings))]
     found += [AGENT_RULE] * needs_agent(settings, used)
     found += roll_rules(settings)
-    return found + list(PEER_RULES) * follows_peers(settings, used)
+    return list(dict.fromkeys(found + list(PEER_RULES) * follows_peers(settings, used)))
+
+
+def prefix_rules(settings: Settings, access: str = "read") -> list[str]:
+    return [key_rule(prefix + "/", access) for prefix in dict.fromkeys(prefix for prefix, _ in settings.kv_prefix)]
 
 
 def roll_rules(settings: Settings) -> list[str]:
@@ -43,7 +47,7 @@ def roll_rules(settings: Settings) -> list[str]:
 
 def conductor_rules(root: str) -> list[str]:
     """Besides reading the prefixes and the service. `root`: SVCINIT_ROLL_PREFIX with a slash at the end."""
-    return [key_rule(root, "write"), 'node_prefix "" { policy = "read" }', SESSION_RULE]
+    return [key_rule(root, "write"), NODES_RULE, SESSION_RULE]
 
 
 def needs_agent(settings: Settings, used: Collection[str]) -> bool:
@@ -65,8 +69,10 @@ def policy(settings: Settings, used: Collection[str]) -> str:
         for datacenter in dict.fromkeys(datacenter for _, datacenter in settings.kv_prefix if datacenter)
     ]
     if settings.roll == "manual":
-        conducts = [*conductor_rules(f"{settings.roll_prefix}/"), service_rule(settings.service or "", "read")]
-        lines += ["", "# besides the rules for KV prefixes, for the token of svcinitctl fleet:"]
-        lines += [f"# {rule}" for rule in conducts]
+        reads = [*prefix_rules(settings), service_rule(settings.service or "", "read")]
+        lines += ["", "# for the token of svcinitctl fleet:"]
+        lines += [f"# {rule}" for rule in (*reads, *conductor_rules(f"{settings.roll_prefix}/"))]
+        lines += ["", "# for svcinitctl fleet undo, in place of the same rules for reading:"]
+        lines += [f"# {rule}" for rule in prefix_rules(settings, "write")]
     lines += ["", "# for the agent's own token (acl.tokens.default), with which Consul's DNS answers:"]
     return "\n".join([*lines, *(f"# {rule}" for rule in DNS_RULES)]) + "\n"

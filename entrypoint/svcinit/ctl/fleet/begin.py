@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, refusal, say, short, warn
+from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     from svcinit.ctl.fleet.progress import conduct
 
     place = Place(options)
+    if not options.dry_run and not options.detach:
+        place.check_session()
     before = _revisions(place)
     try:
         plan = Beginning(place, options).write()
@@ -115,6 +118,10 @@ class Beginning:
         from svcinit.agent.fleet import commands, revision
 
         content = self.live(records, None)
+        if not records and not any(content.values()) and not self.fleet.health():
+            raise ConfigError(
+                f"there is no service {self.place.name}: no instance, and no key below {', '.join(content)}"
+            )
         stored = set(revision.names(self.fleet.store, self.root))
         plan = commands.adopt(records, revision.name_of(content), stored)
         if self.options.dry_run:
@@ -195,6 +202,7 @@ class Beginning:
         would = "would be " if self.options.dry_run else ""
         say("", f"{would}roll-out {plan.n} of {self.place.name}{where}: {what}{change}{keys}")
         view = self.fleet.view()
+        self.place.check_catalog(view.health, self.fleet.own_records())
         takers = {id for id, seen in view.records.items() if id in view.health}
         others = sorted(set(view.health) - takers)
         passing = sum(row.passing for row in view.health.values())

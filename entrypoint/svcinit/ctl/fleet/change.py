@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     from svcinit.ctl.fleet.progress import conduct
 
     place = Place(options)
+    if options.action != "pause" and not options.detach:
+        place.check_session()
     before = revision.names(place.fleet.store, place.fleet.keys.prefix)
     try:
         plan = _changed(place, options)

@@ -14,12 +14,13 @@ from svcinit.errors import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, ConfigError, 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from svcinit.agent.consul.store import Store
     from svcinit.agent.fleet.commands import NotNow
     from svcinit.agent.fleet.conduct import Fleet
     from svcinit.agent.fleet.records import Plan, Record
+    from svcinit.agent.fleet.view import Health
 
 __all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE"]
 ACCESSOR_DIGITS = 6
@@ -77,6 +78,28 @@ class Place:
             return self.fleet.store.dc or self.consul.datacenter()
         except SvcinitError:
             return ""
+
+    def check_session(self) -> None:
+        """Raises ConfigError if the token may not take the lock: nobody would conduct what was begun."""
+        from svcinit.agent.fleet.conduct import LOCK_DELAY, TTL
+
+        store = self.fleet.store
+        store.destroy(store.create_session(f"svcinitctl of {self.who}", TTL, LOCK_DELAY))
+
+    def check_catalog(self, health: Mapping[str, Health], records: Iterable[Record]) -> None:
+        """Raises ConfigError if no instance is visible.
+
+        Consul leaves out, without an error, what a token may not read.
+        """
+        from svcinit.agent.consul.api import service_rule
+        from svcinit.agent.consul.store import NODES_RULE
+
+        live = sum(not record.left for record in records)
+        if live and not health:
+            raise ConfigError(
+                f"{live} instances of {self.name} have records, and the catalog has none of them. If ACLs are on, the "
+                f"token needs {service_rule(self.name, 'read')} and {NODES_RULE}"
+            )
 
     def prefixes(self, records: Mapping[str, Record] | list[Record], plan: Plan | None) -> tuple[str, ...]:
         """Those of all instances; without one, those of the last plan, of this container, or of the service's name."""

@@ -77,6 +77,10 @@ def _paused(place: Place) -> int:
             place.fleet.store.put(place.fleet.keys.plan, commands.pause(plan).dump(), index=index)
         except commands.NotNow:
             pass
+    return _say_paused(place)
+
+
+def _say_paused(place: Place) -> int:
     say("paused", f"no further instance gets a turn: svcinitctl fleet resume {place.name}")
     return EX_TEMPFAIL
 
@@ -86,7 +90,7 @@ def _ended(place: Place, n: int) -> int:
 
     plan, _ = place.fleet.plan()
     if plan is not None and plan.state is PlanState.PAUSED:
-        return EX_TEMPFAIL
+        return _say_paused(place)
     entry = place.fleet.entry(n)
     if plan is None or plan.state is not PlanState.IDLE or entry is None:
         return 1

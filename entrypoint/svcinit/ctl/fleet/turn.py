@@ -117,6 +117,8 @@ class Host:
         from svcinit.ctl.fleet.place import refusal
 
         fleet = self._place.fleet
+        self._place.check_session()
+        self._place.check_catalog(fleet.health(), fleet.own_records())
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
             plan, index = fleet.plan()
