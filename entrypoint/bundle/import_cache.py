@@ -1,8 +1,8 @@
 """Write HOME/lib/import-cache, which svcinit.agent.imports reads: run by the bundle's own Python when all is in place.
 
 The modules are those that the network half can import, as it does so in a start with templates, watch and metrics. The
-byte code has no docstrings, no columns and, outside the standard library, no annotations: they are read by nobody here,
-take time to evaluate, and stay in memory as long as presence does.
+byte code has no docstrings, no columns and, outside the standard library and ANNOTATED, no annotations: nobody reads
+them, they take time to evaluate, and stay in memory as long as presence does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DOCUMENTED = ast.Module, ast.FunctionDef, ast.AsyncFunctionDef
 # They compile texts: of each named tuple, of each data class, and each annotation that is a text.
 GENERATING = "collections", "dataclasses", "typing"
+ANNOTATED = {"svcinit.agent.fleet.records"}  # it reads the types of the fields of its data classes
 READ = "ClassVar", "InitVar", "KW_ONLY"  # dataclasses reads these annotations, and of all others only the names
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         spec = getattr(sys.modules[name], "__spec__", None)
         if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
             continue
-        code = marshal.dumps(_byte_code(spec.origin, annotated=name.partition(".")[0] in sys.stdlib_module_names))
+        code = marshal.dumps(byte_code(name, spec.origin))
         modules[name] = (spec.origin, spec.submodule_search_locations is not None, len(body), len(code))
         body += code
     head = marshal.dumps((imports.KEY, modules, patterns, sources))
@@ -112,8 +113,9 @@ def _use_templates() -> None:
     Environment().from_string("{{ name }}")
 
 
-def _byte_code(path: str, *, annotated: bool) -> CodeType:
-    """Of a source file, without what nobody reads. `annotated`: its annotations stay."""
+def byte_code(name: str, path: str) -> CodeType:
+    """Of the source file of a module, without what nobody reads."""
+    annotated = name in ANNOTATED or name.partition(".")[0] in sys.stdlib_module_names
     with open(path, "rb") as file:
         tree = ast.parse(file.read(), path)
     if not annotated:  # else each of them would be a text, which typing compiles

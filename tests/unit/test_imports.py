@@ -106,6 +106,19 @@ def test_data_classes_and_named_tuples_have_their_fields_without_annotations(
     assert found == run(library, code)
 
 
+def test_what_lies_in_kv_of_a_roll_out_is_read_as_it_was_written(library: pathlib.Path) -> None:
+    """The readers of its fields go by their annotations."""
+    code = (
+        "import svcinit.agent\n"
+        "from svcinit.agent.fleet.records import How, LogEntry, Plan, PlanState, Record, Turn, TurnState\n"
+        "turn = Turn(n=1, serial=2, how=How.TURN, state=TurnState.CLAIMED, owner='me', seconds=0.5)\n"
+        "plan = Plan(n=3, state=PlanState.ROLLING, failed=(('b', 'c'),), policy={'bake': '1s'}, paths=('p',))\n"
+        "for value in plan, Record(life='d', turn=turn, left=True), LogEntry(n=4, by='e'):\n"
+        "    print(type(value).parse(value.dump()) == value)"
+    )
+    assert run(library, code).split() == ["True"] * 3
+
+
 def test_a_traceback_shows_the_lines_of_the_source(library: pathlib.Path) -> None:
     code = (
         "import svcinit.agent, traceback\n"
