@@ -1,7 +1,8 @@
 """A fleet of real svcinit processes with SVCINIT_ROLL on a Consul cluster, and svcinitctl beside them.
 
 Each instance has a service that answers `/health` by the file that svcinit renders for it:
-`good N`: 200; `bad N`: 500 after a second; `some N`: so in one instance of ten; `crash N`: the process ends.
+`good N`: 200; `warm N`: 200, after WARM_UP seconds of 500; `bad N`: 500 after a second; `some N`: so in one instance of
+ten; `crash N`: the process ends.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ AGENTS = 4
 LIMITS = {"http_max_conns_per_client": 1000}  # of an agent: at 200 instances, 50 have several connections each
 TOGETHER = 8  # instances that start at the same time
 BROKEN_PER = 10  # `some N` breaks one instance of so many
+WARM_UP = 1.5  # seconds
 PACE = 1.0  # seconds between two looks of the conductor
 SERVICE = f"""
 import os, signal, socket, sys, time
@@ -52,7 +54,8 @@ while True:
             client.settimeout(2)
             client.recv(65536)
             bad = word == "bad" or word == "some" and number % {BROKEN_PER} == {BROKEN_PER - 1}
-            status = 500 if bad and time.monotonic() > since + 1 else 200
+            age = time.monotonic() - since
+            status = 500 if bad and age > 1 or word == "warm" and age < {WARM_UP} else 200
             client.sendall(b"HTTP/1.0 %d -\\r\\nContent-Length: 0\\r\\n\\r\\n" % status)
         except OSError:
             pass

@@ -9,10 +9,11 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
 class Table:
-    """`head` is the page up to its first row; a row noted again replaces the one before."""
+    """`head` is the page up to its first row; a row noted again replaces the one before. `keeps`: rows of the page that
+    this run did not measure stay."""
 
-    def __init__(self, page: str, head: str) -> None:
-        self._path, self._head = DOCS / page, head
+    def __init__(self, page: str, head: str, *, keeps: bool = False) -> None:
+        self._path, self._head, self._keeps = DOCS / page, head, keeps
         self._rows: dict[str, str] = {}
 
     def note(self, what: str, cells: str) -> None:
@@ -21,4 +22,11 @@ class Table:
     def write(self) -> None:
         """Where `make docs` asks for it, and there is something to write."""
         if os.environ.get("SVCINIT_WRITE_TABLE") and self._rows:
-            self._path.write_text(self._head + "".join(self._rows.values()), encoding="utf-8")
+            rows = {**(self._before() if self._keeps else {}), **self._rows}
+            self._path.write_text(self._head + "".join(rows.values()), encoding="utf-8")
+
+    def _before(self) -> dict[str, str]:
+        """The rows of the page."""
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.exists() else []
+        rule = next((number for number, line in enumerate(lines) if line.startswith("|--")), len(lines))
+        return {line.split(" | ")[0].removeprefix("| "): line for line in lines[rule + 1 :]}

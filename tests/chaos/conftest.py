@@ -47,7 +47,7 @@ service has not ended within 5 s; this is most of the time of a turn here.
 
 | failure | instances | most out | samples | end | time | |
 |---|--:|---|--:|---|--:|---|
-""")  # fmt: skip
+""", keeps=True)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

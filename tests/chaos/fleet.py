@@ -33,7 +33,8 @@ POLICY = {
 VALUES = itertools.count(1)
 
 
-def next_value(kind: str = "good") -> str:
+def next_value(kind: str = "warm") -> str:
+    """By default one with which each instance is out for a moment after its turn has begun."""
     return f"{kind} {next(VALUES)}"
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from svcinit.agent.fleet.records import PlanState, TurnState
 from testing.consul import ConsulAgent
-from testing.rollout import Group
+from testing.observer import Client
+from testing.rollout import AGENTS, WARM_UP, Group
 from testing.waiting import Repeatedly, eventually
 from tests.chaos.fleet import (
     CHURN,
@@ -38,16 +39,28 @@ KILLS = 3 if IS_LARGE else 1  # of a conductor, or of Consul's leader
 BETWEEN = 30.0 if IS_LARGE else 4.0  # seconds between two of them
 DOWN = 60.0 if IS_LARGE else 10.0  # seconds that servers are down, or a conductor is suspended
 WRITES = 300  # a second, by others
-NO_TURN = 4.0  # seconds without Consul, until what was claimed before has ended
+NO_TURN = 7.0  # seconds until what was claimed before has ended: a reload is confirmed after 5
 
 
 def test_a_good_change(group: Group, rolls: Rolls) -> None:
+    value = next_value("good")
+    with rolls(group) as row:
+        with Client(group) as client:
+            code, said, _ = group.apply(value, seconds=LONG)
+        assert code == 0, said
+        assert group.all_have(value)
+        assert (client.failed, client.unresolved) == ([], [])
+        row.ends("done", f"{client.good} requests of a client that asks DNS first, 0 failed")
+
+
+def test_a_change_after_which_each_instance_has_to_warm_up(group: Group, rolls: Rolls) -> None:
     value = next_value()
     with rolls(group) as row:
         code, said, _ = group.apply(value, seconds=LONG)
         assert code == 0, said
         assert group.all_have(value)
-        row.ends("done")
+        assert row.observer.most > 1, "they are out for a moment"
+        row.ends("done", f"each one answers 500 for {WARM_UP:g} s after its reload")
 
 
 def test_the_conductor_is_killed(group: Group, rolls: Rolls) -> None:
@@ -62,7 +75,7 @@ def test_the_conductor_is_killed(group: Group, rolls: Rolls) -> None:
         with conductor:
             assert conductor.wait(LONG) == 0, conductor.said
         assert group.all_have(value)
-        row.ends("done", f"{KILLS} KILLs, `fleet resume` after each")
+        row.ends("done", f"{KILLS} KILL{'s' * (KILLS > 1)}, `fleet resume` after each")
 
 
 def test_the_conductor_is_stopped_and_wakes_when_another_one_leads(group: Group, rolls: Rolls) -> None:
@@ -123,7 +136,7 @@ def test_instances_are_killed_in_their_turn(group: Group, rolls: Rolls) -> None:
         assert code == 1, said
         group.all_pass()
         eventually(lambda: group.all_have(before), "all have the revision before", 60)
-        row.ends("reverted", f"after {len(killer.killed)} KILLs")
+        row.ends("reverted", f"{len(killer.killed)} killed")
 
 
 def test_an_instance_hangs_after_its_claim(group: Group, rolls: Rolls) -> None:
@@ -159,7 +172,7 @@ def test_the_leader_of_consul_is_killed(group: Group, rolls: Rolls) -> None:
             group.site.cluster.is_healthy()
         assert conductor.wait(LONG) == 0, conductor.said
         assert group.all_have(value)
-        row.ends("done", f"{KILLS} KILLs, {BETWEEN:g} s down each")
+        row.ends("done", f"{KILLS} KILL{'s' * (KILLS > 1)}, {BETWEEN:g} s down each")
 
 
 def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
@@ -185,21 +198,25 @@ def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
 def test_an_agent_of_consul_hangs(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
-    agent = group.site.agents[0]
-    with rolls(group) as row, group.begin("apply", agent=group.site.agents[1]) as conductor:
+    limit = min(LIMIT, len(group.instances) // AGENTS)  # as many as it takes out
+    with rolls(group, limit) as row, group.begin("apply", "--max-unavailable", str(limit)) as conductor:
         changed(group, value, 1)
+        (canary,) = [each for each in group.instances if each.id in group.touched(value)]
+        agent = next(each for each in group.site.agents[:-1] if each is not canary.agent)
         row.observer.excused |= {each.id for each in group.instances if each.agent is agent}
         agent.pause()
         try:
+            eventually(lambda: len(group.passing()) <= len(group.instances) - limit, "the catalog has them as out", 60)
+            time.sleep(NO_TURN)
+            touched = set(group.touched(value))
             eventually(lambda: (plan := group.plan()) is not None and plan.stuck, "it is stuck", PROGRESS + 60)
-            touched = len(group.touched(value))
+            assert set(group.touched(value)) == touched, "no turn while so many are out"
         finally:
             agent.resume()
-        assert touched < len(group.instances)
         assert conductor.wait(LONG) == 0, conductor.said
         group.all_pass()
         assert group.all_have(value)
-        row.ends("done", f"stuck with {touched} on the new revision, until the agent was back")
+        row.ends("done", f"stuck with {len(touched)} on the new revision, until the agent was back")
 
 
 def test_instances_join_leave_and_restart_in_the_middle(group: Group, rolls: Rolls) -> None:

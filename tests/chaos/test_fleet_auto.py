@@ -127,4 +127,4 @@ def test_the_instance_that_conducts_loses_its_conductor(group: Group, rolls: Rol
             os.kill(pid, signal.SIGKILL)
         assert group.over(plan.n + 1, LONG + KILLS * 3 * TTL).outcome is RollOutcome.DONE
         assert group.all_have(value)
-        row.ends("done", f"{KILLS} KILLs; another instance continues")
+        row.ends("done", f"{KILLS} KILL{'s' * (KILLS > 1)}; another instance continues")
