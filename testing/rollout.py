@@ -91,6 +91,7 @@ class Instance:
             "SVCINIT_CACHE": str(self.folder / "cache.json"), "SVCINIT_DRAIN": "0s", "SVCINIT_STOP_TIMEOUT": "3s",
             **env,
         }  # fmt: skip
+        self.env = {name: value for name, value in self.env.items() if value}
         self._command = [sys.executable, "-I", "-S", "-c", SERVICE, str(port), str(self.file), str(number)]
         self._launch = group.launch
         self.runs: list[Running] = []
@@ -120,6 +121,11 @@ class Instance:
     def kill(self) -> None:
         """`docker kill`, and the end of the test. Nothing of it is left."""
         end_session(self.run.process)
+
+    def state(self) -> dict[str, Any]:
+        """What init has written of itself. Raises OSError, ValueError."""
+        found: dict[str, Any] = json.loads((self.folder / "run" / "init.json").read_text())
+        return found
 
     def pids(self) -> list[int]:
         return [self.run.pid, *descendants(self.run.pid)]
@@ -162,7 +168,10 @@ class Docker(Repeatedly):
 
 
 class Group:
-    """`count` instances of the service `name` on `site`, with `env` in each. Ended by `stack`."""
+    """`count` instances of the service `name` on `site`. Ended by `stack`.
+
+    `envs`: what instance N has besides in its environment; an empty value removes a variable.
+    """
 
     def __init__(
         self, site: Site, stack: ExitStack, count: int, name: str = "web", roll: str = "manual",

@@ -99,11 +99,8 @@ def conductor_of(group: Group) -> int:
         return 0
     who = json.loads(entry.value)["who"]
     (instance,) = [each for each in group.instances if each.id == who]
-    presence = instance.run.child("presence")
-    children = descendants(presence)
-    assert children, "presence has its conductor"
-    # the conductor is the child that all signals are blocked in (proc(5), SigBlk)
-    blocked = [pid for pid in children if _blocks_term(pid)]
+    # of the children of presence, the conductor is the one in which all signals are blocked (proc(5), SigBlk)
+    blocked = [pid for pid in descendants(instance.state()["presence"]) if _blocks_term(pid)]
     return blocked[0] if blocked else 0
 
 
