@@ -20,6 +20,7 @@ from typing import NamedTuple
 from bench.soak import Found
 from svcinit.agent.fleet.records import Record, RollOutcome, is_own
 from svcinit.lifecycle.reload import CONFIRM_AFTER
+from testing.consul import free_ports
 from testing.observer import Client, Observer
 from testing.parts import tool_path
 from testing.process import Running
@@ -154,12 +155,13 @@ class Bench:
     def _start_cost(self, group: Group) -> None:
         """From the start of svcinit to the first line of its service; the two kinds in turn."""
         one = group.instances[0]
+        (port,) = free_ports(1)
         kinds: dict[str, list[float]] = {"off": [], "manual": []}
         for number in range(STARTS):
             for roll, times in kinds.items():
                 env = {
-                    **one.env, "SVCINIT_ROLL": roll, "SVCINIT_ID": "start", "SVCINIT_CHECK": "none",
-                    "SVCINIT_RUN": str(one.folder / "start"), "SVCINIT_METRICS": "off",
+                    **one.env, "SVCINIT_ROLL": roll, "SVCINIT_ID": "start", "SVCINIT_PORT": str(port),
+                    "SVCINIT_RUN": str(one.folder / "start"),
                 }  # fmt: skip
                 began = time.monotonic_ns()
                 run = Running(
