@@ -208,22 +208,21 @@ class Group:
 
     def grow(self, count: int) -> list[Instance]:
         """So many more, TOGETHER at a time; they pass and have records at the end."""
-        first = len(self.instances)
-        ports = free_ports(count)
-        made = [
-            Instance(self, number, port, {**self._env, **self._envs(number)})
-            for number, port in enumerate(ports, first)
-        ]
-        for start in range(0, count, TOGETHER):
-            for each in made[start : start + TOGETHER]:
+        made: list[Instance] = []
+        while len(made) < count:
+            together = free_ports(min(TOGETHER, count - len(made)))  # not for all: others take ports meanwhile
+            for port in together:
+                number = len(self.instances)
+                each = Instance(self, number, port, {**self._env, **self._envs(number)})
                 each.start()
                 self.instances.append(each)
+                made.append(each)
             self.all_pass()
         return made
 
     def all_pass(self, seconds: float = 90) -> None:
         wanted = {each.id for each in self.instances if each.is_wanted}
-        eventually(lambda: wanted <= self.passing(), "all pass", seconds, every=0.2)
+        eventually(lambda: not wanted - self.passing(), f"all of {self.name} pass", seconds, every=0.2)
 
     def passing(self) -> set[str]:
         try:

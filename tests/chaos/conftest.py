@@ -10,7 +10,7 @@ import pytest
 
 from testing.consul import binary
 from testing.observer import Observer
-from testing.rollout import WARM_UP, Group, Site
+from testing.rollout import Group, Site
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
 from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, ODD_COUNT, POLICY, Row, settles
@@ -38,8 +38,7 @@ of one machine ([how it works](fleet.md)). An observer outside of svcinit looks 
 out if Consul's catalog does not have it as passing, or if its own `/health` does not answer 200. `most out` is the
 largest number in one sample, and the limit, `max_unavailable`. The test fails if a sample exceeds the limit. Instances
 that a row itself kills or stops are not counted; their number follows. `done`: all have the new revision; `reverted`:
-all have the old one. In all rows but the first and those with a bad change, each instance answers 500 for {WARM_UP:g} s
-after its reload.
+all have the old one.
 
 Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
 {BAKE}s. `make test-parts` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
