@@ -136,19 +136,27 @@ def descendants(pid: int) -> list[int]:
 def end_session(leader: subprocess.Popen[bytes]) -> None:
     """KILL all that is left of the session that `leader` began, also when it is gone itself and left orphans; and what
     descends from it, be it in a session of its own; all of it is gone then."""
-    below = set(descendants(leader.pid))
-    leader.kill()  # first: it would start another presence for one that is killed before it
-    leader.wait(10)
+    end_sessions([leader])
+
+
+def end_sessions(leaders: Sequence[subprocess.Popen[bytes]]) -> None:
+    """As end_session, for many at once."""
+    below = {pid for each in leaders for pid in descendants(each.pid)}
+    for each in leaders:
+        each.kill()  # first: it would start another presence for one that is killed before it
+    for each in leaders:
+        each.wait(10)
+    sessions = {each.pid for each in leaders}
 
     def killed() -> list[int]:
         """What was still there: one may have forked since the last look."""
-        left = [pid for pid in _pids() if is_alive(pid) and (pid in below or _session(pid) == leader.pid)]
+        left = [pid for pid in _pids() if is_alive(pid) and (pid in below or _session(pid) in sessions)]
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         return left
 
-    eventually(lambda: not killed(), "all of the session is gone")
+    eventually(lambda: not killed(), "all of the sessions is gone")
 
 
 def _pids() -> list[int]:

@@ -25,7 +25,7 @@ from testing.cluster import Cluster, Member
 from testing.consul import free_ports
 from testing.ctl import CODE
 from testing.fleet import Fleet
-from testing.process import PATH, ROOT, Running, descendants, end_session, svcinit_command
+from testing.process import PATH, ROOT, Running, descendants, end_session, end_sessions, svcinit_command
 from testing.waiting import Repeatedly, eventually
 
 AGENTS = 4
@@ -203,7 +203,8 @@ class Group:
                 each.is_wanted = False
             for each in self.instances:
                 each.resume()
-                each.kill()
+            end_sessions([each.run.process for each in self.instances])
+            for each in self.instances:
                 planted.look_at_files(*(run.folder / "err" for run in each.runs), each.folder / "run")
 
     def grow(self, count: int) -> list[Instance]:
