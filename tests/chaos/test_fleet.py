@@ -38,7 +38,6 @@ Rolls = Callable[..., AbstractContextManager[Row]]
 KILLS = 3 if IS_LARGE else 1  # of a conductor, or of Consul's leader
 BETWEEN = 30.0 if IS_LARGE else 4.0  # seconds between two of them
 DOWN = 60.0 if IS_LARGE else 10.0  # seconds that servers are down, or a conductor is suspended
-WRITES = 300  # a second, by others
 NO_TURN = 7.0  # seconds until what was claimed before has ended: a reload is confirmed after 5
 
 
@@ -247,21 +246,20 @@ def test_instances_join_leave_and_restart_in_the_middle(group: Group, rolls: Rol
 class Writes(Repeatedly):
     """Writes keys of others, beside those of the fleet."""
 
-    def __init__(self, agent: ConsulAgent, prefix: str, threads: int) -> None:
+    def __init__(self, agent: ConsulAgent, prefix: str) -> None:
         super().__init__(0.005)
-        self._agent, self._prefix = agent, prefix
-        self._threads, self.count = threads, 0
+        self._agent, self._prefix, self.count = agent, prefix, 0
 
     def look(self) -> None:
         self._agent.kv_put(f"{self._prefix}/other/{self.count % 100}", str(self.count))
         self.count += 1
 
 
-def test_others_write_hundreds_of_keys_a_second_beside_it(group: Group, rolls: Rolls) -> None:
+def test_others_write_keys_beside_it(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
     with rolls(group) as row:
-        with Writes(group.site.agents[1], group.fleet.keys.prefix, 1) as writes:
+        with Writes(group.site.agents[1], group.fleet.keys.prefix) as writes:
             code, said = group.run("apply", seconds=LONG)
         assert code == 0, said
         assert group.all_have(value)
