@@ -37,9 +37,9 @@ Each row is a roll-out over real svcinit processes with `SVCINIT_ROLL`, on three
 of one machine ([how it works](fleet.md)). An observer outside of svcinit looks twice a second. It counts an instance as
 out if Consul's catalog does not have it as passing, or if its own `/health` does not answer 200. `most out` is the
 largest number in one sample, and the limit, `max_unavailable`. The test fails if a sample exceeds the limit. Instances
-that a row itself kills or stops are not counted; their number follows. `done`: all that take turns have the new revision;
-`reverted`: all have the old one. Where none is out, the service answers during its reload. A run may measure only some
-of the rows; the others stay from the run before it.
+that a row itself kills or stops are not counted; their number follows. `done`: all that take turns have the new
+revision; `reverted`: all have the old one. Where none is out, the service answers during its reload. A run may measure
+only some of the rows; the others stay from the run before it.
 
 Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
 {BAKE}s. `make test-parts` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
