@@ -120,7 +120,7 @@ agent_prefix "" {{ policy = "read" }}
 """.replace("{{", "{").replace("}}", "}")
 
 
-def test_the_token_of_the_instances_is_revoked_and_given_back(
+def test_the_token_of_the_instances_is_revoked_and_restored(
     rolls: Rolls, tmp_path: pathlib.Path
 ) -> None:  # fmt: skip
     with ExitStack() as stack:
