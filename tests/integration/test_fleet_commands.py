@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -13,12 +15,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from svcinit.agent.fleet import revision
-from svcinit.agent.fleet.records import LogEntry, PlanState, RollOutcome, TurnState
+from svcinit.agent.fleet.records import How, LogEntry, PlanState, RollOutcome, Turn, TurnOutcome, TurnState, is_own
 from testing.consul import ConsulAgent
 from testing.ctl import CODE, svcinitctl
 from testing.fleet import Catalog
 from testing.process import PATH, ROOT
 from testing.schemas import schema
+from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 STATUS = Draft202012Validator(schema("fleet"))
@@ -28,6 +31,11 @@ class Commands(Catalog):
     def run(self, *command: str) -> tuple[int, str]:
         done = svcinitctl("fleet", *command, env=self.consul.env)
         return done.returncode, done.stdout + done.stderr
+
+    def turn_of(self, id: str) -> Turn:
+        record = self.fleet.records()[id].record
+        assert is_own(record)
+        return record.turn
 
     def keep(self, **keys: str) -> str:
         values = {f"config/web/{key}": value.encode() for key, value in keys.items()}
@@ -176,10 +184,62 @@ def test_a_command_runs_in_the_turn_of_its_instance_and_the_others_wait(web: Com
     assert {record.turn.state for record in web.fleet.own_records()} == {TurnState.ENDED}
 
 
+QUICK = "--healthy", "1s", "--bake", "0s", "--spread", "none"
+
+
 def test_a_command_that_fails_in_its_turn_halts_the_others(web: Commands) -> None:
+    """The roll-out is halted when the command of the first host returns; no other host begins another one."""
     web.start(2, "old")
-    quick = "--healthy", "1s", "--bake", "0s", "--spread", "none"
-    code, said = web.run("turn", "--id", "web-0", *quick, "web", "--", "sh", "-c", "exit 3")
+    code, said = web.run("turn", "--id", "web-0", *QUICK, "web", "--", "sh", "-c", "exit 3")
     assert code == 3, said
-    code, said = web.run("turn", "--id", "web-1", *quick, "web", "--", "true")
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert (plan.n, plan.state, dict(plan.failed)) == (1, PlanState.HALTED, {"web-0": "failed"})
+    code, said = web.run("turn", "--id", "web-1", *QUICK, "web", "--", "true")
     assert (code, "has its turn" in said) == (1, False), said
+    assert web.fleet.plan()[0] == plan
+    assert web.run("abort", "web")[0] == 1
+    code, said = web.run("turn", "--id", "web-1", *QUICK, "web", "--", "true")
+    assert (code, "has its turn" in said) == (0, True), said
+
+
+def test_a_roll_out_of_turns_that_no_host_waits_for_holds_up_no_other_one(web: Commands) -> None:
+    web.start(1, web.keep(n="1"))
+    web.consul.kv_put("config/web/n", "1")
+    assert web.run("turn", "--id", "web-0", *QUICK, "web", "--", "true")[0] == 0
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert (plan.n, plan.state, plan.how) == (1, PlanState.ROLLING, How.TURN)
+    assert web.run("reload", "web", "--detach")[0] == 0
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert (plan.n, plan.how) == (2, How.RELOAD)
+    assert web.fleet.entry(1).outcome is RollOutcome.DONE  # type: ignore[union-attr]
+
+
+def test_a_turn_whose_host_is_killed_goes_on_with_the_next_command_there(web: Commands, tmp_path: pathlib.Path) -> None:
+    """The instance is in its turn all the time: no other one gets a turn meanwhile."""
+    web.start(2, "old")
+    policy = [*QUICK, "--max-unavailable", "1", "--canary", "0"]
+    noted = tmp_path / "noted"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", CODE, "fleet", "turn", "--id", "web-0", *policy, "web", "--",
+         "sh", "-c", f"echo $$ >{noted}; exec sleep 60"],
+        env={**PATH, **web.consul.env, "PYTHONPATH": str(ROOT / "entrypoint")}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        command = int(eventually(lambda: noted.exists() and noted.read_text().strip(), "the command runs", 20))
+        killed.kill()
+        killed.wait()
+        code, said = web.run("turn", "--id", "web-0", *policy, "web", "--", "true")
+        assert (code, "has its turn" in said) == (75, False), said  # its command still runs
+        assert "fleet forget web web-0" in web.run("status", "web")[1]
+    finally:
+        killed.kill()
+        os.kill(command, signal.SIGKILL)
+    eventually(lambda: not pathlib.Path(f"/proc/{command}").exists(), "the command has ended")
+    serial = web.turn_of("web-0").serial
+    assert web.turns(TurnState.CLAIMED) == ["web-0"]
+    code, said = web.run("turn", "--id", "web-0", *policy, "web", "--", "true")
+    assert (code, "has its turn" in said) == (0, True), said
+    assert (web.turn_of("web-0").serial, web.turn_of("web-0").outcome) == (serial, TurnOutcome.DONE)

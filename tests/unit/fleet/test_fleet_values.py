@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcinit.agent.consul.store import BODY_LIMIT, OVERHEAD
 from svcinit.agent.fleet import commands, policy
 from svcinit.agent.fleet.commands import NotNow, Request, Why
 from svcinit.agent.fleet.conduct import Fleet
@@ -25,7 +26,7 @@ from svcinit.agent.fleet.records import (
     FOREIGN,
     LOG_LIMIT,
     PLAN_LIMIT,
-    RECORD_LIMIT,
+    RECORD_ROOM,
     TRANSITIONS,
     Condition,
     Foreign,
@@ -36,6 +37,7 @@ from svcinit.agent.fleet.records import (
     Plan,
     PlanState,
     Record,
+    Rehearsal,
     RollOutcome,
     Turn,
     TurnOutcome,
@@ -43,6 +45,7 @@ from svcinit.agent.fleet.records import (
     Writer,
     allowed,
     is_own,
+    shortened,
 )
 from svcinit.agent.fleet.view import Event, Reason
 from svcinit.errors import ConfigError, Unavailable
@@ -75,7 +78,7 @@ def test_fields_of_a_newer_version_survive_a_write() -> None:
         b"", b"null", b"[]", b"7", b"{}", b'{"v": 2}', b'{"v": 1, "life": 7}', b'{"v": 1, "turn": []}', b"\xff\xfe",
         b'{"v": 1, "turn": {"state": "sleeping"}}', b'{"v": 1, "turn": {"n": -1}}', b'{"v": 1, "turn": {"n": true}}',
         b'{"v": 1, "turn": {"n": 1e400}}', b'{"v": 1, "left": 1}', b'{"v": 1, "paths": "config"}', b"[" * 100_000,
-        b'{"v": 1, "every": NaN}', b'{"v": 1, "life": "' + b"x" * 5000 + b'"}', b'{"v": 1, "rev": "\\ud800"}',
+        b'{"v": 1, "every": NaN}', b'{"v": 1, "life": "' + b"x" * 9000 + b'"}', b'{"v": 1, "rev": "\\ud800"}',
         b'{"v": 1, "weather": ' + b"[" * 600 + b"]" * 600 + b"}",
         b'{"v": 1, "weather": ' + b'{"a":' * 400 + b"1" + b"}" * 401,
     ],
@@ -113,8 +116,47 @@ def test_the_largest_values_fit_their_limits() -> None:
     texts = dict.fromkeys(policy.POLICY, "z" * 60)
     plan = Plan(failed=failed, refused=refused, policy=texts, keys=("k" * 100,) * 20, reason="r" * 200)
     assert len(plan.dump()) < PLAN_LIMIT
-    assert len(Record(turn=Turn(trouble="t" * 200), paths=("p" * 100,) * 10).dump()) < RECORD_LIMIT
-    assert len(LogEntry(failed=failed[:20], keys=("k" * 100,) * 20).dump()) < LOG_LIMIT
+    keys = ("\N{CYRILLIC SMALL LETTER ZHE}" * 200,) * 20
+    assert len(LogEntry(failed=failed[:20], keys=keys).dump()) < LOG_LIMIT
+    assert is_own(LogEntry.parse(LogEntry(failed=failed[:20], keys=keys).dump()))
+    assert is_own(Plan.parse(replace(plan, keys=keys).dump()))
+
+
+EMOJI = "\N{SNAKE}" * 200
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [
+        (Record(turn=Turn(trouble="t" * 200), paths=("p" * 100,) * 10), True),
+        (Record(turn=Turn(trouble=EMOJI), rehearsal=Rehearsal(trouble=EMOJI), paths=("p" * 100,) * 10), True),
+        (Record(turn=Turn(trouble=EMOJI), rehearsal=Rehearsal(trouble=EMOJI), paths=("p" * 800,) * 3), False),
+        (Record(paths=("p" * 800,) * 3, extra={"new": "x" * 3000}), True),
+    ],
+)
+def test_a_record_is_one_that_its_instance_can_read_again(record: Record, kept: bool) -> None:
+    """Texts for people are left out where there is no room, then fields of a newer svcinit."""
+    raw = record.dump()
+    found = Record.parse(raw)
+    assert is_own(found)
+    assert len(raw) <= RECORD_ROOM
+    assert (found.paths, found.turn.state) == (record.paths, record.turn.state)
+    assert (found.turn.trouble == record.turn.trouble) is kept
+    assert found.dump() == raw
+
+
+def test_a_record_that_the_conductor_writes_can_be_read() -> None:
+    """It adds a turn to a record that is as large as an instance may write it."""
+    record = Record(paths=("p" * 830,) * 4)
+    assert RECORD_ROOM * 0.89 < len(record.dump()) <= RECORD_ROOM
+    granted = replace(record, turn=Turn(n=2**53, serial=2**53, rev="r" * 12, owner=EMOJI, state=TurnState.GRANTED))
+    assert is_own(Record.parse(granted.dump()))
+    assert 62 * (len(granted.dump()) * 4 // 3 + OVERHEAD) < BODY_LIMIT  # in base64
+
+
+@pytest.mark.parametrize("text", ["a\udc80b", "é" * 300, "\ud800"])
+def test_a_text_for_people_is_one_that_can_be_read_again(text: str) -> None:
+    assert is_own(Record.parse(Record(turn=Turn(trouble=shortened(text))).dump()))
 
 
 @pytest.mark.parametrize("id", ["shop-h1-8000", "a/b", "..", ".", "é ü", "a%2Fb", "plan"])
@@ -279,6 +321,52 @@ def test_a_newer_roll_out_may_take_the_place_of_one_that_runs_and_begins_at_the_
     assert (plan.n, plan.phase, plan.failed, plan.done) == (9, Phase.REHEARSAL, (), 0)
     assert entry is not None
     assert (entry.n, entry.outcome) == (8, RollOutcome.SUPERSEDED)
+
+
+OF_TURNS = replace(ROLLING, how=How.TURN, target="", phase=Phase.CANARY)
+
+
+@pytest.mark.parametrize(
+    ("plan", "state", "how", "begins"),
+    [
+        (OF_TURNS, TurnState.ENDED, How.TURN, True),
+        (OF_TURNS, TurnState.ASKED, How.TURN, False),
+        (OF_TURNS, TurnState.GRANTED, How.TURN, False),
+        (OF_TURNS, TurnState.CLAIMED, How.TURN, False),
+        (OF_TURNS, TurnState.CLAIMED, How.APPLY, True),
+        (replace(OF_TURNS, state=PlanState.PAUSED), TurnState.ENDED, How.TURN, False),
+        (ROLLING, TurnState.ENDED, How.APPLY, False),
+    ],
+)
+def test_a_roll_out_of_turns_is_in_the_way_only_while_a_host_waits(
+    plan: Plan, state: TurnState, how: How, begins: bool
+) -> None:
+    records = [Record(turn=Turn(n=8, how=how, state=state))]
+    if not begins:
+        with pytest.raises(NotNow):
+            commands.begin(plan, iter(records), replace(APPLY, target="newer"))
+        return
+    following, entry = commands.begin(plan, iter(records), replace(APPLY, target="newer"))
+    assert entry is not None
+    assert (following.n, entry.n, entry.outcome) == (9, 8, RollOutcome.DONE)
+
+
+def test_a_roll_out_and_its_revert_say_which_revision_they_replace() -> None:
+    """Also after their end, when the target is the good revision."""
+    plan, _ = commands.begin(IDLE, [], APPLY)
+    assert (plan.before, plan.target) == ("old", "new")
+    assert replace(plan, state=PlanState.IDLE, good="new", previous="old").before == "old"
+    back, entry = commands.revert(plan)
+    assert (entry.source, entry.target) == ("old", "new")
+    assert (back.before, back.target) == ("new", "old")
+    assert replace(back, state=PlanState.IDLE).before == "new"
+    settled = commands.settle(IDLE, [], APPLY)
+    assert (settled.before, settled.target) == ("", "old")
+
+
+def test_a_plan_of_an_older_svcinit_says_it_too() -> None:
+    assert Plan(good="old", target="new", state=PlanState.ROLLING).before == "old"
+    assert Plan(good="new", target="new", previous="old").before == "old"
 
 
 def test_a_refused_revision_is_taken_up_again_when_somebody_asks() -> None:

@@ -1,10 +1,12 @@
-"""svcinitctl fleet turn, while Consul is unavailable."""
+"""svcinitctl fleet turn: while Consul is unavailable, and after its process was killed."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -13,10 +15,13 @@ from typing import Any
 import pytest
 
 from svcinit.agent.consul.store import Entry
-from svcinit.agent.fleet.records import How, Keys, Record, Turn, TurnState, is_own
-from svcinit.ctl.fleet import turn
+from svcinit.agent.fleet.records import How, Keys, Plan, PlanState, Record, Turn, TurnState, is_own
+from svcinit.ctl.fleet import owner, turn
+from svcinit.ctl.fleet.place import Busy
 from svcinit.ctl.fleet.turn import Host
 from svcinit.errors import Unavailable
+from testing.process import PATH, ROOT
+from testing.waiting import eventually
 
 
 class Store:
@@ -58,8 +63,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def host_of(store: Store, *words: str) -> Host:
-    place = SimpleNamespace(fleet=SimpleNamespace(store=store, keys=Keys("svcinit/web")))
-    return Host(place, argparse.Namespace(id="web-0", words=words), Lost())  # type: ignore[arg-type]
+    place = SimpleNamespace(fleet=SimpleNamespace(store=store, keys=Keys("svcinit/web")), name="web")
+    options, mine = argparse.Namespace(id="web-0", words=words), SimpleNamespace(text="me@here here 00")
+    return Host(place, options, Lost(), mine)  # type: ignore[arg-type]
 
 
 def test_the_command_is_waited_for_although_consul_is_unavailable() -> None:
@@ -80,3 +86,89 @@ def test_ctrl_c_ends_the_command_before_its_turn_ends() -> None:
     began = time.monotonic()
     assert host_of(Store(Record()), "sleep", "30")._command() == 128 + signal.SIGINT
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("state", "how", "status"),
+    [
+        (PlanState.ROLLING, How.TURN, None),
+        (PlanState.PAUSED, How.TURN, None),
+        (PlanState.HALTED, How.TURN, 1),
+        (PlanState.HALTED, How.APPLY, 1),
+        (PlanState.ROLLING, How.APPLY, 75),
+        (PlanState.REVERTING, How.APPLY, 75),
+    ],
+)
+def test_a_host_waits_only_while_the_roll_out_can_give_it_a_turn(
+    state: PlanState, how: How, status: int | None
+) -> None:
+    store = Store(Record(turn=Turn(how=How.TURN, state=TurnState.ASKED)))
+    host = host_of(store)
+    if status is None:
+        host._go_on(Plan(n=4, state=state, how=how))
+        assert store.record.turn.state is TurnState.ASKED
+        return
+    with pytest.raises(Busy) as error:
+        host._go_on(Plan(n=4, state=state, how=how))
+    assert (error.value.status, store.record.turn.state) == (status, TurnState.IDLE)
+
+
+def test_a_host_that_joins_a_roll_out_at_its_end_begins_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, begun = host_of(Store(Record(turn=Turn(how=How.TURN, state=TurnState.ASKED)))), []
+    monkeypatch.setattr(host, "_begin", lambda: begun.append(True))
+    host._go_on(Plan(n=4, state=PlanState.IDLE, how=How.TURN))
+    assert begun == [True]
+
+
+HOLDER = """
+import subprocess, time
+from svcinit.ctl.fleet.owner import Owner
+made = Owner("me@here")
+subprocess.Popen(["sleep", "30"], close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+print(made.text, flush=True)
+time.sleep(30)
+"""
+
+
+def claimed_by(text: str) -> Store:
+    return Store(Record(turn=Turn(n=1, serial=1, how=How.TURN, state=TurnState.CLAIMED, owner=text)))
+
+
+def test_a_claim_goes_to_the_next_host_only_after_its_owner_and_the_owners_command_have_ended() -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], env={**PATH, "PYTHONPATH": str(ROOT / "entrypoint")},
+        stdout=subprocess.PIPE, text=True, process_group=0,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    try:
+        store = claimed_by(holder.stdout.readline().strip())
+        host = host_of(store)
+        with pytest.raises(Busy):
+            host._change(host._asked)
+        holder.kill()
+        holder.wait()
+        with pytest.raises(Busy):  # the command still runs
+            host._change(host._asked)
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.stdout.close()
+        holder.wait()
+    eventually(lambda: owner.has_ended(store.record.turn.owner), "the command has ended")
+    host._change(host._asked)
+    turn_after = store.record.turn
+    assert (turn_after.state, turn_after.serial, turn_after.owner) == (TurnState.CLAIMED, 1, host._owner)
+    assert host._claim()
+
+
+@pytest.mark.parametrize("text", ["", "3f9a1c", "me@here", "me@here elsewhere:net:[1] 00ff00ff00ff00ff", "a b c d"])
+def test_a_claim_of_an_owner_of_which_nothing_is_known_stays(text: str) -> None:
+    host = host_of(claimed_by(text))
+    with pytest.raises(Busy):
+        host._change(host._asked)
+
+
+def test_a_grant_that_was_not_claimed_is_taken_by_the_next_host() -> None:
+    store = Store(Record(turn=Turn(n=1, serial=1, how=How.TURN, state=TurnState.GRANTED)))
+    host = host_of(store)
+    host._change(host._asked)
+    assert host._claim()

@@ -21,11 +21,13 @@ from svcinit.agent.fleet.records import (
     PlanState,
     Record,
     RollOutcome,
+    TurnState,
     shortened,
 )
 from svcinit.errors import SvcinitError
 
 RUNNING = PlanState.ROLLING, PlanState.PAUSED, PlanState.REVERTING
+OPEN = TurnState.ASKED, TurnState.GRANTED, TurnState.CLAIMED
 
 
 class Why(StrEnum):
@@ -99,27 +101,38 @@ def newest(plan: Plan | None, records: Iterable[Record]) -> int:
     return max((plan.n if plan is not None else 0, *(record.turn.n for record in records)))
 
 
+def is_spent(plan: Plan, records: Iterable[Record]) -> bool:
+    """Is it a roll-out of `fleet turn` for which no host waits? It is open for the next host, and holds up nothing."""
+    turns = [record.turn for record in records]
+    is_open = any(turn.how == How.TURN and turn.state in OPEN for turn in turns)
+    return plan.how == How.TURN and plan.state == PlanState.ROLLING and not is_open
+
+
 def begin(
     plan: Plan, records: Iterable[Record], request: Request, *, supersede: bool = False, retry: bool = False
 ) -> tuple[Plan, LogEntry | None]:
     """The next roll-out; and the entry in the history of the one that it takes the place of."""
-    if request.how == How.APPLY and request.target == plan.good and plan.state == PlanState.IDLE:
+    found = list(records)
+    spent = is_spent(plan, found)
+    if request.how == How.APPLY and request.target == plan.good and (spent or plan.state == PlanState.IDLE):
         raise NotNow(Why.NOTHING, plan)
     if request.target in plan.refused and not retry:
         raise NotNow(Why.REFUSED, plan)
-    if plan.state in RUNNING and not supersede:
+    if plan.state in RUNNING and not supersede and not spent:
         raise NotNow(Why.RUNNING, plan)
     phase = Phase.REHEARSAL if request.target and request.rehearse else Phase.CANARY
     keys = tuple(map(shortened, request.keys[:KEYS_SHOWN]))
     rolling = Plan(
-        n=newest(plan, records) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,
-        previous=plan.previous, restart=request.restart, phase=phase, settled=plan.settled,
+        n=newest(plan, found) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,
+        previous=plan.previous, source=plan.good if request.target else "", restart=request.restart, phase=phase,
+        settled=plan.settled,
         refused={revision: why for revision, why in plan.refused.items() if revision != request.target},
         policy=request.policy or {}, paths=request.paths or plan.paths, keys=keys, canary_id=request.canary_id,
         by=shortened(request.by), token=request.token, reason=shortened(request.reason), began=request.began,
         extra=plan.extra,
     )  # fmt: skip
-    return rolling, None if plan.state == PlanState.IDLE else endings.entry(plan, RollOutcome.SUPERSEDED)
+    outcome = RollOutcome.DONE if spent else RollOutcome.SUPERSEDED
+    return rolling, None if plan.state == PlanState.IDLE else endings.entry(plan, outcome)
 
 
 def pause(plan: Plan) -> Plan:
@@ -158,9 +171,10 @@ def revert(plan: Plan) -> tuple[Plan, LogEntry]:
 
 def settle(plan: Plan, records: Iterable[Record], request: Request) -> Plan:
     """A roll-out of the good revision, for instances that are not on it."""
-    if plan.state in RUNNING:
+    found = list(records)
+    if plan.state in RUNNING and not is_spent(plan, found):
         raise NotNow(Why.RUNNING, plan)
     if not plan.good:
         raise NotNow(Why.NO_GOOD, plan)
-    rolling, _ = begin(replace(plan, good=""), records, replace(request, how=How.APPLY, target=plan.good), retry=True)
-    return replace(rolling, good=plan.good)
+    rolling, _ = begin(replace(plan, good=""), found, replace(request, how=How.APPLY, target=plan.good), retry=True)
+    return replace(rolling, good=plan.good, source=plan.good)

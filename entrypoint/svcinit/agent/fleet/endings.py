@@ -25,7 +25,7 @@ from svcinit.agent.fleet.view import Reason
 def entry(plan: Plan, outcome: RollOutcome) -> LogEntry:
     """The roll-out in the history. `ended` is left to the writer, who has a clock."""
     return LogEntry(
-        n=plan.n, how=plan.how, outcome=outcome, source=plan.good, target=plan.target, by=plan.by, token=plan.token,
+        n=plan.n, how=plan.how, outcome=outcome, source=plan.before, target=plan.target, by=plan.by, token=plan.token,
         reason=plan.reason, began=plan.began, expected=plan.expected, done=plan.done, failures=len(plan.failed),
         failed=plan.failed[:FAILED_SHOWN], most_out=plan.most_out, keys=plan.keys,
     )  # fmt: skip
@@ -58,7 +58,8 @@ def halted(plan: Plan, policy: Policy) -> tuple[Plan, LogEntry | None]:
 def reverting(plan: Plan, outcome: RollOutcome) -> tuple[Plan, LogEntry]:
     """The next roll-out, which gives the good revision back to all that were changed."""
     back = replace(
-        plan, n=plan.n + 1, state=PlanState.REVERTING, how=How.APPLY, target=plan.good, phase=Phase.ALL, step=0, base=0,
+        plan, n=plan.n + 1, state=PlanState.REVERTING, how=How.APPLY, target=plan.good,
+        source=plan.target, phase=Phase.ALL, step=0, base=0,
         group=0, done=0, most_out=0, failed=(), forgiven=0, stuck=False, refused=with_refused(plan),
     )  # fmt: skip
     return back, entry(plan, outcome)

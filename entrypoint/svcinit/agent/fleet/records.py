@@ -19,9 +19,9 @@ from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
 VERSION = 1
-PLAN_LIMIT = 64 * 1024  # bytes; Consul's own limit for a value is 512 KiB
-RECORD_LIMIT = 4 * 1024
-LOG_LIMIT = 8 * 1024
+PLAN_LIMIT = LOG_LIMIT = 256 * 1024  # bytes; Consul's own limit for a value is 512 KiB
+RECORD_LIMIT = 8 * 1024  # as it is read; a transaction has room for 62 of those that the conductor writes
+RECORD_ROOM = 4 * 1024  # as an instance writes it: texts for people and unknown fields are left out beyond that
 TEXT_LIMIT = 200  # characters of a text for people, such as `trouble`
 FAILED_LIMIT = 200  # failures that a plan can name; so the error budget is never larger
 KEYS_SHOWN = 20  # names of changed keys in a plan
@@ -149,7 +149,8 @@ def _steps() -> tuple[Transition, ...]:
 
 
 TRANSITIONS = _steps()
-"""Each step of a record. An instance may write its own facts (`rev`, `life`, ...) in every state, by check-and-set."""
+"""Each step of a record. An instance may write its own facts (`rev`, `life`, ...) in every state, by check-and-set. So
+may `svcinitctl fleet turn` its name as the owner of a claim, if the owner before it has ended."""
 
 
 def allowed(before: TurnState | None, after: TurnState | None, writer: Writer) -> frozenset[Condition] | None:
@@ -232,7 +233,14 @@ class Record:
         return max(self.last, self.turn.serial) + 1
 
     def dump(self) -> bytes:
-        return _dump(self)
+        """At most RECORD_ROOM bytes, unless the instance has very long prefixes."""
+        raw = _dump(self)
+        if len(raw) <= RECORD_ROOM:
+            return raw
+        turn, rehearsal = dataclasses.replace(self.turn, trouble=""), dataclasses.replace(self.rehearsal, trouble="")
+        brief = dataclasses.replace(self, turn=turn, rehearsal=rehearsal)
+        raw = _dump(brief)
+        return raw if len(raw) <= RECORD_ROOM else _dump(dataclasses.replace(brief, extra={}))
 
     @staticmethod
     def parse(raw: bytes) -> Record | Foreign:
@@ -253,6 +261,7 @@ class Plan:
     good: str = ""
     target: str = ""
     previous: str = ""
+    source: str = ""  # the revision that the target replaces, for people; "": none, or an older svcinit wrote the plan
     restart: bool = True
     phase: Phase = Phase.NONE
     step: int = 0
@@ -275,6 +284,12 @@ class Plan:
     reason: str = ""
     began: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def before(self) -> str:
+        """The revision that the target replaces; empty if there is none."""
+        found = self.source or (self.previous if self.target == self.good else self.good)
+        return "" if found == self.target else found
 
     def dump(self) -> bytes:
         return _dump(self)
@@ -346,7 +361,8 @@ class Keys:
 
 
 def shortened(text: str) -> str:
-    """A text for people, cut to TEXT_LIMIT characters."""
+    """A text for people, cut to TEXT_LIMIT characters. What is no Unicode, such as in a name of a file, is escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 3] + "..."
 
 
@@ -354,7 +370,7 @@ def _dump(value: Record | Plan | LogEntry) -> bytes:
     """Canonical JSON: the same value has the same bytes."""
     data = dataclasses.asdict(value)
     data = {"v": VERSION, **data.pop("extra"), **data}
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 Valued = TypeVar("Valued", Record, Plan, LogEntry)
@@ -403,7 +419,7 @@ def _fields(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 4 * TEXT_LIMIT:
+    if not isinstance(value, str) or len(value) > RECORD_ROOM:
         raise TypeError
     value.encode()  # a lone surrogate can be in JSON, but in no key and in no line of a log
     return value

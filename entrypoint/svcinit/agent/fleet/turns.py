@@ -20,6 +20,7 @@ from svcinit.agent.consul.blocking import NEVER, BlockingQuery
 from svcinit.agent.consul.store import CONSISTENT, STALE, Entry, Store, entries
 from svcinit.agent.fleet import choice
 from svcinit.agent.fleet.records import (
+    RECORD_ROOM,
     How,
     Keys,
     Plan,
@@ -330,7 +331,11 @@ class Turns:
     def _write(self, record: Record, now: float) -> None:
         """Replace the record as it was read. If it has changed since then, the query answers with the new one."""
         modified = 0 if self.query.entry is None else self.query.entry.modified
-        if self._store.put(self._key, record.dump(), index=modified):
+        raw = record.dump()
+        if len(raw) > RECORD_ROOM:
+            raise ConfigError(f"the record would have {len(raw)} bytes; at most {RECORD_ROOM} are possible. With "
+                              "SVCINIT_ROLL, SVCINIT_KV_PREFIX needs fewer or shorter prefixes")  # fmt: skip
+        if self._store.put(self._key, raw, index=modified):
             self.query.written()
         self._written = modified, now
         self._next = now + LAG
@@ -366,7 +371,7 @@ class Turns:
     def _node_name(self) -> str:
         if self._node is None:
             try:
-                self._node = self._consul.agent()["node"]
+                self._node = shortened(self._consul.agent()["node"])
             except SvcinitError:  # the token may not read the agent
                 self._node = ""
         return self._node

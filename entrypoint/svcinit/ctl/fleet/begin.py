@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, refusal, say, short, warn
+from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, change, refusal, say, short, warn
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ class Beginning:
             if plan is None:
                 plan, index = self.adopted(records, index)
             following, entry = self.following(plan, records, policy)
-            self.announce(plan, following)
+            self.announce(following)
             if self.options.dry_run:
                 return following
             if self.fleet.store.put(self.fleet.keys.plan, following.dump(), index=index):
@@ -194,13 +194,13 @@ class Beginning:
 
         return revision.content_of(self.fleet.store, self.root, name)
 
-    def announce(self, before: Plan, plan: Plan) -> None:
+    def announce(self, plan: Plan) -> None:
         what = "revert" if plan.state.value == "reverting" else plan.how.value
-        change = f": {short(before.good)} -> {short(plan.target)}" if plan.target else ""
+        revisions = f": {change(plan.before, plan.target)}" if plan.target else ""
         keys = f", keys changed: {', '.join(plan.keys[:10])}{' ...' * (len(plan.keys) > 10)}" if plan.keys else ""
         where = f" in {dc}" if (dc := self.place.datacenter) else ""
         would = "would be " if self.options.dry_run else ""
-        say("", f"{would}roll-out {plan.n} of {self.place.name}{where}: {what}{change}{keys}")
+        say("", f"{would}roll-out {plan.n} of {self.place.name}{where}: {what}{revisions}{keys}")
         view = self.fleet.view()
         self.place.check_catalog(view.health, self.fleet.own_records())
         takers = {id for id, seen in view.records.items() if id in view.health}

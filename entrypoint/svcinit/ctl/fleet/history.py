@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, short
+from svcinit.ctl.fleet.place import Place, add_common, change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def run(options: argparse.Namespace) -> int:
 def _lines(entry: LogEntry) -> list[str]:
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.began))
     took = f"{max(0, entry.ended - entry.began)} s"
-    change = f" {short(entry.source)} -> {short(entry.target)}" if entry.target else ""
     reason = f', "{entry.reason}"' if entry.reason else ""
     token = f" (token {entry.token})" if entry.token else ""
+    what = f"{entry.how.value} {change(entry.source, entry.target)}".rstrip()
     lines = [
-        f"{entry.n:>4}  {began}  {entry.outcome.value:<10} {entry.how.value}{change}, {entry.done} of {entry.expected} "
+        f"{entry.n:>4}  {began}  {entry.outcome.value:<10} {what}, {entry.done} of {entry.expected} "
         f"in {took}, most out {entry.most_out}, by {entry.by}{token}{reason}"
     ]
     lines += [f"      failed {id}: {why}" for id, why in entry.failed]

@@ -152,6 +152,13 @@ def short(revision: str) -> str:
     return revision[:SHOWN_DIGITS] or "none"
 
 
+def change(source: str, target: str) -> str:
+    """`3f9a1c -> 81d0c7`; empty if each instance keeps its revision."""
+    if not target:
+        return ""
+    return f"{short(source)} -> {short(target)}" if source else f"-> {short(target)}"
+
+
 def _user() -> str:
     try:
         return getpass.getuser()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, short
+from svcinit.ctl.fleet.place import Place, add_common, change, short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def state(place: Place) -> dict[str, Any]:
     return {
         "service": place.name,
         "datacenter": place.datacenter,
-        "plan": None if plan is None else json.loads(plan.dump()),
+        "plan": None if plan is None else {**json.loads(plan.dump()), "source": plan.before},
         "conductor": _conductor(place),
         "limit": decision.counts.limit,
         "out": sorted(decision.counts.out),
@@ -128,14 +128,15 @@ def _lines(found: dict[str, Any], *, instances: bool) -> Iterator[str]:
         yield "not passing"
     for each in rows:
         yield f"  {each['id']}  {each['node']}  {short(each['revision'])}  {_condition(each)}"
+    yield from _claims_of_hosts(found)
 
 
 def _of_plan(plan: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
-    change = f" {short(plan['good'])} -> {short(plan['target'])}" if plan["target"] else ""
+    what = f"{plan['how']} {change(plan['source'], plan['target'])}".rstrip()
     token = f" (token {plan['token']})" if plan["token"] else ""
     reason = f', "{plan["reason"]}"' if plan["reason"] else ""
     if plan["n"]:
-        yield f"  roll-out  {plan['n']} {plan['how']}{change}, by {plan['by']}{token}{reason}, {_ago(plan['began'])}"
+        yield f"  roll-out  {plan['n']} {what}, by {plan['by']}{token}{reason}, {_ago(plan['began'])}"
     out, turns = len(found["out"]), len(found["in_turn"])
     yield f"  out       {out} of {found['limit']}: {turns} in their turn"
     if plan["state"] != "idle":
@@ -144,6 +145,18 @@ def _of_plan(plan: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
         yield f"  failed    {id}: {why}"
     lead = found["conductor"]
     yield "  conductor " + ("none" if lead is None else f"{lead['who']}, since {_ago(lead['since'])}")
+
+
+def _claims_of_hosts(found: dict[str, Any]) -> Iterator[str]:
+    """Only the host knows whether `fleet turn` still runs."""
+    from svcinit.ctl.fleet.owner import who
+
+    for each in found["instances"]:
+        turn = each["turn"] or {}
+        if turn.get("how") == "turn" and turn["state"] == "claimed":
+            name, id = found["service"], each["id"]
+            yield f"  {id} is in the turn of `fleet turn` of {who(turn['owner'])}. If that was killed: run it again"
+            yield f"    on the same host, or `svcinitctl fleet forget {name} {id}` after its command has ended"
 
 
 def _condition(each: dict[str, Any]) -> str:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from svcinit.agent.fleet.conduct import Conductor
     from svcinit.agent.fleet.records import Plan, Record, Turn
+    from svcinit.ctl.fleet.owner import Owner
 
 Value = TypeVar("Value")
 POLL_INTERVAL = 1.0  # seconds between two looks at the own record
-LOOKS = 5  # one of so many of them is a look at the whole fleet, where another one conducts
-OWNER_BYTES = 8
+LOOK_INTERVAL = 4.0  # seconds, at most, between two looks at the whole fleet, where another process conducts
 PATIENCE = 60.0  # seconds that Consul may be unavailable
 
 
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """The command's exit status if it failed; 0 if the instance is healthy after it; 1 if not. Raises as all do."""
     from svcinit.agent.fleet.analysis import Analyses
     from svcinit.agent.fleet.conduct import Conductor, Lead
+    from svcinit.ctl.fleet.owner import Owner
 
     place = Place(options)
     options.id = options.id or (place.settings.id if place.is_own else "")
@@ -53,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("name the instance: --id ID")
     lead = Lead(place.fleet.store, place.fleet.keys, f"svcinitctl of {place.who}")
     analyses = Analyses(os.environ)
-    host = Host(place, options, Conductor(place.fleet, lead, analyses=analyses))
+    owner = Owner(place.who)
+    host = Host(place, options, Conductor(place.fleet, lead, analyses=analyses), owner)
     try:
         return host.run()
     except KeyboardInterrupt:
@@ -62,16 +64,18 @@ def run(options: argparse.Namespace) -> int:
     finally:
         analyses.end()
         lead.give_back()
+        owner.close()
 
 
 class Host:
     """One instance, for which this host asks."""
 
-    def __init__(self, place: Place, options: argparse.Namespace, conductor: Conductor) -> None:
+    def __init__(self, place: Place, options: argparse.Namespace, conductor: Conductor, owner: Owner) -> None:
         self._place, self._options, self._conductor = place, options, conductor
         self._store, self._key = place.fleet.store, place.fleet.keys.at(options.id)
-        self._owner = os.urandom(OWNER_BYTES).hex()
+        self._owner = owner.text
         self._done = False
+        self._look_at = time.monotonic() + random.uniform(0, LOOK_INTERVAL)
 
     def run(self) -> int:
         from svcinit.agent.fleet.records import TurnOutcome, TurnState
@@ -83,16 +87,34 @@ class Host:
             if until is not None and time.monotonic() > until:
                 self.give_up()
                 return EX_TEMPFAIL
-            if self._patiently(self._follow).state.value not in ("rolling", "paused"):
-                self.give_up()
-                raise Busy("the roll-out does not go on: svcinitctl fleet status", 1)
+            self._go_on(self._patiently(self._follow))
         say("turn", f"{self._options.id} has its turn")
         began, code = time.monotonic(), self._command()
         outcome = TurnOutcome.FAILED if code else TurnOutcome.DONE
         fields = {"state": TurnState.ENDED, "outcome": outcome, "seconds": round(time.monotonic() - began, 3)}
         self._patiently(lambda: self._change(lambda record: self._ended(record, fields)))
         say("turn", f"{self._options.id}: the command ended with status {code}")
-        return code or self._await_health()
+        return self._await_failure(code) if code else self._await_health()
+
+    def _go_on(self, plan: Plan) -> None:
+        """While the instance waits: raises Busy if this roll-out gives it no turn. One that ended at the moment when
+        this host joined it is followed by another one."""
+        from svcinit.agent.fleet.records import How, PlanState
+
+        if plan.state is PlanState.IDLE:
+            self._begin()
+        elif plan.how is not How.TURN or plan.state not in (PlanState.ROLLING, PlanState.PAUSED):
+            self.give_up()
+            raise self._stopped(plan)
+
+    def _stopped(self, plan: Plan) -> Busy:
+        name, is_halted = self._place.name, plan.state.value == "halted"
+        hint = f"; `svcinitctl fleet abort {name}` ends it" if is_halted else ""
+        return Busy(
+            f"roll-out {plan.n} ({plan.how.value}) of {name} is {plan.state.value}: {self._options.id} gets no turn. "
+            f"`svcinitctl fleet status {name}` has the reasons{hint}",
+            1 if is_halted else EX_TEMPFAIL,
+        )
 
     def give_up(self) -> None:
         """Ask no more. A turn that was claimed has failed."""
@@ -112,7 +134,7 @@ class Host:
         """Begin the roll-out, unless another host has begun it."""
         from svcinit.agent.fleet import commands, policy
         from svcinit.agent.fleet.conduct import stored_texts
-        from svcinit.agent.fleet.records import How, Plan
+        from svcinit.agent.fleet.records import How, Plan, PlanState
         from svcinit.ctl.fleet.begin import flags_of
         from svcinit.ctl.fleet.place import refusal
 
@@ -122,8 +144,10 @@ class Host:
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
             plan, index = fleet.plan()
-            if plan is not None and plan.state.value == "rolling" and plan.how is How.TURN:
+            if plan is not None and plan.state is PlanState.ROLLING and plan.how is How.TURN:
                 return
+            if plan is not None and plan.state is PlanState.HALTED:  # too many failed: no host goes on by itself
+                raise self._stopped(plan)
             request = commands.Request(
                 how=How.TURN, policy=wanted.texts, by=self._place.who, token=self._place.token,
                 reason=self._options.reason, began=int(time.time()),
@@ -136,10 +160,19 @@ class Host:
                 return
 
     def _asked(self, record: Record) -> Record | None:
+        """The record that asks for a turn; None: the turn is there already. A claim whose owner has ended becomes ours:
+        the instance is in its turn all the time."""
         from svcinit.agent.fleet.records import How, Turn, TurnState
+        from svcinit.ctl.fleet.owner import has_ended, who
 
-        if record.turn.state in (TurnState.GRANTED, TurnState.CLAIMED):
-            raise Busy(f"{self._options.id} has a turn already")
+        before = record.turn
+        if before.how is How.TURN and before.state is TurnState.GRANTED:
+            return None
+        if before.how is How.TURN and before.state is TurnState.CLAIMED and has_ended(before.owner):
+            warn(f"`fleet turn` of {who(before.owner)} was killed in the turn of {self._options.id}: it continues")
+            return dataclasses.replace(record, turn=dataclasses.replace(before, owner=self._owner))
+        if before.state in (TurnState.GRANTED, TurnState.CLAIMED):
+            raise Busy(f"{self._options.id} has a turn already: see `svcinitctl fleet status {self._place.name}`")
         turn = Turn(
             n=record.turn.n, serial=record.turn.serial, how=How.TURN, state=TurnState.ASKED, owner=self._owner
         )  # fmt: skip
@@ -189,8 +222,21 @@ class Host:
             except KeyboardInterrupt:
                 child.send(-pid, signal.SIGINT)  # a terminal signals only the foreground group, which is ours
 
+    def _await_failure(self, code: int) -> int:
+        """Until the conductor has counted the failure, so that a roll-out with too many is halted before this ends."""
+        from svcinit.agent.fleet.records import PlanState
+
+        try:
+            while True:
+                plan = self._patiently(lambda: self._follow(always=True))
+                if self._options.id in dict(plan.failed) or plan.state is not PlanState.ROLLING:
+                    return code
+        except SvcinitError as error:
+            warn(str(error))
+            return code
+
     def _await_health(self) -> int:
-        """Until the instance counts as done, or as failed; and as long as this process conducts, and others ask."""
+        """Until the instance counts as done, or as failed."""
         while True:
             plan = self._patiently(lambda: self._follow(always=True))
             if self._options.id in dict(plan.failed):
@@ -200,14 +246,18 @@ class Host:
                 say("done", f"{self._options.id} is healthy")
                 return 0
             if plan.state.value not in ("rolling", "paused"):
+                say(plan.state.value, f"roll-out {plan.n}, before {self._options.id} was healthy for long enough")
                 return 1
 
     def _follow(self, *, always: bool = False) -> Plan:
-        """Wait, and look: at the whole fleet if this process conducts, or now and then. Returns the plan."""
+        """Wait, and look at the whole fleet: always if this process conducts, otherwise now and then, in order to
+        conduct if nobody does. Returns the plan."""
         from svcinit.agent.fleet.records import Plan
 
         time.sleep(POLL_INTERVAL)
-        if always or self._conductor.lead.is_ours or not random.randrange(LOOKS):
+        now = time.monotonic()
+        if always or self._conductor.lead.is_ours or now >= self._look_at:
+            self._look_at = now + random.uniform(0, LOOK_INTERVAL)
             decision = self._conductor.look()
             self._done = self._options.id in decision.counts.done
         return self._place.fleet.plan()[0] or Plan()
