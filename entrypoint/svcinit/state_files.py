@@ -1,6 +1,7 @@
 """The state files in SVCINIT_RUN, for svcinitctl and the metrics: mode 0600, each replaced atomically.
 
-Init writes init.json, the last preparation prepare.json, presence presence.json. `life` in each file is the run of
+Init writes init.json, the last preparation prepare.json, presence presence.json, and an instance that conducts
+roll-outs conductor.json, for the metrics. `life` in each file is the run of
 svcinit: in a container that was stopped and started again, process IDs are often the same. `home` is the container.
 The files are in a directory of svcinit's own. Files that another user put there, or could change, are neither read nor
 overwritten.
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 RUN = "/run/svcinit"
 SHARED = "/dev/shm"  # of several containers, with --ipc=host
-NAMES = "init", "prepare", "presence"
+NAMES = "init", "prepare", "presence", "conductor"
 LIMIT = 16 << 20  # bytes of a state file
 OTHERS = 0o022  # the modes by which other users can write to a directory
 # the exceptions of a file or message whose content is not as svcinit writes it

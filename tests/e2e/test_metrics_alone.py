@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
 from svcinit.agent.metrics.exporter import POLL_INTERVAL
-from svcinit.agent.metrics.families import TABLE
+from svcinit.agent.metrics.families import FLEET, TABLE
 from svcinit.state_files import PERIOD
 from testing.consul import free_ports, thread_states
 from testing.process import is_alive, running, stat_fields
@@ -66,7 +66,7 @@ def test_it_takes_nothing_but_an_address(tmp_path: pathlib.Path, port: int) -> N
 
 def test_what_is_exported_is_the_table(tmp_path: pathlib.Path, port: int) -> None:
     with running(tmp_path, "sh", "-c", SLEEP, env=at(port)):
-        assert scraped(port).types == {row.name: row.kind for row in TABLE}
+        assert scraped(port).types == {row.name: row.kind for row in TABLE if not row.name.startswith(FLEET)}
 
 
 def test_openmetrics_is_spoken_to_whoever_asks_for_it(tmp_path: pathlib.Path, port: int) -> None:
@@ -75,7 +75,9 @@ def test_openmetrics_is_spoken_to_whoever_asks_for_it(tmp_path: pathlib.Path, po
         kind, text = scraped_as(port, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
         assert kind.startswith("application/openmetrics-text; version=1.0.0")
         families = {family.name: family.type for family in openmetrics_families(text)}  # type: ignore[no-untyped-call]
-        assert families == {row.name.removesuffix("_total"): row.kind for row in TABLE}
+        assert families == {
+            row.name.removesuffix("_total"): row.kind for row in TABLE if not row.name.startswith(FLEET)
+        }
         for odd in ("application/openmetrics-text; version=x", "text/plain; version=1.0.0.\u00e9", "*/*", ""):
             assert scraped_as(port, odd)[0].startswith("text/plain; version=0.0.4")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import time
 from collections.abc import Iterator
 
@@ -13,26 +14,30 @@ from svcinit.agent.fleet import revision
 from svcinit.agent.fleet.auto import Automatic
 from svcinit.agent.fleet.conduct import Lead
 from svcinit.agent.fleet.records import PlanState, RollOutcome, TurnOutcome, TurnState
+from svcinit.agent.metrics.families import of_roll_out
 from svcinit.settings import environment
+from svcinit.state_files import read_of_life
 from testing.consul import ConsulAgent
 from testing.fleet import POLICY, Catalog
 from testing.waiting import eventually
 
+LIFE = "life0"
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 
 
 class Auto(Catalog):
-    """`outcome`: of the turns that the instances do."""
+    """`outcome`: of the turns that the instances do. `folder`: SVCINIT_RUN."""
 
-    def __init__(self, consul: ConsulAgent) -> None:
+    def __init__(self, consul: ConsulAgent, folder: pathlib.Path) -> None:
         super().__init__(consul)
         self.outcome = TurnOutcome.DONE
         given = {**consul.env, "SVCINIT_SERVICE": "web", "SVCINIT_ID": "web-0", "SVCINIT_ROLL": "auto"}
-        settings = environment.read({**given, "SVCINIT_SETTLE": "0s"})
+        given |= {"SVCINIT_METRICS": "127.0.0.1:1", "SVCINIT_RUN": str(folder), "SVCINIT_SETTLE": "0s"}
+        settings = environment.read(given)
         fleet = self.reader()
         self.lead = Lead(fleet.store, fleet.keys, "web-0")
         assert self.lead.take()
-        self.automatic = Automatic(settings, fleet, self.lead, os.getppid())
+        self.automatic = Automatic(settings, fleet, self.lead, os.getppid(), LIFE)
 
     def begin(self, count: int) -> str:
         """Instances that run what KV has. Returns its revision."""
@@ -65,8 +70,8 @@ class Auto(Catalog):
 
 
 @pytest.fixture
-def auto(consul: ConsulAgent) -> Iterator[Auto]:
-    with Auto(consul) as made:
+def auto(consul: ConsulAgent, tmp_path: pathlib.Path) -> Iterator[Auto]:
+    with Auto(consul, tmp_path) as made:
         yield made
         made.lead.give_back()
 
@@ -75,6 +80,24 @@ def state(auto: Auto) -> tuple[int, PlanState, str]:
     plan, _ = auto.fleet.plan()
     assert plan is not None
     return plan.n, plan.state, plan.good
+
+
+def test_the_instance_that_conducts_has_the_figures_of_the_roll_out(auto: Auto, tmp_path: pathlib.Path) -> None:
+    def figures() -> dict[str, object]:
+        found = read_of_life(str(tmp_path), "conductor", LIFE)
+        assert found is not None
+        return {name: value for name, _, value in of_roll_out(found)}
+
+    auto.begin(2)
+    for _ in range(5):
+        auto.turn()
+    assert (figures()["fleet_conducting"], figures()["fleet_roll_out"]) == (True, 0)
+    auto.consul.kv_put("config/web/n", "2")
+    assert auto.until(1) == RollOutcome.DONE
+    auto.turn()
+    assert (figures()["fleet_roll_out"], figures()["fleet_max_unavailable"]) == (1, 2)
+    auto.automatic._export(None)
+    assert figures() == {"fleet_conducting": False}
 
 
 def test_what_all_run_is_adopted_and_nothing_begins(auto: Auto) -> None:

@@ -15,7 +15,17 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from svcinit.agent.fleet import revision
-from svcinit.agent.fleet.records import How, LogEntry, PlanState, RollOutcome, Turn, TurnOutcome, TurnState, is_own
+from svcinit.agent.fleet.records import (
+    How,
+    LogEntry,
+    Plan,
+    PlanState,
+    RollOutcome,
+    Turn,
+    TurnOutcome,
+    TurnState,
+    is_own,
+)
 from testing.consul import ConsulAgent
 from testing.ctl import CODE, svcinitctl
 from testing.fleet import Catalog
@@ -25,6 +35,8 @@ from testing.waiting import eventually
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 STATUS = Draft202012Validator(schema("fleet"))
+LIST = {**schema("fleet-services"), "items": schema("fleet")}
+SERVICES = Draft202012Validator(LIST)
 
 
 class Commands(Catalog):
@@ -81,6 +93,9 @@ def test_a_dry_run_names_the_keys_and_writes_nothing(web: Commands) -> None:
     before = {entry.key: entry.modified for entry in web.fleet.store.below("svcinit/")}
     code, said = web.run("apply", "web", "--dry-run")
     assert (code, "config/web/n" in said, "same" in said) == (0, True, False), said
+    batches = [line.split()[1:] for line in said.splitlines() if ". web-" in line]
+    assert [(words[0], words[1]) for words in batches] == [("canary", "1."), ("all", "2.")], said
+    assert {words[2] for words in batches} == {"web-0", "web-1"}
     assert {entry.key: entry.modified for entry in web.fleet.store.below("svcinit/")} == before
     assert web.run("diff", "web") == (0, " config/web/n\n")
     assert json.loads(web.run("diff", "web", "--json")[1]) == ["config/web/n"]
@@ -145,17 +160,34 @@ def test_a_forgotten_instance_has_no_record(web: Commands) -> None:
     assert web.run("forget", "web", "web-1")[0] == 1
 
 
-def test_without_a_name_the_services_that_have_a_plan_are_named(web: Commands) -> None:
-    web.plan(PlanState.IDLE)
-    web.keep(n="1")
+def test_without_a_name_the_status_has_all_services_that_have_a_plan(web: Commands) -> None:
+    web.start(2, "good")
+    web.plan(PlanState.IDLE, "good", "good")
+    web.fleet.store.put("svcinit/shop/plan", Plan(n=4, state=PlanState.ROLLING, good="good", target="new").dump())
+    web.fleet.store.put("svcinit/torn/plan", b"{}")
+    web.fleet.store.put("svcinit/unplanned/at/x", b"{}")
     code, said = web.run("status")
+    lines = {line.split()[0]: line for line in said.splitlines()}
+    assert (code, list(lines)) == (1, ["shop", "torn", "web"]), said
+    assert "rolling" in lines["shop"]
+    assert "conductor none" in lines["shop"]
+    assert "2 of 2 on good" in lines["web"]
+    code, said = web.run("status", "--json")
+    found = json.loads(said)
+    SERVICES.validate(found)
+    assert (code, [each["service"] for each in found]) == (1, ["shop", "torn", "web"])
+    for key in ("shop", "torn"):
+        web.fleet.store.delete(f"svcinit/{key}/plan")
+    assert web.run("status")[0] == 0
+    code, said = web.run("diff")
     assert (code, "in KV are: web" in said) == (78, True), said
 
 
 def test_without_consul_or_a_name_the_status_says_so(consul: ConsulAgent) -> None:
     gone = svcinitctl("fleet", "status", "web", env={"CONSUL_HTTP_ADDR": "127.0.0.1:1"})
     assert gone.returncode == 69
-    assert svcinitctl("fleet", "status", env=consul.env).returncode == 78
+    none = svcinitctl("fleet", "status", env=consul.env)
+    assert (none.returncode, "no service" in none.stdout) == (0, True), none
 
 
 def test_a_command_runs_in_the_turn_of_its_instance_and_the_others_wait(web: Commands, tmp_path: pathlib.Path) -> None:

@@ -19,20 +19,24 @@ from svcinit.agent.fleet import commands, revision
 from svcinit.agent.fleet.analysis import Analyses
 from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead, collect, stored_policy
 from svcinit.agent.fleet.events import text
-from svcinit.agent.fleet.records import How, Keys, Plan, PlanState
+from svcinit.agent.fleet.records import How, Keys, Plan, PlanState, is_own
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
 from svcinit.processes import child
+from svcinit.state_files import StateFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.revision import Content
+    from svcinit.agent.fleet.view import Decision
     from svcinit.settings.environment import Settings
 
 LOOK_INTERVAL = 30.0  # seconds, on average, between two looks of an instance at the lock
 FIRST_LOOK = 5.0  # seconds, at most, until the first look
 IDLE_INTERVAL = 4.0  # seconds between two looks of the conductor at the live prefixes; its session is renewed meanwhile
+CONDUCTOR = "conductor"  # the state file
+COUNTED = "expected", "takes_turns", "not_passing", "in_turn", "out", "done", "needs"  # of view.py: Counts
 OWN = "auto"  # `Plan.by` of the roll-outs that begin here
 
 
@@ -43,8 +47,8 @@ class Standby:
     would not notice that this process closes them.
     """
 
-    def __init__(self, settings: Settings, store: Store, in_child: Callable[[], None]) -> None:
-        self._settings, self._store, self._in_child = settings, store, in_child
+    def __init__(self, settings: Settings, store: Store, in_child: Callable[[], None], life: str) -> None:
+        self._settings, self._store, self._in_child, self._life = settings, store, in_child, life
         self._key = Keys(settings.roll_prefix).lead
         self._pid = 0
         self.due = 0.0
@@ -77,7 +81,7 @@ class Standby:
 
         def body() -> int:
             self._in_child()
-            return conduct(self._settings, parent)
+            return conduct(self._settings, parent, self._life)
 
         try:
             self._pid = child.fork(body, "conductor", blocked=True)
@@ -86,7 +90,7 @@ class Standby:
                         error=error.strerror)  # fmt: skip
 
 
-def conduct(settings: Settings, parent: int) -> int:
+def conduct(settings: Settings, parent: int, life: str) -> int:
     """In the child, with its signals blocked: until TERM, the end of `parent`, or the loss of the lock."""
     log.context(role="conductor")
     consul = connect(settings)
@@ -95,7 +99,7 @@ def conduct(settings: Settings, parent: int) -> int:
     try:
         if lead.take():
             log.info("conducting", "this instance conducts the roll-outs of {service}", service=settings.service)
-            Automatic(settings, fleet, lead, parent).run()
+            Automatic(settings, fleet, lead, parent, life).run()
     finally:
         lead.give_back()
         consul.close()
@@ -103,10 +107,11 @@ def conduct(settings: Settings, parent: int) -> int:
 
 
 class Automatic:
-    """Conducts, and begins roll-outs, while it has the lock."""
+    """Conducts, and begins roll-outs, while it has the lock. `life`: the run of svcinit."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, lead: Lead, parent: int) -> None:
-        self._settings, self._fleet, self._lead, self._parent = settings, fleet, lead, parent
+    def __init__(self, settings: Settings, fleet: Fleet, lead: Lead, parent: int, life: str = "") -> None:
+        self._settings, self._fleet, self._lead, self._parent, self._life = settings, fleet, lead, parent, life
+        self._state = StateFile(settings.run, CONDUCTOR) if settings.metrics else None
         self._analyses = Analyses(settings.main_environment({}), settings.user)
         self._conductor = Conductor(fleet, lead, settings.id, analyses=self._analyses)
         self._before: list[str] | None = None  # the revisions that were there when the roll-out began
@@ -124,6 +129,7 @@ class Automatic:
             if not self._lead.is_ours:
                 break
         self._analyses.end()
+        self._export(None)
 
     def _must_end(self, seconds: float) -> bool:
         return bool(_signal.sigtimedwait({_signal.SIGTERM}, seconds)) or os.getppid() != self._parent
@@ -131,6 +137,7 @@ class Automatic:
     def _turn(self) -> float:
         """Look once. Returns the seconds until the next look."""
         decision = self._conductor.look()
+        self._export(decision)
         for event in decision.events:
             word, sentence = text(event)
             log.info("roll_out", "roll-out of {service}: {reason}", service=self._settings.service,
@@ -149,6 +156,23 @@ class Automatic:
             self._warn(str(error))
             began = False
         return self._conductor.pace() if began or not decision.over else IDLE_INTERVAL
+
+    def _export(self, decision: Decision | None) -> None:
+        """The figures for the metrics; None: this process does not conduct any more."""
+        if self._state is None:
+            return
+        view, counts = self._conductor.view, None if decision is None else decision.counts
+        plan = None if decision is None or view is None else decision.plan or view.plan
+        facts: dict[str, object] = {"life": self._life, "roll_out": None}
+        if counts is not None and is_own(plan):
+            facts["roll_out"] = {
+                "n": plan.n, "state": plan.state.value, "stuck": plan.stuck, "limit": counts.limit,
+                "refused": len(plan.refused),
+                "instances": {
+                    **{name: len(getattr(counts, name)) for name in COUNTED}, "failed": len(plan.failed),
+                },
+            }  # fmt: skip
+        self._state.update(time.monotonic(), facts, {"looked": time.monotonic()})
 
     def _begin_if_changed(self) -> bool:
         """True if a roll-out was begun, or may begin soon."""

@@ -171,7 +171,10 @@ class Turns:
 
     def facts(self) -> dict[str, object]:
         record = self._record()
-        turn = None if record is None else {"n": record.turn.n, "state": str(record.turn.state)}
+        turn = None
+        if record is not None:
+            last = record.turn
+            turn = {"n": last.n, "state": str(last.state), "outcome": str(last.outcome), "seconds": last.seconds}
         return {"revision": self._verdict_revision(), "turn": turn, "reason": self.reason or self.query.reason}
 
     def turn(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -33,6 +34,10 @@ FAMILIES = {
     COUNTER: CounterMetricFamily, GAUGE: GaugeMetricFamily, HISTOGRAM: HistogramMetricFamily,
     SUMMARY: SummaryMetricFamily,
 }  # fmt: skip
+FLEET = "svcinit_fleet_"  # with SVCINIT_ROLL only
+TURN_STATES = "idle", "asked", "granted", "claimed", "ended"  # as agent/fleet/records.py has them
+PLAN_STATES = "idle", "rolling", "paused", "halted", "reverting"
+STALE = 60.0  # seconds since the last look of the conductor
 STATES = [value for name, value in vars(State).items() if name.isupper()]
 
 
@@ -84,6 +89,22 @@ TABLE = (
     M("watch_lag_seconds", GAUGE, (), "age of the oldest change in Consul that is not applied yet; 0: none"),
     M("watch_answered_timestamp_seconds", GAUGE, ("kind", "input"),
       "time of the last answer for a prefix or peer set, since the epoch"),
+    M("fleet_revision_info", GAUGE, ("revision",), "1; the revision of the configuration that this instance runs"),
+    M("fleet_turn_state", GAUGE, ("state",), "1 for the state of the last turn of this instance, 0 for the others"),
+    M("fleet_turn_roll_out", GAUGE, (), "number of the roll-out of that turn"),
+    M("fleet_turn_failed", GAUGE, (), "1 when that turn ended, and did not succeed"),
+    M("fleet_turn_duration_seconds", GAUGE, (), "how long the reload of that turn took"),
+    M("fleet_record_failed", GAUGE, (), "1 while the record of this instance in KV is not up to date"),
+    M("fleet_conducting", GAUGE, (), "1 while this instance conducts the roll-outs (SVCINIT_ROLL=auto); the following "
+      "metrics are there only then"),
+    M("fleet_roll_out", GAUGE, (), "number of the roll-out that runs, or of the last one"),
+    M("fleet_roll_out_state", GAUGE, ("state",), "1 for the state of the roll-out, 0 for the others"),
+    M("fleet_roll_out_stuck", GAUGE, (), "1 while the roll-out makes no progress"),
+    M("fleet_instances", GAUGE, ("kind",),
+      "instances: expected; takes_turns; not_passing; in_turn; out: they count against the limit; done: on target and "
+      "healthy; needs: they still need a turn; failed: in this roll-out"),
+    M("fleet_max_unavailable", GAUGE, (), "the limit for instances that are out"),
+    M("fleet_refused_revisions", GAUGE, (), "revisions that are not rolled out again until `svcinitctl fleet retry`"),
     M("consul_requests_total", COUNTER, ("kind", "outcome"),
       "requests to Consul and its DNS: ok; denied; error: no usable answer; unreachable: no answer"),
     M("consul_request_duration_seconds", HISTOGRAM, ("kind",), "duration of these requests, without blocking queries"),
@@ -101,6 +122,7 @@ class Exposition:
 
     def __init__(self, settings: Settings, life: str) -> None:
         self._folder, self._life = settings.run, life
+        self._rows = [row for row in TABLE if settings.rolls or not row.name.startswith(FLEET)]
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self._cpu: dict[tuple[str, object], float] = {}
@@ -115,7 +137,7 @@ class Exposition:
 
     def collect(self) -> Iterator[Family]:
         families: dict[str, Any] = {
-            row.name: FAMILIES[row.kind](row.name, row.meaning, labels=row.labels) for row in TABLE
+            row.name: FAMILIES[row.kind](row.name, row.meaning, labels=row.labels) for row in self._rows
         }
         init = read_of_life(self._folder, "init", self._life)
         for name, labels, value in self._samples(init) if init else ():
@@ -129,6 +151,9 @@ class Exposition:
         yield from of_preparation(status["preparation"])
         yield from of_presence(status)
         yield from of_requests(status["consul_requests"])
+        if "roll" in status:
+            yield from of_turns(status["roll"])
+            yield from of_roll_out(read_of_life(self._folder, "conductor", self._life) or {})
         yield from self._of_processes(init)
 
     def _of_processes(self, init: Mapping[str, Any]) -> Iterator[Sample]:
@@ -202,6 +227,36 @@ def of_presence(status: Mapping[str, Any]) -> Iterator[Sample]:
     for followed in watch["followed"]:
         if followed["answered"] is not None:
             yield "watch_answered_timestamp_seconds", (followed["kind"], followed["name"]), followed["answered"]
+
+
+def of_turns(roll: Mapping[str, Any]) -> Iterator[Sample]:
+    """Of this instance."""
+    yield "fleet_revision_info", (roll["revision"],), 1
+    yield "fleet_record_failed", (), bool(roll["reason"])
+    turn = roll["turn"]
+    if turn is None:
+        return
+    for state in TURN_STATES:
+        yield "fleet_turn_state", (state,), turn["state"] == state
+    yield "fleet_turn_roll_out", (), turn["n"]
+    yield "fleet_turn_failed", (), turn["outcome"] not in ("", "done")
+    yield "fleet_turn_duration_seconds", (), turn["seconds"]
+
+
+def of_roll_out(conductor: Mapping[str, Any]) -> Iterator[Sample]:
+    """Of the whole fleet, where this instance conducts. Figures of a conductor that was killed are not repeated."""
+    found = conductor.get("roll_out") if time.monotonic() - conductor.get("looked", 0.0) < STALE else None
+    yield "fleet_conducting", (), found is not None
+    if found is None:
+        return
+    yield "fleet_roll_out", (), found["n"]
+    for state in PLAN_STATES:
+        yield "fleet_roll_out_state", (state,), found["state"] == state
+    yield "fleet_roll_out_stuck", (), found["stuck"]
+    for kind, count in found["instances"].items():
+        yield "fleet_instances", (kind,), count
+    yield "fleet_max_unavailable", (), found["limit"]
+    yield "fleet_refused_revisions", (), found["refused"]
 
 
 def of_requests(requests: Mapping[str, Any]) -> Iterator[Sample]:

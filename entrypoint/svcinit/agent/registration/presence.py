@@ -166,7 +166,7 @@ class Presence:
             from svcinit.agent.consul.store import Store
             from svcinit.agent.fleet.auto import Standby
 
-            self.standby = Standby(self.settings, Store(self.consul), in_child)
+            self.standby = Standby(self.settings, Store(self.consul), in_child, self._life)
 
     def beat(self) -> None:
         """Leave a sign of life, before each step that takes time."""

@@ -101,6 +101,7 @@ class Beginning:
             following, entry = self.following(plan, records, policy)
             self.announce(following)
             if self.options.dry_run:
+                self.order(following)
                 return following
             if self.fleet.store.put(self.fleet.keys.plan, following.dump(), index=index):
                 self.log(entry)
@@ -209,6 +210,18 @@ class Beginning:
         say("", f"{len(view.health)} instances, {passing} passing; {len(takers)} take turns, {len(others)} do not")
         if others:
             warn(f"no turns: {', '.join(others[:10])}{' ...' * (len(others) > 10)}: their svcinit has no SVCINIT_ROLL")
+
+    def order(self, plan: Plan) -> None:
+        """A line for each batch of instances that would have their turns together."""
+        from svcinit.agent.fleet.preview import preview
+
+        view = self.fleet.view()
+        found = preview(view, plan)
+        for number, batch in enumerate(found.batches, 1):
+            ids = [f"{id} ({view.health[id].node})" if id in view.health else id for id in batch.ids]
+            say(batch.phase, f"{number}. {', '.join(ids)}")
+        if found.waiting:
+            say("waiting", f"no turn for {', '.join(found.waiting)} while the fleet is as it is now")
 
     def log(self, entry: LogEntry | None) -> None:
         if entry is not None:

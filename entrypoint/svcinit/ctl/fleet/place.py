@@ -36,6 +36,22 @@ class Busy(SvcinitError):
         self.status = status
 
 
+def names(options: argparse.Namespace) -> list[str] | None:
+    """All services that have a plan; None if the command is about one service, by its NAME or in its container."""
+    from svcinit.agent.consul.api import connect
+    from svcinit.agent.consul.store import Store
+    from svcinit.settings.environment import read
+
+    settings = read(os.environ)
+    if options.name or options.prefix or settings.service:
+        return None
+    consul = connect(settings)
+    try:
+        return services(Store(consul, options.dc))
+    finally:
+        consul.close()
+
+
 class Place:
     """`name`: of the service; `who`: of the person, as USER@HOST."""
 

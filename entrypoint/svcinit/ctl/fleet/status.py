@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, change, short
+from svcinit.ctl.fleet.place import Place, add_common, change, names, short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
     from typing import Any
 
@@ -27,25 +27,68 @@ def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
-    place = Place(options)
+    picture = Picture(options)
     if not options.watch:
-        return _once(place, options)
+        return picture.show()
     try:
         while True:
-            text = "\n".join(_lines(state(place), instances=options.instances))
+            text = "\n".join(picture.lines())
             print(TOP + text.replace("\n", REST_OF_LINE) + REST_OF_LINE + REST_OF_SCREEN, end="", flush=True)
             time.sleep(WATCH_INTERVAL)
     except KeyboardInterrupt:
         return 0
 
 
-def _once(place: Place, options: argparse.Namespace) -> int:
-    found = state(place)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(*_lines(found, instances=options.instances), sep="\n")
-    return 0 if found["settled"] else 1
+class Picture:
+    """What the command shows: one service, or a line for each service that has a plan."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options, self._places = options, dict[str, Place]()
+        self._is_one = names(options) is None
+
+    def show(self) -> int:
+        found = self._states()
+        if self._options.json:
+            print(json.dumps(found[0] if self._is_one else found, indent=2))
+        else:
+            print(*self._text(found), sep="\n")
+        return 0 if all(each["settled"] for each in found) else 1
+
+    def lines(self) -> list[str]:
+        return self._text(self._states())
+
+    def _text(self, found: list[dict[str, Any]]) -> list[str]:
+        if self._is_one:
+            return list(_lines(found[0], instances=self._options.instances))
+        return [_summary(each) for each in found] or ["no service has a plan in KV, below svcinit/"]
+
+    def _states(self) -> list[dict[str, Any]]:
+        """The service, or all of them, by name."""
+        wanted = [""] if self._is_one else names(self._options) or []
+        for name in wanted:
+            if name not in self._places:
+                given = {**vars(self._options), "name": name or self._options.name}
+                self._places[name] = Place(argparse.Namespace(**given))
+        return [state(self._places[name]) for name in wanted]
+
+
+def _summary(found: dict[str, Any]) -> str:
+    """A line for one of several services."""
+    plan, instances = found["plan"], found["instances"]
+    takers = sum(each["takes_turns"] for each in instances)
+    passing = sum(each["passing"] for each in instances)
+    whole = f"{len(instances)} instances, {passing} passing"
+    if plan is None:
+        return f"{found['service']:<20} unreadable  {whole}"
+    if plan["state"] == "idle":
+        on_good = sum(each["revision"] == plan["good"] for each in instances if each["takes_turns"])
+        return f"{found['service']:<20} idle        {on_good} of {takers} on {short(plan['good'])}; {whole}"
+    lead = "" if found["conductor"] else "; conductor none"
+    stuck = ", stuck" if plan["stuck"] else ""
+    return (
+        f"{found['service']:<20} {plan['state']:<11} {plan['done']} of {takers} done, {len(plan['failed'])} failed, "
+        f"{len(found['out'])} of {found['limit']} out{stuck}; {whole}{lead}"
+    )
 
 
 def state(place: Place) -> dict[str, Any]:
