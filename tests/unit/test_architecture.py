@@ -89,6 +89,7 @@ def test_leaves_of_the_network_half_know_errors_and_each_other_but_no_settings(n
 def test_what_figures_need_is_imported_by_nobody_else() -> None:
     allowed = {
         "prometheus_client": ["agent/metrics/families.py"],
+        "rich": ["ctl/fleet/live.py"],
         "psutil": ["agent/metrics/processes.py", "agent/registration/advertise.py"],
     }
     for name in FILES:

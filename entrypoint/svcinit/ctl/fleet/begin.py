@@ -31,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--allow-empty", action="store_true", help="accept a prefix that had keys and has none now")
     parser.add_argument("--detach", action="store_true", help="only write the plan; an instance with auto conducts")
     parser.add_argument("--dry-run", action="store_true", help="print what would happen, and write no plan")
+    parser.add_argument("--watch", action="store_true", help="on a terminal, with a table of the instances")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="longest wait; then exit 75, paused")
     parser.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="wait for Consul so long [60]")
     if command in ("reload", "restart"):
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
         raise refusal(not_now) from None
     if options.dry_run or options.detach:
         return 0
-    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience)
+    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience,
+                   watch=options.watch)  # fmt: skip
 
 
 def _revisions(place: Place) -> list[str]:

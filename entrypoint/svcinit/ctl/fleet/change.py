@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--keep", action="store_true", help="instances that were changed stay as they are")
     if command != "pause":
         parser.add_argument("--detach", action="store_true", help="only write the plan; another process conducts")
+        parser.add_argument("--watch", action="store_true", help="on a terminal, with a table of the instances")
         parser.add_argument("--timeout", type=float, metavar="SECONDS", help="longest wait; then exit 75, paused")
         parser.add_argument(
             "--patience", type=float, default=60.0, metavar="SECONDS", help="wait for Consul so long [60]"
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     say(options.action, f"roll-out {plan.n} of {place.name} is {plan.state.value}")
     if options.action == "pause" or options.detach:
         return 0
-    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience)
+    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience,
+                   watch=options.watch)  # fmt: skip
 
 
 def _changed(place: Place, options: argparse.Namespace) -> Plan:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import NamedTuple
 
 from svcinit.ctl.fleet.place import EX_TEMPFAIL, Place, line, say, short, warn
+from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from svcinit.agent.fleet.conduct import Conductor
     from svcinit.agent.fleet.records import Plan
-    from svcinit.agent.fleet.view import Decision
+    from svcinit.agent.fleet.view import Decision, View
+    from svcinit.ctl.fleet.live import Display
 
 PROGRESS_INTERVAL = 5.0  # seconds between two lines of progress, where standard output is no terminal
 BAR = 30  # characters
+HEAD = len("17:03:02 rehearsal")
 
 
-def conduct(place: Place, n: int, before: Iterable[str], *, timeout: float | None, patience: float) -> int:
+def conduct(
+    place: Place, n: int, before: Iterable[str], *, timeout: float | None, patience: float, watch: bool = False
+) -> int:
     """Until roll-out `n` is over, and the one that takes it back. Returns the exit status. Ctrl-C pauses it."""
     from svcinit.agent.fleet import conduct as conducting
     from svcinit.agent.fleet.analysis import Analyses
@@ -28,13 +34,15 @@ def conduct(place: Place, n: int, before: Iterable[str], *, timeout: float | Non
     lead = conducting.Lead(place.fleet.store, place.fleet.keys, f"svcinitctl of {place.who}")
     analyses = Analyses(os.environ)
     conductor = conducting.Conductor(place.fleet, lead, analyses=analyses)
+    screen = Screen(place, watch=watch)
     try:
-        is_over = _run(conductor, Screen(place), timeout, patience)
+        is_over = _run(conductor, screen, timeout, patience)
         if is_over and lead.is_ours:
             conducting.collect(place.fleet, before)
     except KeyboardInterrupt:
         is_over = False
     finally:
+        screen.close()
         analyses.end()
         lead.give_back()
     if not is_over:
@@ -107,43 +115,91 @@ def _after_failure(place: Place, plan: Plan, target: str) -> None:
               f"{short(plan.good)} there")  # fmt: skip
 
 
-class Screen:
-    """Lines for what happened. A terminal also has one line that is rewritten; otherwise progress is a line each
-    PROGRESS_INTERVAL seconds."""
+class Figures(NamedTuple):
+    """`head` and `tail`: what stands beside the bar."""
 
-    def __init__(self, place: Place) -> None:
-        self._place, self._is_terminal = place, sys.stdout.isatty()
-        self._next, self._trouble, self._bar = 0.0, "", ""
+    head: str
+    done: int
+    whole: int
+    tail: str
+
+
+class Line:
+    """One line of a terminal that is rewritten, where rich is not installed. The same methods as `live.py: Display`."""
+
+    def __init__(self) -> None:
+        self._is_shown = False
+
+    def above(self, _word: str, text: str) -> None:
+        self.close()
+        put(text, "\n")
+
+    def update(self, figures: Figures, _rows: Sequence[tuple[str, ...]]) -> None:
+        bar = "#" * (BAR * figures.done // figures.whole)
+        put(f"\r{figures.head} [{bar:.<{BAR}}] {figures.tail}\x1b[K")
+        self._is_shown = True
+
+    def close(self) -> None:
+        if self._is_shown:
+            put("\r\x1b[K")
+        self._is_shown = False
+
+
+def _display(*, table: bool) -> Display | Line:
+    try:
+        from svcinit.ctl.fleet.live import Display
+    except ImportError:
+        if table:
+            warn("--watch needs rich for the table of instances: pip install 'svcinit[terminal]'")
+        return Line()
+    return Display()
+
+
+class Screen:
+    """Lines for what happened. A terminal also has a bar, and with `watch` a table of the instances; otherwise progress
+    is a line each PROGRESS_INTERVAL seconds."""
+
+    def __init__(self, place: Place, *, watch: bool = False) -> None:
+        self._place, self._watch = place, watch
+        self._display = _display(table=watch) if sys.stdout and sys.stdout.isatty() else None
+        self._next, self._trouble = 0.0, ""
 
     def show(self, decision: Decision, conductor: Conductor) -> None:
         from svcinit.agent.fleet.events import TEXTS, text
+        from svcinit.agent.fleet.records import is_own
 
         self._trouble = ""
         for event in decision.events:
             if TEXTS[event.name].always or self._is_due():
-                self._clear()
-                say(*text(event))
-        if self._is_terminal and (plan := decision.plan or (conductor.view and conductor.view.plan)):
-            counts = decision.counts
-            whole, done = max(1, len(counts.takes_turns)), len(counts.done)
-            bar = "#" * (BAR * done // whole)
-            waiting = f", waiting: {decision.waiting.value}" if decision.waiting.value else ""
-            phase = getattr(plan, "phase", "")
-            self._bar = line(
-                str(phase), f"[{bar:.<{BAR}}] {done}/{whole}, {len(counts.out)} of {counts.limit} out{waiting}"
-            )
-            print(f"\r{self._bar}\x1b[K", end="", flush=True)
-            if decision.over:
-                self._clear()
+                self._say(*text(event))
+        view = conductor.view
+        if self._display is None or view is None:
+            return
+        plan = decision.plan or view.plan
+        if not is_own(plan):
+            return
+        self._display.update(_figures(plan, decision), _rows(view, decision) if self._watch else [])
+        if decision.over:
+            self._display.close()
+
+    def close(self) -> None:
+        if self._display is not None:
+            self._display.close()
 
     def trouble(self, sentence: str) -> None:
         if sentence != self._trouble:
-            self._clear()
+            self.close()
             warn(f"{sentence}; trying again")
         self._trouble = sentence
 
+    def _say(self, word: str, sentence: str) -> None:
+        if self._display is None:
+            say(word, sentence)
+        else:
+            self._display.above(word, line(word, sentence))
+
     def _is_due(self) -> bool:
-        if self._is_terminal:
+        if self._display is not None:
             return False
         now = time.monotonic()
         if now < self._next:
@@ -151,7 +207,25 @@ class Screen:
         self._next = now + PROGRESS_INTERVAL
         return True
 
-    def _clear(self) -> None:
-        if self._bar:
-            print("\r\x1b[K", end="")
-        self._bar = ""
+
+def _figures(plan: Plan, decision: Decision) -> Figures:
+    counts = decision.counts
+    whole, done = max(1, len(counts.takes_turns)), len(counts.done)
+    failed = f", {len(plan.failed)} failed" if plan.failed else ""
+    waiting = f", waiting: {decision.waiting.value}" if decision.waiting.value else ""
+    phase = "revert" if plan.state.value == "reverting" else plan.phase.value
+    tail = f"{done}/{whole}{failed}, {len(counts.out)} of {counts.limit} out{waiting}"
+    return Figures(line(phase, "").ljust(HEAD), done, whole, tail)
+
+
+def _rows(view: View, decision: Decision) -> list[tuple[str, ...]]:
+    """The instances: those that are out first, then those that still need a turn."""
+    from svcinit.ctl.fleet.status import condition, instance
+
+    counts = decision.counts
+
+    def place(id: str) -> tuple[bool, bool, str]:
+        return id not in counts.out, id not in counts.needs, id
+
+    found = [instance(id, view, decision) for id in sorted({*view.health, *view.records}, key=place)]
+    return [(each["id"], each["node"], short(each["revision"]), condition(each, counts)) for each in found]

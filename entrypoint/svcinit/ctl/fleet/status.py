@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, change, names, short
+from svcinit.ctl.fleet.place import Place, add_common, change, line, names, short
+from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from svcinit.agent.fleet.view import Decision, View
+    from svcinit.agent.fleet.view import Counts, Decision, View
 
 WATCH_INTERVAL = 1.0  # seconds between two pictures of --watch
 TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
@@ -21,7 +23,11 @@ TOP, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K\n", "\x1b[J"
 
 def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
     add_common(parser)
-    parser.add_argument("--watch", action="store_true", help="print it again each second, until Ctrl-C")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="until Ctrl-C: again each second on a terminal, otherwise a line for each change",
+    )
     parser.add_argument("--instances", action="store_true", help="a line for each instance")
 
 
@@ -31,12 +37,25 @@ def run(options: argparse.Namespace) -> int:
     if not options.watch:
         return picture.show()
     try:
-        while True:
-            text = "\n".join(picture.lines())
-            print(TOP + text.replace("\n", REST_OF_LINE) + REST_OF_LINE + REST_OF_SCREEN, end="", flush=True)
-            time.sleep(WATCH_INTERVAL)
+        return _watch(picture, options)
     except KeyboardInterrupt:
         return 0
+
+
+def _watch(picture: Picture, options: argparse.Namespace) -> int:
+    """On a terminal, each picture replaces the one before; otherwise there is a line for each change."""
+    is_terminal, last = sys.stdout.isatty() and not options.json, ""
+    while True:
+        found = picture.states()
+        if is_terminal:
+            text = REST_OF_LINE.join([*picture.text(found), ""])
+            put(TOP + text + REST_OF_SCREEN)
+        else:
+            lines = [json.dumps(found)] if options.json else [summary(each) for each in found]
+            if (text := "\n".join(lines)) != last:
+                put("".join(f"{each}\n" if options.json else f"{line('', each)}\n" for each in lines))
+                last = text
+        time.sleep(WATCH_INTERVAL)
 
 
 class Picture:
@@ -47,22 +66,19 @@ class Picture:
         self._is_one = names(options) is None
 
     def show(self) -> int:
-        found = self._states()
+        found = self.states()
         if self._options.json:
             print(json.dumps(found[0] if self._is_one else found, indent=2))
         else:
-            print(*self._text(found), sep="\n")
+            print(*self.text(found), sep="\n")
         return 0 if all(each["settled"] for each in found) else 1
 
-    def lines(self) -> list[str]:
-        return self._text(self._states())
-
-    def _text(self, found: list[dict[str, Any]]) -> list[str]:
+    def text(self, found: list[dict[str, Any]]) -> list[str]:
         if self._is_one:
             return list(_lines(found[0], instances=self._options.instances))
-        return [_summary(each) for each in found] or ["no service has a plan in KV, below svcinit/"]
+        return [summary(each) for each in found] or ["no service has a plan in KV, below svcinit/"]
 
-    def _states(self) -> list[dict[str, Any]]:
+    def states(self) -> list[dict[str, Any]]:
         """The service, or all of them, by name."""
         wanted = [""] if self._is_one else names(self._options) or []
         for name in wanted:
@@ -72,7 +88,7 @@ class Picture:
         return [state(self._places[name]) for name in wanted]
 
 
-def _summary(found: dict[str, Any]) -> str:
+def summary(found: dict[str, Any]) -> str:
     """A line for one of several services."""
     plan, instances = found["plan"], found["instances"]
     takers = sum(each["takes_turns"] for each in instances)
@@ -100,7 +116,7 @@ def state(place: Place) -> dict[str, Any]:
     view = place.fleet.view()
     decision = decide(view, Memory(), time.monotonic())
     plan = view.plan if is_own(view.plan) else None
-    instances = [_instance(id, view, decision) for id in sorted({*view.health, *view.records})]
+    instances = [instance(id, view, decision) for id in sorted({*view.health, *view.records})]
     on_good = plan is not None and all(each["revision"] == plan.good for each in instances if each["takes_turns"])
     return {
         "service": place.name,
@@ -117,7 +133,8 @@ def state(place: Place) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _instance(id: str, view: View, decision: Decision) -> dict[str, Any]:
+def instance(id: str, view: View, decision: Decision) -> dict[str, Any]:
+    """One of `instances` in docs/schemas/fleet.json."""
     from svcinit.agent.fleet.records import is_own
 
     seen, row = view.records.get(id), view.health.get(id)
@@ -170,7 +187,7 @@ def _lines(found: dict[str, Any], *, instances: bool) -> Iterator[str]:
     if rows and not instances:
         yield "not passing"
     for each in rows:
-        yield f"  {each['id']}  {each['node']}  {short(each['revision'])}  {_condition(each)}"
+        yield f"  {each['id']}  {each['node']}  {short(each['revision'])}  {condition(each)}"
     yield from _claims_of_hosts(found)
 
 
@@ -202,12 +219,17 @@ def _claims_of_hosts(found: dict[str, Any]) -> Iterator[str]:
             yield f"    on the same host, or `svcinitctl fleet forget {name} {id}` after its command has ended"
 
 
-def _condition(each: dict[str, Any]) -> str:
+def condition(each: dict[str, Any], counts: Counts | None = None) -> str:
+    """The state of an instance. With `counts`: also whether it is done, or not healthy for long enough."""
     if not each["in_catalog"]:
         return "left" if each["left"] else "not in the catalog"
     turn = each["turn"] or {"state": ""}
     health = "passing" if each["passing"] else "maintenance" if each["maintenance"] else "critical"
-    return f"{health}, in its turn: {turn['how']}" if turn["state"] in ("granted", "claimed") else health
+    if turn["state"] in ("granted", "claimed"):
+        return f"{health}, in its turn: {turn['how']}"
+    if counts is not None and each["id"] in counts.unsettled:
+        return f"{health}, its turn has ended: {turn['outcome']}"
+    return f"{health}, done" if counts is not None and each["id"] in counts.done else health
 
 
 def _ago(seconds: float) -> str:
