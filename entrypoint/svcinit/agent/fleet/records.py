@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
 VERSION = 1
-PLAN_LIMIT = LOG_LIMIT = 256 * 1024  # bytes; Consul's own limit for a value is 512 KiB
+PLAN_LIMIT, LOG_LIMIT = 256 * 1024, 64 * 1024  # bytes; both together fit in one transaction
 RECORD_LIMIT = 8 * 1024  # as it is read; a transaction has room for 62 of those that the conductor writes
 RECORD_ROOM = 4 * 1024  # as an instance writes it: texts for people and unknown fields are left out beyond that
 TEXT_LIMIT = 200  # characters of a text for people, such as `trouble`
