@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
+from svcinit.agent.fleet import revision
 from svcinit.agent.fleet.records import How, PlanState, TurnOutcome, TurnState
+from testing.ctl import svcinitctl
 from testing.fleet import Fleet
 from testing.process import Running, end_session
 from testing.waiting import eventually, stays
@@ -34,6 +36,18 @@ def up(service: Service) -> Running:
     is_passing(service)
     eventually(lambda: service.notes == ["up"], "the service is up")
     return svcinit
+
+
+def test_before_the_first_roll_out_an_instance_stores_what_it_started_with(rolled: Service, fleet: Fleet) -> None:
+    """So the keys may change before the first `fleet apply`: what all instances run is the good revision."""
+    up(rolled)
+    record = fleet.wait_for("it has a record", left=False, turn_state=TurnState.IDLE)
+    content = revision.read_live(fleet.store.consul, fleet.prefixes)
+    assert record.rev == revision.name_of(content)
+    eventually(lambda: revision.is_kept(fleet.store, "svcinit/web", record.rev), "the revision is stored")
+    rolled.consul.kv_put("config/web/n", "2")
+    done = svcinitctl("fleet", "apply", "web", "--dry-run", env=rolled.consul.env)
+    assert f"{record.rev[:6]} -> " in done.stdout, done
 
 
 def test_an_instance_has_a_record_and_changes_only_in_its_turn(rolled: Service, fleet: Fleet) -> None:

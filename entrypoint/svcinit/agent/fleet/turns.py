@@ -18,7 +18,7 @@ from svcinit.agent.consul.api import key_rule
 from svcinit.agent.consul.backoff import AGENT_BACKOFF, pause_before
 from svcinit.agent.consul.blocking import NEVER, BlockingQuery
 from svcinit.agent.consul.store import CONSISTENT, STALE, Entry, Store, entries
-from svcinit.agent.fleet import choice
+from svcinit.agent.fleet import choice, revision
 from svcinit.agent.fleet.records import (
     RECORD_ROOM,
     How,
@@ -31,7 +31,6 @@ from svcinit.agent.fleet.records import (
     is_own,
     shortened,
 )
-from svcinit.agent.fleet.revision import text_of
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.handover import Verdict
 from svcinit.model import RESTART
@@ -56,6 +55,7 @@ REHEARSAL_POLL = 0.05  # seconds between two looks whether a rehearsal has ended
 COMPARE_INTERVAL = 15.0  # seconds until a preparation that followed from a comparison is tried again
 HOLD = 5.0  # seconds, at most, that the registration waits for the comparison with the plan
 AGAIN = 1.0  # seconds between two queries while there is no record
+KEEP_DELAY = 1.0, 5.0  # seconds, random: many instances may start at the same moment
 LAG = 5.0  # seconds after a write until the record is taken as it is read, although it looks like before
 RELOADS = {How.APPLY: (), How.RELOAD: ("",), How.RESTART: (RESTART,)}
 
@@ -147,7 +147,7 @@ class Turns:
         self._key = self._keys.at(settings.id)
         self.query = OwnRecord(consul, connections, self._key)
         self._must_compare = first
-        self._held_until = self._compare_at = 0.0
+        self._held_until = self._compare_at = self._keep_at = 0.0
         self._own_target = ""  # the revision that the plan wanted at the last comparison
         self._node: str | None = None
         self._written: tuple[int, float] | None = None  # the version that was replaced, and when
@@ -235,6 +235,8 @@ class Turns:
             self._write(record, now)
         elif is_mine and self._must_compare:
             self._compare(record, now)
+        elif is_mine and self._keep_at:
+            self._keep(record, now)
 
     def _with_facts(self, record: Record, known: Known) -> tuple[Record, bool]:
         """The record with what is known of this instance now. Not while it has a turn: the end of that is one write.
@@ -249,7 +251,7 @@ class Turns:
         return dataclasses.replace(
             record, left=False, svcinit=__version__, node=self._node_name(), every=self._every,
             rev=self._verdict_revision(), last=known.last,
-            paths=tuple(text_of(*prefix) for prefix in self._settings.kv_prefix),
+            paths=tuple(revision.text_of(*prefix) for prefix in self._settings.kv_prefix),
         ), is_mine  # fmt: skip
 
     def _known(self, record: Record) -> Known:
@@ -322,6 +324,8 @@ class Turns:
         entry = self._store.get(self._keys.plan, CONSISTENT)
         self._must_compare = False
         plan = None if entry is None else Plan.parse(entry.value)
+        if entry is None and record.rev:
+            self._keep_at = self._next = now + random.uniform(*KEEP_DELAY)
         if not is_own(plan) or not plan.good or record.turn.state == TurnState.CLAIMED:
             return
         wanted = choice.at_start(plan, record)
@@ -330,6 +334,21 @@ class Turns:
             self._own_target = wanted
             self._next = min(self._next, self._compare_at)
             self._follower.begin_turn(0, wanted, (), may_restart=True)
+
+    def _keep(self, record: Record, now: float) -> None:
+        """Before the first roll-out: store the revision that this instance started with, so that it can be the good one,
+        also when the live prefixes have changed. If the token is not allowed to, `fleet apply` does it."""
+        if now < self._keep_at:
+            self._next = min(self._next, self._keep_at)
+            return
+        self._keep_at = 0.0
+        try:
+            if not revision.is_kept(self._store, self._keys.prefix, record.rev):
+                content = revision.read_live(self._consul, record.paths)
+                if revision.name_of(content) == record.rev:
+                    revision.keep(self._store, self._keys.prefix, content, self._settings.id)
+        except SvcinitError as error:
+            log.debug("turn_failed", "the revision of this instance is not stored: {error}", error=error)
 
     def _write(self, record: Record, now: float) -> None:
         """Replace the record as it was read. If it has changed since then, the query answers with the new one."""
