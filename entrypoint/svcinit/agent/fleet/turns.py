@@ -336,7 +336,7 @@ class Turns:
             self._follower.begin_turn(0, wanted, (), may_restart=True)
 
     def _keep(self, record: Record, now: float) -> None:
-        """Before the first roll-out: store the revision that this instance started with, so that it can be the good one,
+        """Before the first roll-out: store the revision that this instance started with. So it can be the good one,
         also when the live prefixes have changed. If the token is not allowed to, `fleet apply` does it."""
         if now < self._keep_at:
             self._next = min(self._next, self._keep_at)
