@@ -93,7 +93,7 @@ def test_data_classes_and_named_tuples_have_their_fields_without_annotations(
         "import svcinit.agent.fleet.conduct, svcinit.agent.templates.engine, svcinit.agent.consul.discovery, urllib3\n"
         "import requests, svcinit.agent.registration.presence\n"
         "for name, module in sorted(sys.modules.items()):\n"
-        "    for kind in [each for each in vars(module).values() if isinstance(each, type)]:\n"
+        "    for kind in [each for each in vars(module or str).values() if isinstance(each, type)]:\n"
         "        if kind.__module__ == name:\n"
         "            fields = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []\n"
         "            fields += vars(kind).get('_fields', ())\n"
@@ -161,13 +161,27 @@ def test_a_module_that_was_deferred_is_there_when_it_is_used(library: pathlib.Pa
     code = (
         "import svcinit.agent, sys, zipfile, importlib.metadata\n"
         "from importlib.metadata import version\n"
-        "before = [name in sys.modules for name in ('csv', 'lzma')]\n"
+        "before = [bool(sys.modules.get(name)) for name in ('csv', 'lzma')]\n"
         "print(before, zipfile.ZipFile.__name__, callable(version), importlib.metadata.PackageNotFoundError.__name__)\n"
         "try: version('none-of-this-name')\n"
         "except importlib.metadata.PackageNotFoundError: print('not found')\n"
         "import zipfile; print(zipfile.__spec__.name)"
     )
     assert run(library, code) == ("[False, False] ZipFile True PackageNotFoundError\nnot found\nzipfile\n")
+
+
+def test_the_modules_that_only_other_uses_need_do_not_load_with_the_client_of_consul(library: pathlib.Path) -> None:
+    code = (
+        "import sys\n"
+        "from svcinit.agent import imports\n"
+        "imports.avoid_openssl()\n"
+        "from svcinit.agent.consul import http\n"
+        "import requests.compat, idna, urllib.request\n"
+        "names = 'idna.core', 'shutil', 'urllib.response', 'bz2', '_lzma', 'urllib3.contrib.socks'\n"
+        "print([name for name in names if sys.modules.get(name)])\n"
+        "print(requests.compat.parse_http_list('a, b'), idna.encode('b\\xfccher'), urllib.request.FileHandler.__name__)"
+    )
+    assert run(library, code) == "[]\n['a', 'b'] b'xn--bcher-kva' FileHandler\n"
 
 
 def test_no_openssl_is_loaded_as_long_as_no_address_is_https(library: pathlib.Path) -> None:

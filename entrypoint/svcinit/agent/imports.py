@@ -36,7 +36,14 @@ FILE = f"{LIBRARY}/import-cache"
 KEY = (sys.version, _sre.MAGIC, LIBRARY)
 # Libraries import these modules at their top, and use them for nothing that svcinit does. The functions are those that
 # they import by name.
-UNUSED: Mapping[str, tuple[str, ...]] = {"importlib.metadata": ("version",), "zipfile": ()}
+UNUSED: Mapping[str, tuple[str, ...]] = {
+    "idna": (), "importlib.metadata": ("version",), "tempfile": (), "zipfile": (),
+    "urllib.request": (
+        "getproxies", "getproxies_environment", "parse_http_list", "proxy_bypass", "proxy_bypass_environment",
+    ),
+}  # fmt: skip
+# Libraries do without these modules. The last one is there to find that its own library is not.
+UNNEEDED = "bz2", "lzma", "urllib3.contrib.socks"
 OPENSSL = "ssl", "_hashlib", "urllib3.contrib.pyopenssl"
 HEAD = 8  # bytes at the start of the file: the length of the head that follows, big-endian; after it comes the body
 
@@ -94,7 +101,9 @@ def use_file() -> None:
 
 
 def defer_unused() -> None:
-    """Have the modules of UNUSED load when an attribute of theirs is used first."""
+    """Have the modules of UNUSED load when an attribute of theirs is used first, and those of UNNEEDED never."""
+    for name in UNNEEDED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     for name, functions in UNUSED.items():
         if name not in sys.modules:
             _add(_Stub(name, {function: _deferred(name, function) for function in functions}))
