@@ -19,7 +19,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import contenders, fleet, image, imports, memory, peers, report, scale, soak, starts, steps, watch
+from bench import (
+    contenders,
+    fleet,
+    image,
+    imports,
+    instructions,
+    memory,
+    peers,
+    report,
+    scale,
+    soak,
+    starts,
+    steps,
+    watch,
+)
 from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.page import Page, merged
@@ -33,7 +47,7 @@ WATCH_TIMES = 5  # as many runs: one takes little
 WATCH_MS = 5.0  # milliseconds from the answer to a raw blocking query
 PLAIN_PSS, FULL_PSS = 10.0, 35.0  # and so many MiB
 DOCS = image.ROOT / "docs"
-PLOTTED = "plain", "full", "watch", "scale"
+PLOTTED = "plain", "full", "instructions", "watch", "scale"
 
 
 class Bench:
@@ -108,6 +122,13 @@ class Bench:
         for process in (imports.INIT_PLAIN, imports.PREPARE):
             _print(["", *report.packages(by_process[process])])
         _print(["", *report.modules(by_process[imports.PREPARE])])
+
+    def instructions(self) -> None:
+        """millions of instructions of a full start, by what the processes import (valgrind's cachegrind)"""
+        found = instructions.parts(self.folder / "instructions", self.launcher)
+        self.raw["instructions"] = found
+        _print(instructions.table(found))
+        print("\nThe first three rows are those of init, until it forks the process.")
 
     def watch(self) -> None:
         """from a KV put to the file and to the HUP, with SVCINIT_WATCH=1 and SVCINIT_SETTLE=0s"""
@@ -205,8 +226,8 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
-    "imports": Bench.imports, "watch": Bench.watch, "scale": Bench.scale, "peers": Bench.peers,
-    "soak": Bench.soak, "fleet": Bench.fleet, "images": Bench.images,
+    "imports": Bench.imports, "instructions": Bench.instructions, "watch": Bench.watch, "scale": Bench.scale,
+    "peers": Bench.peers, "soak": Bench.soak, "fleet": Bench.fleet, "images": Bench.images,
 }  # fmt: skip
 LONG = "soak", "fleet"  # run only where they are asked for; the page keeps their sections
 ALONE = "CPU", "load", "date", "commit"  # of the machine, above a section that was measured alone

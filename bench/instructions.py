@@ -12,6 +12,8 @@ import pathlib
 import platform
 import re
 import shutil
+import subprocess
+from collections.abc import Mapping
 from typing import cast
 
 from bench import image
@@ -31,6 +33,22 @@ ENV = {
     "PYTHONHASHSEED": "0", "SVCINIT_SYNC_INTERVAL": "1h", "SVCINIT_START_TIMEOUT": f"{DEADLINE:g}s",
     "SVCINIT_STOP_TIMEOUT": f"{DEADLINE:g}s",
 }  # fmt: skip
+
+# What a process imports, one after the other: what the chart of docs/startup.md names, and the statement.
+INIT, SHARED = "import svcinit.lifecycle.table, svcinit.processes.crew, svcinit.settings.environment", "svcinit.agent"
+CHAIN = {
+    "the interpreter": "import os", "init": INIT, "json and re, by init": "import json",
+    "the import cache, typing": f"from {SHARED} import imports; imports.avoid_openssl(); import typing",
+    "http.client, email": "import http.client", "urllib3": "import urllib3", "requests": "import requests",
+}  # fmt: skip
+OWN = {
+    "prepare": {
+        "dnspython": f"import {SHARED}.consul.api, {SHARED}.consul.discovery", "Jinja2": "import jinja2.environment",
+        "svcinit's own modules": f"import {SHARED}.templates.engine, {SHARED}.prepare.transaction",
+    },
+    "presence": {"svcinit's own modules": f"import {SHARED}.registration.presence"},
+}  # fmt: skip
+WORK = "its work"
 
 
 def interpreter() -> str:
@@ -69,3 +87,43 @@ def _cachegrind(counted: pathlib.Path) -> list[str]:
     setarch, valgrind = (shutil.which(name) or name for name in ("setarch", "valgrind"))
     return [setarch, "-R", valgrind, "-q", "--tool=cachegrind", "--cache-sim=no",
             f"--cachegrind-out-file={counted}/%p"]  # fmt: skip
+
+
+def parts(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, dict[str, float]]:
+    """Where the instructions of prepare and presence go, in millions. A forked process goes on counting from the
+    number that init had reached."""
+    whole = _run(folder, launcher)
+    python, *_ = image.interpreter(launcher)
+    found = {}
+    for process, own in OWN.items():
+        chain = {**CHAIN, **own}
+        statements, sums = (
+            [f"import gc, sys; gc.disable(); sys.path.append({str(launcher.parent.parent / 'lib')!r})"],
+            [0.0],
+        )
+        for number, statement in enumerate(chain.values()):
+            statements.append(statement)
+            sums.append(_count(folder / f"{process}-{number}", python, "\n".join([*statements, "os._exit(0)"])))
+        found[process] = {name: after - before for name, before, after in zip(chain, sums, sums[1:], strict=False)}
+        found[process][WORK] = whole[process] - sum(found[process].values())
+    return found
+
+
+def _count(counted: pathlib.Path, python: str, code: str) -> float:
+    counted.mkdir()
+    command = [*_cachegrind(counted), python, *OPTIONS, "-B", "-c", code]
+    subprocess.run(command, env=ENV, check=True, timeout=DEADLINE, stderr=subprocess.DEVNULL)
+    (file,) = counted.iterdir()
+    return int(SUMMARY.findall(file.read_text())[0]) / 1e6
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """As Markdown. A process lacks what it does not import."""
+    names = dict.fromkeys(name for parts in found.values() for name in parts)
+    order = [*[name for name in names if name != WORK], WORK]
+    rows = [f"| {name} | " + " | ".join(_shown(each.get(name)) for each in found.values()) + " |" for name in order]
+    return [f"| | {' | '.join(found)} |", "|---|" + "--:|" * len(found), *rows]
+
+
+def _shown(millions: float | None) -> str:
+    return "" if millions is None else f"{millions:.0f}"

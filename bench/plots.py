@@ -28,6 +28,8 @@ def main() -> int:
         for part in ("plain", "full", "watch"):
             if part in raw:
                 _times(raw[part], folder / f"{part}.svg")
+        if "instructions" in raw:
+            _parts(raw["instructions"], folder / "instructions.svg")
         if "scale" in raw:
             _scale(raw["scale"]["idle"], folder / "scale.svg")
     return 0
@@ -41,6 +43,21 @@ def _times(samples: dict[str, list[float]], file: pathlib.Path) -> None:
     axes.barh(list(samples), medians, xerr=[[0.0] * len(above), above], color=COLORS[0], ecolor=COLORS[1], capsize=3)
     axes.invert_yaxis()
     axes.set_xlabel("ms: median, and 95th percentile")
+    _save(figure, file)
+
+
+def _parts(found: dict[str, dict[str, float]], file: pathlib.Path) -> None:
+    """A bar for each process, made of its parts."""
+    figure, axes = pyplot.subplots(figsize=SIZE, layout="constrained")
+    names = dict.fromkeys(name for parts in found.values() for name in parts)
+    left = dict.fromkeys(found, 0.0)
+    for name, color in zip(names, mpl.color_sequences["tab20"], strict=False):
+        widths = [parts.get(name, 0.0) for parts in found.values()]
+        axes.barh(list(found), widths, left=list(left.values()), color=color, label=name)
+        left = {process: start + width for (process, start), width in zip(left.items(), widths, strict=True)}
+    axes.invert_yaxis()
+    axes.set_xlabel("million instructions, with those of init until the fork")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
     _save(figure, file)
 
 
