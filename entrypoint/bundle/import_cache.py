@@ -1,8 +1,8 @@
 """Write HOME/lib/import-cache, which svcinit.agent.imports reads: run by the bundle's own Python when all is in place.
 
 The modules are those that the network half can import, as it does so in a start with templates, watch and metrics. The
-byte code has no docstrings, no columns and, outside the standard library and ANNOTATED, no annotations: nobody reads
-them, they take time to evaluate, and stay in memory as long as presence does.
+byte code has no docstrings and no columns. That of the libraries has no annotations: nobody reads them, they take time
+to evaluate, and stay in memory as long as presence does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DOCUMENTED = ast.Module, ast.FunctionDef, ast.AsyncFunctionDef
 # They compile texts: of each named tuple, of each data class, and each annotation that is a text.
 GENERATING = "collections", "dataclasses", "typing"
-ANNOTATED = {"svcinit.agent.fleet.records"}  # it reads the types of the fields of its data classes
+ANNOTATED = {"svcinit", *sys.stdlib_module_names}  # our data classes are read from KV by the types of their fields
 READ = "ClassVar", "InitVar", "KW_ONLY"  # dataclasses reads these annotations, and of all others only the names
 
 
@@ -115,7 +115,7 @@ def _use_templates() -> None:
 
 def byte_code(name: str, path: str) -> CodeType:
     """Of the source file of a module, without what nobody reads."""
-    annotated = name in ANNOTATED or name.partition(".")[0] in sys.stdlib_module_names
+    annotated = name.partition(".")[0] in ANNOTATED
     with open(path, "rb") as file:
         tree = ast.parse(file.read(), path)
     if not annotated:  # else each of them would be a text, which typing compiles
