@@ -68,11 +68,12 @@ class Verdict(Message):
     def __init__(
         self, argv: Sequence[str], env: Mapping[str, str], changed: Sequence[str] = (), reloads: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None, files: int = 0, keys: int = 0, said: Sequence[log.Entry] = (),
-        turn: int = 0, revision: str = "", trouble: str = "",
+        turn: int = 0, revision: str = "", trouble: str = "", limits: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         self.argv, self.env = list(argv), dict(env)  # of the service; env: in addition to its environment
         self.changed = list(changed)  # paths of the files that were replaced
         self.reloads = list(reloads)  # how the templates of these files ask that the service is notified; "": as usual
+        self.limits = dict(limits or {})  # seconds that the commands of all templates may take, by their `reload=`
         self.inputs = dict(inputs or {})  # what presence follows: digests of the data, by which changes are recognized
         self.files, self.keys = files, keys  # how many there are
         self.said = list(said)  # log entries, for the process that goes on with the reload
@@ -84,10 +85,12 @@ class Verdict(Message):
     def parsed(cls, body: Mapping[str, Any]) -> Self:
         found = cls(**body)
         texts = [*found.argv, *found.env, *found.env.values(), *found.changed, *found.reloads]
-        texts += [found.revision, found.trouble]
+        texts += [found.revision, found.trouble, *found.limits]
         lists = [body[name] for name in ("argv", "changed", "reloads", "said")]
         numbers = found.files, found.keys, found.turn
         if not found.argv or not _are(list, lists) or not _are(str, texts) or not _are(int, numbers):
+            raise ValueError
+        if not _are(float, found.limits.values()):
             raise ValueError
         return found
 

@@ -42,6 +42,7 @@ EventName = Literal[
     "file_waits",
     "reload_started",
     "reload_waiting",
+    "reload_command",
     "restart_needed",
     "check_failed",
     "verify_failed",

@@ -202,11 +202,13 @@ def test_a_signal_that_comes_before_the_interpreter_is_up_waits(
     engine: Engine, bare_image: str, tmp_path: pathlib.Path
 ) -> None:
     slow = tmp_path / "interpreter"
-    slow.write_text("#!/usr/bin/python3\nprint(open('/proc/self/status').read().partition('SigBlk:')[2])\n")
+    # not of /proc: an emulator has a mask of its own
+    slow.write_text(
+        "#!/usr/bin/python3\nimport signal\nprint(*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))\n"
+    )
     slow.chmod(0o755)
     options = ["--volume", f"{slow}:/opt/svcinit/python/bin/python3:ro"]
     container = engine.run(bare_image, "true", options=options)
     assert container.wait() == 0
-    blocked = int(container.logs.split()[0], 16)
-    every = {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP}
-    assert {number for number in every if not blocked >> (number - 1) & 1} == set()
+    blocked = {int(number) for number in container.logs.split()}
+    assert {*signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP} - blocked == set()

@@ -113,6 +113,7 @@ def test_a_command_that_goes_into_the_background_is_told_to_stay(engine: Engine,
     assert "has it gone into the background?" in container.logs
 
 
+@pytest.mark.not_emulated("its extra thread in each process counts for --pids-limit")
 def test_a_container_at_its_limit_of_processes_aborts_the_reload_and_serves_on(engine: Engine, bare_image: str) -> None:
     script = (
         "trap 'exit 4' TERM; for i in 1 2 3 4 5 6; do sleep 600 & done 2>/dev/null; echo full; while :; do wait; done"

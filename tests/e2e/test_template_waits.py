@@ -93,36 +93,3 @@ def test_a_file_that_its_check_command_refuses_after_the_wait_is_no_hot_loop(ser
     files.change("3")
     files.becomes(files.slow, "3")
     assert files.svcinit.stop() == 0
-
-
-def test_the_command_of_a_template_gets_the_environment_of_the_service_and_the_changed_files(service: Service) -> None:
-    """As `command` of consul-template, besides: the variables of KV, and which files changed."""
-    seen = service.folder / "seen"
-    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "COLOUR": "blue"}
-    service.consul.kv_put("config/web/n", "1")
-    service.consul.kv_put("config/web/env/SIZE", "9")
-    command = f"exec:sh -c 'echo $SVCINIT_CHANGED $SVCINIT_MAIN_PID $COLOUR $SIZE >{seen}'"
-    target = service.template("a.ini", f'{{# svcinit: reload="{command}" #}}\n{{{{ key("n") }}}}')
-    svcinit = service.start()
-    is_passing(service)
-    service.consul.kv_put("config/web/n", "2")
-    eventually(seen.exists, f"the command ran; {svcinit.err}")
-    eventually(
-        lambda: seen.read_text().split() == [str(target), str(svcinit.child("main")), "blue", "9"], "all is there"
-    )
-    svcinit.says("reload 1: done", 20)
-    assert svcinit.stop() == 0
-
-
-def test_the_command_of_a_template_that_hangs_is_killed_at_the_time_limit_and_the_reload_has_failed(
-    service: Service,
-) -> None:
-    service.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s", "SVCINIT_RELOAD_TIMEOUT": "2s"}
-    service.consul.kv_put("config/web/n", "1")
-    service.template("a.ini", '{# svcinit: reload="exec:sleep 1000" #}\n{{ key("n") }}')
-    svcinit = service.start()
-    is_passing(service)
-    service.consul.kv_put("config/web/n", "2")
-    svcinit.says("action took too long: killed")
-    svcinit.says("reload 1: failed")
-    assert svcinit.stop() == 0

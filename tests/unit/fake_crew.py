@@ -24,6 +24,7 @@ class FakeCrew:
         self.clock = self.quiet = 0.0
         self.verdict = self.can_roll_back = self.at_consul = True
         self.reloads: list[str] = []  # how main hears of the changes of the next verdict
+        self.limits: dict[str, float] = {}
         self.changed = ["/etc/app.ini"]
         self.news = self.unfinished = self.is_done = False
         self.room = True  # for the command
@@ -158,7 +159,7 @@ class FakeCrew:
     def start_hook(self, argv: tuple[str, ...]) -> None:
         self._start(Role.HOOK, argv[0])
 
-    def start_action(self, action: Action) -> None:
+    def start_action(self, action: Action, seconds: float | None = None) -> None:
         self._start(Role.ACTION, action.text or action.argv[0])
 
     def _start(self, role: str, what: str = "") -> None:

@@ -49,9 +49,9 @@ class Timeline(FakeCrew):
             self.told_at.append(int(self.clock))
         super().signal(role, number, group=group)
 
-    def start_action(self, action: object) -> None:
+    def start_action(self, action: object, seconds: float | None = None) -> None:
         self.told_at.append(int(self.clock))
-        super().start_action(action)  # type: ignore[arg-type]
+        super().start_action(action, seconds)  # type: ignore[arg-type]
 
     def is_ready(self) -> bool:
         return self.clock >= self.ready_from

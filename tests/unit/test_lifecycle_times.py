@@ -87,8 +87,9 @@ def outcomes(life: Lifecycle) -> dict[str, int]:
     return found
 
 
-# what hangs is killed when its time is over, whatever it is
+# what hangs is killed when its time is over, whatever it is; a command is, by the process that reads its output
 
+COMMAND = {**WEB, "SVCINIT_RELOAD": "exec:r", "SVCINIT_RELOAD_TIMEOUT": "1s"}
 HOOKED = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
 
 
@@ -97,7 +98,7 @@ HOOKED = {**WEB, "SVCINIT_PRE_RELOAD": "migrate"}
     [
         (WEB, [HUP], ["3 prepare<-SIGKILL"], "in_place: no usable answer"),
         (HOOKED, [HUP, PREPARED], ["3 hook<-SIGKILL", "3 +rollback"], "aborted: SVCINIT_PRE_RELOAD"),
-        ({**WEB, "SVCINIT_RELOAD": "exec:r"}, [HUP, PREPARED], ["3 action<-SIGKILL"], "failed: SVCINIT_RELOAD failed"),
+        (COMMAND, [HUP, PREPARED], ["3.5 action<-SIGKILL"], "failed: SVCINIT_RELOAD failed"),
         (HOOKED, [HUP, PREPARED, Exited(Role.HOOK, 1)], ["3 rollback<-SIGKILL"], "aborted: SVCINIT_PRE_RELOAD"),
         (CHECKED, [HUP, PREPARED], ["2.5 verify<-SIGKILL"], "failed: the process for SVCINIT_RELOAD_VERIFY died"),
     ],

@@ -212,7 +212,7 @@ def test_without_options_nothing_is_asked_for(tmp_path: Path) -> None:
         (
             "umask=022",
             "line 1: unknown option 'umask' in the svcinit comment; the options are mode, owner, check, reload, dirs,"
-            " backup, wait",
+            " backup, wait, timeout",
         ),
         (
             "reload=HPU",

@@ -103,6 +103,12 @@ def tail(output: bytes, is_cut: bool, redact: Callable[[str], str]) -> str:
     return text[MAX_SECRET:] if is_cut else text  # a redacted text is never longer
 
 
+def one_line(output: bytes, is_cut: bool, redact: Callable[[str], str]) -> str:
+    """As `tail`, with ` / ` between the lines, without empty lines."""
+    lines = (line.strip() for line in tail(output, is_cut, redact).splitlines())
+    return " / ".join(line for line in lines if line)
+
+
 def end_of(text: str, limit: int, is_cut: bool = False) -> str:
     """The end of a text: at most `limit` bytes of UTF-8, with a mark if the beginning is missing."""
     data = text.encode("utf-8", "replace")

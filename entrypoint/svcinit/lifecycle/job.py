@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from svcinit.lifecycle.table import Lifecycle
 
 PREPARE_MARGIN = 0.5  # seconds in which prepare can give up by itself before it is killed
+COMMAND_MARGIN = 2.5  # seconds in which the process that reads the output of a command can kill it and log that
 RETRY_DELAY = 0.5  # seconds before a child that died or could not be started is started again
 KILL_TIMEOUT = 1.0  # seconds in which the kernel can end a job after KILL
 KILLED = 128 + _signal.SIGKILL

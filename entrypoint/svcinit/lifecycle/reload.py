@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from svcinit import log
 from svcinit.errors import Outcome
-from svcinit.lifecycle.job import PREPARE_MARGIN
+from svcinit.lifecycle.job import COMMAND_MARGIN, PREPARE_MARGIN
 from svcinit.lifecycle.residents import HEARTBEAT_INTERVAL
 from svcinit.model import ReloadOutcome, Role, State
 from svcinit.settings.parsers import reload_option, signal_name
@@ -185,7 +185,11 @@ class Reload:
         self._notified()
 
     def _run(self, action: Action) -> None:
-        self.job.begin(Role.ACTION, self.settings.reload_timeout, lambda: self.crew.start_action(action))
+        """A command may take `timeout=` of the templates that ask for it, by default SVCINIT_RELOAD_TIMEOUT."""
+        asked = [seconds for how, seconds in self.crew.limits.items() if reload_option(how).key == action.key]
+        limit = max(asked, default=self.settings.reload_timeout)
+        margin = COMMAND_MARGIN if action.kind == "exec" else 0.0
+        self.job.begin(Role.ACTION, limit + margin, lambda: self.crew.start_action(action, limit))
 
     def _keep_from(self, process: str, name: str) -> None:
         """The signal would end that process, which gets some time: it may be about to install its handler."""

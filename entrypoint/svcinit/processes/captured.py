@@ -1,4 +1,4 @@
-"""A child whose output is read: a forked function, or a command. Probes and check commands use it.
+"""A child whose output is read: a forked function, or a command. Probes, checks and the commands of a reload use it.
 
     child = Child(command(("nginx", "-t"), env), seconds=10.0)
     child.wait()
@@ -7,6 +7,7 @@
 The output comes through a pipe, and only its end stays in memory. A command has a warden: a process between the
 command and us. The warden adopts all processes that the command leaves (prctl(2), PR_SET_CHILD_SUBREAPER). It kills
 them when the command ends, at the deadline, or when we end, and only then exits with the status of the command.
+With `may_leave`, the processes that the command has left when it ends are not killed.
 """
 
 from __future__ import annotations
@@ -42,15 +43,18 @@ CHUNK = 1 << 16
 READS = 16  # chunks that one turn reads at most: a child that writes without end must not block its reader
 GRACE = 1.0  # seconds that a child has to clean up after its deadline, before KILL
 POLL = 0.05  # seconds between two checks whether the child has ended, if another process still holds its pipe
+TERM_TIMEOUT = 0.5  # seconds that a command with `may_leave` has after TERM; less than GRACE
 ROUNDS, PAUSE = 100, 0.01  # how often a warden sends KILL to the remaining processes, and the seconds between
 _expected = False
+FOREVER = 1e9  # seconds
+TERMINATED = -_signal.SIGKILL
 WARDENS = _signal.SIGCHLD, _signal.SIGTERM
 TERM_THEN_KILL = _signal.SIGTERM, _signal.SIGKILL
 
 
 class Child:
     """Runs `body` for at most `seconds`; call `turn` repeatedly, or `wait`. `signals`: what a late child is sent, one
-    after the other; KILL also goes to all processes that it started.
+    after the other; KILL also goes to all processes that it started. `may_leave`: as for `command`.
 
     `code` is its exit status, or minus the number of the signal that ended it. It is None before the end, and if the
     deadline ended the child. `output` has the last `kept` bytes of stdout and stderr; `is_cut`: there was more before.
@@ -58,13 +62,14 @@ class Child:
     """
 
     def __init__(
-        self, body: Callable[[], int], seconds: float, kept: int = KEPT, signals: tuple[int, ...] = TERM_THEN_KILL
-    ) -> None:
+        self, body: Callable[[], int], seconds: float, kept: int = KEPT, signals: tuple[int, ...] = TERM_THEN_KILL,
+        *, may_leave: bool = False,
+    ) -> None:  # fmt: skip
         self.code: int | None = None
         self.output, self.is_cut = b"", False
         self.late = time.monotonic() + seconds
         self._kept, self._signals = kept, [*signals]  # what it is still to be sent
-        self._was_late = False
+        self._was_late, self._may_leave = False, may_leave
         self._pipe, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.pid = fork(lambda: _redirected(body, writing))
@@ -83,7 +88,7 @@ class Child:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             self._read()
-            os.close(self._pipe)
+            self._close()
             if not self._was_late:
                 self.code = os.waitstatus_to_exitcode(status)
             return True
@@ -102,6 +107,18 @@ class Child:
         """End the child now, and wait for its end."""
         self.late = time.monotonic()
         self.wait()
+
+    def _close(self) -> None:
+        """If a process that the command left still has the pipe, a process of ours reads the pipe until that ends:
+        without a reader, its next line would end it (SIGPIPE)."""
+        poll = select.poll()
+        poll.register(self._pipe, 0)
+        if self._may_leave and not self._was_late and not poll.poll(0):
+            try:
+                fork(lambda: _discard(self._pipe), "reader")
+            except OSError:
+                pass
+        os.close(self._pipe)
 
     def _end(self, now: float) -> bool:
         """Send the next signal; True after the last: the child hangs in the kernel, and nothing waits for it."""
@@ -129,6 +146,13 @@ class Child:
             self.output = whole[-self._kept :]
 
 
+def _discard(pipe: int) -> int:
+    os.set_blocking(pipe, True)
+    while os.read(pipe, CHUNK):
+        continue
+    return 0
+
+
 def _redirected(body: Callable[[], int], writing: int) -> int:
     os.set_blocking(writing, True)
     os.dup2(writing, 1)
@@ -137,8 +161,14 @@ def _redirected(body: Callable[[], int], writing: int) -> int:
     return body()
 
 
-def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = None) -> Callable[[], int]:
-    """A body that runs a command as `user` and leaves no process of it behind."""
+def command(
+    argv: tuple[str, ...], env: Mapping[str, str], user: User | None = None, *, may_leave: bool = False
+) -> Callable[[], int]:
+    """A body that runs a command as `user` and leaves no process of it behind.
+
+    `may_leave`: the processes that the command has left when it ends are not killed; and TERM is passed on to the
+    command, which has TERM_TIMEOUT seconds to clean up.
+    """
     parent = os.getpid()
     _expect_subreaper()
 
@@ -153,8 +183,11 @@ def command(argv: tuple[str, ...], env: Mapping[str, str], user: User | None = N
             first = fork(lambda: _become(argv, env, user))
         except OSError as error:
             return say(f"no process for the command: {error.strerror}", EX_TEMPFAIL)
-        code = _watch_over(first)
-        _end_all(first)
+        code = _watch_over(first, TERM_TIMEOUT if may_leave else 0.0)
+        if code == TERMINATED or not may_leave:
+            _end_all(first)
+        else:
+            os.waitpid(first, 0)
         if code < 0:
             _end_by(-code)
         return code
@@ -186,14 +219,23 @@ def _become(argv: tuple[str, ...], env: Mapping[str, str], user: User | None) ->
     return execute(argv, env)
 
 
-def _watch_over(first: int) -> int:
-    """The status of the command when it has ended (it is not reaped yet); minus SIGKILL if we got TERM before."""
+def _watch_over(first: int, grace: float) -> int:
+    """The status of the command when it has ended (it is not reaped yet); TERMINATED if we got TERM before. `grace`:
+    seconds between TERM to the command's group and this result; 0: no TERM is sent."""
+    limit: float | None = None
     while True:
         dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if dead is None:
-            if _signal.sigwaitinfo(WARDENS).si_signo == _signal.SIGTERM:
-                return -_signal.SIGKILL
+            left = FOREVER if limit is None else max(0.0, limit - time.monotonic())
+            info = _signal.sigtimedwait(WARDENS, left)
+            if info is None or (info.si_signo == _signal.SIGTERM and not grace):
+                return TERMINATED
+            if info.si_signo == _signal.SIGTERM and limit is None:
+                limit = time.monotonic() + grace
+                send(-first, _signal.SIGTERM)
         elif dead.si_pid == first:
+            if limit is not None:
+                return TERMINATED
             return dead.si_status if dead.si_code == os.CLD_EXITED else -dead.si_status
         else:
             os.waitpid(dead.si_pid, 0)

@@ -7,12 +7,9 @@ Only these children import the network half. Init learns their results by exit s
 from __future__ import annotations
 
 import _signal
-import errno
 import os
-import time
 
 from svcinit import __version__, log
-from svcinit.errors import EX_OK, EX_SOFTWARE
 from svcinit.model import RESTART, Role
 from svcinit.processes.child import execute
 from svcinit.processes.init import Init, log_not_started
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 
 RUN_ID_BYTES = 8
 BLOCKED_LOOKS = 5  # a process that blocks the reload signal so many times in a row is not just starting a child
-RETRY = 0.02  # seconds between two attempts to open a fifo that nobody reads yet
 
 
 def _or_failed(role: str) -> Callable[[Callable[Given, None]], Callable[Given, None]]:
@@ -71,6 +67,7 @@ class Crew(Init):
         self.extra_env: dict[str, str] = {}
         self.changed: list[str] = []  # rendered files of which the service was not notified yet
         self.reloads: list[str] = []  # how their templates ask to notify the service; empty: by SVCINIT_RELOAD
+        self.limits: dict[str, float] = {}  # seconds that a command of a template may take, by its `reload=`
         self._before, self._can_roll_back = (self.argv, self.extra_env, self.changed, self.reloads), False
         self._revision_before: object = ""
         self._verdict_taken = False  # that of the last prepare
@@ -135,13 +132,25 @@ class Crew(Init):
         self.exec(Role.HOOK, argv, self._action_env())
 
     @_or_failed(Role.ACTION)
-    def start_action(self, action: Action) -> None:
+    def start_action(self, action: Action, seconds: float | None = None) -> None:
         """Perform a `write:` or `exec:` action as SVCINIT_USER. In a child: a fifo without a reader must not block
-        init."""
-        if action.kind == "exec":
+        init. `seconds`: a command has its output in the log, and is ended then; None: it is executed directly."""
+        if action.kind == "write":
+            self.fork_as_user(Role.ACTION, lambda: _write(action))
+        elif seconds is None:
             self.exec(Role.ACTION, action.argv, self._action_env())
         else:
-            self.fork_as_user(Role.ACTION, lambda: _write(action.path, action.text))
+            self._start_command(action, seconds)
+
+    def _start_command(self, action: Action, seconds: float) -> None:
+        settings, env, secrets = self.settings, self._action_env(), self.slots.secrets
+
+        def body() -> int:
+            from svcinit.agent import reload_command
+
+            return reload_command.run(settings, action, env, seconds, secrets)
+
+        self.fork(Role.ACTION, body)
 
     @_or_failed(Role.PREPARE)
     def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
@@ -153,7 +162,7 @@ class Crew(Init):
 
         self._can_roll_back = self._verdict_taken = False
         settings, command, slots, life = self.settings, self.command, self.slots, self._life
-        for slot in (slots.lock, slots.inputs, slots.intent, *[slots.secrets] * settings.probes):
+        for slot in (slots.lock, slots.inputs, slots.intent, slots.secrets):
             slot.open()
         for slot in slots.of_vault() if settings.uses_vault else ():
             slot.open()
@@ -261,7 +270,7 @@ class Crew(Init):
         self.prepared = {"files": verdict.files, "keys": verdict.keys}
         if self.settings.rolls:
             self.prepared |= {"revision": verdict.revision, "trouble": verdict.trouble}
-        self.turn = verdict.turn
+        self.limits, self.turn = verdict.limits, verdict.turn
         self.said = verdict.said
         self._before, self._can_roll_back = before, bool(verdict.changed)
         self.changed = self.changed + [path for path in verdict.changed if path not in self.changed]
@@ -453,36 +462,7 @@ def _load_quickly(settings: Settings) -> None:
         imports.avoid_openssl()
 
 
-def _write(path: str, text: str) -> int:
-    """Write `text` to a fifo or file. Wait for a fifo that does not exist, has no reader or is full: init has the
-    deadline."""
-    try:
-        descriptor = _opened(path)
-        rest = text.encode("utf-8", "surrogateescape")
-        while rest:
-            try:
-                rest = rest[os.write(descriptor, rest) :]
-            except BlockingIOError:
-                _wait_for_room(descriptor)
-    except OSError as error:
-        log.error("action_failed", "write to {file} failed: {error}", file=path, error=error.strerror)
-        return EX_SOFTWARE
-    return EX_OK
+def _write(action: Action) -> int:
+    from svcinit.processes import fifo
 
-
-def _opened(path: str) -> int:
-    while True:
-        try:
-            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ENOENT):
-                raise
-        time.sleep(RETRY)
-
-
-def _wait_for_room(descriptor: int) -> None:
-    import select
-
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    poll.poll()
+    return fifo.write(action.path, action.text)

@@ -6,7 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from svcinit.agent.redact import end_of, tail
+from svcinit.agent.redact import end_of, one_line
 from svcinit.processes.captured import Child, command
 
 if TYPE_CHECKING:
@@ -65,6 +65,5 @@ def _output(child: Child, staged: str, target: str, redact: Callable[[str], str]
     def redacted(text: str) -> str:
         return staged.join(redact(part) for part in text.split(staged))  # the path is not a secret
 
-    text = tail(child.output, child.is_cut, redacted).replace(staged, target)
-    lines = (line.strip() for line in text.splitlines())
-    return end_of(" / ".join(line for line in lines if line), OUTPUT_LIMIT, child.is_cut).rstrip(".")
+    text = one_line(child.output, child.is_cut, redacted).replace(staged, target)
+    return end_of(text, OUTPUT_LIMIT, child.is_cut).rstrip(".")

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         def dirs(self) -> int | None: ...
         @property
         def backup(self) -> bool: ...
+        @property
+        def timeout(self) -> float | None: ...
 
 
 NEW_MODE, NEW_DIR_MODE = 0o644, 0o755
@@ -66,6 +68,7 @@ class Backup:
     check: str | None = None
     dirs: int | None = None
     backup = False
+    timeout: float | None = None
 
     def __init__(self, path: str, now: FileState) -> None:
         self.target, self.content, self.mode, self.owner = path + BACKUP, now.content, now.mode, now.owner
@@ -76,7 +79,7 @@ class Change:
 
     def __init__(self, file: File) -> None:
         self.target = file.target
-        self.check = file.check
+        self.check, self.timeout = file.check, file.timeout
         self.dir_mode = NEW_DIR_MODE if file.dirs is None else file.dirs
         self.has_backup = file.backup
         with paths.reach(file.target) as place:
@@ -121,7 +124,8 @@ def commit(
 ) -> Committed:
     """Write all files or none.
 
-    checks: run the check commands of the files; timeout: seconds for each of them; env: their environment (None: that
+    checks: run the check commands of the files; timeout: seconds for each of them
+    whose file has no other; env: their environment (None: that
     of this process); redact: removes secrets from their output; begin: called before the first rename with the record
     for `rollback`, and with b"" after a failed commit has rolled itself back. Without an explicit mode or owner, a file
     keeps those that it has. A new file gets 0644 and the user of this process. Extended attributes are kept; a loss is
@@ -320,4 +324,9 @@ def _verdicts(
         if change.check:
             from svcinit.agent.files import check_command
 
-            yield change, check_command.run(change.check, change.new.staged, change.target, timeout, env, redact)
+            yield (
+                change,
+                check_command.run(
+                    change.check, change.new.staged, change.target, change.timeout or timeout, env, redact
+                ),
+            )

@@ -221,7 +221,7 @@ class Transaction:
             argv, env, changed, [*reloads, *self.asked_reloads(argv, env)], inputs=self.inputs(),
             files=len(self.files), keys=len(self.data.kv), said=log.held(),
             turn=0 if self._turn is None else self._turn.turn, revision=self.source.revision,
-            trouble=self.source.trouble,
+            trouble=self.source.trouble, limits=self.limits(),
         ))  # fmt: skip
         self.write_intent(b"")
 
@@ -254,6 +254,14 @@ class Transaction:
         reload_of = {file.target: file.reload or "" for file in self.files}
         reloads = list(dict.fromkeys(reload_of[target] for target in committed.changed))
         return argv, env, committed.changed, commit.rollback_record(committed), reloads
+
+    def limits(self) -> dict[str, float]:
+        """The time limits of the commands in `reload=`; if several templates have the same command, the longest."""
+        found: dict[str, float] = {}
+        for file in self.files:
+            if file.reload and file.timeout:
+                found[file.reload] = max(file.timeout, found.get(file.reload, 0.0))
+        return found
 
     def hold(self) -> dict[str, tuple[str, float, float]]:
         """The files that would change, and whose templates have `wait=`: the digest of the content, and the times."""
@@ -288,8 +296,10 @@ class Transaction:
             self._intent.replace(rollback_record)
 
     def remember_secrets(self) -> None:
-        """Leave the values of keys to the processes that log the output of probes."""
-        if self._secrets.is_open and (values := self.data.values()):
+        """Leave the values of keys to the processes that log the output of probes and of the commands of a reload."""
+        asked = [file.reload or "" for file in self.files]
+        runs = self.settings.reload.kind == "exec" or any(how.startswith("exec:") for how in asked)
+        if self._secrets.is_open and (self.settings.probes or runs) and (values := self.data.values()):
             from svcinit.agent.redact import remember
 
             remember(self._secrets, values)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from svcinit.names import User
 
 SUFFIX = ".j2"
-OPTIONS = ("mode", "owner", "check", "reload", "dirs", "backup", "wait")
+OPTIONS = ("mode", "owner", "check", "reload", "dirs", "backup", "wait", "timeout")
 SECRET_MODE = 0o600  # of a file with a secret of Vault, if its template names no mode
 SECRET_SHOWN = "a secret of Vault in an argument would be visible to every process: render it into a file"
 SHOWN = 200  # characters of an argument in an error
@@ -60,9 +60,10 @@ class Rendered:
     the file first, with `{}` for the path of the file; reload: how the service is notified of a change. None: not
     specified. source: path of the template. dirs: permission bits of the directories that are created; backup: keep the
     file of before as TARGET.bak. wait: the least and the longest seconds for which a change of the file settles.
+    timeout: seconds that each command of the template may take.
     """
 
-    __slots__ = ("backup", "check", "content", "dirs", "mode", "owner", "reload", "source", "target", "wait")
+    __slots__ = ("backup", "check", "content", "dirs", "mode", "owner", "reload", "source", "target", "timeout", "wait")
 
     def __init__(
         self,
@@ -76,7 +77,9 @@ class Rendered:
         dirs: int | None = None,
         backup: bool = False,
         wait: tuple[float, float] | None = None,
+        timeout: float | None = None,
     ) -> None:
+        self.timeout = timeout
         self.wait = wait
         self.dirs = dirs
         self.backup = backup
@@ -272,6 +275,7 @@ def _made(engine: Engine, template: Template, content: bytes, faults: list[str])
         template.target, content, int(mode, 8) if mode else None, owner, options.get("check"), options.get("reload"),
         template.path, int(options["dirs"], 8) if "dirs" in options else None, options.get("backup") == "1",
         _wait(options["wait"]) if "wait" in options else None,
+        _timeout(options["timeout"]) if "timeout" in options else None,
     )  # fmt: skip
 
 
@@ -307,11 +311,12 @@ def _check_values(options: dict[str, str], where: str, faults: list[str]) -> Non
         faults.append(f"{where}: backup={options['backup']} is wrong: expected 0 or 1")
     if "owner" in options:
         _owner(options["owner"], where, faults)
-    if "wait" in options:
-        try:
-            _wait(options["wait"])
-        except ValueError as wrong:
-            faults.append(f"{where}: wait={options['wait']} is wrong: {wrong}")
+    for name, parse in (("wait", _wait), ("timeout", _timeout)):
+        if name in options:
+            try:
+                parse(options[name])
+            except ValueError as wrong:
+                faults.append(f"{where}: {name}={options[name]} is wrong: {wrong}")
     if "reload" in options:
         _check_reload(options["reload"], where, faults)
     if "check" in options:
@@ -332,6 +337,12 @@ def _wait(value: str) -> tuple[float, float]:
     from svcinit.settings.parsers import settle
 
     return settle(value)
+
+
+def _timeout(value: str) -> float:
+    from svcinit.settings.parsers import positive_duration
+
+    return positive_duration(value)
 
 
 def _check_reload(value: str, where: str, faults: list[str]) -> None:
