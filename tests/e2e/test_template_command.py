@@ -82,7 +82,7 @@ def test_the_time_limit_of_a_template_is_that_of_its_command(service: Service) -
 
 def test_the_time_limit_of_a_template_is_that_of_its_check(service: Service) -> None:
     service.consul.kv_put("config/web/n", "1")
-    service.template("a.ini", '{# svcinit: timeout=500ms check="sleep 1000 {}" #}\n{{ key("n") }}')
+    service.template("a.ini", '{# svcinit: timeout=500ms check="sh -c \'sleep 1000\' {}" #}\n{{ key("n") }}')
     svcinit = service.start()
     assert svcinit.wait(20) == 78
     assert "it took longer than 0.5 s" in svcinit.err
@@ -95,7 +95,7 @@ def test_the_output_of_the_command_is_in_the_log_and_has_no_secret(service: Serv
     script.write_text(f"yes 0123456789 | head -c 100000000; echo; cat {password}; echo; echo the end")
     svcinit = started(service, f'reload="exec:sh {script}"', CONSUL_HTTP_TOKEN_FILE="")
     svcinit.says("reload 1: done")
-    svcinit.says("0123456789 / *** / the end")
+    svcinit.says("0123456789 / 0 / *** / the end")
     assert SECRET not in svcinit.out + svcinit.err
     assert len(svcinit.err) < 20_000
     assert svcinit.stop() == 0

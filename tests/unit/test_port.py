@@ -4,6 +4,7 @@ compared in tests/e2e/test_port.py."""
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,40 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest
     (tmp_path / "file").write_text("")
     assert cli.run(["port", str(tmp_path / "a.ctmpl"), "--out", str(tmp_path / "file")]) == 1
     assert f"{tmp_path}/file/a.j2 cannot be written" in capsys.readouterr().err
+
+
+# has confd's options, and what they lead to: the real one cannot be built (docs/porting.md)
+CONFD = """#!{python}
+import pathlib, sys, tomllib
+assert sys.argv[1:5] == ["-onetime", "-backend", "consul", "-node"], sys.argv
+root = pathlib.Path(sys.argv[sys.argv.index("-confdir") + 1])
+template = tomllib.loads((root / "conf.d/file.toml").read_text())["template"]
+assert (template["prefix"].strip("/"), template["keys"]) == ("prod", ["/"]), template
+text = (root / "templates" / template["src"]).read_text()
+pathlib.Path(template["dest"]).write_text(text.replace('{{{{ getv "/x/a" }}}}', "2"))
+"""
+
+
+@pytest.mark.parametrize("text", ['a = {{ getv "/x/a" }}\n', 'a = {{ getv "/x/a" }}{{/* */}}\n'])
+def test_a_resource_is_compared_with_what_confd_writes_and_without_confd_it_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    for folder in ("conf.d", "templates", "bin"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "conf.d/a.toml").write_text(
+        '[template]\nsrc = "a.tmpl"\ndest = "/etc/a"\nprefix = "/prod"\nkeys = ["/x"]\n'
+    )
+    (tmp_path / "templates/a.tmpl").write_text(text)
+    (tmp_path / "source.yaml").write_text("kv: {prod/x/a: '2'}\n")
+    monkeypatch.setenv("SVCINIT_SOURCE", f"file:{tmp_path / 'source.yaml'}")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    check = ["port", "--check", str(tmp_path / "conf.d/a.toml"), str(tmp_path / "conf.d/a.toml")]
+    assert cli.run(check) == 1
+    put()
+    assert "not compared: --check needs confd in PATH" in capsys.readouterr().out
+    (tmp_path / "bin/confd").write_text(CONFD.format(python=sys.executable))
+    (tmp_path / "bin/confd").chmod(0o755)
+    same = "/*" not in text
+    assert cli.run(check) == (0 if same else 1)
+    put()
+    assert f"{2 * same} of 2 files: the same bytes" in capsys.readouterr().out

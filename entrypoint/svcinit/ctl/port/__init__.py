@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
             from svcinit.ctl.port import compare
 
             differences += compare.differ(ported, options.prefix)
+    if options.check and len(options.files) > 1:
+        put(f"{len(options.files) - differences} of {len(options.files)} files: the same bytes\n")
     return 1 if remarks or differences else 0
 
 

@@ -100,5 +100,5 @@ def _confd(ported: Ported, folder: str, prefix: str, target: str) -> list[str]:
 def _found(program: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise ConfigError(f"--check needs {program} in PATH")
+        raise ConfigError(f"not compared: --check needs {program} in PATH")
     return path
