@@ -10,6 +10,7 @@ import sys
 
 HOME = pathlib.Path("/opt/svcinit")
 NEEDED = "_ctypes", "ssl", "dns", "jinja2", "prometheus_client", "psutil", "requests", "yaml"  # be they found or not
+OPTIONAL = {"svcinit.ctl.fleet.live"}  # it needs rich, which is not in the bundle
 
 
 def main() -> None:
@@ -35,7 +36,8 @@ def third_party() -> list[str]:
 
 
 def own() -> list[str]:
-    return [found.name for found in pkgutil.walk_packages([str(HOME / "lib" / "svcinit")], "svcinit.")]
+    found = pkgutil.walk_packages([str(HOME / "lib" / "svcinit")], "svcinit.")
+    return [each.name for each in found if each.name not in OPTIONAL]
 
 
 if __name__ == "__main__":
