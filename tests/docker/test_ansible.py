@@ -19,9 +19,11 @@ import yaml
 
 from testing import images
 from testing.consul import ConsulAgent, free_ports
+from testing.ctl import svcinitctl
 from testing.docker import TAG, Container, Engine, build, docker
 from testing.images import EXAMPLES, IMAGES, ROOT, build_args
 from testing.load import load
+from testing.waiting import Repeatedly
 
 pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(600)]
 ANSIBLE = EXAMPLES / "ansible"
@@ -63,7 +65,11 @@ class Site:
         given = {
             "services": list(self.rows.values()), "images": str(self.images), "code": str(self.code),
             "code_target": str(self.folder / "srv"), "repository": REPOSITORY, "tag": TAG, "consul": self.consul.url,
-            "env": {**self.consul.env, "SVCINIT_CHECK_INTERVAL": "200ms", "SVCINIT_DRAIN": "0s"},
+            "env": {
+                **self.consul.env, "SVCINIT_CHECK_INTERVAL": "200ms", "SVCINIT_DRAIN": "0s", "SVCINIT_ROLL": "manual",
+            },
+            "ctl": str(pathlib.Path(sys.executable).with_name("svcinitctl")),
+            "policy": ["--healthy", "1s", "--bake", "0s"],
             **variables,
         }  # fmt: skip
         file = self.folder / "variables.json"
@@ -141,6 +147,10 @@ def test_a_site_comes_up_changes_without_a_failed_request_and_goes(site: Site, r
         assert "failed=1" in said
         assert hups(site.container("shop-2")) == 0, "the next one was not touched"
         site.consul.kv_delete("config/shop/uwsgi")
+        said = site.play(only="shop")
+        assert "failed=1" in said, "a person has to look first"
+        assert hups(site.container("shop-2")) == 0
+        assert svcinitctl("fleet", "abort", "shop", env=site.consul.env).returncode == 1
         assert changed(site.play(only="shop")) > 0
         assert site.ids() == at_first
         assert [hups(site.container(name)) for name in ("shop-1", "shop-2")] == [2, 1]
@@ -162,6 +172,17 @@ def test_a_site_comes_up_changes_without_a_failed_request_and_goes(site: Site, r
     assert changed(site.play(state="stopped")) > 0
     assert site.left() == []
     assert docker("ps", "--all", "--quiet", "--filter", f"label={site.engine.mark}") == ""
+
+
+class Passing(Repeatedly):
+    """How many instances of `server` pass, as an outsider sees them."""
+
+    def __init__(self, consul: ConsulAgent) -> None:
+        super().__init__(0.1)
+        self._consul, self.counts = consul, [2]
+
+    def look(self) -> None:
+        self.counts.append(len(self._consul.passing("server")))
 
 
 @pytest.fixture
@@ -199,3 +220,11 @@ def test_an_image_built_here_is_shipped_to_a_host_that_lacks_it(
     ] == []
     said = site.play("-i", str(inventory))
     assert (changed(said, "first"), changed(said, "second")) == (0, 0)
+
+    with (source / "Dockerfile").open("a") as dockerfile:
+        dockerfile.write("LABEL next=1\n")
+    shutil.copy(source / "Dockerfile", site.images / "server" / "Dockerfile")
+    with Passing(site.consul) as seen:
+        said = site.play("-i", str(inventory))
+    assert min(changed(said, "first"), changed(said, "second")) > 0
+    assert min(seen.counts) == 1, "each host replaced its container, and not at the same time"

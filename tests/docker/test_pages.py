@@ -7,6 +7,8 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -173,6 +175,35 @@ def test_the_readme_does_what_it_says_from_top_to_bottom_on_a_fresh_machine(
 
     machine.place = REPOSITORY
     machine.follows(README[LAPTOP + 1 :])
+
+
+VARIES = re.compile(r"\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d|\b[0-9a-f]{6}\b|hello-host1-\d+|\d+ s\b|ops@host1")
+PORTS = "8081", "8082", "8083"
+
+
+def rewritten(block: Block, line_of: Callable[[str], str]) -> Block:
+    lines = map(line_of, block.text.splitlines())
+    return Block(block.language, "\n".join(line for line in lines if line), block.path)
+
+
+def built(line: str) -> str:
+    """Only the image is needed of the README."""
+    return line if line.startswith("docker build") else ""
+
+
+def masked(line: str) -> str:
+    return VARIES.sub("...", line) if line.startswith("# ") else line
+
+
+@pytest.mark.timeout(600)
+def test_the_quick_start_of_roll_outs_does_what_it_says(newcomer: Newcomer) -> None:
+    """Times, revisions, ids and users differ from those on the page."""
+    page = (ROOT / "docs" / "fleet.md").read_text()
+    steps = blocks(page[page.index("## Quick start") : page.index("## When a roll-out stops")])
+    image = [block if block.path else rewritten(block, built) for block in README[LAPTOP + 1 :]]
+    newcomer.swaps |= dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    newcomer.env["PATH"] = f"{pathlib.Path(sys.executable).parent}:{newcomer.env['PATH']}"
+    newcomer.follows([*image, *(rewritten(block, masked) for block in steps)])
 
 
 def test_the_tutorial_does_what_it_says(newcomer: Newcomer) -> None:
