@@ -18,6 +18,7 @@ from svcinit.agent.fleet import revision
 from svcinit.agent.fleet.records import (
     How,
     LogEntry,
+    Phase,
     Plan,
     PlanState,
     RollOutcome,
@@ -246,6 +247,17 @@ def test_a_roll_out_of_turns_that_no_host_waits_for_holds_up_no_other_one(web: C
     plan, _ = web.fleet.plan()
     assert plan is not None
     assert (plan.n, plan.how) == (2, How.RELOAD)
+    assert web.fleet.entry(1).outcome is RollOutcome.DONE  # type: ignore[union-attr]
+
+
+def test_a_deployment_after_the_end_of_another_one_begins_with_a_canary_again(web: Commands) -> None:
+    web.start(2, "old")
+    policy = [*QUICK, "--bake", "3s"]
+    assert web.run("turn", "--id", "web-0", *policy, "web", "--", "true")[0] == 0
+    code, said = web.run("turn", "--id", "web-1", *policy, "web", "--", "true")
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert (code, plan.n, plan.phase) == (0, 2, Phase.BAKE), said
     assert web.fleet.entry(1).outcome is RollOutcome.DONE  # type: ignore[union-attr]
 
 

@@ -280,7 +280,14 @@ def test_a_file_is_durable_before_it_gets_its_name(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(os, name, recorded(name))
     (tmp_path / "a").write_text("old")
     file = SimpleNamespace(
-        target=str(tmp_path / "a"), content=b"new", mode=None, owner=None, check=None, dirs=None, backup=False
+        target=str(tmp_path / "a"),
+        content=b"new",
+        mode=None,
+        owner=None,
+        check=None,
+        timeout=None,
+        dirs=None,
+        backup=False,
     )
     commit.commit([file])
     assert calls[0] == "fsync"

@@ -102,10 +102,19 @@ def newest(plan: Plan | None, records: Iterable[Record]) -> int:
 
 
 def is_spent(plan: Plan, records: Iterable[Record]) -> bool:
-    """Is it a roll-out of `fleet turn` for which no host waits? It is open for the next host, and holds up nothing."""
+    """Is it a roll-out of `fleet turn` for which no host waits? It holds up no other one."""
     turns = [record.turn for record in records]
     is_open = any(turn.how == How.TURN and turn.state in OPEN for turn in turns)
     return plan.how == How.TURN and plan.state == PlanState.ROLLING and not is_open
+
+
+def is_open_to_hosts(plan: Plan, records: Iterable[Record]) -> bool:
+    """May a further host have its turn in it? A spent one in which turns ended is of an earlier deployment: its canary
+    says nothing of what this host brings."""
+    found = list(records)
+    had_turns = any(record.turn.n == plan.n and record.turn.state == TurnState.ENDED for record in found)
+    is_of_turns = plan.how == How.TURN and plan.state == PlanState.ROLLING
+    return is_of_turns and not (had_turns and is_spent(plan, found))
 
 
 def begin(

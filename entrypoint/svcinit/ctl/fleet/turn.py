@@ -131,11 +131,11 @@ class Host:
         self._change(after)
 
     def _begin(self) -> None:
-        """Begin the roll-out, unless another host has begun it."""
+        """Begin the roll-out, unless another host has begun it and hosts wait for it."""
         from svcinit.agent.fleet import commands, policy
         from svcinit.agent.fleet.conduct import stored_texts
         from svcinit.agent.fleet.records import How, Plan, PlanState
-        from svcinit.ctl.fleet.begin import flags_of
+        from svcinit.ctl.fleet.begin import flags_of, write_entry
         from svcinit.ctl.fleet.place import refusal
 
         fleet = self._place.fleet
@@ -144,7 +144,8 @@ class Host:
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
             plan, index = fleet.plan()
-            if plan is not None and plan.state is PlanState.ROLLING and plan.how is How.TURN:
+            records = fleet.own_records()
+            if plan is not None and commands.is_open_to_hosts(plan, records):
                 return
             if plan is not None and plan.state is PlanState.HALTED:  # too many failed: no host goes on by itself
                 raise self._stopped(plan)
@@ -153,10 +154,12 @@ class Host:
                 reason=self._options.reason, began=int(time.time()),
             )  # fmt: skip
             try:
-                following, _ = commands.begin(plan or Plan(), fleet.own_records(), request)
+                following, before = commands.begin(plan or Plan(), records, request)
             except commands.NotNow as not_now:
                 raise refusal(not_now) from None
             if self._store.put(fleet.keys.plan, following.dump(), index=index):
+                if before is not None:
+                    write_entry(fleet, before)
                 return
 
     def _asked(self, record: Record) -> Record | None:
