@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from svcinit.agent.consul.store import Entry
@@ -20,6 +22,7 @@ from svcinit.ctl.fleet import owner, turn
 from svcinit.ctl.fleet.place import Busy
 from svcinit.ctl.fleet.turn import Host
 from svcinit.errors import Unavailable
+from svcinit.processes import child
 from testing.process import PATH, ROOT
 from testing.waiting import eventually
 
@@ -63,7 +66,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def host_of(store: Store, *words: str) -> Host:
-    place = SimpleNamespace(fleet=SimpleNamespace(store=store, keys=Keys("svcinit/web")), name="web")
+    place = SimpleNamespace(
+        fleet=SimpleNamespace(
+            store=store, keys=Keys("svcinit/web"), plan=lambda: (None, 0), health=lambda: {"web-0": None}
+        ),
+        name="web",
+    )
     options, mine = argparse.Namespace(id="web-0", words=words), SimpleNamespace(text="me@here here 00")
     return Host(place, options, Lost(), mine)  # type: ignore[arg-type]
 
@@ -117,6 +125,10 @@ def test_a_host_that_joins_a_roll_out_at_its_end_begins_another_one(monkeypatch:
     host, begun = host_of(Store(Record(turn=Turn(how=How.TURN, state=TurnState.ASKED)))), []
     monkeypatch.setattr(host, "_begin", lambda: begun.append(True))
     host._go_on(Plan(n=4, state=PlanState.IDLE, how=How.TURN))
+    assert begun == [True]
+    monkeypatch.setattr(host._place.fleet, "health", dict)
+    with pytest.raises(Busy):  # nobody gives a turn to an instance that the catalog does not have
+        host._go_on(Plan(n=5, state=PlanState.IDLE, how=How.TURN))
     assert begun == [True]
 
 
@@ -172,3 +184,50 @@ def test_a_grant_that_was_not_claimed_is_taken_by_the_next_host() -> None:
     host = host_of(store)
     host._change(host._asked)
     assert host._claim()
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "words"),
+    [
+        ("--id x shop -- sh -c true", "shop", ["sh", "-c", "true"]),
+        ("--id x -- sh -c true", None, ["sh", "-c", "true"]),
+        ("--id x shop -- a -- b", "shop", ["a", "--", "b"]),
+    ],
+)
+def test_the_command_is_run_as_it_was_typed(
+    monkeypatch: pytest.MonkeyPatch, typed: str, name: str | None, words: list[str]
+) -> None:
+    given = typed.split()
+    monkeypatch.setattr(sys, "argv", ["svcinitctl", "fleet", "turn", *given])
+    parser = argparse.ArgumentParser()
+    turn.arguments(parser, "turn")
+    options = parser.parse_args(given)
+    turn._separate(options)
+    assert (options.name, options.words) == (name, words)
+
+
+def test_a_claim_stays_while_a_command_runs_that_closes_what_it_inherits() -> None:
+    """As ssh(1) and sudo(8) do."""
+    closing = "import os, time; os.closerange(3, 256); print('closed', flush=True); time.sleep(60)"
+    mine = owner.Owner("me@here")
+    pid = child.fork(lambda: turn._held((sys.executable, "-c", closing)), "holder")
+    try:
+        mine.close()
+        eventually(lambda: len(descendants(pid)) == 1, "the command runs")
+        (command,) = descendants(pid)
+        eventually(lambda: not sockets(command), "it has closed the socket")
+        assert not owner.has_ended(mine.text)
+        os.kill(command, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert owner.has_ended(mine.text)
+    finally:
+        child.kill(pid)
+
+
+def descendants(pid: int) -> list[int]:
+    return [found.pid for found in psutil.Process(pid).children()]
+
+
+def sockets(pid: int) -> list[str]:
+    folder = pathlib.Path(f"/proc/{pid}/fd")
+    return [text for each in folder.iterdir() if (text := os.readlink(each)).startswith("socket:")]

@@ -21,6 +21,7 @@ from svcinit.agent.fleet.records import (
     PlanState,
     Record,
     RollOutcome,
+    Turn,
     TurnState,
     shortened,
 )
@@ -28,6 +29,7 @@ from svcinit.errors import SvcinitError
 
 RUNNING = PlanState.ROLLING, PlanState.PAUSED, PlanState.REVERTING
 OPEN = TurnState.ASKED, TurnState.GRANTED, TurnState.CLAIMED
+HELD = TurnState.GRANTED, TurnState.CLAIMED
 
 
 class Why(StrEnum):
@@ -101,28 +103,42 @@ def newest(plan: Plan | None, records: Iterable[Record]) -> int:
     return max((plan.n if plan is not None else 0, *(record.turn.n for record in records)))
 
 
-def is_spent(plan: Plan, records: Iterable[Record]) -> bool:
-    """Is it a roll-out of `fleet turn` for which no host waits? It holds up no other one."""
+def is_spent(plan: Plan, records: Iterable[Record], *, is_led: bool = False) -> bool:
+    """Is it a roll-out of `fleet turn` for which no host waits? It holds up no other one. `is_led`: a process conducts
+    it, such as a host that waits until its instance is healthy."""
+    if is_led or plan.how != How.TURN or plan.state != PlanState.ROLLING:
+        return False
     turns = [record.turn for record in records]
-    is_open = any(turn.how == How.TURN and turn.state in OPEN for turn in turns)
-    return plan.how == How.TURN and plan.state == PlanState.ROLLING and not is_open
+    is_fresh = not _had_turns(plan, turns)
+    waits = OPEN if is_fresh else HELD  # who has asked for long without a conductor was killed
+    return not any(turn.how == How.TURN and turn.state in waits for turn in turns)
 
 
-def is_open_to_hosts(plan: Plan, records: Iterable[Record]) -> bool:
+def is_open_to_hosts(plan: Plan, records: Iterable[Record], *, is_led: bool) -> bool:
     """May a further host have its turn in it? A spent one in which turns ended is of an earlier deployment: its canary
     says nothing of what this host brings."""
     found = list(records)
-    had_turns = any(record.turn.n == plan.n and record.turn.state == TurnState.ENDED for record in found)
     is_of_turns = plan.how == How.TURN and plan.state == PlanState.ROLLING
-    return is_of_turns and not (had_turns and is_spent(plan, found))
+    is_fresh = not _had_turns(plan, [record.turn for record in found])
+    return is_of_turns and (is_fresh or not is_spent(plan, found, is_led=is_led))
+
+
+def _had_turns(plan: Plan, turns: Iterable[Turn]) -> bool:
+    return any(turn.n == plan.n and turn.state == TurnState.ENDED for turn in turns)
 
 
 def begin(
-    plan: Plan, records: Iterable[Record], request: Request, *, supersede: bool = False, retry: bool = False
+    plan: Plan,
+    records: Iterable[Record],
+    request: Request,
+    *,
+    supersede: bool = False,
+    retry: bool = False,
+    is_led: bool = False,
 ) -> tuple[Plan, LogEntry | None]:
     """The next roll-out; and the entry in the history of the one that it takes the place of."""
     found = list(records)
-    spent = is_spent(plan, found)
+    spent = is_spent(plan, found, is_led=is_led)
     if request.how == How.APPLY and request.target == plan.good and (spent or plan.state == PlanState.IDLE):
         raise NotNow(Why.NOTHING, plan)
     if request.target in plan.refused and not retry:
@@ -178,10 +194,10 @@ def revert(plan: Plan) -> tuple[Plan, LogEntry]:
     return endings.reverting(plan, RollOutcome.ABORTED)
 
 
-def settle(plan: Plan, records: Iterable[Record], request: Request) -> Plan:
+def settle(plan: Plan, records: Iterable[Record], request: Request, *, is_led: bool = False) -> Plan:
     """A roll-out of the good revision, for instances that are not on it."""
     found = list(records)
-    if plan.state in RUNNING and not is_spent(plan, found):
+    if plan.state in RUNNING and not is_spent(plan, found, is_led=is_led):
         raise NotNow(Why.RUNNING, plan)
     if not plan.good:
         raise NotNow(Why.NO_GOOD, plan)

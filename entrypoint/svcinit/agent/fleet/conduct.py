@@ -114,6 +114,11 @@ class Fleet:
         found = self.store.below(self.keys.records)
         return {self.keys.instance(each.key): Seen(Record.parse(each.value), each.modified) for each in found}
 
+    def is_led(self) -> bool:
+        """Does a process conduct?"""
+        entry = self.store.get(self.keys.lead)
+        return entry is not None and bool(entry.session)
+
     def own_records(self) -> list[Record]:
         return [seen.record for seen in self.records().values() if is_own(seen.record)]
 

@@ -155,9 +155,10 @@ class Beginning:
             reason=options.reason, began=int(time.time()), rehearse=policy.rehearse,
         )  # fmt: skip
         if action == "settle":
-            return commands.settle(plan, records, request), None
+            return commands.settle(plan, records, request, is_led=self.fleet.is_led()), None
         return commands.begin(
-            plan, records, request, supersede=options.supersede, retry=action in ("retry", "revert")
+            plan, records, request, supersede=options.supersede, retry=action in ("retry", "revert"),
+            is_led=self.fleet.is_led(),
         )  # fmt: skip
 
     def applied(self, plan: Plan, records: list[Record]) -> str:

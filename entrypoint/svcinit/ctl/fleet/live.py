@@ -31,7 +31,7 @@ class Display:
 
     def above(self, word: str, line: str) -> None:
         """A line that stays, above the bar."""
-        self._console.print(Text(line, style=STYLES.get(word, "")), no_wrap=True, overflow="ellipsis")
+        self._console.print(Text(line, style=STYLES.get(word, "")), soft_wrap=True)
 
     def update(self, figures: Figures, rows: Sequence[tuple[str, ...]]) -> None:
         if not self._live.is_started:

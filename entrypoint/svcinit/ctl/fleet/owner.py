@@ -60,7 +60,10 @@ def _here() -> str:
 
 def _bound(name: str) -> socket.socket | None:
     """None: the name is in use, or there are no such sockets."""
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError:
+        return None
     try:
         found.bind(f"\0svcinit-turn-{name}")
     except OSError:

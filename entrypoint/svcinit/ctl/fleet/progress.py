@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from typing import NamedTuple
@@ -136,7 +137,8 @@ class Line:
 
     def update(self, figures: Figures, _rows: Sequence[tuple[str, ...]]) -> None:
         bar = "#" * (BAR * figures.done // figures.whole)
-        put(f"\r{figures.head} [{bar:.<{BAR}}] {figures.tail}\x1b[K")
+        text = f"{figures.head} [{bar:.<{BAR}}] {figures.tail}"
+        put(f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K")  # a second line could not be rewritten
         self._is_shown = True
 
     def close(self) -> None:

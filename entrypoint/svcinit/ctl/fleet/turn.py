@@ -10,6 +10,7 @@ import dataclasses
 import os
 import random
 import signal
+import sys
 import time
 from typing import TypeVar
 
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from svcinit.agent.fleet.conduct import Conductor, Lead
     from svcinit.ctl.fleet.owner import Owner
 
+    _separate(options)
     place = Place(options)
     options.id = options.id or (place.settings.id if place.is_own else "")
     if not options.id:
@@ -67,6 +69,29 @@ def run(options: argparse.Namespace) -> int:
         owner.close()
 
 
+def _separate(options: argparse.Namespace) -> None:
+    """argparse looks for NAME after the first `--`, too, and takes each further `--` out of the command."""
+    if "--" in sys.argv:
+        at = sys.argv.index("--")
+        options.words = sys.argv[at + 1 :]
+        if options.name not in sys.argv[:at]:
+            options.name = None
+    if not options.words:
+        raise ConfigError("the command is missing: svcinitctl fleet turn [OPTIONS] NAME -- COMMAND")
+
+
+def _held(words: tuple[str, ...]) -> int:
+    """In a child that keeps the owner's socket until the command ends: the command may close what it inherits, as
+    ssh(1) and sudo(8) do."""
+    from svcinit.processes import child
+
+    pid = child.fork(lambda: child.execute(words, os.environ), "command")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: child.send(-pid, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
 class Host:
     """One instance, for which this host asks."""
 
@@ -74,7 +99,7 @@ class Host:
         self._place, self._options, self._conductor = place, options, conductor
         self._store, self._key = place.fleet.store, place.fleet.keys.at(options.id)
         self._owner = owner.text
-        self._done = False
+        self._done = self._is_out = False
         self._look_at = time.monotonic() + random.uniform(0, LOOK_INTERVAL)
 
     def run(self) -> int:
@@ -101,6 +126,9 @@ class Host:
         this host joined it is followed by another one."""
         from svcinit.agent.fleet.records import How, PlanState
 
+        if plan.state is PlanState.IDLE and self._options.id not in self._place.fleet.health():
+            self.give_up()
+            raise Busy(f"{self._options.id} is not in the catalog, so it gets no turn: start it first")
         if plan.state is PlanState.IDLE:
             self._begin()
         elif plan.how is not How.TURN or plan.state not in (PlanState.ROLLING, PlanState.PAUSED):
@@ -132,20 +160,25 @@ class Host:
 
     def _begin(self) -> None:
         """Begin the roll-out, unless another host has begun it and hosts wait for it."""
-        from svcinit.agent.fleet import commands, policy
+        from svcinit.agent.fleet import commands, policy, revision
         from svcinit.agent.fleet.conduct import stored_texts
-        from svcinit.agent.fleet.records import How, Plan, PlanState
+        from svcinit.agent.fleet.records import How, PlanState
         from svcinit.ctl.fleet.begin import flags_of, write_entry
         from svcinit.ctl.fleet.place import refusal
 
         fleet = self._place.fleet
         self._place.check_session()
-        self._place.check_catalog(fleet.health(), fleet.own_records())
+        health = fleet.health()
+        self._place.check_catalog(health, fleet.own_records())
+        if self._options.id not in health and self._options.id not in fleet.records():
+            raise ConfigError(f"{self._place.name} has no instance {self._options.id} in the catalog or in KV")
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
             plan, index = fleet.plan()
-            records = fleet.own_records()
-            if plan is not None and commands.is_open_to_hosts(plan, records):
+            if plan is None and index:
+                raise ConfigError(f"{fleet.keys.plan} in KV cannot be read: this svcinitctl may be too old")
+            records, is_led = fleet.own_records(), fleet.is_led()
+            if plan is not None and commands.is_open_to_hosts(plan, records, is_led=is_led):
                 return
             if plan is not None and plan.state is PlanState.HALTED:  # too many failed: no host goes on by itself
                 raise self._stopped(plan)
@@ -154,12 +187,14 @@ class Host:
                 reason=self._options.reason, began=int(time.time()),
             )  # fmt: skip
             try:
-                following, before = commands.begin(plan or Plan(), records, request)
+                former = plan or commands.adopt(records, "", set(revision.names(fleet.store, fleet.keys.prefix)))
+                following, before = commands.begin(former, records, request, is_led=is_led)
             except commands.NotNow as not_now:
                 raise refusal(not_now) from None
             if self._store.put(fleet.keys.plan, following.dump(), index=index):
                 if before is not None:
                     write_entry(fleet, before)
+                self._look_at = 0.0  # conduct at once
                 return
 
     def _asked(self, record: Record) -> Record | None:
@@ -173,7 +208,9 @@ class Host:
             return None
         if before.how is How.TURN and before.state is TurnState.CLAIMED and has_ended(before.owner):
             warn(f"`fleet turn` of {who(before.owner)} was killed in the turn of {self._options.id}: it continues")
-            return dataclasses.replace(record, turn=dataclasses.replace(before, owner=self._owner))
+            plan = self._place.fleet.plan()[0]
+            n = before.n if plan is None else plan.n  # this roll-out judges it
+            return dataclasses.replace(record, turn=dataclasses.replace(before, owner=self._owner, n=n))
         if before.state in (TurnState.GRANTED, TurnState.CLAIMED):
             raise Busy(f"{self._options.id} has a turn already: see `svcinitctl fleet status {self._place.name}`")
         turn = Turn(
@@ -212,7 +249,7 @@ class Host:
         from svcinit.processes import child
 
         words = tuple(self._options.words)
-        pid = child.fork(lambda: child.execute(words, os.environ), "command")
+        pid = child.fork(lambda: _held(words), "command")
         while True:
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -245,9 +282,13 @@ class Host:
             if self._options.id in dict(plan.failed):
                 say("FAILED", f"{self._options.id}: {dict(plan.failed)[self._options.id]}")
                 return 1
-            if self._done or plan.state.value == "idle":
+            is_idle = plan.state.value == "idle"
+            if (self._done or is_idle) and not self._is_out:
                 say("done", f"{self._options.id} is healthy")
                 return 0
+            if is_idle:
+                say("FAILED", f"{self._options.id}: the roll-out ended before it was healthy")
+                return 1
             if plan.state.value not in ("rolling", "paused"):
                 say(plan.state.value, f"roll-out {plan.n}, before {self._options.id} was healthy for long enough")
                 return 1
@@ -263,6 +304,7 @@ class Host:
             self._look_at = now + random.uniform(0, LOOK_INTERVAL)
             decision = self._conductor.look()
             self._done = self._options.id in decision.counts.done
+            self._is_out = self._options.id in decision.counts.out
         return self._place.fleet.plan()[0] or Plan()
 
     def _patiently(self, step: Callable[[], Value]) -> Value:
