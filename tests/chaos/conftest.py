@@ -13,7 +13,7 @@ from testing.observer import Observer
 from testing.rollout import Group, Site
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
-from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, ODD_COUNT, POLICY, Row, settles
+from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, POLICY, Row, settles
 
 TABLE = Table("chaos.md", """# The chaos suite
 
@@ -43,7 +43,7 @@ only some of the rows; the others stay from the run before it.
 
 Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
 {BAKE}s. `make test-parts` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
-kills. Some rows have a fleet of {ODD_COUNT} of their own, in which instances differ. A reload counts as done when the
+kills. Some rows have a smaller fleet of their own, in which instances differ. A reload counts as done when the
 service has not ended within 5 s; this is most of the time of a turn here.
 
 | failure | instances | most out | samples | end | time | |
