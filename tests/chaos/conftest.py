@@ -42,7 +42,7 @@ revision; `reverted`: all have the old one. Where none is out, the service answe
 only some of the rows; the others stay from the run before it.
 
 Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
-{BAKE}s. `make test-parts` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
+{BAKE}s. `make chaos-fleet` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
 kills. Some rows have a smaller fleet of their own, in which instances differ. A reload counts as done when the
 service has not ended within 5 s; this is most of the time of a turn here.
 

@@ -13,7 +13,7 @@ from testing.consul import binary
 from testing.observer import Client, Observer
 from testing.rollout import BROKEN_PER, Group, Site
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(420)]
 
 COUNT, LIMIT = 40, 8
 HEALTHY, BAKE = 1.0, 1.0
