@@ -242,6 +242,13 @@ def test_a_stop_action_that_fails_falls_back_to_term(action: str, shown: str) ->
     assert (code, log[4:]) == (143, ["presence<-SIGTERM", f"+action:{shown}", "main<-SIGTERM"])
 
 
+def test_the_end_of_a_reload_command_at_a_stop_is_no_failure_of_the_stop() -> None:
+    env = {**FULL, "SVCINIT_RELOAD": "exec:chain", "SVCINIT_STOP": "signal:QUIT"}
+    events: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), Exited(Role.PRESENCE, 0)]
+    code, log = live(env, *UP, *events, Deadline(), Exited(Role.ACTION, 143), Exited(Role.MAIN, 0))
+    assert (code, [line for line in log if line.startswith("main<-")]) == (0, ["main<-SIGQUIT"])
+
+
 def test_what_the_service_leaves_behind_is_told_to_end_then_killed() -> None:
     events: list[Event] = [Exited(Role.MAIN, 0), Deadline(), Exited(Role.HOOK, 137)]
     crew = FakeCrew(list(events))

@@ -364,7 +364,7 @@ class Lifecycle:
                 self.crew.start_deregister()
             case State.STOPPING, Exited(Role.DEREGISTER, code):
                 self.stop.deregistered_late(code)
-            case State.STOPPING, Exited(Role.ACTION, code) if code:
+            case State.STOPPING, Exited(Role.ACTION, code) if code and self.settings.stop.kind != "signal":
                 self.stop.action_failed(code)
             case State.SWEEPING, Exited():
                 self.stop.sweep_again()

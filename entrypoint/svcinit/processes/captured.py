@@ -47,7 +47,7 @@ TERM_TIMEOUT = 0.5  # seconds that a command with `may_leave` has after TERM; le
 ROUNDS, PAUSE = 100, 0.01  # how often a warden sends KILL to the remaining processes, and the seconds between
 _expected = False
 FOREVER = 1e9  # seconds
-TERMINATED = -_signal.SIGKILL
+TERMINATED = -1000  # no status of a command
 WARDENS = _signal.SIGCHLD, _signal.SIGTERM
 TERM_THEN_KILL = _signal.SIGTERM, _signal.SIGKILL
 
@@ -189,7 +189,7 @@ def command(
         else:
             os.waitpid(first, 0)
         if code < 0:
-            _end_by(-code)
+            _end_by(_signal.SIGKILL if code == TERMINATED else -code)
         return code
 
     return body

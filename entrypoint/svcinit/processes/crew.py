@@ -136,7 +136,7 @@ class Crew(Init):
         """Perform a `write:` or `exec:` action as SVCINIT_USER. In a child: a fifo without a reader must not block
         init. `seconds`: a command has its output in the log, and is ended then; None: it is executed directly."""
         if action.kind == "write":
-            self.fork_as_user(Role.ACTION, lambda: _write(action))
+            self.fork(Role.ACTION, lambda: _write(action, self.as_user))
         elif seconds is None:
             self.exec(Role.ACTION, action.argv, self._action_env())
         else:
@@ -462,7 +462,7 @@ def _load_quickly(settings: Settings) -> None:
         imports.avoid_openssl()
 
 
-def _write(action: Action) -> int:
-    from svcinit.processes import fifo
+def _write(action: Action, as_user: Callable[[Callable[[], int]], Callable[[], int]]) -> int:
+    from svcinit.processes import fifo  # before the change of user, who may not be able to read the installation
 
-    return fifo.write(action.path, action.text)
+    return as_user(lambda: fifo.write(action.path, action.text))()

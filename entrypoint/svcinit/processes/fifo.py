@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 
 from svcinit import log
@@ -40,8 +41,6 @@ def _opened(path: str) -> int:
 
 
 def _wait_for_room(descriptor: int) -> None:
-    import select
-
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     poll.poll()

@@ -357,6 +357,13 @@ def test_stragglers_get_their_turn_after_the_end_within_the_limit() -> None:
     assert not decision.over
 
 
+def test_stragglers_that_wait_for_others_to_be_healthy_are_waited_for() -> None:
+    plan = replace(PLAN, state=PlanState.IDLE, phase=Phase.NONE, good="new", settled=4)
+    world = World(plan).many(8, replace(OLD, rev="new")).many(2, replace(at(ENDED), rev="new"), prefix="slow")
+    assert world.many(1, prefix="late").follow().grants == ()
+    assert not world.follow(1).over
+
+
 def test_an_instance_that_starts_in_the_middle_gets_its_turn_like_others() -> None:
     world = World().many(3, at(ENDED))
     world.look()
