@@ -44,7 +44,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     [
         ("bookworm", "static"), ("bookworm", "musl"), ("bookworm", "debian11"), ("trixie", "static"),
         pytest.param("sid", "static", marks=pytest.mark.parts),
-        pytest.param(images.FROM_SOURCE, "static", marks=pytest.mark.parts),
+        # This one builds Python.
+        pytest.param(images.FROM_SOURCE, "static", marks=[pytest.mark.parts, pytest.mark.timeout(900)]),
     ],
 )  # fmt: skip
 def test_the_whole_life_in_an_image_without_python_whatever_its_libc_and_where_svcinit_was_built(

@@ -160,9 +160,9 @@ class Host:
 
     def _begin(self) -> None:
         """Begin the roll-out, unless another host has begun it and hosts wait for it."""
-        from svcinit.agent.fleet import commands, policy, revision
+        from svcinit.agent.fleet import commands, policy
         from svcinit.agent.fleet.conduct import stored_texts
-        from svcinit.agent.fleet.records import How, PlanState
+        from svcinit.agent.fleet.records import How, Plan, PlanState
         from svcinit.ctl.fleet.begin import flags_of, write_entry
         from svcinit.ctl.fleet.place import refusal
 
@@ -187,8 +187,7 @@ class Host:
                 reason=self._options.reason, began=int(time.time()),
             )  # fmt: skip
             try:
-                former = plan or commands.adopt(records, "", set(revision.names(fleet.store, fleet.keys.prefix)))
-                following, before = commands.begin(former, records, request, is_led=is_led)
+                following, before = commands.begin(plan or Plan(), records, request, is_led=is_led)
             except commands.NotNow as not_now:
                 raise refusal(not_now) from None
             if self._store.put(fleet.keys.plan, following.dump(), index=index):
