@@ -212,6 +212,7 @@ def test_three_nodes_started_at_once_are_one_cluster_that_outlives_the_stop_the_
     others[1].container.wait()
     eventually(lambda: finds_one(others[0]), "the others serve the search", START, 0.2)
     others[1].container.start_again()
+    eventually(lambda: others[1].starts == 2, "it has started again", 90)  # its former registration still passes
     master.has(3)
     others[1].is_passing()
 
