@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -82,17 +83,31 @@ def worker() -> int:
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % MOST_WORKERS
 
 
+def outgoing() -> int:
+    """The lowest port that the kernel gives to outgoing connections."""
+    return int(OUTGOING.read_text().split()[0])
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    own = list(range(LOWEST_PORT + worker(), outgoing(), MOST_WORKERS))
+    random.shuffle(own)
+    return itertools.cycle(own)
+
+
 def free_ports(count: int, *, beside: int = 0) -> list[int]:
     """Ports free for TCP and UDP now, on all addresses; with `beside`, so is the port that far above each.
 
     None is of those that the kernel gives to outgoing connections (ip(7), ip_local_port_range): one of these may be
-    taken again before its server listens, or be connected to itself. Each process of pytest-xdist has its own range.
+    taken again before its server listens, or be connected to itself. Each process of pytest-xdist has its own range,
+    and gets no port again before it had all of them: a port may be bound long after it was chosen.
     """
-    own = range(LOWEST_PORT + worker(), int(OUTGOING.read_text().split()[0]) - beside, MOST_WORKERS)
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
-            port = random.choice(own)
+            port = next(_ports())
+            if port + beside >= outgoing():
+                continue
             with contextlib.suppress(OSError):
                 for number in {port, port + beside}:
                     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
