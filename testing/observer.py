@@ -7,7 +7,6 @@ import http.client
 import random
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -129,38 +128,27 @@ def _close(waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
     key.fileobj.close()
 
 
-class Client:
+class Client(Repeatedly):
     """Asks DNS, and then one of the instances, without a retry or a cache, until the end of the block."""
 
     def __init__(self, group: Group, pause: float = 0.05) -> None:
+        super().__init__(pause)
         self._agent = group.site.agents[-1]
         self._question = dns.message.make_query(f"{group.name}.service.consul", "SRV", use_edns=0, payload=4096)
-        self._pause = pause
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.good = 0
         self.failed: list[str] = []
         self.unresolved: list[str] = []
 
-    def __enter__(self) -> Client:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._pause):
-            ports = self._ports()
-            if not ports:
-                continue
-            port = random.choice(ports)
-            failure = _ask(port)
-            if failure:
-                self.failed.append(f"{time.strftime('%H:%M:%S')} port {port}: {failure}")
-            else:
-                self.good += 1
+    def look(self) -> None:
+        ports = self._ports()
+        if not ports:
+            return
+        port = random.choice(ports)
+        failure = _ask(port)
+        if failure:
+            self.failed.append(f"{time.strftime('%H:%M:%S')} port {port}: {failure}")
+        else:
+            self.good += 1
 
     def _ports(self) -> list[int]:
         """Those of the answer, which has some of the instances; they all listen on 127.0.0.1."""
