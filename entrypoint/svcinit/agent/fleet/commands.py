@@ -21,15 +21,14 @@ from svcinit.agent.fleet.records import (
     PlanState,
     Record,
     RollOutcome,
-    Turn,
     TurnState,
     shortened,
 )
 from svcinit.errors import SvcinitError
 
 RUNNING = PlanState.ROLLING, PlanState.PAUSED, PlanState.REVERTING
-OPEN = TurnState.ASKED, TurnState.GRANTED, TurnState.CLAIMED
 HELD = TurnState.GRANTED, TurnState.CLAIMED
+OPEN = TurnState.ASKED, *HELD
 
 
 class Why(StrEnum):
@@ -108,10 +107,9 @@ def is_spent(plan: Plan, records: Iterable[Record], *, is_led: bool = False) -> 
     it, such as a host that waits until its instance is healthy."""
     if is_led or plan.how != How.TURN or plan.state != PlanState.ROLLING:
         return False
-    turns = [record.turn for record in records]
-    is_fresh = not _had_turns(plan, turns)
-    waits = OPEN if is_fresh else HELD  # who has asked for long without a conductor was killed
-    return not any(turn.how == How.TURN and turn.state in waits for turn in turns)
+    found = list(records)
+    waits = HELD if _had_turns(plan, found) else OPEN  # who has asked for long without a conductor was killed
+    return not any(record.turn.how == How.TURN and record.turn.state in waits for record in found)
 
 
 def is_open_to_hosts(plan: Plan, records: Iterable[Record], *, is_led: bool) -> bool:
@@ -119,12 +117,11 @@ def is_open_to_hosts(plan: Plan, records: Iterable[Record], *, is_led: bool) -> 
     says nothing of what this host brings."""
     found = list(records)
     is_of_turns = plan.how == How.TURN and plan.state == PlanState.ROLLING
-    is_fresh = not _had_turns(plan, [record.turn for record in found])
-    return is_of_turns and (is_fresh or not is_spent(plan, found, is_led=is_led))
+    return is_of_turns and not (_had_turns(plan, found) and is_spent(plan, found, is_led=is_led))
 
 
-def _had_turns(plan: Plan, turns: Iterable[Turn]) -> bool:
-    return any(turn.n == plan.n and turn.state == TurnState.ENDED for turn in turns)
+def _had_turns(plan: Plan, records: Iterable[Record]) -> bool:
+    return any(record.turn.n == plan.n and record.turn.state == TurnState.ENDED for record in records)
 
 
 def begin(
