@@ -124,12 +124,11 @@ def commit(
 ) -> Committed:
     """Write all files or none.
 
-    checks: run the check commands of the files; timeout: seconds for each of them
-    whose file has no other; env: their environment (None: that
-    of this process); redact: removes secrets from their output; begin: called before the first rename with the record
-    for `rollback`, and with b"" after a failed commit has rolled itself back. Without an explicit mode or owner, a file
-    keeps those that it has. A new file gets 0644 and the user of this process. Extended attributes are kept; a loss is
-    logged.
+    checks: run the check commands of the files; timeout: seconds for each of them whose file has no other; env: their
+    environment (None: that of this process); redact: removes secrets from their output; begin: called before the first
+    rename with the record for `rollback`, and with b"" after a failed commit has rolled itself back. Without an
+    explicit mode or owner, a file keeps those that it has. A new file gets 0644 and the user of this process. Extended
+    attributes are kept; a loss is logged.
 
     Raises ConfigError with all errors. A full disk is a ConfigError too: Unavailable would mean that Consul is
     unavailable, and then a reload goes on with the existing files.
@@ -324,9 +323,5 @@ def _verdicts(
         if change.check:
             from svcinit.agent.files import check_command
 
-            yield (
-                change,
-                check_command.run(
-                    change.check, change.new.staged, change.target, change.timeout or timeout, env, redact
-                ),
-            )
+            seconds = change.timeout or timeout
+            yield change, check_command.run(change.check, change.new.staged, change.target, seconds, env, redact)
