@@ -14,6 +14,7 @@ from svcinit.agent.redact import Remembered, end_of, one_line
 from svcinit.errors import EX_SOFTWARE
 from svcinit.model import Role
 from svcinit.processes.captured import Child, command
+from svcinit.processes.child import shell_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
 
 OUTPUT_LIMIT = 2048  # bytes of output in the log: the last ones
 RETRY = 0.2  # seconds between two attempts to get a process for the command
-KILLED = 128 + _signal.SIGKILL
 
 
 def run(settings: Settings, action: Action, env: Mapping[str, str], limit: float, secrets: Slot) -> int:
-    """The exit status of the command; KILLED if it took longer than `limit` seconds, 128+N if signal N ended it.
+    """The exit status of the command: 128+N if signal N ended it, as KILL does if it took longer than `limit` seconds.
 
     It runs as SVCINIT_USER. The processes that it leaves when it ends go on. secrets: the values of keys.
     """
@@ -37,7 +37,7 @@ def run(settings: Settings, action: Action, env: Mapping[str, str], limit: float
     if child is None:
         return EX_SOFTWARE
     child.wait()
-    code = KILLED if child.code is None else child.code if child.code >= 0 else 128 - child.code
+    code = shell_status(-_signal.SIGKILL if child.code is None else child.code)
     if child.code is None:
         log.warning("timed_out", "{child} took too long: killed", child=Role.ACTION)
     output = end_of(one_line(child.output, child.is_cut, Remembered(settings, secrets)), OUTPUT_LIMIT, child.is_cut)

@@ -107,6 +107,11 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
     return NOT_EXECUTABLE
 
 
+def shell_status(code: int) -> int:
+    """The exit status of a child as a shell has it: 128+N where `code` is minus the number of a signal."""
+    return code if code >= 0 else 128 - code
+
+
 def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
     """execve(2) with default dispositions and with the `odd` entries of `env`, which os.execve does not take."""
     odd = getattr(env, "odd", ())

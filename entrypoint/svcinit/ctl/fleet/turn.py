@@ -85,11 +85,13 @@ def _held(words: tuple[str, ...]) -> int:
     ssh(1) and sudo(8) do."""
     from svcinit.processes import child
 
+    passed_on = signal.SIGINT, signal.SIGTERM
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # one that came now would end this process without the command
     pid = child.fork(lambda: child.execute(words, os.environ), "command")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in passed_on:
         signal.signal(number, lambda number, _frame: child.send(-pid, number))
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if code >= 0 else 128 - code
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+    return child.shell_status(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 class Host:
@@ -162,15 +164,15 @@ class Host:
         """Begin the roll-out, unless another host has begun it and hosts wait for it."""
         from svcinit.agent.fleet import commands, policy
         from svcinit.agent.fleet.conduct import stored_texts
-        from svcinit.agent.fleet.records import How, Plan, PlanState
+        from svcinit.agent.fleet.records import How, Plan, PlanState, is_own
         from svcinit.ctl.fleet.begin import flags_of, write_entry
         from svcinit.ctl.fleet.place import refusal
 
         fleet = self._place.fleet
         self._place.check_session()
-        health = fleet.health()
-        self._place.check_catalog(health, fleet.own_records())
-        if self._options.id not in health and self._options.id not in fleet.records():
+        health, seen = fleet.health(), fleet.records()
+        self._place.check_catalog(health, [each.record for each in seen.values() if is_own(each.record)])
+        if self._options.id not in {*health, *seen}:
             raise ConfigError(f"{self._place.name} has no instance {self._options.id} in the catalog or in KV")
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
@@ -253,8 +255,7 @@ class Host:
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
-                    code = os.waitstatus_to_exitcode(status)
-                    return code if code >= 0 else 128 - code
+                    return child.shell_status(os.waitstatus_to_exitcode(status))
                 self._follow()
             except SvcinitError as error:
                 warn(f"{error}; trying again")
