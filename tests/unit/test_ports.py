@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import socket
 
 import pytest
@@ -23,8 +22,14 @@ def test_a_port_is_not_given_while_the_port_itself_or_the_one_beside_it_is_taken
     monkeypatch: pytest.MonkeyPatch, kind: socket.SocketKind, beside: int
 ) -> None:
     taken, free = consul.free_ports(2, beside=101)
-    tried = [taken, free]
-    monkeypatch.setattr(random, "choice", lambda _: tried.pop(0))
+    tried = iter([taken, free])
+    monkeypatch.setattr(consul, "_ports", lambda: tried)
     with contextlib.closing(bound(taken + beside, kind)):
         assert consul.free_ports(1, beside=beside) == [free]
-    assert tried == []
+    assert list(tried) == []
+
+
+def test_no_port_is_given_twice_before_all_were_given() -> None:
+    first = consul.free_ports(20)
+    assert not set(first) & set(consul.free_ports(20))
+    assert len(set(first)) == 20
