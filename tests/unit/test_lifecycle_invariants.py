@@ -132,7 +132,8 @@ class Container(RuleBasedStateMachine):
 
     @rule(began=st.booleans(), ended=st.booleans())
     def prepare_is_at_its_files(self, began: bool, ended: bool) -> None:
-        if Role.PREPARE in self.crew.running:
+        """One that is done writes no more, and neither does one that KILL did not end in time (it has only its last call)."""
+        if Role.PREPARE in self.crew.running and self.life.job.role == Role.PREPARE and not self.crew.is_done:
             self.crew.unfinished, self.crew.is_done = began and not ended, ended
 
     @rule(verdict=st.booleans())
