@@ -57,6 +57,10 @@ class StrictCrew(FakeCrew):
     def wait(self, until: float | None) -> Event:
         raise AssertionError("events are given one by one here")
 
+    def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
+        self.is_done = False
+        super().start_prepare(seconds=seconds, fallback=fallback)
+
     def start_main(self) -> bool:
         self.mains += 1
         if self.unfinished:
@@ -132,7 +136,7 @@ class Container(RuleBasedStateMachine):
 
     @rule(began=st.booleans(), ended=st.booleans())
     def prepare_is_at_its_files(self, began: bool, ended: bool) -> None:
-        """One that is done writes no more, and neither does one that KILL did not end in time (it has only its last call)."""
+        """A prepare that is done writes no more. A prepare that not even KILL ended can finish its last call only."""
         if Role.PREPARE in self.crew.running and self.life.job.role == Role.PREPARE and not self.crew.is_done:
             self.crew.unfinished, self.crew.is_done = began and not ended, ended
 
