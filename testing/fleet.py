@@ -45,9 +45,13 @@ class Fleet:
         values = {f"{self.prefixes[0]}/{key}": value.encode() for key, value in keys.items()}
         return revision.keep(self.store, self.keys.prefix, {self.prefixes[0]: values})
 
+    def content(self) -> revision.Content:
+        """What the prefixes have now."""
+        return revision.read_live(self.store.consul, self.prefixes)
+
     def live(self) -> str:
-        """A revision of what the prefixes have now."""
-        return revision.keep(self.store, self.keys.prefix, revision.read_live(self.store.consul, self.prefixes))
+        """A revision of it."""
+        return revision.keep(self.store, self.keys.prefix, self.content())
 
     def plan(self, good: str, target: str = "", state: PlanState = PlanState.IDLE, n: int = 1) -> None:
         made = Plan(n=n, state=state, good=good, target=target or good, paths=tuple(self.prefixes))

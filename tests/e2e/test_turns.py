@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from svcinit.agent.fleet import revision
-from svcinit.agent.fleet.records import How, PlanState, TurnOutcome, TurnState
+from svcinit.agent.fleet.records import How, Plan, PlanState, TurnOutcome, TurnState
 from testing.ctl import svcinitctl
 from testing.fleet import Fleet
 from testing.process import Running, end_session
@@ -48,6 +48,22 @@ def test_before_the_first_roll_out_an_instance_stores_what_it_started_with(rolle
     rolled.consul.kv_put("config/web/n", "2")
     done = svcinitctl("fleet", "apply", "web", "--dry-run", env=rolled.consul.env)
     assert f"{record.rev[:6]} -> " in done.stdout, done
+
+
+def test_after_turns_without_a_good_revision_an_instance_stores_what_a_reload_took(
+    rolled: Service, fleet: Fleet
+) -> None:
+    """As after `fleet turn -- docker kill -s HUP`: the first `fleet apply` can go back to it."""
+    target = rolled.template("app.ini", '{{ key("n") }}')
+    fleet.store.put(fleet.keys.plan, Plan(n=1, state=PlanState.ROLLING, how=How.TURN).dump())
+    svcinit = up(rolled)
+    first = fleet.live()
+    fleet.wait_for("it has a record", rev=first, turn_state=TurnState.IDLE)
+    rolled.consul.kv_put("config/web/n", "2")
+    svcinit.signal(signal.SIGHUP)
+    record = fleet.wait_for("it runs what the prefix has now", rev=revision.name_of(fleet.content()))
+    assert (record.rev != first, target.read_text()) == (True, "2")
+    eventually(lambda: revision.is_kept(fleet.store, "svcinit/web", record.rev), "the revision is stored")
 
 
 def test_an_instance_has_a_record_and_changes_only_in_its_turn(rolled: Service, fleet: Fleet) -> None:

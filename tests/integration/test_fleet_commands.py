@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from jsonschema import Draft202012Validator
 
-from svcinit.agent.fleet import revision
+from svcinit.agent.fleet import commands, revision
 from svcinit.agent.fleet.records import (
     How,
     LogEntry,
@@ -234,6 +234,39 @@ def test_a_command_that_fails_in_its_turn_halts_the_others(web: Commands) -> Non
     assert web.run("abort", "web")[0] == 1
     code, said = web.run("turn", "--id", "web-1", *QUICK, "web", "--", "true")
     assert (code, "has its turn" in said) == (0, True), said
+
+
+def test_the_first_apply_after_turns_has_a_good_revision_to_go_back_to(web: Commands) -> None:
+    """And no instance takes a revision from the turns: `wanted` is the live prefix until then."""
+    old = web.keep(n="1")
+    web.start(2, old)
+    web.consul.kv_put("config/web/n", "1")
+    assert web.run("turn", "--id", "web-0", *QUICK, "web", "--", "true")[0] == 0
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert plan.good == ""
+    web.consul.kv_put("config/web/n", "2")
+    code, said = web.run("apply", "web", "--dry-run")
+    assert (code, f"{old[:6]} -> " in said) == (0, True), said
+    assert web.fleet.plan()[0] == plan
+    assert web.run("apply", "web", "--detach")[0] == 0
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert (plan.n, plan.good, plan.target, plan.state) == (2, old, web.keep(n="2"), PlanState.ROLLING)
+    reverting, _ = commands.abort(plan)
+    assert (reverting.state, reverting.target) == (PlanState.REVERTING, old)
+
+
+def test_a_first_apply_without_a_change_after_turns_records_what_all_run(web: Commands) -> None:
+    old = web.keep(n="1")
+    web.start(2, old)
+    web.consul.kv_put("config/web/n", "1")
+    assert web.run("turn", "--id", "web-0", *QUICK, "web", "--", "true")[0] == 0
+    code, said = web.run("apply", "web")
+    assert (code, "adopted" in said, "already" in said) == (0, True, True), said
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert (plan.n, plan.good) == (1, old)
 
 
 def test_a_roll_out_of_turns_that_no_host_waits_for_holds_up_no_other_one(web: Commands) -> None:

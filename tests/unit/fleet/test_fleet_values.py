@@ -428,6 +428,25 @@ def test_the_first_plan_takes_what_all_run_as_good(
     assert (plan.good, plan.previous, plan.state) == (good, previous, PlanState.IDLE)
 
 
+@pytest.mark.parametrize(
+    ("state", "running", "good"),
+    [
+        (PlanState.ROLLING, ["old", "old"], "old"),  # the first `fleet turn` has no target
+        (PlanState.HALTED, ["old", "bad", "bad"], "old"),
+        (PlanState.IDLE, ["refused", "refused"], ""),
+        (PlanState.HALTED, ["bad", "bad"], ""),
+    ],
+)
+def test_a_plan_without_a_good_revision_gets_one_that_was_not_bad(
+    state: PlanState, running: list[str], good: str
+) -> None:
+    target = "bad" if state is PlanState.HALTED else ""
+    before = Plan(n=4, state=state, target=target, refused={"refused": "roll-out 2"})
+    plan = commands.adopt([Record(rev=revision) for revision in running], "bad", {"old", "bad", "refused"}, before)
+    assert (plan.good, plan.n, plan.state, plan.target) == (good, 4, state, target)
+    assert commands.adopt([Record(rev="other")], "other", {"other"}, replace(plan, good="g")).good == "g"
+
+
 # ---- health, texts
 
 

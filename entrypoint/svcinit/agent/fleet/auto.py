@@ -202,8 +202,9 @@ class Automatic:
     def _begin(self, plan: Plan | None, index: int, content: Content, paths: tuple[str, ...]) -> bool:
         fleet, root = self._fleet, self._fleet.keys.prefix
         records = fleet.own_records()
-        if plan is None:
-            adopted = commands.adopt(records, revision.name_of(content), set(revision.names(fleet.store, root)))
+        stored = set(revision.names(fleet.store, root))
+        adopted = commands.adopt(records, revision.name_of(content), stored, plan)
+        if plan is None or adopted.good != plan.good:
             if adopted.good == revision.name_of(content):
                 revision.keep(fleet.store, root, content, self._settings.id)
             return fleet.store.put(fleet.keys.plan, adopted.dump(), index=index)

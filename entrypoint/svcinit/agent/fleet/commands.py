@@ -84,17 +84,24 @@ class Request:
     rehearse: bool = True
 
 
-def adopt(records: Iterable[Record], live: str, stored: Set[str]) -> Plan:
-    """The first plan of a service. `live` is the revision of the live prefixes; `stored`: the revisions that lie in KV.
+def adopt(records: Iterable[Record], live: str, stored: Set[str], plan: Plan | None = None) -> Plan:
+    """The plan with a good revision. `live` is the revision of the live prefixes; `stored`: the revisions that lie in
+    KV; `plan`: the present one, if there is one, such as that of the first `fleet turn`, which has no good revision.
 
     The live revision is good at once if all instances run it. Otherwise it is the one that most instances run, if it
-    is stored; otherwise there is no good one until the first roll-out is done.
+    is stored; otherwise there is no good one until the first roll-out is done. A revision that was refused, or whose
+    roll-out is not over, is never adopted.
     """
+    if plan is not None and plan.good:
+        return plan
     found = list(records)
-    running = Counter(record.rev for record in found if record.rev)
-    most = max(running, key=lambda revision: (running[revision], revision), default=live)
+    before = plan or Plan(n=newest(None, found))
+    unproven = {*before.refused, *({before.target} if before.state != PlanState.IDLE else ())}
+    known = [record.rev for record in found if record.rev] or [live]
+    running = Counter(revision for revision in known if revision not in unproven)
+    most = max(running, key=lambda revision: (running[revision], revision), default="")
     good = most if set(running) <= {live} or most in stored else ""
-    return Plan(n=newest(None, found), state=PlanState.IDLE, good=good, previous="" if good else most)
+    return replace(before, good=good, previous="" if good else most)
 
 
 def newest(plan: Plan | None, records: Iterable[Record]) -> int:
@@ -110,6 +117,11 @@ def is_spent(plan: Plan, records: Iterable[Record], *, is_led: bool = False) -> 
     found = list(records)
     waits = HELD if _had_turns(plan, found) else OPEN  # who has asked for long without a conductor was killed
     return not any(record.turn.how == How.TURN and record.turn.state in waits for record in found)
+
+
+def is_running(plan: Plan, records: Iterable[Record], *, is_led: bool) -> bool:
+    """Is the roll-out in progress, so that another one must wait for it, or supersede it?"""
+    return plan.state in RUNNING and not is_spent(plan, records, is_led=is_led)
 
 
 def is_open_to_hosts(plan: Plan, records: Iterable[Record], *, is_led: bool) -> bool:
@@ -194,7 +206,7 @@ def revert(plan: Plan) -> tuple[Plan, LogEntry]:
 def settle(plan: Plan, records: Iterable[Record], request: Request, *, is_led: bool = False) -> Plan:
     """A roll-out of the good revision, for instances that are not on it."""
     found = list(records)
-    if plan.state in RUNNING and not is_spent(plan, found, is_led=is_led):
+    if is_running(plan, found, is_led=is_led):
         raise NotNow(Why.RUNNING, plan)
     if not plan.good:
         raise NotNow(Why.NO_GOOD, plan)

@@ -146,7 +146,7 @@ class Turns:
         self._store, self._keys = Store(consul), Keys(settings.roll_prefix)
         self._key = self._keys.at(settings.id)
         self.query = OwnRecord(consul, connections, self._key)
-        self._must_compare = first
+        self._must_compare, self._keeps = first, True
         self._held_until = self._compare_at = self._keep_at = 0.0
         self._own_target = ""  # the revision that the plan wanted at the last comparison
         self._node: str | None = None
@@ -232,6 +232,8 @@ class Turns:
         if record.rehearsal.rev and not record.rehearsal.outcome and record.turn.state != TurnState.CLAIMED:
             record = self._rehearsed(record, now)
         if record != before:
+            if self._keeps and record.rev and (before is None or record.rev != before.rev):
+                self._keep_at = now + random.uniform(*KEEP_DELAY)
             self._write(record, now)
         elif is_mine and self._must_compare:
             self._compare(record, now)
@@ -324,8 +326,9 @@ class Turns:
         entry = self._store.get(self._keys.plan, CONSISTENT)
         self._must_compare = False
         plan = None if entry is None else Plan.parse(entry.value)
-        if entry is None and record.rev:
-            self._keep_at = self._next = now + random.uniform(*KEEP_DELAY)
+        self._keeps = entry is None or (is_own(plan) and not plan.good)
+        self._keep_at = now + random.uniform(*KEEP_DELAY) if self._keeps and record.rev else 0.0
+        self._next = min(self._next, self._keep_at or NEVER)
         if not is_own(plan) or not plan.good or record.turn.state == TurnState.CLAIMED:
             return
         wanted = choice.at_start(plan, record)
@@ -336,14 +339,17 @@ class Turns:
             self._follower.begin_turn(0, wanted, (), may_restart=True)
 
     def _keep(self, record: Record, now: float) -> None:
-        """Before the first roll-out: store the revision that this instance started with. So it can be the good one,
-        also when the live prefixes have changed. If the token is not allowed to, `fleet apply` does it."""
+        """While there is no good revision: store the one that this instance took from the live prefixes. So it can be
+        the good one, also when they have changed. If the token is not allowed to, `fleet apply` does it."""
         if now < self._keep_at:
             self._next = min(self._next, self._keep_at)
             return
         self._keep_at = 0.0
         try:
-            if not revision.is_kept(self._store, self._keys.prefix, record.rev):
+            entry = self._store.get(self._keys.plan, STALE)
+            plan = None if entry is None else Plan.parse(entry.value)
+            self._keeps = entry is None or (is_own(plan) and not plan.good)
+            if self._keeps and not revision.is_kept(self._store, self._keys.prefix, record.rev):
                 content = revision.read_live(self._consul, record.paths)
                 if revision.name_of(content) == record.rev:
                     revision.keep(self._store, self._keys.prefix, content, self._settings.id)
