@@ -27,6 +27,7 @@ from svcinit.agent.fleet.records import (
 )
 from svcinit.agent.fleet.view import Decision
 from testing.consul import ConsulAgent
+from testing.ctl import svcinitctl
 from testing.waiting import eventually
 
 POLICY = {"spread": "none", "healthy": "1s", "bake": "0s", "max_unavailable": "2", "rehearse": "no"}
@@ -172,3 +173,20 @@ class Catalog:
     def look(self, conductor: Conductor, seconds: float = 2.0) -> Decision:
         self.clock.time += seconds
         return conductor.look()
+
+
+class Commands(Catalog):
+    """With svcinitctl."""
+
+    def run(self, *command: str) -> tuple[int, str]:
+        done = svcinitctl("fleet", *command, env=self.consul.env)
+        return done.returncode, done.stdout + done.stderr
+
+    def turn_of(self, id: str) -> Turn:
+        record = self.fleet.records()[id].record
+        assert is_own(record)
+        return record.turn
+
+    def keep(self, **keys: str) -> str:
+        values = {f"config/web/{key}": value.encode() for key, value in keys.items()}
+        return revision.keep(self.fleet.store, "svcinit/web", {"config/web": values})

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from jsonschema import Draft202012Validator
 
-from svcinit.agent.fleet import commands, revision
+from svcinit.agent.fleet import commands
 from svcinit.agent.fleet.records import (
     How,
     LogEntry,
@@ -22,14 +22,12 @@ from svcinit.agent.fleet.records import (
     Plan,
     PlanState,
     RollOutcome,
-    Turn,
     TurnOutcome,
     TurnState,
-    is_own,
 )
 from testing.consul import ConsulAgent
 from testing.ctl import CODE, svcinitctl
-from testing.fleet import Catalog
+from testing.fleet import Commands
 from testing.process import PATH, ROOT
 from testing.schemas import schema
 from testing.waiting import eventually
@@ -38,21 +36,6 @@ pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
 STATUS = Draft202012Validator(schema("fleet"))
 LIST = {**schema("fleet-services"), "items": schema("fleet")}
 SERVICES = Draft202012Validator(LIST)
-
-
-class Commands(Catalog):
-    def run(self, *command: str) -> tuple[int, str]:
-        done = svcinitctl("fleet", *command, env=self.consul.env)
-        return done.returncode, done.stdout + done.stderr
-
-    def turn_of(self, id: str) -> Turn:
-        record = self.fleet.records()[id].record
-        assert is_own(record)
-        return record.turn
-
-    def keep(self, **keys: str) -> str:
-        values = {f"config/web/{key}": value.encode() for key, value in keys.items()}
-        return revision.keep(self.fleet.store, "svcinit/web", {"config/web": values})
 
 
 @pytest.fixture
@@ -281,6 +264,17 @@ def test_a_roll_out_of_turns_that_no_host_waits_for_holds_up_no_other_one(web: C
     assert plan is not None
     assert (plan.n, plan.how) == (2, How.RELOAD)
     assert web.fleet.entry(1).outcome is RollOutcome.DONE  # type: ignore[union-attr]
+
+
+def test_an_instance_outside_the_catalog_gets_no_turn_and_the_command_ends_at_once(web: Commands) -> None:
+    web.start(2, "old")
+    web.consul.call("PUT", "/v1/agent/service/deregister/web-1")
+    eventually(lambda: set(web.fleet.health()) == {"web-0"}, "the catalog has one")
+    began = time.monotonic()
+    code, said = web.run("turn", "--id", "web-1", *QUICK, "web", "--", "true")
+    assert (code, "catalog" in said, "has its turn" in said) == (75, True, False), said
+    assert time.monotonic() - began < 10, "a roll-out of turns waits for 30 s for further hosts"
+    assert (web.fleet.plan()[0], web.turn_of("web-1").state) == (None, TurnState.IDLE)
 
 
 def test_a_deployment_after_the_end_of_another_one_begins_with_a_canary_again(web: Commands) -> None:

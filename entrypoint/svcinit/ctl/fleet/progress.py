@@ -8,6 +8,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from svcinit.ctl.fleet.claims import Claims
 from svcinit.ctl.fleet.place import EX_TEMPFAIL, Place, line, say, short, warn
 from svcinit.ctl.output import put
 
@@ -46,7 +47,7 @@ def conduct(
         screen.close()
         analyses.end()
         lead.give_back()
-    if not is_over:
+    if not is_over and not _is_idle(place):
         return _paused(place)
     return _ended(place, n)
 
@@ -56,7 +57,7 @@ def _run(conductor: Conductor, screen: Screen, timeout: float | None, patience: 
     from svcinit.errors import Unavailable
 
     until = None if timeout is None else time.monotonic() + timeout
-    times_over, failing_since = 0, None
+    times_over, failing_since, claims = 0, None, Claims(screen.name)
     while until is None or time.monotonic() < until:
         try:
             decision = conductor.look()
@@ -69,12 +70,22 @@ def _run(conductor: Conductor, screen: Screen, timeout: float | None, patience: 
             time.sleep(conductor.pace())
             continue
         screen.show(decision, conductor)
+        if claims.are_given_up(conductor.view, decision, screen.line):
+            return True
         times_over = times_over + 1 if decision.over and not conductor.has_written_plan else 0
         if times_over > 1:  # the second look is for instances that started while the plan was written
             return True
         if not times_over:
             time.sleep(conductor.pace())
     return False
+
+
+def _is_idle(place: Place) -> bool:
+    """Has the roll-out ended already? Then there is nothing to pause."""
+    from svcinit.agent.fleet.records import PlanState
+
+    plan, _ = place.fleet.plan()
+    return plan is not None and plan.state is PlanState.IDLE
 
 
 def _paused(place: Place) -> int:
@@ -162,7 +173,7 @@ class Screen:
     is a line each PROGRESS_INTERVAL seconds."""
 
     def __init__(self, place: Place, *, watch: bool = False) -> None:
-        self._place, self._watch = place, watch
+        self.name, self._watch = place.name, watch
         self._display = _display(table=watch) if sys.stdout and sys.stdout.isatty() else None
         self._next, self._trouble = 0.0, ""
 
@@ -173,7 +184,7 @@ class Screen:
         self._trouble = ""
         for event in decision.events:
             if TEXTS[event.name].always or self._is_due():
-                self._say(*text(event))
+                self.line(*text(event))
         view = conductor.view
         if self._display is None or view is None:
             return
@@ -194,7 +205,7 @@ class Screen:
             warn(f"{sentence}; trying again")
         self._trouble = sentence
 
-    def _say(self, word: str, sentence: str) -> None:
+    def line(self, word: str, sentence: str) -> None:
         if self._display is None:
             say(word, sentence)
         else:

@@ -208,15 +208,12 @@ def _of_plan(plan: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 
 def _claims_of_hosts(found: dict[str, Any]) -> Iterator[str]:
-    """Only the host knows whether `fleet turn` still runs."""
-    from svcinit.ctl.fleet.owner import who
+    from svcinit.ctl.fleet.claims import remedy
 
     for each in found["instances"]:
         turn = each["turn"] or {}
         if turn.get("how") == "turn" and turn["state"] == "claimed":
-            name, id = found["service"], each["id"]
-            yield f"  {id} is in the turn of `fleet turn` of {who(turn['owner'])}. If that was killed: run it again"
-            yield f"    on the same host, or `svcinitctl fleet forget {name} {id}` after its command has ended"
+            yield from (f"  {text}" for text in remedy(found["service"], each["id"], turn["owner"]))
 
 
 def condition(each: dict[str, Any], counts: Counts | None = None) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcinit.agent.fleet.conduct import Conductor
-    from svcinit.agent.fleet.records import Plan, Record, Turn
+    from svcinit.agent.fleet.records import Foreign, Plan, Record, Turn
     from svcinit.ctl.fleet.owner import Owner
 
 Value = TypeVar("Value")
@@ -80,6 +80,14 @@ def _separate(options: argparse.Namespace) -> None:
         raise ConfigError("the command is missing: svcinitctl fleet turn [OPTIONS] NAME -- COMMAND")
 
 
+def _is_held(record: Record | Foreign) -> bool:
+    """Has a `fleet turn` the turn of this instance? Its command may have removed the container."""
+    from svcinit.agent.fleet.records import How, TurnState, is_own
+
+    held = TurnState.GRANTED, TurnState.CLAIMED
+    return is_own(record) and record.turn.how is How.TURN and record.turn.state in held
+
+
 def _held(words: tuple[str, ...]) -> int:
     """In a child that keeps the owner's socket until the command ends: the command may close what it inherits, as
     ssh(1) and sudo(8) do."""
@@ -130,12 +138,19 @@ class Host:
 
         if plan.state is PlanState.IDLE and self._options.id not in self._place.fleet.health():
             self.give_up()
-            raise Busy(f"{self._options.id} is not in the catalog, so it gets no turn: start it first")
+            raise self._absent()
         if plan.state is PlanState.IDLE:
             self._begin()
         elif plan.how is not How.TURN or plan.state not in (PlanState.ROLLING, PlanState.PAUSED):
             self.give_up()
             raise self._stopped(plan)
+
+    def _absent(self) -> Busy:
+        """Nobody could see that this instance is healthy, and a roll-out waits for no instance outside the catalog."""
+        return Busy(
+            f"{self._options.id} is not in the catalog, so it gets no turn, and needs none: it is out already. "
+            "Start it without `fleet turn`, or look whether --id is right"
+        )
 
     def _stopped(self, plan: Plan) -> Busy:
         name, is_halted = self._place.name, plan.state.value == "halted"
@@ -174,6 +189,8 @@ class Host:
         self._place.check_catalog(health, [each.record for each in seen.values() if is_own(each.record)])
         if self._options.id not in {*health, *seen}:
             raise ConfigError(f"{self._place.name} has no instance {self._options.id} in the catalog or in KV")
+        if self._options.id not in health and not _is_held(seen[self._options.id].record):
+            raise self._absent()
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
             plan, index = fleet.plan()
