@@ -382,7 +382,12 @@ def test_an_instance_that_is_gone_counts_as_out_for_a_while_and_its_record_is_co
     assert not world.look().grants
     assert not world.look(patience - 1).grants
     assert world.look(1).grants
-    assert [each.id for each in world.look(VANISHED).collects] == ["a"]
+    collected = world.look(1)
+    assert [each.id for each in collected.collects] == ["a"]
+    assert "a" not in collected.counts.out
+    del world.records["a"]
+    world.memory = Memory()  # another conductor takes over: it does not wait for this instance again
+    assert "a" not in world.look().counts.out
 
 
 def test_a_forgotten_instance_is_not_waited_for() -> None:

@@ -48,9 +48,10 @@ class Census:
 
     @cached_property
     def collectable(self) -> list[str]:
-        """Records of instances that are not expected any more."""
+        """Records of instances that are not expected any more. The next conductor would wait for them again: it does not
+        know since when they are gone."""
         seen = own_records(self.view)
-        return [id for id in self.memory.gone if id in seen and self._age(id) >= max(VANISHED, self._patience(id))]
+        return [id for id in self.memory.gone if id in seen and self._age(id) >= self._patience(id)]
 
     @cached_property
     def passing(self) -> set[str]:
