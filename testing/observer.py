@@ -8,7 +8,7 @@ import random
 import selectors
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import dns.exception
@@ -34,7 +34,8 @@ class Sample(NamedTuple):
 class Observer(Repeatedly):
     """Counts from outside who is out. An instance counts from the first sample in which it is not out.
 
-    `excused`: instances that the test itself takes out; they do not count from then on.
+    `excused`: instances that the test itself takes out; they do not count from then on. `by_others`: all that the test
+    took out, also those that were back, and count again.
     """
 
     def __init__(self, group: Group) -> None:
@@ -43,11 +44,25 @@ class Observer(Repeatedly):
         self._servers = group.site.cluster.servers
         self._up: set[str] = set()
         self.excused: set[str] = set()
+        self._excused_once: set[str] = set()
         self.samples: list[Sample] = []
         self.error: BaseException | None = None
 
+    @contextlib.contextmanager
+    def excusing(self, ids: Iterable[str]) -> Iterator[None]:
+        """The test takes these out in the block, and they are back at its end."""
+        ids = set(ids)
+        self._excused_once |= ids
+        self.excused |= ids
+        yield
+        self.excused -= ids
+
+    @property
+    def by_others(self) -> set[str]:
+        return self._excused_once | self.excused
+
     def look(self) -> None:
-        began = time.monotonic()
+        began, excused = time.monotonic(), set(self.excused)  # the test may end the excuse during this look
         wanted = [each for each in self._group.instances if each.is_wanted]
         healthy = answering([each.port for each in wanted])
         passing = self._passing()
@@ -56,7 +71,7 @@ class Observer(Repeatedly):
         }
         still = {each.id for each in self._group.instances if each.is_wanted}
         self._up |= {each.id for each in wanted} - out
-        counted = frozenset((out & still & self._up) - self.excused)
+        counted = frozenset((out & still & self._up) - self.excused - excused)
         self.samples.append(Sample(began, counted, passing is not None))
         self._pause = max(0.05, INTERVAL - (time.monotonic() - began))
 

@@ -221,6 +221,14 @@ class Group:
             self.all_pass()
         return made
 
+    def stop(self, instances: Sequence[Instance]) -> None:
+        """`docker stop` of several at the same time."""
+        for each in instances:
+            each.is_wanted = False
+            each.run.signal(signal.SIGTERM)
+        for each in instances:
+            each.stop()
+
     def all_pass(self, seconds: float = 90) -> None:
         wanted = {each.id for each in self.instances if each.is_wanted}
         eventually(lambda: not wanted - self.passing(), f"all of {self.name} pass", seconds, every=0.2)

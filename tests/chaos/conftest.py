@@ -13,7 +13,7 @@ from testing.observer import Observer
 from testing.rollout import Group, Site
 from testing.table import Table
 from tests.chaos.cluster import Cluster, Guarded, Life, chaos_image
-from tests.chaos.fleet import BAKE, COUNT, HEALTHY, INTERVAL, LIMIT, POLICY, Row, settles
+from tests.chaos.fleet import COUNT, LIMIT, POLICY, SCALE, SCALES, Row, settles
 
 TABLE = Table("chaos.md", """# The chaos suite
 
@@ -29,6 +29,7 @@ a killed container.
 |---|---|---|---|---|---|
 """)  # fmt: skip
 
+TIMES = "; ".join(f"{each.instances}: {each.interval}, {each.healthy}s, {each.bake}s" for each in SCALES)
 FLEET_TABLE = Table("chaos-fleet.md", f"""# The chaos suite of roll-outs
 
 <!-- Made by `make fleet-bench` from a run of tests/chaos/test_fleet*.py: change the tests. -->
@@ -41,14 +42,15 @@ that a row itself kills or stops are not counted; their number follows. `done`: 
 revision; `reverted`: all have the old one. Where none is out, the service answers during its reload. A run may measure
 only some of the rows; the others stay from the run before it.
 
-Each standard fleet of this run has {COUNT} instances. A check runs each {INTERVAL}, `healthy` is {HEALTHY}s, `bake` is
-{BAKE}s. `make chaos-fleet` runs all rows with 12 instances; `make fleet-bench` with 200, longer failures and more
-kills. Some rows have a smaller fleet of their own, in which instances differ. A reload counts as done when the
+There is a line for each size of the fleet in which the row was run. Larger fleets have longer failures and more kills.
+The interval of the checks, `healthy` and `bake` are, by the number of instances: {TIMES}.
+`make chaos-fleet` runs all rows with 12 instances, `FLEET_INSTANCES=40 make chaos-fleet` with 40, `make fleet-bench`
+with 200. Some rows have a smaller fleet of their own, in which instances differ. A reload counts as done when the
 service has not ended within 5 s; this is most of the time of a turn here.
 
 | failure | instances | most out | samples | end | time | |
 |---|--:|---|--:|---|--:|---|
-""", keeps=True)  # fmt: skip
+""", keeps=True, keys=2)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def standing(site: Site) -> Iterator[Group]:
     """The standard fleet, which rows share."""
     with ExitStack() as stack:
-        made = Group(site, stack, COUNT, policy=POLICY, interval=INTERVAL)
+        made = Group(site, stack, COUNT, policy=POLICY, interval=SCALE.interval)
         code, said = made.run("apply")
         assert code == 0, said
         yield made

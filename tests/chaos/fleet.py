@@ -1,6 +1,6 @@
 """A roll-out in a row of the chaos suite: what is done to it, what an observer outside of it saw, how it ended.
 
-FLEET_INSTANCES: how many instances the standard fleet has. With 200 (`make fleet-bench`) the times are longer, too.
+FLEET_INSTANCES: how many instances the standard fleet has: 12, 40 or 200. With more of them all takes longer.
 """
 
 from __future__ import annotations
@@ -9,26 +9,50 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from svcinit.agent.fleet.records import PlanState, Record, TurnState, is_own
 from testing.observer import Observer
 from testing.rollout import Group, Instance
 from testing.waiting import eventually
 
+
+class Scale(NamedTuple):
+    """Of a standard fleet, by its size. Times in seconds.
+
+    `limit`: max_unavailable. `churn`: so many instances join, leave and restart. `deadline`: of a turn, in the row that
+    waits for it. `long`: until a roll-out has ended for certain. `timeout`: of a row. `kills`: of a conductor, or of
+    Consul's leader, with `between` until the next one. `down`: how long servers are down.
+    """
+
+    instances: int
+    limit: int
+    churn: int
+    interval: str
+    healthy: int
+    bake: int
+    deadline: int
+    long: float
+    timeout: float
+    kills: int
+    between: float
+    down: float
+
+
+SCALES = (
+    Scale(12, 4, 3, "300ms", 1, 1, deadline=12, long=120, timeout=240, kills=1, between=4, down=10),
+    Scale(40, 8, 20, "1s", 2, 2, deadline=30, long=400, timeout=600, kills=2, between=10, down=20),
+    Scale(200, 20, 20, "2s", 3, 5, deadline=60, long=900, timeout=1500, kills=3, between=30, down=60),
+)
 COUNT = int(os.environ.get("FLEET_INSTANCES", "12"))
-IS_LARGE = COUNT >= 100
-LIMIT = max(4, COUNT // 10)
+(SCALE,) = [each for each in SCALES if each.instances == COUNT]
+LIMIT, LONG = SCALE.limit, SCALE.long
 ODD_COUNT, ODD_LIMIT = 8, 2  # of a fleet in which instances differ
-CHURN = COUNT // 10  # instances that join, leave or restart
-LEAVE = CHURN if IS_LARGE else 0  # they count as out for two minutes
-INTERVAL, HEALTHY, BAKE = ("2s", 3, 5) if IS_LARGE else ("300ms", 1, 1)
-DEADLINE = 60 if IS_LARGE else 12  # seconds
 PROGRESS = 8  # seconds without progress until a roll-out is stuck
-LONG = 900.0 if IS_LARGE else 120.0  # seconds for a roll-out
 TTL = 31.0  # seconds, at most, until another conductor has the lock of one that was killed
 POLICY = {
-    "spread": "none", "healthy": f"{HEALTHY}s", "bake": f"{BAKE}s", "max_unavailable": str(LIMIT),
-    "deadline": f"{DEADLINE}s", "progress": f"{PROGRESS}s",
+    "spread": "none", "healthy": f"{SCALE.healthy}s", "bake": f"{SCALE.bake}s", "max_unavailable": str(LIMIT),
+    "deadline": "60s", "progress": f"{PROGRESS}s",
 }  # fmt: skip
 VALUES = itertools.count(1)
 
@@ -49,7 +73,7 @@ class Row:
         """The verdict of the observer, and the row of the table."""
         seconds = time.monotonic() - self.began
         self.observer.judge(self._limit)
-        others = f"; {len(self.observer.excused)} more by the row itself" if self.observer.excused else ""
+        others = f"; {len(self.observer.by_others)} more by the row itself" if self.observer.by_others else ""
         running = sum(each.is_wanted for each in self.group.instances)
         self._note(
             f"{running} | {self.observer.most} of {self._limit}{others} | {len(self.observer.samples)} | {how} | "

@@ -6,24 +6,21 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import pytest
 
 from svcinit.agent.fleet.records import PlanState, TurnState
 from testing.consul import ConsulAgent
-from testing.observer import Client
-from testing.rollout import AGENTS, WARM_UP, Group
+from testing.observer import Client, answering
+from testing.rollout import AGENTS, TOGETHER, WARM_UP, Group, Instance
 from testing.waiting import Repeatedly, eventually
 from tests.chaos.fleet import (
-    CHURN,
-    DEADLINE,
-    IS_LARGE,
-    LEAVE,
     LIMIT,
     LONG,
     PROGRESS,
+    SCALE,
     TTL,
     Row,
     changed,
@@ -32,12 +29,9 @@ from tests.chaos.fleet import (
     turns,
 )
 
-pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(1500 if IS_LARGE else 240)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(SCALE.timeout)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
-KILLS = 3 if IS_LARGE else 1  # of a conductor, or of Consul's leader
-BETWEEN = 30.0 if IS_LARGE else 4.0  # seconds between two of them
-DOWN = 60.0 if IS_LARGE else 10.0  # seconds that servers are down, or a conductor is suspended
 NO_TURN = 7.0  # seconds until what was claimed before has ended: a reload is confirmed after 5
 
 
@@ -67,14 +61,14 @@ def test_the_conductor_is_killed(group: Group, rolls: Rolls) -> None:
     group.put(value)
     with rolls(group) as row:
         conductor = group.begin("apply")
-        for kill in range(KILLS):
+        for kill in range(SCALE.kills):
             with conductor:
                 changed(group, value, 1 + kill * LIMIT)
             conductor = group.begin("resume")
         with conductor:
             assert conductor.wait(LONG) == 0, conductor.said
         assert group.all_have(value)
-        row.ends("done", f"{KILLS} KILL{'s' * (KILLS > 1)}, `fleet resume` after each")
+        row.ends("done", f"{SCALE.kills} KILL{'s' * (SCALE.kills > 1)}, `fleet resume` after each")
 
 
 def test_the_conductor_is_stopped_and_wakes_when_another_one_leads(group: Group, rolls: Rolls) -> None:
@@ -142,11 +136,13 @@ def test_an_instance_hangs_after_its_claim(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
     before = group.instances[0].content
-    with rolls(group) as row, group.begin("apply") as conductor:
+    with rolls(group) as row, group.begin("apply", "--deadline", f"{SCALE.deadline}s") as conductor:
         (hung, *_) = eventually(lambda: turns(group, TurnState.CLAIMED), "the canary has claimed its turn", 60)
         hung.pause()
         plan = eventually(
-            lambda: state_of(group) in (PlanState.REVERTING, PlanState.HALTED, PlanState.IDLE), "it halts", DEADLINE * 3
+            lambda: state_of(group) in (PlanState.REVERTING, PlanState.HALTED, PlanState.IDLE),
+            "it halts",
+            SCALE.deadline * 3,
         )
         assert plan
         halted = time.monotonic() - row.began
@@ -155,23 +151,23 @@ def test_an_instance_hangs_after_its_claim(group: Group, rolls: Rolls) -> None:
         group.all_pass()
         eventually(lambda: group.all_have(before), "all have the revision before", 60)
         assert set(group.touched(value)) <= {hung.id}
-        row.ends("reverted", f"halted after {halted:.0f} s, at the deadline of {DEADLINE} s; 1 touched")
+        row.ends("reverted", f"halted after {halted:.0f} s, at the deadline of {SCALE.deadline} s; 1 touched")
 
 
 def test_the_leader_of_consul_is_killed(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
     with rolls(group) as row, group.begin("apply") as conductor:
-        for _ in range(KILLS):
+        for _ in range(SCALE.kills):
             changed(group, value, 2)
             leader = group.site.cluster.leader()
             leader.stop()
-            time.sleep(BETWEEN)  # how long it is down
+            time.sleep(SCALE.between)  # how long it is down
             leader.start()
             group.site.cluster.is_healthy()
         assert conductor.wait(LONG) == 0, conductor.said
         assert group.all_have(value)
-        row.ends("done", f"{KILLS} KILL{'s' * (KILLS > 1)}, {BETWEEN:g} s down each")
+        row.ends("done", f"{SCALE.kills} KILL{'s' * (SCALE.kills > 1)}, {SCALE.between:g} s down each")
 
 
 def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
@@ -184,14 +180,14 @@ def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
             server.stop()
         time.sleep(NO_TURN)
         touched = set(group.touched(value))
-        time.sleep(DOWN)
+        time.sleep(SCALE.down)
         assert set(group.touched(value)) == touched, "no turn without Consul"
         for server in down:
             threading.Thread(target=server.start).start()
         group.site.cluster.is_healthy()
         assert conductor.wait(LONG) == 0, conductor.said
         assert group.all_have(value)
-        row.ends("done", f"no turn in the {DOWN:g} s without a leader")
+        row.ends("done", f"no turn in the {SCALE.down:g} s without a leader")
 
 
 def test_an_agent_of_consul_hangs(group: Group, rolls: Rolls) -> None:
@@ -224,23 +220,31 @@ def test_instances_join_leave_and_restart_in_the_middle(group: Group, rolls: Rol
     group.put(value)
     with rolls(group) as row, group.begin("apply") as conductor:
         changed(group, value, 2)
-        new = group.grow(CHURN)
-        old = [each for each in group.instances if each.is_wanted and each not in new]
+        old = [each for each in group.instances if each.is_wanted]
         random.shuffle(old)
-        for each in old[:LEAVE]:
-            row.observer.excused.add(each.id)
-            each.stop()
-        for each in old[LEAVE : LEAVE + CHURN]:
-            row.observer.excused.add(each.id)
-            each.stop()
-            each.start()
-            eventually(lambda each=each: each.id in group.passing(), "it passes again", 60)  # type: ignore[misc]
+        new = group.grow(SCALE.churn)
+        for first in range(0, SCALE.churn, TOGETHER):
+            restart(group, row, old[first : min(first + TOGETHER, SCALE.churn)])
+        leaving = old[SCALE.churn : 2 * SCALE.churn]
+        row.observer.excused |= {each.id for each in leaving}
+        group.stop(leaving)
+        assert conductor.process.poll() is None, f"it was in the middle\n{conductor.said}"
         assert conductor.wait(LONG) == 0, conductor.said
         group.all_pass()
         eventually(lambda: group.all_have(value), "all have it, and the new ones too", 60)
         seen = {content for each in new for content in each.contents()}
         assert seen <= {before, value}, "none on a third revision"
-        row.ends("done", f"{CHURN} joined, {LEAVE} left, {CHURN} restarted")
+        row.ends("done", f"{SCALE.churn} joined, {SCALE.churn} left, {SCALE.churn} restarted")
+
+
+def restart(group: Group, row: Row, instances: Sequence[Instance]) -> None:
+    """All of them at the same time. They are back at the end, and count again."""
+    ids, ports = {each.id for each in instances}, {each.port for each in instances}
+    with row.observer.excusing(ids):
+        group.stop(instances)
+        for each in instances:
+            each.start()
+        eventually(lambda: ids <= group.passing() and ports == answering(ports), "they pass again", 90, every=0.2)
 
 
 class Writes(Repeatedly):

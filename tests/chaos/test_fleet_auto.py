@@ -16,21 +16,20 @@ from svcinit.agent.fleet.records import PlanState, RollOutcome
 from testing.process import descendants
 from testing.rollout import Group, Site
 from testing.waiting import eventually
-from tests.chaos.fleet import COUNT, INTERVAL, IS_LARGE, LIMIT, LONG, POLICY, TTL, Row, changed, next_value, state_of
+from tests.chaos.fleet import COUNT, LIMIT, LONG, POLICY, SCALE, TTL, Row, changed, next_value, state_of
 
-pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(1500 if IS_LARGE else 240)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(SCALE.timeout)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
 REVERTED_WITHIN = 60.0  # seconds from the change of the key
 TOUCHED = max(1 + 2 * LIMIT, COUNT // 5)  # instances that a change that breaks one in ten may reach
-KILLS = 3 if IS_LARGE else 1
 
 
 @pytest.fixture(scope="module")
 def automatic(site: Site) -> Iterator[Group]:
     """They adopt what all run, and one conducts."""
     with ExitStack() as stack:
-        made = Group(site, stack, COUNT, name="auto", roll="auto", policy=POLICY, interval=INTERVAL)
+        made = Group(site, stack, COUNT, name="auto", roll="auto", policy=POLICY, interval=SCALE.interval)
         eventually(made.plan, "one conducts, and has adopted what all run", 120)
         yield made
 
@@ -118,10 +117,10 @@ def test_the_instance_that_conducts_loses_its_conductor(group: Group, rolls: Rol
     assert plan is not None
     with rolls(group) as row:
         group.put(value)
-        for kill in range(KILLS):
+        for kill in range(SCALE.kills):
             changed(group, value, 1 + kill * LIMIT)
             pid = eventually(lambda: conductor_of(group), "one conducts", 3 * TTL)
             os.kill(pid, signal.SIGKILL)
-        assert group.over(plan.n + 1, LONG + KILLS * 3 * TTL).outcome is RollOutcome.DONE
+        assert group.over(plan.n + 1, LONG + SCALE.kills * 3 * TTL).outcome is RollOutcome.DONE
         assert group.all_have(value)
-        row.ends("done", f"{KILLS} KILL{'s' * (KILLS > 1)}; another instance continues")
+        row.ends("done", f"{SCALE.kills} KILL{'s' * (SCALE.kills > 1)}; another instance continues")

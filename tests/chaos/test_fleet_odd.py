@@ -138,7 +138,12 @@ def test_the_token_of_the_instances_is_revoked_and_restored(
         with rolls(group, LIMIT) as row, group.begin("apply", "--deadline", "90s") as conductor:
             eventually(lambda: "ramp" in conductor.said, "the canary is through", 60)
             consul.revoke(token)
-            eventually(lambda: "did not claim its turn" in conductor.said, "a grant is not claimed", 90)
+            try:
+                eventually(lambda: "did not claim its turn" in conductor.said, "a grant is not claimed", 90)
+            except AssertionError as e:
+                raise AssertionError(
+                    f"{e}\n{conductor.said}\n{group.plan()}\n{[r.run.err[-1500:] for r in group.instances[:3]]}"
+                )
             touched = len(group.touched(value))
             assert touched < COUNT
             consul.grant(PARTICIPANT, token.secret)

@@ -29,3 +29,16 @@ def test_rows_that_a_run_did_not_measure_stay_where_that_is_wanted(
     assert written(tmp_path, monkeypatch, keeps=False) == HEAD + "| two | 2 |\n| three | 2 |\n"
     (tmp_path / "page.md").unlink()
     assert written(tmp_path, monkeypatch, keeps=True) == HEAD + "| one | 1 |\n| two | 2 |\n| three | 2 |\n"
+
+
+def test_rows_with_the_same_first_cell_stand_together_and_each_stays_its_own(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "DOCS", tmp_path)
+    monkeypatch.setenv("SVCINIT_WRITE_TABLE", "1")
+    for rows in ([("one", "12 | a"), ("two", "12 | a")], [("one", "40 | b"), ("two", "12 | c")]):
+        made = table.Table("page.md", HEAD, keeps=True, keys=2)
+        for what, cells in rows:
+            made.note(what, cells)
+        made.write()
+    assert (tmp_path / "page.md").read_text() == HEAD + "| one | 12 | a |\n| one | 40 | b |\n| two | 12 | c |\n"
