@@ -35,6 +35,7 @@ Rolls = Callable[..., AbstractContextManager[Row]]
 NO_TURN = 7.0  # seconds until what was claimed before has ended: a reload is confirmed after 5
 
 
+@pytest.mark.chaos
 def test_a_good_change(group: Group, rolls: Rolls) -> None:
     value = next_value("good")
     with rolls(group) as row:
@@ -46,6 +47,7 @@ def test_a_good_change(group: Group, rolls: Rolls) -> None:
         row.ends("done", f"{client.good} requests of a client that asks DNS first, 0 failed")
 
 
+@pytest.mark.chaos
 def test_a_change_after_which_each_instance_has_to_warm_up(group: Group, rolls: Rolls) -> None:
     value = next_value()
     with rolls(group) as row:
@@ -71,6 +73,7 @@ def test_the_conductor_is_killed(group: Group, rolls: Rolls) -> None:
         row.ends("done", f"{SCALE.kills} KILL{'s' * (SCALE.kills > 1)}, `fleet resume` after each")
 
 
+@pytest.mark.chaos
 def test_the_conductor_is_stopped_and_wakes_when_another_one_leads(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
@@ -170,6 +173,7 @@ def test_the_leader_of_consul_is_killed(group: Group, rolls: Rolls) -> None:
         row.ends("done", f"{SCALE.kills} KILL{'s' * (SCALE.kills > 1)}, {SCALE.between:g} s down each")
 
 
+@pytest.mark.chaos
 def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
@@ -190,6 +194,7 @@ def test_two_of_three_servers_are_down(group: Group, rolls: Rolls) -> None:
         row.ends("done", f"no turn in the {SCALE.down:g} s without a leader")
 
 
+@pytest.mark.chaos
 def test_an_agent_of_consul_hangs(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
@@ -259,6 +264,7 @@ class Writes(Repeatedly):
         self.count += 1
 
 
+@pytest.mark.chaos
 def test_others_write_keys_beside_it(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
