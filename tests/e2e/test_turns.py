@@ -109,6 +109,40 @@ def test_a_restart_in_a_turn_ends_presence_and_the_next_one_reports_it(rolled: S
     assert ended.left is False
 
 
+def test_a_stop_in_the_turn_ends_the_turn_and_is_a_stop_on_purpose(rolled: Service, fleet: Fleet) -> None:
+    rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    fleet.plan(fleet.live())
+    fleet.wait_for("it has a record")
+    rolled.consul.kv_put("config/web/n", "2")
+    fleet.grant(fleet.live())
+    eventually(lambda: "SIGHUP" in rolled.notes, "the reload is not confirmed yet")
+    assert fleet.wait_for("it is in its turn").turn.state == TurnState.CLAIMED
+    svcinit.stop()
+    record = fleet.wait_for("it has left", left=True)
+    assert record.turn.state == TurnState.ENDED, svcinit.err
+    assert record.turn.outcome in (TurnOutcome.DONE, TurnOutcome.GIVEN_UP)
+
+
+@pytest.mark.parametrize("in_turn", [True, False], ids=["in its turn", "without a turn"])
+def test_a_service_that_ends_by_itself_has_not_left_on_purpose(rolled: Service, fleet: Fleet, in_turn: bool) -> None:
+    rolled.template("app.ini", '{{ key("n") }}')
+    svcinit = up(rolled)
+    fleet.plan(fleet.live())
+    before = fleet.wait_for("it has a record")
+    if in_turn:
+        rolled.consul.kv_put("config/web/n", "2")
+        fleet.grant(fleet.live())
+        eventually(lambda: "SIGHUP" in rolled.notes, "the reload is not confirmed yet")
+    os.kill(svcinit.child("main"), signal.SIGKILL)
+    svcinit.wait()
+    record = fleet.wait_for("its record is as it was", left=False)
+    if in_turn:
+        assert (record.turn.state, record.turn.outcome) == (TurnState.ENDED, TurnOutcome.FAILED), svcinit.err
+    else:
+        assert record == before
+
+
 def test_a_changed_environment_restarts_the_service_if_the_turn_allows_it(rolled: Service, fleet: Fleet) -> None:
     rolled.consul.kv_put("config/web/env/WORKERS", "2")
     svcinit = up(rolled)

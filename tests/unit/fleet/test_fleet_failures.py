@@ -8,7 +8,7 @@ import pytest
 
 from fleet_world import CLAIMED, ENDED, GRANTED, OLD, PLAN, TEXTS, World, at, ids, plan_of
 from svcinit.agent.fleet import commands
-from svcinit.agent.fleet.census import TRIES, UNCLAIMED_AGAIN
+from svcinit.agent.fleet.census import LEFT, TRIES, UNCLAIMED_AGAIN
 from svcinit.agent.fleet.conductor import UNCLAIMED
 from svcinit.agent.fleet.records import (
     How,
@@ -64,6 +64,17 @@ def test_a_person_who_restarts_an_instance_after_its_turn_has_time_for_it() -> N
     assert isinstance(world.plan, Plan)
     assert world.plan.state == PlanState.ROLLING
     assert plan_of(world.follow(200)).state == PlanState.REVERTING
+
+
+def test_an_instance_that_is_stopped_for_good_after_its_turn_is_no_failure_however_short_the_deadline_is() -> None:
+    world = World(replace(PLAN, phase=Phase.BAKE, step=0, policy={**TEXTS, "deadline": "30s"})).many(5)
+    world.add("a", at(ENDED)).look()
+    world.add("a", replace(at(ENDED), left=True))
+    del world.rows["a"]
+    world.follow()
+    world.follow(LEFT - 1)
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.failed) == (PlanState.ROLLING, ())
 
 
 def test_what_was_broken_before_its_turn_or_is_in_maintenance_is_no_failure() -> None:

@@ -204,7 +204,7 @@ class Census:
         late = self.now - self.memory.granted.get(id, (0, self.now))[1] > self._deadline(record)
         if turn.state == TurnState.CLAIMED:
             return Reason.DEADLINE if late else ""
-        if turn.state != TurnState.ENDED or self.is_excused(id):
+        if turn.state != TurnState.ENDED or record.left or self.is_excused(id):
             return ""
         if turn.owner != record.life and not record.clean and self.plan.how != How.TURN:
             return TurnOutcome.DIED  # it crashed after its turn
@@ -226,8 +226,8 @@ class Census:
         return self.now - max(self.memory.failing.get(id, self.now), self.memory.ended.get(id, (0, self.now))[1])
 
     def _allowance(self, record: Record) -> float:
-        """How long an instance may not pass after its turn: longer if a person stops and starts it."""
-        again = record.left or (record.life != record.turn.owner and record.clean and self.plan.how != How.TURN)
+        """How long an instance may not pass after its turn: longer if a person has stopped and started it."""
+        again = record.life != record.turn.owner and record.clean and self.plan.how != How.TURN
         return self.policy.deadline if again else record.every
 
     @cached_property

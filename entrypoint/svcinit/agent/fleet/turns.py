@@ -206,12 +206,18 @@ class Turns:
         self._next = 0.0
 
     def leave(self) -> None:
-        """The instance is stopped on purpose. One try."""
+        """The container stops. One try. Has the stop ended the reload of a turn, that is the end of the turn: otherwise
+        the next run would report that the container died. A service that restarts in place is still in its turn.
+
+        `left`: the container is stopped on purpose, and not since the service has ended.
+        """
         record = self._record()
+        if record is not None and act(record.turn, self._known(record)) is Act.END:
+            record = self._ended(record, 0.0)
         if record is None or (record.turn.state == TurnState.CLAIMED and record.turn.how != How.TURN):
             return
         try:
-            self._write(dataclasses.replace(record, left=True), 0.0)
+            self._write(dataclasses.replace(record, left=self._init().get("main", 0) is not None), 0.0)
         except SvcinitError as error:
             log.debug("turn_failed", "the record of this instance is not up to date: {error}", error=error)
 
