@@ -48,8 +48,8 @@ class Census:
 
     @cached_property
     def collectable(self) -> list[str]:
-        """Records of instances that are not expected any more. The next conductor would wait for them again: it does not
-        know since when they are gone."""
+        """Records of instances that are not expected any more. The next conductor would wait for them again: it does
+        not know since when they are gone."""
         seen = own_records(self.view)
         return [id for id in self.memory.gone if id in seen and self._age(id) >= self._patience(id)]
 
