@@ -7,10 +7,10 @@ prefix. Each service that a template uses must be in the file, if only with an e
 from __future__ import annotations
 
 import os
-import sys
 
 from svcinit.agent.consul.discovery import QUERY
 from svcinit.agent.prepare.source_file import FileSource, environment
+from svcinit.ctl.output import complain, put
 from svcinit.errors import ConfigError, Fault, SvcinitError
 
 TYPE_CHECKING = False
@@ -68,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
     findings = Findings()
     done: list[str] = []
     findings.attempt(lambda: done.extend(_check(options, findings)))
-    print(*findings.faults, *done, sep="\n", file=sys.stderr if findings.faults else sys.stdout)
+    if findings.faults:
+        complain(*findings.faults, *done)
+    else:
+        put(*(f"{each}\n" for each in done))
     return 1 if findings.faults else 0
 
 

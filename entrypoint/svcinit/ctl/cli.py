@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 
-from svcinit.ctl.output import put
+from svcinit.ctl.output import complain, put
 from svcinit.errors import SvcinitError
 from svcinit.settings.environment import KEPT
 
@@ -56,6 +56,6 @@ def run(arguments: list[str]) -> int:
     try:
         code: int = options.run(options)
     except SvcinitError as error:
-        print(*error.faults, sep="\n", file=sys.stderr)
+        complain(*error.faults)
         return 1
     return code

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from svcinit.agent.registration.advertise import host
+from svcinit.ctl.output import complain, put
 from svcinit.errors import ConfigError
 from svcinit.names import LABEL, endpoint, is_label
 from svcinit.settings.parsers import pairs, port, positive_duration, service_name
@@ -71,7 +71,7 @@ def _register(consul: Consul, options: argparse.Namespace) -> int:
         raise ConfigError(f"node {node} has an agent, which would remove the service again: use another --node")
     _settle_check(consul, wanted, options)
     consul.register_external(wanted)
-    print(f"{wanted['Service']['ID']} on node {node}: registered at {options.address}:{options.port}")
+    put(f"{wanted['Service']['ID']} on node {node}: registered at {options.address}:{options.port}\n")
     return 0
 
 
@@ -95,14 +95,14 @@ def _deregister(consul: Consul, options: argparse.Namespace) -> int:
         there = ", ".join(f"--node {node} --id {service_id}" for node, service_id in found)
         raise ConfigError(f"{options.name} is there {len(found)} times; say which: {there}")
     if not found:
-        print(f"there is no external {options.name} of that node and id in the catalog", file=sys.stderr)
+        complain(f"there is no external {options.name} of that node and id in the catalog")
         return 1
     ((node, service_id),) = found
     consul.deregister_external(node, options.name, options.dc, ServiceID=service_id)
     left = consul.node(node, options.dc)
     if left and not left.get("Services"):
         consul.deregister_external(node, dc=options.dc)
-    print(f"{service_id} on node {node}: deregistered")
+    put(f"{service_id} on node {node}: deregistered\n")
     return 0
 
 

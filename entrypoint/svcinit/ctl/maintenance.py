@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
+
+from svcinit.ctl.output import complain, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,15 +30,15 @@ def run(options: argparse.Namespace) -> int:
     found = services(settings)
     if not found:
         why = "SVCINIT_SERVICE is not set" if settings.uses_consul else "SVCINIT_SOURCE is a file"
-        print(f"nothing is registered here: {why}", file=sys.stderr)
+        complain(f"nothing is registered here: {why}")
         return 1
     consul = connect(settings)
     code = 0
     for service in found:
         if consul.maintenance(service.id, service.name, on=options.mode == "on", reason=options.reason):
-            print(f"{service.id}: maintenance {options.mode}")
+            put(f"{service.id}: maintenance {options.mode}\n")
         else:
-            print(f"{service.id} is not registered with the agent at {settings.consul_http_addr}", file=sys.stderr)
+            complain(f"{service.id} is not registered with the agent at {settings.consul_http_addr}")
             code = 1
     consul.close()
     return code

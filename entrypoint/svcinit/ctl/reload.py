@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 
 from svcinit.ctl import state as states
+from svcinit.ctl.output import complain, put
 from svcinit.log import printable
 from svcinit.model import SERVING, State
 
@@ -35,21 +35,21 @@ def run(options: argparse.Namespace) -> int:
     try:
         os.kill(state["pid"], signal.SIGHUP)
     except PermissionError:
-        print("not permitted to signal svcinit: use docker kill -s HUP, or svcinit's user", file=sys.stderr)
+        complain("not permitted to signal svcinit: use docker kill -s HUP, or svcinit's user")
         return 1
     while time.monotonic() < deadline:
         now = states.read()
         if now is None or (now["state"] not in (State.STARTING, *SERVING) and not now["restarting"]):
-            print(*_why_stopped(state["life"], target), sep="\n", file=sys.stderr)
+            complain(*_why_stopped(state["life"], target))
             return 1
         if now["served"] >= target and now["state"] == State.RUNNING:
             if not now["degraded"]:
-                print("reloaded")
+                put("reloaded\n")
                 return 0
-            print(now["degraded"], *_faults(now, began), sep="\n", file=sys.stderr)
+            complain(now["degraded"], *_faults(now, began))
             return 1
         time.sleep(POLL_INTERVAL)
-    print(f"the reload did not end within {options.timeout:g} s", file=sys.stderr)
+    complain(f"the reload did not end within {options.timeout:g} s")
     return 1
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from svcinit.agent.templates.mask import MASKED, Mask, former
-from svcinit.ctl.output import put
+from svcinit.ctl.output import complain, content, put
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -72,12 +71,12 @@ def show(rendering: Rendering, options: argparse.Namespace) -> None:
         show_differences(files, shown, rendering.data, mask=options.mask)
     else:
         for file in files:
-            put(f"==> {file.target}{described(file)}\n", text_of(shown[file.target]))
+            content(f"==> {file.target}{described(file)}\n", text_of(shown[file.target]))
     if options.words and not options.out:
         words = rendering.arguments(Mask(rendering.data) if options.mask else None)
-        put(*(f"argument {number}: {word}\n" for number, word in enumerate(words)))
+        content(*(f"argument {number}: {word}\n" for number, word in enumerate(words)))
     if not files:
-        print(f"no templates in {', '.join(rendering.settings.templates) or 'SVCINIT_TEMPLATES'}", file=sys.stderr)
+        complain(f"no templates in {', '.join(rendering.settings.templates) or 'SVCINIT_TEMPLATES'}")
 
 
 def show_differences(files: Sequence[Rendered], shown: dict[str, bytes], data: TemplateData, *, mask: bool) -> None:
@@ -99,7 +98,7 @@ def show_differences(files: Sequence[Rendered], shown: dict[str, bytes], data: T
             said = impossible if verdict is None else f"not accepted: {verdict.reason if mask else verdict}"
             accepted = verdict is not None and verdict.is_accepted
             put(f"check `{change.check}` of {change.target}: {'accepted' if accepted else said}\n")
-        put(*differences(change, shown[change.target], mask=mask))
+        content(*differences(change, shown[change.target], mask=mask))
 
 
 def masked(rendering: Rendering, files: Sequence[Rendered], root: str) -> dict[str, bytes]:
@@ -127,7 +126,7 @@ def write(files: Sequence[Rendered], shown: dict[str, bytes], folder: str) -> No
         if os.geteuid():
             file.owner = None
     commit(files, checks=False)
-    put(*(f"{file.target}\n" for file in files))
+    content(*(f"{file.target}\n" for file in files))
 
 
 def described(file: Rendered) -> str:

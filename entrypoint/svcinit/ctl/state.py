@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 
+from svcinit.ctl.output import complain
 from svcinit.settings.environment import read_one
 from svcinit.state_files import directories, read_state
 
@@ -45,5 +45,5 @@ def needed() -> dict[str, Any] | None:
     """As `read`; prints an error if there is none."""
     state = read()
     if state is None:
-        print(NOT_RUNNING.format(", ".join(directories(folder()))), file=sys.stderr)
+        complain(NOT_RUNNING.format(", ".join(directories(folder()))))
     return state

@@ -10,7 +10,7 @@ import sys
 import time
 
 from svcinit.ctl import state as states
-from svcinit.ctl.output import put
+from svcinit.ctl.output import put, raw, shown
 from svcinit.model import SERVING
 from svcinit.state_files import NAMES, directories
 
@@ -94,7 +94,7 @@ def watch(*, verbose: bool) -> int:
     """On a terminal, each status replaces the one before. Other outputs get a new one if more than times changed."""
     from svcinit.ctl.status_text import lines, still
 
-    last, shown = 1, None
+    last, before = 1, None
     try:
         while True:
             stamp = _stamp()
@@ -105,16 +105,13 @@ def watch(*, verbose: bool) -> int:
             found = lines(status, time.time(), verbose=verbose)
             if sys.stdout.isatty():
                 width, height = shutil.get_terminal_size()
-                picture = REST_OF_LINE.join([*(line[: width - 1] for line in found[: height - 1]), ""])
-                print(TOP + picture + REST_OF_SCREEN, end="", flush=True)
-            elif still(status) != shown:
-                print(*found, "", sep="\n", flush=True)
-                shown = still(status)
+                picture = REST_OF_LINE.join([*(shown(line)[: width - 1] for line in found[: height - 1]), ""])
+                raw(TOP + picture + REST_OF_SCREEN)
+            elif still(status) != before:
+                put("\n".join([*found, "", ""]))
+                before = still(status)
             _await_change(stamp)
     except KeyboardInterrupt:
-        return last
-    except BrokenPipeError:  # the reader is gone; the interpreter's own flush must not fail either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return last
 
 

@@ -14,7 +14,6 @@ from svcinit.ctl.doctor.catalogue import OK, WARNING, WRONG
 from svcinit.ctl.doctor.report import Report
 from svcinit.ctl.output import put
 from svcinit.errors import ConfigError
-from svcinit.log import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -43,8 +42,7 @@ def run(options: argparse.Namespace) -> int:
         return 0 if report.is_well else 1
     for entry in report.entries:
         took = f" ({entry['milliseconds']:g} ms)" if entry["check"] in TIMED and entry["level"] == OK else ""
-        said = "\n".join(map(printable, entry["said"].split("\n")))
-        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {said}{took}\n")
+        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {entry['said']}{took}\n")
         if entry["todo"]:
             put(f"{'':20}to do: {entry['todo']}\n")
     put(f"\n{policy}" if policy else "")

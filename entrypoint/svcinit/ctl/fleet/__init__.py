@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from svcinit.ctl.fleet.place import EX_CONFIG, EX_UNAVAILABLE, Busy
+from svcinit.ctl.output import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         code: int = module.run(options)
         return code
     except SvcinitError as error:
-        print(*error.faults, sep="\n", file=sys.stderr)
+        complain(*error.faults)
         if isinstance(error, Busy):
             return error.status
         if isinstance(error, Unavailable):

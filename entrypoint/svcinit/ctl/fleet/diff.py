@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, say, short
+from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,15 +39,15 @@ def _diff(place: Place, options: argparse.Namespace) -> int:
     new = _content(place, names[1]) if len(names) > 1 else _live(place)
     keys = revision.changed_keys(old, new)
     if options.json:
-        print(json.dumps(keys))
+        put(json.dumps(keys), "\n")
         return 0
     before, after = _flat(old), _flat(new)
     for key in keys:
-        print(("+" if key not in before else "-" if key not in after else " ") + key)
+        put("+" if key not in before else "-" if key not in after else " ", key, "\n")
         if options.values:
             for sign, values in (("-", before), ("+", after)):
                 if key in values:
-                    print(f"    {sign} {values[key].decode('utf-8', 'backslashreplace')}")
+                    put(f"    {sign} {values[key].decode('utf-8', 'backslashreplace')}\n")
     return 0
 
 
@@ -68,7 +69,7 @@ def _undo(place: Place, options: argparse.Namespace) -> int:
         ]
         operations += [deletes(key, entry.modified) for key, entry in found.items() if key not in wanted]
         for operation in operations:
-            print(operation["KV"]["Key"])
+            put(operation["KV"]["Key"], "\n")
         changed += len(operations)
         for each in batches(operations) if not options.dry_run else ():
             if store.transact(each):

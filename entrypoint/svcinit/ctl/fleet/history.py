@@ -7,6 +7,7 @@ import json
 import time
 
 from svcinit.ctl.fleet.place import Place, add_common, change
+from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
     found = Place(options).fleet.history()[-options.count :]
     if options.json:
-        print(json.dumps([{**dataclasses.asdict(entry), "extra": None} for entry in found], indent=2))
+        put(json.dumps([{**dataclasses.asdict(entry), "extra": None} for entry in found], indent=2), "\n")
         return 0
     for entry in reversed(found):
-        print(*_lines(entry), sep="\n")
+        put(*(f"{each}\n" for each in _lines(entry)))
     return 0
 
 

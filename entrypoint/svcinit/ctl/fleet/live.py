@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from svcinit.ctl.output import shown
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,7 +33,7 @@ class Display:
 
     def above(self, word: str, line: str) -> None:
         """A line that stays, above the bar."""
-        self._console.print(Text(line, style=STYLES.get(word, "")), soft_wrap=True)
+        self._console.print(Text(shown(line), style=STYLES.get(word, "")), soft_wrap=True)
 
     def update(self, figures: Figures, rows: Sequence[tuple[str, ...]]) -> None:
         if not self._live.is_started:
@@ -47,14 +49,14 @@ class Display:
 def _bar(figures: Figures) -> Table:
     grid = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=figures.whole, completed=figures.done, width=BAR)
-    grid.add_row(Text(figures.head), bar, Text(figures.tail))
+    grid.add_row(Text(figures.head), bar, Text(shown(figures.tail)))
     return grid
 
 
 def _table(rows: Sequence[tuple[str, ...]], hidden: int) -> Table:
     table = Table("instance", "node", "revision", "state", box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(shown(each)) for each in row))
     if hidden > 0:
         table.add_row(Text(f"and {hidden} more"))
     return table

@@ -5,10 +5,9 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import sys
 import time
 
-from svcinit.ctl.output import put
+from svcinit.ctl.output import complain, put
 from svcinit.errors import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, ConfigError, SvcinitError
 
 TYPE_CHECKING = False
@@ -161,7 +160,7 @@ def say(word: str, sentence: str) -> None:
 
 
 def warn(sentence: str) -> None:
-    print(line("warning", sentence), file=sys.stderr, flush=True)
+    complain(line("warning", sentence))
 
 
 def short(revision: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from svcinit.ctl.fleet.place import Busy, Place, add_common, say
+from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ def _policy(place: Place, options: argparse.Namespace) -> int:
         if not place.fleet.store.put(place.fleet.keys.policy, json.dumps(texts).encode(), index=index):
             raise Busy("the policy was changed at the same moment: try again")
     if options.json:
-        print(json.dumps({name: texts.get(name) or default for name, (default, _) in policy.POLICY.items()}))
+        put(json.dumps({name: texts.get(name) or default for name, (default, _) in policy.POLICY.items()}), "\n")
         return 0
     for name, (default, _) in policy.POLICY.items():
-        print(f"{name:<18} {texts.get(name) or default:<12} {'' if name in texts else '(default)'}".rstrip())
+        put(f"{name:<18} {texts.get(name) or default:<12} {'' if name in texts else '(default)'}".rstrip(), "\n")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from svcinit.ctl.fleet.claims import Claims
 from svcinit.ctl.fleet.place import EX_TEMPFAIL, Place, line, say, short, warn
-from svcinit.ctl.output import put
+from svcinit.ctl.output import put, raw, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,9 +122,9 @@ def _ended(place: Place, n: int) -> int:
 
 def _after_failure(place: Place, plan: Plan, target: str) -> None:
     if target in plan.refused:
-        print(f"         {short(target)} is refused until the keys change, or `svcinitctl fleet retry {place.name}`")
-        print(f"         {', '.join(plan.paths)} still has it: `svcinitctl fleet undo {place.name}` puts "
-              f"{short(plan.good)} there")  # fmt: skip
+        paths = ", ".join(plan.paths)
+        put(f"         {short(target)} is refused until the keys change, or `svcinitctl fleet retry {place.name}`\n")
+        put(f"         {paths} still has it: `svcinitctl fleet undo {place.name}` puts {short(plan.good)} there\n")
 
 
 class Figures(NamedTuple):
@@ -149,12 +149,12 @@ class Line:
     def update(self, figures: Figures, _rows: Sequence[tuple[str, ...]]) -> None:
         bar = "#" * (BAR * figures.done // figures.whole)
         text = f"{figures.head} [{bar:.<{BAR}}] {figures.tail}"
-        put(f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K")  # a second line could not be rewritten
+        raw(f"\r{shown(text)[: shutil.get_terminal_size().columns - 1]}\x1b[K")  # a second line could not be rewritten
         self._is_shown = True
 
     def close(self) -> None:
         if self._is_shown:
-            put("\r\x1b[K")
+            raw("\r\x1b[K")
         self._is_shown = False
 
 

@@ -7,8 +7,9 @@ import json
 import sys
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, change, line, names, short
-from svcinit.ctl.output import put
+from svcinit.ctl.fleet.place import Place, add_common, change, line, names, short, warn
+from svcinit.ctl.output import put, raw, shown
+from svcinit.errors import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,19 +44,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _watch(picture: Picture, options: argparse.Namespace) -> int:
-    """On a terminal, each picture replaces the one before; otherwise there is a line for each change."""
+    """On a terminal, each picture replaces the one before; otherwise there is a line for each change. While Consul is
+    unavailable, a terminal has the last picture, with the reason above it. What fails at first ends the command."""
     is_terminal, last = sys.stdout.isatty() and not options.json, ""
+    found, trouble = picture.states(), ""
     while True:
-        found = picture.states()
         if is_terminal:
-            text = REST_OF_LINE.join([*picture.text(found), ""])
-            put(TOP + text + REST_OF_SCREEN)
+            above = [line("warning", f"{trouble}; trying again. Before that:")] if trouble else []
+            text = REST_OF_LINE.join([*map(shown, (*above, *picture.text(found))), ""])
+            raw(TOP + text + REST_OF_SCREEN)
         else:
             lines = [json.dumps(found)] if options.json else [summary(each) for each in found]
             if (text := "\n".join(lines)) != last:
                 put("".join(f"{each}\n" if options.json else f"{line('', each)}\n" for each in lines))
                 last = text
         time.sleep(WATCH_INTERVAL)
+        try:
+            found, trouble = picture.states(), ""
+        except Unavailable as error:
+            if not (trouble or is_terminal):
+                warn(f"{error}; trying again")
+            trouble = str(error)
 
 
 class Picture:
@@ -68,9 +77,9 @@ class Picture:
     def show(self) -> int:
         found = self.states()
         if self._options.json:
-            print(json.dumps(found[0] if self._is_one else found, indent=2))
+            put(json.dumps(found[0] if self._is_one else found, indent=2), "\n")
         else:
-            print(*self.text(found), sep="\n")
+            put(*(f"{each}\n" for each in self.text(found)))
         return 0 if all(each["settled"] for each in found) else 1
 
     def text(self, found: list[dict[str, Any]]) -> list[str]:

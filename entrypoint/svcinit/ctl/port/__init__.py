@@ -8,9 +8,8 @@ compare.py      the result of both tools, side by side
 from __future__ import annotations
 
 import os
-import sys
 
-from svcinit.ctl.output import put
+from svcinit.ctl.output import complain, content, put
 from svcinit.errors import ConfigError, Fault
 
 TYPE_CHECKING = False
@@ -86,11 +85,11 @@ def _show(ported: Ported, options: argparse.Namespace, *, with_title: bool) -> i
                 file.write(ported.turned.text)
         except OSError as error:
             raise ConfigError(Fault(f"{target} cannot be written: {error.strerror}", file=target)) from None
-        put(f"{target}\n")
+        content(f"{target}\n")
     elif not options.check:
-        put(f"==> {ported.name}\n" * with_title, ported.turned.text)
+        content(f"==> {ported.name}\n" * with_title, ported.turned.text)
     for line, reason in ported.turned.remarks:
-        print(f"{ported.path}, line {line}: {reason}", file=sys.stderr)
+        complain(f"{ported.path}, line {line}: {reason}")
     return len(ported.turned.remarks)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from svcinit.agent.prepare.rendering import Rendering
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.prepare.transaction import open_source
-from svcinit.ctl.output import put
+from svcinit.ctl.output import content, put
 from svcinit.ctl.render import hunks, lines_of
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.processes.captured import Child
@@ -41,7 +41,7 @@ def differ(ported: Ported, prefix: str) -> bool:
         put(f"{ported.path}: the same {len(ours)} bytes\n")
         return False
     old, new = lines_of(theirs), lines_of(ours)
-    put(f"--- {ported.path} (original)\n+++ {ported.name} (svcinit)\n", *hunks(old, new, new, str))
+    content(f"--- {ported.path} (original)\n+++ {ported.name} (svcinit)\n", *hunks(old, new, new, str))
     return True
 
 
