@@ -21,7 +21,7 @@ import pytest
 
 from svcinit.agent.fleet.records import PlanState
 from testing.consul import ConsulAgent
-from testing.ctl import CODE
+from testing.ctl import CODE, svcinitctl
 from testing.fleet import Catalog
 from testing.process import PATH, ROOT
 from testing.waiting import eventually
@@ -165,3 +165,54 @@ def test_a_watched_status_in_a_pipe_is_a_line_for_each_change(web: Catalog, opti
     assert "\x1b" not in first
     if options:
         assert json.loads(first)[0]["plan"]["state"] == "paused"
+
+
+def watched(web: Catalog, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, "fleet", "status", "--watch", *options, "web"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env={**PATH, **web.consul.env, "PYTHONPATH": str(ROOT / "entrypoint")},
+    )  # fmt: skip
+
+
+def test_a_watched_status_goes_on_after_an_outage_of_consul(web: Catalog) -> None:
+    piped = watched(web)
+    assert piped.stdout is not None
+    assert piped.stderr is not None
+    try:
+        assert "paused" in piped.stdout.readline()
+        web.consul.stop()
+        try:
+            assert "trying again" in piped.stderr.readline()
+            time.sleep(2.5)  # two more looks
+        finally:
+            web.consul.start()
+        web.plan(PlanState.HALTED)
+        eventually(lambda: "halted" in piped.stdout.readline(), "it shows the new state")  # type: ignore[union-attr]
+    finally:
+        piped.send_signal(signal.SIGINT)
+        _, errors = piped.communicate(timeout=20)
+    assert piped.returncode == 0
+    assert errors.count("trying again") == 0, "one warning for one outage"
+
+
+def test_a_terminal_with_a_watched_status_names_the_outage_above_the_last_picture(web: Catalog) -> None:
+    terminal = Terminal(web.consul, "status", "--watch", "web")
+    try:
+        eventually(lambda: "web in dc1: paused" in terminal.said, "the first picture", 20)
+        web.consul.stop()
+        try:
+            eventually(lambda: "trying again. Before that:" in terminal.said, "the outage is named", 20)
+        finally:
+            web.consul.start()
+        web.plan(PlanState.HALTED)
+        eventually(lambda: "web in dc1: halted" in terminal.said, "the next picture", 20)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(20) == 0
+    finally:
+        terminal.close()
+
+
+def test_a_watched_status_that_never_reached_consul_ends(web: Catalog) -> None:
+    done = svcinitctl("fleet", "status", "--watch", "web", env={"CONSUL_HTTP_ADDR": "127.0.0.1:1"})
+    assert done.returncode == 69
