@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 
 from svcinit.ctl.fleet.place import EX_CONFIG, EX_UNAVAILABLE, Busy
-from svcinit.ctl.output import complain
+from svcinit.ctl.output import complain, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ COMMANDS = {  # name: (module, help)
     "forget": ("policy", "delete the record of an instance that does not come back"),
 }
 
+READING = "status", "history", "diff"  # each has a document of its own for --json
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
@@ -43,16 +46,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0 done; 1 halted, reverted, aborted; 2 wrong usage; 69 Consul is unavailable; 75 not over; 78 denied or wrong."""
+    if not options.json or options.action in READING:
+        status, faults, _ = _run(options)
+        complain(*faults)
+        return status
+    from svcinit.ctl.fleet.result import document
+
+    with contextlib.redirect_stdout(sys.stderr):
+        status, faults, why = _run(options)
+        complain(*faults)
+        text = document(options, status, faults, why)
+    put(text, "\n")
+    return status
+
+
+def _run(options: argparse.Namespace) -> tuple[int, tuple[str, ...], str]:
+    """The exit status, the errors, and why the plan does not allow the command."""
     from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
     module = importlib.import_module(f"svcinit.ctl.fleet.{COMMANDS[options.action][0]}")
     try:
-        code: int = module.run(options)
-        return code
+        return module.run(options), (), ""
     except SvcinitError as error:
-        complain(*error.faults)
         if isinstance(error, Busy):
-            return error.status
+            return error.status, error.faults, error.why
         if isinstance(error, Unavailable):
-            return EX_UNAVAILABLE
-        return EX_CONFIG if isinstance(error, ConfigError) else 1
+            return EX_UNAVAILABLE, error.faults, ""
+        return EX_CONFIG if isinstance(error, ConfigError) else 1, error.faults, ""

@@ -69,10 +69,14 @@ def run(options: argparse.Namespace) -> int:
         plan = Beginning(place, options).write()
     except NotNow as not_now:
         if not_now.why is Why.NOTHING:
+            options.why = not_now.why
             say("nothing", f"{place.name} is on {short(not_now.plan.good)} already")
             return 0
         raise refusal(not_now) from None
-    if options.dry_run or options.detach:
+    if options.dry_run:
+        return 0
+    options.roll_out = plan.n
+    if options.detach:
         return 0
     return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience,
                    watch=options.watch)  # fmt: skip
@@ -226,6 +230,7 @@ class Beginning:
 
         view = self.fleet.view()
         found = preview(view, plan)
+        self.options.order = [{"phase": batch.phase, "ids": list(batch.ids)} for batch in found.batches]
         for number, batch in enumerate(found.batches, 1):
             ids = [f"{id} ({view.health[id].node})" if id in view.health else id for id in batch.ids]
             say(batch.phase, f"{number}. {', '.join(ids)}")

@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         plan = _changed(place, options)
     except NotNow as not_now:
         raise refusal(not_now) from None
+    options.roll_out = plan.n
     say(options.action, f"roll-out {plan.n} of {place.name} is {plan.state.value}")
     if options.action == "pause" or options.detach:
         return 0

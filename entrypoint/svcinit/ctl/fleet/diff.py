@@ -57,7 +57,7 @@ def _undo(place: Place, options: argparse.Namespace) -> int:
     from svcinit.agent.fleet import revision
 
     good = _content(place, "")
-    changed = 0
+    options.changed_keys = []
     for text, wanted in good.items():
         prefix, dc = revision.parted(text)
         store = Store(place.consul, dc)
@@ -70,11 +70,11 @@ def _undo(place: Place, options: argparse.Namespace) -> int:
         operations += [deletes(key, entry.modified) for key, entry in found.items() if key not in wanted]
         for operation in operations:
             put(operation["KV"]["Key"], "\n")
-        changed += len(operations)
+            options.changed_keys.append(operation["KV"]["Key"])
         for each in batches(operations) if not options.dry_run else ():
             if store.transact(each):
                 raise Busy(f"{text} was changed at the same moment: look at `fleet diff`, and try again")
-    say("undo", f"{changed} keys {'would be' if options.dry_run else 'are'} as in the good revision")
+    say("undo", f"{len(options.changed_keys)} keys {'would be' if options.dry_run else 'are'} as in the good revision")
     return 0
 
 

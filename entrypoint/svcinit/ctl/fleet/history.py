@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 
 from svcinit.ctl.fleet.place import Place, add_common, change
+from svcinit.ctl.fleet.result import entry_of
 from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
     found = Place(options).fleet.history()[-options.count :]
     if options.json:
-        put(json.dumps([{**dataclasses.asdict(entry), "extra": None} for entry in found], indent=2), "\n")
+        put(json.dumps([entry_of(entry) for entry in found], indent=2), "\n")
         return 0
     for entry in reversed(found):
         put(*(f"{each}\n" for each in _lines(entry)))

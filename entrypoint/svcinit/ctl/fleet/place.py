@@ -28,11 +28,12 @@ SHOWN_DIGITS = 6  # of a revision
 
 
 class Busy(SvcinitError):
-    """A command that is not possible now. `status`: the exit status."""
+    """A command that is not possible now. `status`: the exit status. `why`: the value of `commands.py: Why`, if the
+    plan does not allow the command."""
 
-    def __init__(self, fault: str, status: int = EX_TEMPFAIL) -> None:
+    def __init__(self, fault: str, status: int = EX_TEMPFAIL, why: str = "") -> None:
         super().__init__(fault)
-        self.status = status
+        self.status, self.why = status, why
 
 
 def names(options: argparse.Namespace) -> list[str] | None:
@@ -141,14 +142,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the service; by default that of this container")
     parser.add_argument("--prefix", metavar="PREFIX", help="SVCINIT_ROLL_PREFIX of the instances [svcinit/NAME]")
     parser.add_argument("--dc", metavar="DATACENTER", help="by default the agent's own")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="for programs: one document on standard output at the end")
 
 
 def refusal(not_now: NotNow) -> Busy:
     """The exit status of a command that the plan does not allow."""
     from svcinit.agent.fleet.commands import Why
 
-    return Busy(str(not_now), EX_TEMPFAIL if not_now.why in (Why.RUNNING, Why.REVERTING) else 1)
+    return Busy(str(not_now), EX_TEMPFAIL if not_now.why in (Why.RUNNING, Why.REVERTING) else 1, not_now.why)
 
 
 def line(word: str, sentence: str) -> str:

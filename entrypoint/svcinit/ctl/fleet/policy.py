@@ -39,9 +39,7 @@ def _policy(place: Place, options: argparse.Namespace) -> int:
         policy.read(texts, pairs)  # all errors
         if not place.fleet.store.put(place.fleet.keys.policy, json.dumps(texts).encode(), index=index):
             raise Busy("the policy was changed at the same moment: try again")
-    if options.json:
-        put(json.dumps({name: texts.get(name) or default for name, (default, _) in policy.POLICY.items()}), "\n")
-        return 0
+    options.policy = {name: texts.get(name) or default for name, (default, _) in policy.POLICY.items()}
     for name, (default, _) in policy.POLICY.items():
         put(f"{name:<18} {texts.get(name) or default:<12} {'' if name in texts else '(default)'}".rstrip(), "\n")
     return 0

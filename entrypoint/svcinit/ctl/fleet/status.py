@@ -121,6 +121,7 @@ def state(place: Place) -> dict[str, Any]:
     from svcinit.agent.fleet.conductor import decide
     from svcinit.agent.fleet.records import is_own
     from svcinit.agent.fleet.view import Memory
+    from svcinit.ctl.fleet.result import plan_of
 
     view = place.fleet.view()
     decision = decide(view, Memory(), time.monotonic())
@@ -130,7 +131,7 @@ def state(place: Place) -> dict[str, Any]:
     return {
         "service": place.name,
         "datacenter": place.datacenter,
-        "plan": None if plan is None else {**json.loads(plan.dump()), "source": plan.before},
+        "plan": None if plan is None else plan_of(plan),
         "conductor": _conductor(place),
         "limit": decision.counts.limit,
         "out": sorted(decision.counts.out),

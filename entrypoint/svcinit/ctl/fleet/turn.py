@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from svcinit.ctl.fleet.owner import Owner
 
 Value = TypeVar("Value")
+STDOUT, STDERR = 1, 2
 POLL_INTERVAL = 1.0  # seconds between two looks at the own record
 LOOK_INTERVAL = 4.0  # seconds, at most, between two looks at the whole fleet, where another process conducts
 PATIENCE = 60.0  # seconds that Consul may be unavailable
@@ -95,6 +96,8 @@ def _held(words: tuple[str, ...]) -> int:
 
     passed_on = signal.SIGINT, signal.SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # one that came now would end this process without the command
+    if sys.stdout is sys.stderr:  # standard output is for the document of --json
+        os.dup2(STDERR, STDOUT)
     pid = child.fork(lambda: child.execute(words, os.environ), "command")
     for number in passed_on:
         signal.signal(number, lambda number, _frame: child.send(-pid, number))
@@ -322,7 +325,9 @@ class Host:
             decision = self._conductor.look()
             self._done = self._options.id in decision.counts.done
             self._is_out = self._options.id in decision.counts.out
-        return self._place.fleet.plan()[0] or Plan()
+        plan = self._place.fleet.plan()[0] or Plan()
+        self._options.roll_out = plan.n
+        return plan
 
     def _patiently(self, step: Callable[[], Value]) -> Value:
         """The result of `step`, which is tried again while Consul is unavailable. Raises Unavailable."""
