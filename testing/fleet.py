@@ -182,6 +182,10 @@ class Commands(Catalog):
         done = svcinitctl("fleet", *command, env=self.consul.env)
         return done.returncode, done.stdout + done.stderr
 
+    def document(self, *command: str) -> Any:
+        """What the command prints for `--json`."""
+        return json.loads(svcinitctl("fleet", *command, "--json", env=self.consul.env).stdout)
+
     def turn_of(self, id: str) -> Turn:
         record = self.fleet.records()[id].record
         assert is_own(record)
