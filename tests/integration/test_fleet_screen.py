@@ -213,6 +213,20 @@ def test_a_terminal_with_a_watched_status_names_the_outage_above_the_last_pictur
         terminal.close()
 
 
+def test_a_watched_status_whose_reader_is_gone_ends(web: Catalog) -> None:
+    piped = watched(web)
+    assert piped.stdout is not None
+    try:
+        assert "paused" in piped.stdout.readline()
+        piped.stdout.close()
+        web.plan(PlanState.HALTED)
+        assert piped.wait(20) == 0
+    finally:
+        piped.kill()
+        piped.wait()
+        piped.stderr.close()  # type: ignore[union-attr]
+
+
 def test_a_watched_status_that_never_reached_consul_ends(web: Catalog) -> None:
     done = svcinitctl("fleet", "status", "--watch", "web", env={"CONSUL_HTTP_ADDR": "127.0.0.1:1"})
     assert done.returncode == 69

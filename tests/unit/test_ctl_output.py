@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import pathlib
 import pty
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from svcinit.ctl import output
+from svcinit.ctl.fleet import live
+from svcinit.ctl.fleet.progress import Figures
 from testing.process import PATH, ROOT
 
 CTL = ROOT / "entrypoint" / "svcinit" / "ctl"
@@ -65,3 +70,29 @@ def test_a_reader_that_is_gone_ends_nothing(stream: str) -> None:
         assert done.returncode == 0
     finally:
         os.close(writer)
+
+
+@pytest.mark.parametrize(("term", "rewrites"), [("xterm", True), ("dumb", False), ("unknown", False), (None, True)])
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str | None, rewrites: bool) -> None:
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.delenv("TERM", raising=False)
+    if term is not None:
+        monkeypatch.setenv("TERM", term)
+    assert output.is_terminal() is rewrites
+    monkeypatch.setattr(sys, "stdout", None)  # it was closed
+    assert not output.is_terminal()
+
+
+@pytest.mark.parametrize("columns", [1, 5, 20, 39, 60, 200])
+@pytest.mark.parametrize("no_color", [True, False])
+def test_the_bar_and_each_row_are_one_line_however_narrow_the_terminal_is(
+    monkeypatch: pytest.MonkeyPatch, columns: int, no_color: bool
+) -> None:
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    figures = Figures("17:03:02 rehearsal", 1, 3, "1/3, 1 of 1 out, waiting: health")
+    console = Console(file=io.StringIO(), width=columns, height=30, force_terminal=True)
+    bar = console.render_lines(live._bar(figures, columns), pad=False)
+    rows = console.render_lines(live._table([("shop-h3-8000", "h3", "81d0c7", "passing, its turn has ended")] * 3, 0))
+    assert (len(bar), len(rows)) == (1, 4)
+    assert ("━" in "".join(each.text for each in bar[0])) is (columns > 59)

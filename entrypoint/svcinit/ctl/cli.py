@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+STDERR = 2
 COMMANDS = {  # name: help
     "status": "print the state of svcinit and the service; exit 1 if degraded or not serving",
     "health": "for HEALTHCHECK: exit 0 while the service runs, otherwise 1; without the network",
@@ -37,9 +38,17 @@ COMMANDS = {  # name: help
 def main() -> NoReturn:
     for name in [name for name in os.environ if name.startswith(KEPT)]:  # for check commands, as the launcher found it
         os.environ[name.removeprefix(KEPT)] = os.environ.pop(name)
+    _open_standard_streams()
     code = run(sys.argv[1:])
     put()
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed one, a connection would get its number, and commands would write into it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def run(arguments: list[str]) -> int:

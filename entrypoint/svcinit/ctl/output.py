@@ -12,8 +12,14 @@ import sys
 
 from svcinit.log import printable
 
+DUMB = "dumb", "unknown"  # as rich takes TERM
 KEPT = "\n", "\t"
 GONE = errno.EPIPE, errno.EIO  # a pipe without a reader, a terminal that was closed
+
+
+def is_terminal() -> bool:
+    """Can lines on standard output be rewritten? Not on one that knows no control sequences, as in an editor."""
+    return bool(sys.stdout) and sys.stdout.isatty() and os.environ.get("TERM") not in DUMB
 
 
 def shown(text: str) -> str:
@@ -23,9 +29,9 @@ def shown(text: str) -> str:
     return "".join(each if each in KEPT else printable(each) for each in text)
 
 
-def put(*texts: str) -> None:
-    """Write texts for people, and everything that was printed before."""
-    raw(*map(shown, texts))
+def put(*texts: str) -> bool:
+    """Write texts for people, and everything that was printed before. False: the reader is gone."""
+    return raw(*map(shown, texts))
 
 
 def content(*texts: str) -> None:
@@ -33,10 +39,10 @@ def content(*texts: str) -> None:
     (put if sys.stdout and sys.stdout.isatty() else raw)(*texts)
 
 
-def raw(*texts: str) -> None:
-    """Write texts as they are. A reader that is gone is no error: the output is dropped."""
+def raw(*texts: str) -> bool:
+    """Write texts as they are. A reader that is gone is no error: the output is dropped, and the result is False."""
     if not sys.stdout:  # it was closed
-        return
+        return False
     try:
         sys.stdout.flush()
         for text in texts:
@@ -46,6 +52,8 @@ def raw(*texts: str) -> None:
         if error.errno not in GONE:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def complain(*lines: str) -> None:

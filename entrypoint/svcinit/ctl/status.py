@@ -6,11 +6,10 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 
 from svcinit.ctl import state as states
-from svcinit.ctl.output import put, raw, shown
+from svcinit.ctl.output import is_terminal, put, raw, shown
 from svcinit.model import SERVING
 from svcinit.state_files import NAMES, directories
 
@@ -94,7 +93,7 @@ def watch(*, verbose: bool) -> int:
     """On a terminal, each status replaces the one before. Other outputs get a new one if more than times changed."""
     from svcinit.ctl.status_text import lines, still
 
-    last, before = 1, None
+    last, before, has_reader = 1, None, True
     try:
         while True:
             stamp = _stamp()
@@ -103,13 +102,14 @@ def watch(*, verbose: bool) -> int:
                 return 1
             last, status = code(state), full(state)
             found = lines(status, time.time(), verbose=verbose)
-            if sys.stdout.isatty():
+            if is_terminal():
                 width, height = shutil.get_terminal_size()
                 picture = REST_OF_LINE.join([*(shown(line)[: width - 1] for line in found[: height - 1]), ""])
-                raw(TOP + picture + REST_OF_SCREEN)
+                has_reader = raw(TOP + picture + REST_OF_SCREEN)
             elif still(status) != before:
-                put("\n".join([*found, "", ""]))
-                before = still(status)
+                has_reader, before = put("\n".join([*found, "", ""])), still(status)
+            if not has_reader:
+                return last
             _await_change(stamp)
     except KeyboardInterrupt:
         return last

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import sys
 
-from svcinit.ctl.fleet.place import EX_CONFIG, EX_UNAVAILABLE, Busy
+from svcinit.ctl.fleet.place import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, Busy
 from svcinit.ctl.output import complain, put
 
 TYPE_CHECKING = False
@@ -46,6 +47,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0 done; 1 halted, reverted, aborted; 2 wrong usage; 69 Consul is unavailable; 75 not over; 78 denied or wrong."""
+    for number in (signal.SIGHUP, signal.SIGTERM):  # as Ctrl-C; nohup(1) ignores the first one
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     if not options.json or options.action in READING:
         status, faults, _ = _run(options)
         complain(*faults)
@@ -67,6 +71,8 @@ def _run(options: argparse.Namespace) -> tuple[int, tuple[str, ...], str]:
     module = importlib.import_module(f"svcinit.ctl.fleet.{COMMANDS[options.action][0]}")
     try:
         return module.run(options), (), ""
+    except KeyboardInterrupt:
+        return EX_TEMPFAIL, (f"{options.action} was interrupted",), ""
     except SvcinitError as error:
         if isinstance(error, Busy):
             return error.status, error.faults, error.why

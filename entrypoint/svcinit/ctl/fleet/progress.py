@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from typing import NamedTuple
 
 from svcinit.ctl.fleet.claims import Claims
 from svcinit.ctl.fleet.place import EX_TEMPFAIL, Place, line, say, short, warn
-from svcinit.ctl.output import put, raw, shown
+from svcinit.ctl.output import is_terminal, put, raw, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Screen:
 
     def __init__(self, place: Place, *, watch: bool = False) -> None:
         self.name, self._watch = place.name, watch
-        self._display = _display(table=watch) if sys.stdout and sys.stdout.isatty() else None
+        self._display = _display(table=watch) if is_terminal() else None
         self._next, self._trouble = 0.0, ""
 
     def show(self, decision: Decision, conductor: Conductor) -> None:

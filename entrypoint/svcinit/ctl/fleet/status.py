@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 
 from svcinit.ctl.fleet.place import Place, add_common, change, line, names, short, warn
-from svcinit.ctl.output import put, raw, shown
+from svcinit.ctl.output import is_terminal, put, raw, shown
 from svcinit.errors import Unavailable
 
 TYPE_CHECKING = False
@@ -46,23 +45,25 @@ def run(options: argparse.Namespace) -> int:
 def _watch(picture: Picture, options: argparse.Namespace) -> int:
     """On a terminal, each picture replaces the one before; otherwise there is a line for each change. While Consul is
     unavailable, a terminal has the last picture, with the reason above it. What fails at first ends the command."""
-    is_terminal, last = sys.stdout.isatty() and not options.json, ""
-    found, trouble = picture.states(), ""
+    rewrites, last = is_terminal() and not options.json, ""
+    found, trouble, has_reader = picture.states(), "", True
     while True:
-        if is_terminal:
+        if rewrites:
             above = [line("warning", f"{trouble}; trying again. Before that:")] if trouble else []
             text = REST_OF_LINE.join([*map(shown, (*above, *picture.text(found))), ""])
-            raw(TOP + text + REST_OF_SCREEN)
+            has_reader = raw(TOP + text + REST_OF_SCREEN)
         else:
             lines = [json.dumps(found)] if options.json else [summary(each) for each in found]
             if (text := "\n".join(lines)) != last:
-                put("".join(f"{each}\n" if options.json else f"{line('', each)}\n" for each in lines))
+                has_reader = put("".join(f"{each}\n" if options.json else f"{line('', each)}\n" for each in lines))
                 last = text
+        if not has_reader:
+            return 0
         time.sleep(WATCH_INTERVAL)
         try:
             found, trouble = picture.states(), ""
         except Unavailable as error:
-            if not (trouble or is_terminal):
+            if not (trouble or rewrites):
                 warn(f"{error}; trying again")
             trouble = str(error)
 
