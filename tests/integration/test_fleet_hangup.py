@@ -76,15 +76,20 @@ def test_a_turn_without_a_reader_ends_as_always(web: Commands, tmp_path: pathlib
     assert not web.fleet.is_led()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_conductor_that_gets_a_signal_pauses_and_gives_the_lock_back(web: Commands, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGHUP, signal.SIGTERM)], ids=["TERM", "HUP", "as sudo"]
+)
+def test_a_conductor_that_gets_a_signal_pauses_and_gives_the_lock_back(
+    web: Commands, numbers: tuple[signal.Signals, ...]
+) -> None:
     web.plan(PlanState.PAUSED, max_unavailable="1")
     conductor = subprocess.Popen(
         argv("resume", "web"), env=environment(web), stdout=subprocess.PIPE, text=True
     )  # fmt: skip
     try:
         eventually(web.fleet.is_led, "it conducts")
-        conductor.send_signal(number)
+        for number in numbers:
+            conductor.send_signal(number)
         said, _ = conductor.communicate(timeout=20)
     finally:
         conductor.kill()

@@ -13,6 +13,7 @@ from svcinit.ctl.output import complain, put
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import NoReturn
 
 COMMANDS = {  # name: (module, help)
     "status": ("status", "the state of a fleet; exit 1 unless all instances pass and run the good revision"),
@@ -33,6 +34,7 @@ COMMANDS = {  # name: (module, help)
     "forget": ("policy", "delete the record of an instance that does not come back"),
 }
 
+AS_CTRL_C = signal.SIGHUP, signal.SIGTERM
 READING = "status", "history", "diff"  # each has a document of its own for --json
 
 
@@ -47,9 +49,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0 done; 1 halted, reverted, aborted; 2 wrong usage; 69 Consul is unavailable; 75 not over; 78 denied or wrong."""
-    for number in (signal.SIGHUP, signal.SIGTERM):  # as Ctrl-C; nohup(1) ignores the first one
+    for number in AS_CTRL_C:  # nohup(1) ignores the first one
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, _interrupted)
     if not options.json or options.action in READING:
         status, faults, _ = _run(options)
         complain(*faults)
@@ -62,6 +64,13 @@ def run(options: argparse.Namespace) -> int:
         text = document(options, status, faults, why)
     put(text, "\n")
     return status
+
+
+def _interrupted(_number: int, _frame: object) -> NoReturn:
+    """As Ctrl-C, once: sudo(8) sends both signals, and the second one must not interrupt what the first one began."""
+    for number in AS_CTRL_C:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run(options: argparse.Namespace) -> tuple[int, tuple[str, ...], str]:
