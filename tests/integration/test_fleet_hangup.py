@@ -66,13 +66,13 @@ def test_a_turn_whose_terminal_is_closed_ends_its_command_and_then_the_turn(
 def test_a_turn_without_a_reader_ends_as_always(web: Commands, tmp_path: pathlib.Path, how: str) -> None:
     noted = tmp_path / "noted"
     words = " ".join(QUICK)
-    line = f'"$PYTHON" -c "$CODE" fleet turn --id web-0 {words} web -- sh -c "echo text; echo $? >{noted}" {how}'
+    line = f'"$PYTHON" -c "$CODE" fleet turn --id web-0 {words} web -- sh -c "echo ran >{noted}" {how}'
     subprocess.run(
         ["bash", "-c", line], timeout=40, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**environment(web), "PYTHON": sys.executable, "CODE": CODE},
     )  # fmt: skip
     turn = web.turn_of("web-0")
-    assert (turn.state, turn.outcome, noted.read_text()) == (TurnState.ENDED, TurnOutcome.DONE, "0\n")
+    assert (turn.state, turn.outcome, noted.read_text()) == (TurnState.ENDED, TurnOutcome.DONE, "ran\n")
     assert not web.fleet.is_led()
 
 

@@ -51,9 +51,14 @@ def raw(*texts: str) -> bool:
     except OSError as error:
         if error.errno not in GONE:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop()
         return False
     return True
+
+
+def drop() -> None:
+    """Drop what could not be written to standard output, and all that follows."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(*lines: str) -> None:

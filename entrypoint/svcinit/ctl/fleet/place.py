@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from svcinit.ctl.output import complain, put
+from svcinit.ctl.output import complain, drop, put
 from svcinit.errors import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, ConfigError, SvcinitError
 
 TYPE_CHECKING = False
@@ -157,7 +157,11 @@ def line(word: str, sentence: str) -> str:
 
 
 def say(word: str, sentence: str) -> None:
-    put(line(word, sentence), "\n")
+    """A line of progress. That it cannot be written, such as on a full disk, must not leave a turn or a lock behind."""
+    try:
+        put(line(word, sentence), "\n")
+    except OSError:
+        drop()
 
 
 def warn(sentence: str) -> None:
