@@ -66,6 +66,18 @@ def test_a_person_who_restarts_an_instance_after_its_turn_has_time_for_it() -> N
     assert plan_of(world.follow(200)).state == PlanState.REVERTING
 
 
+def test_a_host_that_died_in_a_turn_of_an_older_roll_out_is_counted_and_not_waited_for() -> None:
+    policy = {**TEXTS, "max_unavailable": "2"}
+    world = World(replace(PLAN, phase=Phase.CANARY, step=0, policy=policy)).many(3)
+    world.add("dead", at(CLAIMED, n=PLAN.n - 1))
+    del world.rows["dead"]
+    for _ in range(40):
+        for write in world.follow(10).grants:
+            world.records[write.id] = at(ENDED, serial=2)
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state, world.plan.good) == (PlanState.IDLE, "new")
+
+
 def test_an_instance_that_is_stopped_for_good_after_its_turn_is_no_failure_however_short_the_deadline_is() -> None:
     world = World(replace(PLAN, phase=Phase.BAKE, step=0, policy={**TEXTS, "deadline": "30s"})).many(5)
     world.add("a", at(ENDED)).look()

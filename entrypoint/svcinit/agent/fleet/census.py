@@ -76,6 +76,11 @@ class Census:
         return {id for id, record in self.records.items() if record.turn.state in IN_TURN and id in self.expected}
 
     @cached_property
+    def waited_for(self) -> set[str]:
+        """Those in a turn for whose end the roll-out waits. One that vanished in an older roll-out is only counted."""
+        return {id for id in self.in_turn - self.failed if id in self.health or self.records[id].turn.n == self.plan.n}
+
+    @cached_property
     def unsettled(self) -> set[str]:
         """F: the turn ended, and the instance was not healthy for long enough since.
 

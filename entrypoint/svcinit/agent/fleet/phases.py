@@ -84,7 +84,7 @@ def _left(census: Census) -> set[str]:
 
 def _is_over(census: Census) -> bool:
     """Has each instance that had its turn so far either failed, or been healthy for long enough?"""
-    return all(census.is_over(id) for id in census.attempted | census.in_turn if id in census.records)
+    return all(census.is_over(id) for id in census.attempted | census.waited_for if id in census.records)
 
 
 def _is_baked(census: Census) -> bool:
@@ -141,7 +141,7 @@ def _allowed(census: Census) -> int:
 def is_finished(census: Census) -> bool:
     """Is everybody who takes turns where the plan wants it, and healthy?"""
     plan = census.plan
-    if census.in_turn - census.failed or census.unsettled:
+    if census.waited_for or census.unsettled:
         return False
     if plan.state == PlanState.REVERTING:
         return not (census.needs - census.failed - census.unreachable) & set(census.health)
