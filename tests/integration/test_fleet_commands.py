@@ -227,6 +227,8 @@ def test_the_first_apply_after_turns_has_a_good_revision_to_go_back_to(web: Comm
     plan, _ = web.fleet.plan()
     assert plan is not None
     assert plan.good == ""
+    code, said = web.run("diff", "web")
+    assert (code, "no good revision yet" in said) == (78, True), said
     web.consul.kv_put("config/web/n", "2")
     code, said = web.run("apply", "web", "--dry-run")
     assert (code, f"{old[:6]} -> " in said) == (0, True), said
