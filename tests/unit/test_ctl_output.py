@@ -96,3 +96,16 @@ def test_the_bar_and_each_row_are_one_line_however_narrow_the_terminal_is(
     rows = console.render_lines(live._table([("shop-h3-8000", "h3", "81d0c7", "passing, its turn has ended")] * 3, 0))
     assert (len(bar), len(rows)) == (1, 4)
     assert ("━" in "".join(each.text for each in bar[0])) is (columns > 59)
+
+
+def test_no_connection_gets_the_number_of_a_stream_that_was_closed(tmp_path: pathlib.Path) -> None:
+    """A command that svcinitctl starts would write into it."""
+    noted = tmp_path / "noted"
+    code = (
+        "import os; from svcinit.ctl import cli; cli.run = lambda _: "
+        f"open({str(noted)!r}, 'w').write(' '.join(os.readlink(f'/proc/self/fd/{{n}}') for n in range(3))) and 0; "
+        "cli.main()"
+    )
+    subprocess.run(["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=True, timeout=20,
+                   env={**PATH, "PYTHONPATH": str(ROOT / "entrypoint")})  # fmt: skip
+    assert noted.read_text() == "/dev/null /dev/null /dev/null"
