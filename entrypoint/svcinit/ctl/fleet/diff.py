@@ -92,9 +92,7 @@ def _content(place: Place, name: str) -> Content:
     plan, _ = place.fleet.plan()
     wanted = name or (plan.good if plan is not None else "")
     if not wanted:
-        raise Busy(
-            f"{place.name} has no good revision yet: `svcinitctl fleet apply {place.name}`", EX_CONFIG
-        )
+        raise Busy(f"{place.name} has no good revision yet: `svcinitctl fleet apply {place.name}`", EX_CONFIG)
     found = [each for each in revision.names(place.fleet.store, place.fleet.keys.prefix) if each.startswith(wanted)]
     if len(found) != 1:
         raise Busy(f"there is no single revision {short(wanted)} of {place.name} in KV", EX_CONFIG)
