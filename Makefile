@@ -60,7 +60,7 @@ test-parts: $(READY)  ## what takes longest: the chaos tests, the site, Ansible,
 	CONSUL_BINARY=$$(tools/consul 1.14.5) VAULT_BINARY=$$(tools/vault 1.13.0) tools/with-parts --no-docker $(REAL) -m 'consul and not docker and not chaos'
 	tools/with-parts $(CALM) -m 'docker and parts'
 
-chaos-fleet: $(READY)  ## roll-outs with all failures of docs/chaos-fleet.md over FLEET_INSTANCES=12, 40 or 200 instances (with 12: eight minutes)
+chaos-fleet: $(READY)  ## roll-outs with all failures of docs/chaos-fleet.md over FLEET_INSTANCES=12, 40 or 200 instances (with 12: ten minutes)
 	tools/with-parts --no-docker $(CALM) tests/chaos/test_fleet.py tests/chaos/test_fleet_auto.py tests/chaos/test_fleet_odd.py
 
 ARM64 := tests/docker/test_bundle.py tests/docker/test_images.py tests/docker/test_users.py tests/docker/test_foreign.py

@@ -12,7 +12,7 @@ import pytest
 
 TESTS = pathlib.Path(__file__).parent.parent / "tests"
 LONGEST = (
-    "site/test_site.py", "chaos/test_fleet.py", "chaos/test_fleet_odd.py", "chaos/test_fleet_auto.py",
+    "site/test_site.py", "chaos/test_fleet.py", "chaos/test_fleet_auto.py",
     "docker/test_ansible.py", "chaos/test_faults.py", "docker/test_django_uwsgi.py",
     "chaos/test_surroundings.py", "docker/test_bundle.py", "chaos/test_cluster.py", "docker/test_pages.py",
     "docker/test_rabbitmq.py", "e2e/test_watch_killed.py", "docker/test_spark.py", "e2e/test_secrecy.py",

@@ -220,6 +220,7 @@ def test_an_agent_of_consul_hangs(group: Group, rolls: Rolls) -> None:
         row.ends("done", f"stuck with {len(touched)} on the new revision, until the agent was back")
 
 
+@pytest.mark.chaos
 def test_instances_join_leave_and_restart_in_the_middle(group: Group, rolls: Rolls) -> None:
     value = next_value()
     before = group.instances[0].content

@@ -112,6 +112,7 @@ def _blocks_term(pid: int) -> bool:
     return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.chaos
 def test_the_instance_that_conducts_loses_its_conductor(group: Group, rolls: Rolls) -> None:
     plan, value = group.plan(), next_value()
     assert plan is not None

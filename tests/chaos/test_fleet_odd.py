@@ -22,7 +22,7 @@ from tests.chaos.fleet import ODD_COUNT as COUNT
 from tests.chaos.fleet import ODD_LIMIT as LIMIT
 from tests.chaos.fleet import POLICY, Row, next_value
 
-pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.chaos, pytest.mark.timeout(240)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
 DAY = 86_400
