@@ -98,10 +98,10 @@ class Instance:
         self.is_wanted = False  # does Docker keep it running?
 
     def start(self) -> None:
-        self.is_wanted = True
         self.runs.append(
             Running(self.folder / f"run-{len(self.runs)}", self._command, self.env, launch=self._launch)
         )  # fmt: skip
+        self.is_wanted = True  # only now: Docker starts what is wanted and has ended
 
     @property
     def run(self) -> Running:
