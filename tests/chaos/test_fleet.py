@@ -59,6 +59,7 @@ def test_a_change_after_which_each_instance_has_to_warm_up(group: Group, rolls: 
         row.ends("done", f"each one answers 500 for {WARM_UP:g} s after its reload")
 
 
+@pytest.mark.chaos
 def test_the_conductor_is_killed(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
