@@ -50,7 +50,7 @@ def refuses_to_start(service: Service, *messages: str, code: int = 78) -> Runnin
     svcinit = service.start()
     assert svcinit.wait() == code, svcinit.err
     for message in messages:
-        assert message in svcinit.err
+        assert message in svcinit.err, svcinit.err
     assert svcinit.err.endswith(WRONG if code == 78 else "\n")
     assert files_in(service.folder).count("app.log") == 0, "the service was started"
     assert not service.out.exists(), files_in(service.out)
@@ -81,7 +81,7 @@ def refuses_to_reload(svcinit: Running, service: Service, *messages: str) -> Non
     svcinit.signal(signal.SIGHUP)
     svcinit.says("error: reload 1: aborted: ")
     for message in messages:
-        assert message in svcinit.err
+        assert message in svcinit.err, svcinit.err
     has_state(svcinit, state="running", reloads=1)
     code, said = ctl(svcinit, "status")
     assert (code, "degraded  aborted: " in said) == (1, True), said
