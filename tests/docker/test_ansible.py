@@ -66,7 +66,7 @@ class Site:
             "services": list(self.rows.values()), "images": str(self.images), "code": str(self.code),
             "code_target": str(self.folder / "srv"), "repository": REPOSITORY, "tag": TAG, "consul": self.consul.url,
             "env": {
-                **self.consul.env, "SVCINIT_CHECK_INTERVAL": "200ms", "SVCINIT_DRAIN": "0s", "SVCINIT_ROLL": "manual",
+                **self.consul.env, "SVCINIT_CHECK_INTERVAL": "1s", "SVCINIT_DRAIN": "0s", "SVCINIT_ROLL": "manual",
             },
             "ctl": str(pathlib.Path(sys.executable).with_name("svcinitctl")),
             "policy": ["--healthy", "1s", "--bake", "0s"],
