@@ -12,6 +12,10 @@ import sys
 
 from svcinit.log import printable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
 DUMB = "dumb", "unknown"  # as rich takes TERM
 KEPT = "\n", "\t"
 GONE = errno.EPIPE, errno.EIO  # a pipe without a reader, a terminal that was closed
@@ -56,9 +60,9 @@ def raw(*texts: str) -> bool:
     return True
 
 
-def drop() -> None:
-    """Drop what could not be written to standard output, and all that follows."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop(stream: TextIO | None = None) -> None:
+    """Drop what could not be written to the stream, by default standard output, and all that follows."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def complain(*lines: str) -> None:
@@ -69,4 +73,4 @@ def complain(*lines: str) -> None:
         sys.stderr.write("".join(f"{shown(str(line))}\n" for line in lines))
         sys.stderr.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        drop(sys.stderr)

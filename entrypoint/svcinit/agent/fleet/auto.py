@@ -202,12 +202,13 @@ class Automatic:
     def _begin(self, plan: Plan | None, index: int, content: Content, paths: tuple[str, ...]) -> bool:
         fleet, root = self._fleet, self._fleet.keys.prefix
         records = fleet.own_records()
-        stored = set(revision.names(fleet.store, root))
-        adopted = commands.adopt(records, revision.name_of(content), stored, plan)
-        if plan is None or adopted.good != plan.good:
+        if plan is None or not plan.good:
+            stored = set(revision.names(fleet.store, root))
+            adopted = commands.adopt(records, revision.name_of(content), stored, plan)
             if adopted.good == revision.name_of(content):
                 revision.keep(fleet.store, root, content, self._settings.id)
-            return fleet.store.put(fleet.keys.plan, adopted.dump(), index=index)
+            if plan is None or adopted.good:
+                return fleet.store.put(fleet.keys.plan, adopted.dump(), index=index)
         policy = stored_policy(fleet)
         if policy.window is not None and not policy.window.is_open(time.time()):
             return False
