@@ -45,7 +45,9 @@ SCALES = (
     Scale(200, 20, 20, "2s", 3, 5, deadline=60, long=900, timeout=1500, kills=3, between=30, down=60),
 )
 COUNT = int(os.environ.get("FLEET_INSTANCES", "12"))
-(SCALE,) = [each for each in SCALES if each.instances == COUNT]
+if COUNT not in (SIZES := {each.instances: each for each in SCALES}):
+    raise ValueError(f"FLEET_INSTANCES={COUNT}: must be one of {', '.join(map(str, SIZES))}")
+SCALE = SIZES[COUNT]
 LIMIT, LONG = SCALE.limit, SCALE.long
 ODD_COUNT, ODD_LIMIT = 8, 2  # of a fleet in which instances differ
 PROGRESS = 8  # seconds without progress until a roll-out is stuck
