@@ -206,10 +206,10 @@ class Turns:
         self._next = 0.0
 
     def leave(self) -> None:
-        """The container stops. One try. Has the stop ended the reload of a turn, that is the end of the turn: otherwise
-        the next run would report that the container died. A service that restarts in place is still in its turn.
+        """The container stops. One try. If the stop ended the reload of a turn, the turn has ended: otherwise the next
+        run would report that the container died. A service that restarts in place is still in its turn.
 
-        `left`: the container is stopped on purpose, and not since the service has ended.
+        `left`: the container was stopped on purpose. If the service ended by itself, it was not.
         """
         record = self._record()
         if record is not None and act(record.turn, self._known(record)) is Act.END:

@@ -22,7 +22,7 @@ def remedy(service: str, id: str, owner: str) -> tuple[str, str]:
 
 
 class Claims:
-    """Those that are all that is left of a roll-out that has ended, such as one that was aborted."""
+    """The claims that remain after a roll-out has ended, such as one that was aborted."""
 
     def __init__(self, service: str) -> None:
         self._service, self._since, self._said = service, 0.0, dict[str, str]()
