@@ -8,6 +8,11 @@ one_at_a_time() { # NAME: wait until no other run of this tool is at work
     flock -w 600 9 || { echo "$0: another run holds $cache/$1.lock" >&2; exit 1; }
 }
 
+scratch() { # make the directory $work, which the end of the tool removes; no local variable: the trap needs it then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+}
+
 machine_mirror() { # the Debian or Ubuntu mirror that this machine installs from
     awk '/^URIs:/ { print $2; exit }' /etc/apt/sources.list.d/{debian,ubuntu}.sources 2>/dev/null | grep . ||
         awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } }' /etc/apt/sources.list
