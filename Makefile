@@ -47,17 +47,18 @@ site-down: $(READY)  ## stop the site, and the Docker engine if `make site` star
 	@DOCKER_HOST=$$(tools/docker-engine start-for $(ENGINE)) && export DOCKER_HOST && $(BIN)/python -m tools.site down
 	@tools/docker-engine stop-for $(ENGINE)
 
-test: lint docs-site test-unit test-real  ## style, pages, and all tests but those of test-parts
+test: lint docs-site test-unit test-real  ## style, pages, and all tests but the long ones (minutes)
 
 test-unit: $(READY)  ## tests without Docker or Consul
 	$(CALM) -m 'not consul and not docker'
 
-test-real: $(READY)  ## tests with the real Consul and the real Docker engine
-	tools/with-parts $(REAL) -m '(consul or docker) and not parts'
+test-real: $(READY)  ## tests with the real Consul and the real Docker engine, but the long ones
+	tools/with-parts $(REAL) -m '(consul or docker) and not long and not parts'
 
-test-parts: $(READY)  ## what takes longest: the chaos tests, the site, Ansible, Elasticsearch and Spark (Java), and on Consul 1.14 with Vault, built here (Go), all tests of Consul
+test-parts: $(READY)  ## all other tests (an hour): roll-outs, images, the site, Ansible, chaos, Elasticsearch and Spark (Java), and with Consul 1.14 and Vault, built here (Go), all tests of Consul
 	tools/apt-install mariadb-server-core mariadb-client-core
 	CONSUL_BINARY=$$(tools/consul 1.14.5) VAULT_BINARY=$$(tools/vault 1.13.0) tools/with-parts --no-docker $(REAL) -m 'consul and not docker and not chaos'
+	tools/with-parts $(REAL) -m 'long and not parts'
 	tools/with-parts $(CALM) -m 'docker and parts'
 
 chaos-fleet: $(READY)  ## roll-outs with all failures of docs/chaos-fleet.md over FLEET_INSTANCES=12, 40 or 200 instances (with 12: ten minutes)

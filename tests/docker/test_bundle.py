@@ -24,7 +24,7 @@ from testing.waiting import eventually
 from tests.docker.conftest import ROOT
 from tools import release
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(300)]
 TERMINATED = 143
 MACHINES = {62: "amd64", 183: "arm64"}  # EM_X86_64 and EM_AARCH64 of elf(5)
 CONTEXT = "Dockerfile.base", "entrypoint", "images/shared", "requirements", "templates"  # what Dockerfile.base reads

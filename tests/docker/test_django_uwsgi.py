@@ -16,7 +16,7 @@ from testing.process import is_alive
 from testing.waiting import eventually
 from tests.docker.conftest import Shop
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 def answers(requests: set[bytes]) -> set[tuple[str, str]]:

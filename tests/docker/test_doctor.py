@@ -15,7 +15,7 @@ from testing.docker import Container, Engine, docker
 from testing.doctor import LONGEST, Diagnosis
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(180)]
 
 UID = "1234"
 Doctor = Callable[..., Diagnosis]

@@ -20,7 +20,12 @@ from testing.docker import Engine
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(900)]  # the first test of an image builds it
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.consul,
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+]  # the first test of an image builds it
 APP = images.FOREIGN / "app.py"
 TERMINATED, EX_CONFIG = 143, 78
 UNKNOWN = 4321, 8765  # a user and a group that no image has a name for

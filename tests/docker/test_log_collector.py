@@ -12,7 +12,7 @@ from testing.consul import ConsulAgent, free_ports
 from testing.docker import Container, Engine, docker
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(120)]
 
 
 def log(port: int, text: str, sender: str = "127.0.0.1") -> None:

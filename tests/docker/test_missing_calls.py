@@ -12,7 +12,7 @@ import pytest
 from testing.docker import Container, Engine
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.timeout(120)]
 PR_SET_CHILD_SUBREAPER = 36
 CALLS: dict[str, dict[str, Any]] = {
     "prctl": {

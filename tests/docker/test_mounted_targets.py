@@ -10,7 +10,7 @@ import pytest
 from testing.consul import ConsulAgent
 from testing.docker import Container, Engine
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.timeout(120)]
 
 NOTICE = "/etc/app.conf is a mounted file: it was written in place, not atomically"
 TEMPLATE = '{# svcinit: mode=0440 check="grep -q ^fine {}" #}\nfine {{ key("greeting") }}\n'

@@ -15,7 +15,7 @@ from testing.docker import Container, Engine, build, docker
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(300)]
 NAME = "shop.rds.example"
 PATIENCE = 60.0  # seconds
 FEW_ERRORS = "--max-connect-errors=2"  # with so many probes that break off the handshake it would block their host

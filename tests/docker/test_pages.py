@@ -18,7 +18,7 @@ from testing.pages import Block, blocks, commands
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(300)]
 
 PAGE = (ROOT / "README.md").read_text()
 README = blocks(PAGE)

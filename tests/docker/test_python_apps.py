@@ -15,7 +15,7 @@ from testing.load import InFlight, load
 from testing.waiting import eventually
 from tests.docker.conftest import WORKERS, Shop
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 Make = Callable[[str], Shop]

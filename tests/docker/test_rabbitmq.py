@@ -15,7 +15,7 @@ from testing.consul import ConsulAgent
 from testing.docker import Container, Engine
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(500)]
 PATIENCE = 110.0  # seconds for an Erlang VM, or for two one after the other, to start on a busy machine
 USER, PASSWORD, ANOTHER, COOKIE = "shop", 'pass"word', "another", "ANERLANGCOOKIE"
 

@@ -13,7 +13,7 @@ from testing.pages import blocks
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(300)]
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 RECIPES = {

@@ -10,7 +10,7 @@ import pytest
 
 from testing.docker import Engine
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.timeout(300)]
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ROW = re.compile(r"\| (\S+) \| (\S+) \| (.*?) \|")
 ROWS = [found for found in map(ROW.fullmatch, (ROOT / "docs" / "versions.md").read_text().splitlines()) if found]

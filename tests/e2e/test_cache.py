@@ -16,7 +16,7 @@ from testing.waiting import eventually, stays
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 MakeService = Callable[[ConsulAgent], Service]
 REGISTRATION = {"SVCINIT_SERVICE", "SVCINIT_PORT", "SVCINIT_CHECK_INTERVAL"}

@@ -17,7 +17,7 @@ from testing.secured import GuardedConsul, Token
 from tests.e2e.conftest import Service
 from tests.e2e.failing import AT_ONCE, comes_back, ctl, has_state, is_passing
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 LEAST = 'key_prefix "config/web/" { policy = "read" } service "web" { policy = "write" }'
 

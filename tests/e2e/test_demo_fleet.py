@@ -13,7 +13,7 @@ import pytest
 from svcinit.agent.fleet.records import RollOutcome
 from testing.process import ROOT
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(180)]
 
 
 def test_the_demo_of_roll_outs_runs_and_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from testing.faults import FAKETIME, between
 from testing.secured import Authority, TlsConsul
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 
 def at(offset: str) -> dict[str, str]:

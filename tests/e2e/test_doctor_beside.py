@@ -17,7 +17,7 @@ from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 
 def beside(svcinit: Running, service: Service) -> Diagnosis:

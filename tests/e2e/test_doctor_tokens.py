@@ -17,7 +17,7 @@ from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import comes_back, is_passing, refuses_to_start
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 PEER_RULES = ['service_prefix "" { policy = "read" }', 'node_prefix "" { policy = "read" }']
 FOR_DNS = " ".join(PEER_RULES)

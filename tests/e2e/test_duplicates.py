@@ -16,7 +16,7 @@ from tests.e2e.conftest import APP, Service
 from tests.e2e.failing import is_passing
 from tests.e2e.test_registration import MakeService, put, record
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 
 def second(service: Service, tmp_path: pathlib.Path, **env: str) -> list[str]:

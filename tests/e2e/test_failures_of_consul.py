@@ -16,7 +16,7 @@ from testing.waiting import eventually
 from tests.e2e.conftest import SHORT, Service
 from tests.e2e.failing import AT_ONCE, ctl, files_in, has_state, is_passing, refuses_to_start
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 MakeService = Callable[[ConsulAgent], Service]
 ROOT_TOKEN, FOREIGN_TOKEN = planted.token(), planted.token()

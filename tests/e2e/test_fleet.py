@@ -22,7 +22,7 @@ from testing.process import PATH, ROOT, Running, running
 from testing.schemas import schema
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(180)]
 
 STATUS = Draft202012Validator(schema("fleet"))
 APP = pathlib.Path(__file__).parent / "fleet_app.py"

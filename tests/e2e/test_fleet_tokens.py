@@ -15,7 +15,7 @@ from testing.secured import GuardedConsul
 from testing.waiting import eventually
 from tests.e2e.test_fleet import QUICK, Shop, until_over
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(180)]
 OWN_KEYS, OWN_SERVICE = 'key_prefix "config/web/" { policy = "read" }', 'service "web" { policy = "write" }'
 STATE, STATE_WRITE = (f'key_prefix "svcinit/web/" {{ policy = "{policy}" }}' for policy in ("read", "write"))
 RECORDS = 'key_prefix "svcinit/web/at/" { policy = "write" }'

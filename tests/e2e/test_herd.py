@@ -16,7 +16,7 @@ from testing.consul import ConsulAgent, connections
 from testing.process import PATH, ROOT, end_session
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(120)]
 
 COUNT = 100
 BUCKET = 0.1  # seconds

@@ -38,7 +38,7 @@ while True:
 
 STORM = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGRTMIN, signal.SIGCHLD, signal.SIGHUP]
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(SECONDS + 120)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(SECONDS + 120)]
 
 
 def footprint(pid: int) -> tuple[int, int]:

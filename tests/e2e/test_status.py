@@ -28,7 +28,7 @@ from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, has_state, is_passing
 from tools.tables import SCHEMA
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 VALIDATOR = Draft202012Validator(json.loads(SCHEMA.read_text()))
 ESCAPE = b"\x1b"
 

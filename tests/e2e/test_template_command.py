@@ -13,7 +13,7 @@ from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import has_state, is_passing
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 FOLLOWS = {"SVCINIT_WATCH": "1", "SVCINIT_SETTLE": "0s"}
 SECRET = "correct horse battery"
 

@@ -14,7 +14,7 @@ from testing.waiting import eventually, stays
 from tests.e2e.conftest import Service
 from tests.e2e.failing import is_passing
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 
 class Files:

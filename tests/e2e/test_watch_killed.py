@@ -14,7 +14,7 @@ from testing.process import Running, descendants, end_session
 from testing.waiting import eventually
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(240)]
 
 FILES, POINTS = 20, 100
 LATEST = 0.04  # seconds after the put: by then the change is through

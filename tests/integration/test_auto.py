@@ -22,7 +22,7 @@ from testing.fleet import POLICY, Catalog
 from testing.waiting import eventually
 
 LIFE = "life0"
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 
 class Auto(Catalog):

@@ -11,7 +11,7 @@ from bench import counts, instructions
 from testing.consul import ConsulAgent
 
 MEANT = "If that is meant: make counts WRITE=1"
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(180)]
 
 
 def test_modules_requests_connections_system_calls_and_memory_are_as_expected(

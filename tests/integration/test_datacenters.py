@@ -24,7 +24,7 @@ from testing.waiting import eventually
 from tests.e2e.conftest import Service
 from tests.e2e.failing import ctl, is_passing
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 
 Pair = tuple[ConsulAgent, ConsulAgent]
 MANY = 150

@@ -19,7 +19,7 @@ from testing.fleet import Commands
 from testing.process import PATH, ROOT
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 Turn = Callable[..., tuple["subprocess.Popen[bytes]", int]]
 
 

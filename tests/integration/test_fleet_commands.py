@@ -32,7 +32,7 @@ from testing.process import PATH, ROOT
 from testing.schemas import schema
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 STATUS = Draft202012Validator(schema("fleet"))
 LIST = {**schema("fleet-services"), "items": schema("fleet")}
 SERVICES = Draft202012Validator(LIST)

@@ -15,7 +15,7 @@ from testing.ctl import svcinitctl
 from testing.fleet import Commands
 from testing.schemas import fleet_validator
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 RESULT = fleet_validator("fleet-result")
 HISTORY = fleet_validator("fleet-history")
 QUICK = "--healthy 1s --bake 0s --spread none --deadline 2s"

@@ -26,7 +26,7 @@ from testing.fleet import Catalog
 from testing.process import PATH, ROOT
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 WITHOUT_RICH = "import sys; sys.modules['rich'] = None\n"
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor

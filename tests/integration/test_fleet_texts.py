@@ -13,7 +13,7 @@ from svcinit.agent.fleet.records import LogEntry, Plan, PlanState, RollOutcome, 
 from testing.consul import ConsulAgent
 from testing.fleet import Commands
 
-pytestmark = [pytest.mark.consul, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 EVIL = "x\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202ey"
 
 
