@@ -44,6 +44,22 @@ def test_each_check_has_its_own_place_and_options() -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({}, 10),
+        ({"SVCINIT_CHECK_FAILURES": "3"}, 30),
+        ({"SVCINIT_CHECK_SUCCESSES": "2"}, 20),
+        ({"SVCINIT_CHECKS": CHECKS}, 90),
+    ],
+)
+def test_a_check_that_needs_several_results_shows_a_change_so_many_intervals_later(
+    more: dict[str, str], seconds: float
+) -> None:
+    (service,) = services(settings_of(**more))
+    assert max(check.change_interval for check in service.checks) == seconds
+
+
+@pytest.mark.parametrize(
     ("check", "field", "place"),
     [
         ("http:/health", "HTTP", "http://10.0.0.1:8000/health"),

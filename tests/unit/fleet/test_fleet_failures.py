@@ -8,7 +8,7 @@ import pytest
 
 from fleet_world import CLAIMED, ENDED, GRANTED, OLD, PLAN, TEXTS, World, at, ids, plan_of
 from svcinit.agent.fleet import commands
-from svcinit.agent.fleet.census import LEFT, TRIES, UNCLAIMED_AGAIN
+from svcinit.agent.fleet.census import LEFT, PROBE, TRIES, UNCLAIMED_AGAIN
 from svcinit.agent.fleet.conductor import UNCLAIMED
 from svcinit.agent.fleet.records import (
     How,
@@ -37,13 +37,21 @@ def test_a_canary_that_fails_gets_the_good_revision_back(outcome: str) -> None:
     assert decision.log.failed == (("a", outcome),)
 
 
-def test_an_instance_that_stops_passing_after_its_turn_has_failed_after_one_interval() -> None:
-    world = World(replace(PLAN, phase=Phase.BAKE, step=0)).many(5).add("a", at(ENDED))
+@pytest.mark.parametrize("was_healthy", [True, False], ids=["later", "since its turn"])
+@pytest.mark.parametrize("every", [0.25, 1, 10, 60])
+def test_an_instance_that_does_not_pass_after_its_turn_has_failed_when_the_next_probe_must_have_ended(
+    every: float, was_healthy: bool
+) -> None:
+    world = World(replace(PLAN, phase=Phase.BAKE, step=0, policy={**TEXTS, "bake": "10m"})).many(5)
+    world.add("a", replace(at(ENDED), every=every), passing=was_healthy)
     world.look()
-    world.look(25)  # healthy
+    world.look(100 if was_healthy else 0)
     world.health("a", passing=False)
-    assert world.look(1).plan is None or plan_of(world.look()).state == PlanState.ROLLING
-    decision = world.look(11)
+    world.follow()
+    world.follow(every + PROBE)
+    assert isinstance(world.plan, Plan)
+    assert world.plan.state == PlanState.ROLLING
+    decision = world.look(0.1)
     assert plan_of(decision).state == PlanState.REVERTING
     assert [event.fields["reason"] for event in decision.events if event.name == "failed"] == [Reason.CRITICAL]
     assert ids(decision) == {"a"}  # at once

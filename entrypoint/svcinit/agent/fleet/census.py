@@ -15,6 +15,7 @@ LEFT = 120.0  # the same for an instance that was stopped on purpose, and for on
 RETRIED = TurnOutcome.IN_PLACE, TurnOutcome.GIVEN_UP  # no failures: the instance gets another turn
 TRIES = 4  # turns of one instance in one roll-out; with the last one, RETRIED is a failure too
 UNCLAIMED_AGAIN = 60.0  # seconds until an instance that did not claim its turn gets another one
+PROBE = 5.0  # seconds: how long a probe may take, by the default of SVCINIT_CHECK_TIMEOUT
 IN_TURN = TurnState.GRANTED, TurnState.CLAIMED
 
 
@@ -231,9 +232,12 @@ class Census:
         return self.now - max(self.memory.failing.get(id, self.now), self.memory.ended.get(id, (0, self.now))[1])
 
     def _allowance(self, record: Record) -> float:
-        """How long an instance may not pass after its turn: longer if a person has stopped and started it."""
+        """How long an instance may not pass after its turn: longer if a person has stopped and started it.
+
+        A probe that failed in the turn is no failure. The next one begins an interval later, and has to end first.
+        """
         again = record.life != record.turn.owner and record.clean and self.plan.how != How.TURN
-        return self.policy.deadline if again else record.every
+        return max(self.policy.deadline if again else 0.0, record.every + PROBE)
 
     @cached_property
     def counts(self) -> Counts:

@@ -217,7 +217,7 @@ class Record:
     life: str = ""  # a new random value for each start of the container
     svcinit: str = ""  # version
     node: str = ""
-    every: float = 10  # seconds: the longest interval of the instance's checks
+    every: float = 10  # seconds: the longest `Check.change_interval` of the instance
     rev: str = ""  # the revision that it runs
     pin: str = ""
     left: bool = False  # it was stopped on purpose

@@ -135,7 +135,7 @@ class OwnRecord(BlockingQuery):
 
 class Turns:
     """`due` (monotonic seconds) is when to call `turn` next at the latest. `first`: no presence of this run was before;
-    `every`: the longest interval of the checks, in seconds."""
+    `every`: the longest `Check.change_interval`, in seconds."""
 
     def __init__(
         self, settings: Settings, consul: Consul, connections: Connections, follower: Follower, slots: Slots, *,

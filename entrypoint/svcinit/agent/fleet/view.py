@@ -14,7 +14,7 @@ class Reason(StrEnum):
     """Why an instance is in `Plan.failed`, beside the outcomes of a turn (`records.py: TurnOutcome`)."""
 
     DEADLINE = "deadline"  # not healthy within `deadline` after its grant
-    CRITICAL = "critical"  # the turn ended, and then the instance did not pass for longer than one interval
+    CRITICAL = "critical"  # the turn ended, and then the instance did not pass, see census.py: Census._allowance
     REHEARSAL = "rehearsal"  # the revision does not render there
     ANALYSIS = "analysis"  # the analysis command failed; the id is empty
 

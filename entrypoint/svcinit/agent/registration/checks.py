@@ -58,6 +58,11 @@ class Check:
         return self.via == "ttl"
 
     @property
+    def change_interval(self) -> float:
+        """Seconds of probes, apart from what they take, after which Consul shows that the service changed."""
+        return self.interval * max(self.successes, self.failures)
+
+    @property
     def ttl(self) -> float:
         """Seconds without a report until Consul makes a reported check critical: a probe may be late by half an
         interval."""

@@ -158,7 +158,7 @@ class Presence:
 
         self.turns = Turns(
             self.settings, self.consul, self.connections, self.follower, slots, life=self._life, first=self._first,
-            every=max((check.interval for check in checks), default=self.settings.check_interval),
+            every=max((check.change_interval for check in checks), default=self.settings.check_interval),
             rehearsing=Rehearsing(self.settings, command, slots, in_child),
         )  # fmt: skip
 
