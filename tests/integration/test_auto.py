@@ -10,10 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from svcinit.agent.consul.store import Store
 from svcinit.agent.fleet import revision
 from svcinit.agent.fleet.auto import Automatic
+from svcinit.agent.fleet.commands import Request, begin
 from svcinit.agent.fleet.conduct import Lead
-from svcinit.agent.fleet.records import PlanState, RollOutcome, TurnOutcome, TurnState
+from svcinit.agent.fleet.records import How, Plan, PlanState, RollOutcome, TurnOutcome, TurnState
 from svcinit.agent.metrics.families import of_roll_out
 from svcinit.settings import environment
 from svcinit.state_files import read_of_life
@@ -179,3 +181,59 @@ def test_a_prefix_that_is_suddenly_empty_begins_nothing(auto: Auto) -> None:
     for _ in range(5):
         auto.turn()
     assert state(auto) == (0, PlanState.IDLE, good)
+
+
+class Person:
+    """Rolls out `target` at the moment when the automatic conductor has read the plan and not written it yet."""
+
+    def __init__(self, auto: Auto, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+        self._names, self._fleet, self._target = revision.names, auto.reader(), target
+        self.n = 0
+        monkeypatch.setattr(revision, "names", self._between)
+
+    def _between(self, store: Store, root: str) -> list[str]:
+        if not self.n and store is not self._fleet.store:
+            plan, index = self._fleet.plan()
+            request = Request(
+                How.APPLY, self._target, policy=POLICY, paths=("config/web",), by="person", rehearse=False
+            )
+            following, _ = begin(plan or Plan(), self._fleet.own_records(), request)
+            assert self._fleet.store.put(self._fleet.keys.plan, following.dump(), index=index)
+            self.n = following.n
+        return self._names(store, root)
+
+
+@pytest.mark.parametrize("is_adopted", [False, True], ids=["the first plan", "a change"])
+def test_a_roll_out_that_a_person_begins_while_auto_decides_stays_as_it_is(
+    auto: Auto, monkeypatch: pytest.MonkeyPatch, is_adopted: bool
+) -> None:
+    auto.begin(3)
+    if is_adopted:
+        for _ in range(3):
+            auto.turn()
+        auto.consul.kv_put("config/web/n", "2")
+    target = revision.keep(auto.fleet.store, "svcinit/web", revision.read_live(auto.clients[0], ["config/web"]))
+    person = Person(auto, monkeypatch, target)
+    eventually(lambda: auto.turn() or person.n, "both have begun", 20)  # type: ignore[func-returns-value]
+    assert auto.until(person.n) == RollOutcome.DONE
+    entry = auto.fleet.entry(person.n)
+    assert entry is not None
+    assert (entry.by, entry.target) == ("person", target)
+    for _ in range(3):
+        auto.turn()
+    assert state(auto) == (person.n, PlanState.IDLE, target)
+
+
+@pytest.mark.parametrize("good", ["", "1"], ids=["without a good revision", "with a good revision"])
+def test_auto_changes_nothing_in_a_roll_out_in_which_hosts_run_their_commands(auto: Auto, good: str) -> None:
+    """Their instances read the live prefixes until its end; and hosts that wait would give up."""
+    found = auto.begin(3)
+    plan = Plan(n=1, state=PlanState.ROLLING, how=How.TURN, good=found if good else "", policy=POLICY)
+    auto.fleet.store.put(auto.fleet.keys.plan, plan.dump())
+    auto.step("web-1", TurnState.ASKED, how=How.TURN)
+    auto.consul.kv_put("config/web/n", "2")
+    for _ in range(10):
+        auto.lead.take()
+        auto.automatic._turn()
+        assert state(auto) == (1, PlanState.ROLLING, plan.good)
+        time.sleep(0.1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from svcinit import log
 from svcinit.agent.consul.api import connect
 from svcinit.agent.consul.store import NODES_RULE, STALE, Store
-from svcinit.agent.fleet import commands, revision
+from svcinit.agent.fleet import adoption, commands, revision
 from svcinit.agent.fleet.analysis import Analyses
 from svcinit.agent.fleet.conduct import Conductor, Fleet, Lead, collect, stored_policy
 from svcinit.agent.fleet.events import text
@@ -183,7 +183,7 @@ class Automatic:
             # Consul leaves out, without an error, what the token may not read
             self._warn(f"no instance is in the catalog, or the token lacks {NODES_RULE}: no roll-out begins")
             return False
-        if not paths or (plan is not None and plan.state in (PlanState.PAUSED, PlanState.REVERTING)):
+        if not paths or (plan is not None and _must_end_first(plan)):
             return False
         if plan is None and index:
             self._warn(f"{self._fleet.keys.plan} in KV cannot be read: no roll-out begins")
@@ -203,12 +203,12 @@ class Automatic:
         fleet, root = self._fleet, self._fleet.keys.prefix
         records = fleet.own_records()
         if plan is None or not plan.good:
-            stored = set(revision.names(fleet.store, root))
-            adopted = commands.adopt(records, revision.name_of(content), stored, plan)
-            if adopted.good == revision.name_of(content):
-                revision.keep(fleet.store, root, content, self._settings.id)
-            if plan is None or adopted.good:
-                return fleet.store.put(fleet.keys.plan, adopted.dump(), index=index)
+            adopted = adoption.adopt(fleet, plan, index, records, content, self._settings.id, is_led=True)
+            if adopted is None or adopted.is_written:
+                return True  # the next look reads it
+            plan = adopted.plan
+            if not _is_news(plan, revision.name_of(content)):
+                return False
         policy = stored_policy(fleet)
         if policy.window is not None and not policy.window.is_open(time.time()):
             return False
@@ -223,10 +223,8 @@ class Automatic:
             plan, records, self._request(target, policy, paths, revision.changed_keys(good, content)),
             supersede=plan.state is PlanState.ROLLING,
         )  # fmt: skip
-        if not fleet.store.put(fleet.keys.plan, following.dump(), index=index):
+        if not self._conductor.write_plan(following.dump(), index, entry):
             return True
-        if entry is not None:
-            self._conductor.log(entry)
         log.info("roll_out", "roll-out of {service}: {reason}", service=self._settings.service,
                  reason=f"{following.n} begins: {plan.good[:6]} -> {target[:6]}")  # fmt: skip
         return True
@@ -241,6 +239,12 @@ class Automatic:
         if sentence != self._logged:
             self._logged = sentence
             log.warning("conduct_failed", "{error}", error=sentence)
+
+
+def _must_end_first(plan: Plan) -> bool:
+    """A paused one is a person's. Hosts wait in one of `fleet turn`, and run their commands in it."""
+    is_of_hosts = plan.how is How.TURN and plan.state is PlanState.ROLLING
+    return is_of_hosts or plan.state in (PlanState.PAUSED, PlanState.REVERTING)
 
 
 def _is_news(plan: Plan, name: str) -> bool:

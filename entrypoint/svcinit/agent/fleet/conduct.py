@@ -204,7 +204,7 @@ class Conductor:
         index = view.plan_index
         if decision.plan is not None:
             raw = decision.plan.dump()
-            if not self._write_plan(raw, index, decision.log):
+            if not self.write_plan(raw, index, decision.log):
                 return  # it was changed, or the lock is lost: the next look sees it
             entry = self.fleet.store.get(self.fleet.keys.plan)
             if entry is None or entry.value != raw:
@@ -214,21 +214,14 @@ class Conductor:
         self._all((*decision.grants, *decision.asks), index)
         self._all(decision.collects)
 
-    def _write_plan(self, raw: bytes, index: int, log: LogEntry | None) -> bool:
-        """With the entry in the history of the roll-out that ends: a conductor may be killed between two writes, and
-        `svcinitctl` reads the entry as soon as the roll-out is over."""
+    def write_plan(self, raw: bytes, index: int, log: LogEntry | None) -> bool:
+        """By check-and-set, if we have the lock. With the entry in the history of the roll-out that ends: a conductor
+        may be killed between two writes, and `svcinitctl` reads the entry as soon as the roll-out is over."""
         plan = writes(self.fleet.keys.plan, raw, index)
         if log is None:
             return not self._transact([plan])
-        failed = self._transact([plan, self._entry(log)])
-        return not (self._transact([plan]) if failed == [1] else failed)
-
-    def _entry(self, log: LogEntry) -> Operation:
-        return writes(self.fleet.keys.log(log.n), dated(log).dump(), 0)
-
-    def log(self, entry: LogEntry) -> None:
-        """An entry that is there already stays."""
-        self._transact([self._entry(entry)])
+        failed = self._transact([plan, writes(self.fleet.keys.log(log.n), dated(log).dump(), 0)])
+        return not (self._transact([plan]) if failed == [1] else failed)  # an entry that is there already stays
 
     def _all(self, wanted: Sequence[Write], plan_index: int | None = None) -> None:
         conditions = [] if plan_index is None else [requires(self.fleet.keys.plan, plan_index)]

@@ -103,7 +103,10 @@ class Beginning:
             plan, index = self.fleet.plan()
             records = self.fleet.own_records()
             if plan is None or not plan.good:
-                plan, index = self.adopted(plan, records, index)
+                adopted = self.adopted(plan, records, index)
+                if adopted is None:
+                    continue
+                plan = adopted
             following, entry = self.following(plan, records, policy)
             self.announce(following)
             if self.options.dry_run:
@@ -120,34 +123,27 @@ class Beginning:
 
         return policy.read(stored_texts(self.fleet)[0], flags_of(self.options))
 
-    def adopted(self, before: Plan | None, records: list[Record], index: int) -> tuple[Plan, int]:
-        """The plan with a good revision, which is what the instances run. It is written at once, unless a roll-out is
-        in progress: the instances of a `fleet turn` read the live prefixes until its end."""
-        from svcinit.agent.fleet import commands, revision
+    def adopted(self, before: Plan | None, records: list[Record], index: int) -> Plan | None:
+        """The plan with a good revision, which is what the instances run. None: read the plan again, it was written."""
+        from svcinit.agent.fleet import adoption
 
         content = self.live(records, before)
         if before is None and not records and not any(content.values()) and not self.fleet.health():
             raise ConfigError(
                 f"there is no service {self.place.name}: no instance, and no key below {', '.join(content)}"
             )
-        stored = set(revision.names(self.fleet.store, self.root))
-        plan = commands.adopt(records, revision.name_of(content), stored, before)
-        if self.options.dry_run:
-            return plan, index
-        if plan.good == revision.name_of(content):
-            revision.keep(self.fleet.store, self.root, content, self.place.who)
-        if not plan.good:
-            warn("the instances run different revisions, and none is good yet: this roll-out cannot be reverted")
-        if plan == before or (before is not None and commands.is_running(before, records, is_led=self.fleet.is_led())):
-            return plan, index
-        if not self.fleet.store.put(self.fleet.keys.plan, plan.dump(), index=index):
-            raise Busy("another one began at the same moment: try again")
-        found, index = self.fleet.plan()
-        if found is None:
-            raise Busy("the plan was deleted at the same moment: try again")
-        if plan.good:
+        adopted = adoption.adopt(
+            self.fleet, before, index, records, content, self.place.who, is_led=self.fleet.is_led(),
+            write=not self.options.dry_run,
+        )  # fmt: skip
+        if adopted is None:
+            return None
+        plan, is_written = adopted
+        if is_written and plan.good:
             say("adopted", f"{self.place.name}: {short(plan.good)} is the good revision of {len(records)} instances")
-        return found, index
+        if not plan.good and not is_written:
+            warn("the instances run different revisions, and none is good yet: this roll-out cannot be reverted")
+        return None if is_written else plan
 
     def following(self, plan: Plan, records: list[Record], policy: Policy) -> tuple[Plan, LogEntry | None]:
         from svcinit.agent.fleet import commands
