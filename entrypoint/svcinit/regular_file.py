@@ -7,7 +7,7 @@ import os
 import stat
 
 LIMIT = 64 << 20  # bytes, unless the caller gives another limit
-CHUNK = 1 << 20
+LEAST, CHUNK = 1 << 12, 1 << 20  # bytes of a read
 NULL = os.makedev(1, 3)  # /dev/null: mounted over a file, it is an empty file
 KINDS = {
     stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory", stat.S_IFCHR: "a device",
@@ -44,7 +44,8 @@ def opened(path: str, flags: int = 0, dir_fd: int | None = None) -> int:
 def content(descriptor: int, limit: int = LIMIT) -> bytes:
     """The content from the present offset to the end. Raises UnfitError if that is more than `limit` bytes."""
     parts, left = [], limit + 1
-    while left and (part := os.read(descriptor, min(left, CHUNK))):
+    chunk = max(LEAST, min(os.fstat(descriptor).st_size + 1, CHUNK))
+    while left and (part := os.read(descriptor, min(left, chunk))):
         parts.append(part)
         left -= len(part)
     if not left:

@@ -18,8 +18,9 @@ from svcinit.agent.redact import Remembered, remember
 from svcinit.agent.registration.probes import OUTPUT_LIMIT, Probe, runner
 from svcinit.agent.registration.services import services
 from svcinit.agent.watch.worker import Worker
-from svcinit.handover import Slot
+from svcinit.handover import Change, Slot
 from svcinit.settings.environment import read
+from testing.waiting import eventually
 
 TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
 
@@ -152,6 +153,37 @@ def test_a_worker_that_there_is_no_room_for_leaves_nothing_open(monkeypatch: pyt
     with pytest.raises(OSError, match="Too many"):
         Worker(lambda: None, lambda *_: None)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_worker_that_is_woken_warms_up_again_and_still_does_the_work() -> None:
+    told, tell = os.pipe()
+
+    def says(word: bytes) -> None:
+        os.write(tell, word)
+
+    worker = Worker(lambda: says(b"w"), lambda _change, _done: says(b"d"))
+    try:
+        worker.wake()
+        worker.begin(Change(0.0, (), ()))
+        assert b"".join(os.read(told, 1) for _ in range(3)) == b"wwd"
+    finally:
+        worker.kill()
+        os.close(told)
+        os.close(tell)
+
+
+def test_a_worker_that_has_ended_is_not_woken_by_a_write_into_a_descriptor_that_is_another_files_now() -> None:
+    def fails() -> None:
+        raise RuntimeError
+
+    worker = Worker(fails, lambda _change, _done: None)
+    eventually(lambda: worker.ended() is not None, "it has ended")
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]  # a write into them fails
+    try:
+        worker.wake()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def test_a_probe_that_prints_without_end_is_critical_and_the_others_have_their_turn() -> None:

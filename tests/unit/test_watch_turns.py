@@ -34,11 +34,14 @@ class FakeWorker:
         self.work: list[Change] = []
         self.code: int | None = None
         self.killed = False
-        self.done = 0
+        self.done = self.woken = 0
         self.made.append(self)
 
     def begin(self, change: Change) -> None:
         self.work.append(change)
+
+    def wake(self) -> None:
+        self.woken += 1
 
     def ended(self) -> int | None:
         return self.code
@@ -245,6 +248,7 @@ def test_a_follower_that_waits_for_connections_is_not_due_all_the_time(follow: C
 def test_a_query_that_fails_leaves_its_connection_to_the_others(follow: Callable[[int], Following]) -> None:
     made = follow(16)
     made.turns(15)
+    made.follower.turn(made.clock.now)  # no connection is idle
     made.consul.fails = Unavailable("connection reset")
     for channel in list(made.consul.open_channels):
         channel.answer()
@@ -393,7 +397,7 @@ def test_init_is_notified_of_a_changed_file_once(
     made = follow(0)
     changed(made)
     made.verdict(made.slots.news, ("/etc/a",))
-    for _ in range(5):
+    for _ in range(6):
         made.follower.turn(made.clock.now)
     assert sent == [NEWS]
     assert made.follower.due - made.clock.now > POLL_INTERVAL

@@ -40,6 +40,7 @@ class Connections:
         self._queries: list[BlockingQuery] = []
         self._idle: list[Any] = []
         self._used: list[Any] = []
+        self.on_answer: Callable[[], None] = lambda: None  # called when an answer has come, before it is read
 
     def join(self, query: BlockingQuery) -> None:
         self._queries.append(query)
@@ -165,6 +166,7 @@ class BlockingQuery:
                     self._consul.lost(self.path)
                     raise Unavailable(f"{self.path}: a blocking query was not answered in time")
                 return False
+            self._connections.on_answer()
             return self._take()
         except SvcinitError as error:
             self._fail(now, error)

@@ -86,6 +86,7 @@ class Change:
             if file.owner:
                 place.accept_owner(file.owner[0])
             self.path = place.path  # a link stays a link: the file that it points to is replaced
+            self.lacks_folder = bool(place.absent)
             self.now = now = replacement.state_in(place) if not place.absent else None
         owner = file.owner or (now.owner if now else None)
         kept, mode = (now.attributes.copy(), now.mode) if now else (None, NEW_MODE)
@@ -133,7 +134,15 @@ def commit(
     Raises ConfigError with all errors. A full disk is a ConfigError too: Unavailable would mean that Consul is
     unavailable, and then a reload goes on with the existing files.
     """
-    files = list(files)
+    with paths.keeping():
+        return _commit(list(files), timeout if checks else None, env, redact, begin)
+
+
+def _commit(
+    files: Sequence[File], timeout: float | None, env: Mapping[str, str] | None, redact: Callable[[str], str],
+    begin: Callable[[bytes], None] | None,
+) -> Committed:  # fmt: skip
+    """As `commit`; `timeout`: None without checks."""
     changes = plan(files)
     if journal.recover(change.path for change in changes):
         changes = plan(files)
@@ -146,7 +155,7 @@ def commit(
     with Journal() as kept:
         try:
             _stage(changes, committed.created)
-            if checks:
+            if timeout is not None:
                 _check(changes, timeout, env, redact)
             beside = {change.path for change in changes if not change.new.is_in_place}
             kept.write([original for original in committed.originals if original.path in beside])
@@ -276,7 +285,8 @@ def _stage(changes: Sequence[Change], created: list[str]) -> None:
     faults: list[str] = []
     for change in changes:
         try:
-            replacement.make_dirs(os.path.dirname(change.path), created, change.dir_mode)
+            if change.lacks_folder:
+                replacement.make_dirs(os.path.dirname(change.path), created, change.dir_mode)
             change.new.stage()
         except OSError as error:
             faults.append(replacement.fault(change.target, change.path, error))
@@ -325,3 +335,4 @@ def _verdicts(
 
             seconds = change.timeout or timeout
             yield change, check_command.run(change.check, change.new.staged, change.target, seconds, env, redact)
+            paths.forget()  # the command may have moved a directory

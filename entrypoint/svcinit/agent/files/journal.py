@@ -215,11 +215,9 @@ def recover(paths: Iterable[str]) -> bool:
     Return whether files may have been rolled back. Records that are damaged or belong to another user are left alone,
     and so are records that a running process holds for longer than WAIT.
     """
-    paths = list(paths)
-    replacement.remove_leftovers(paths)
     stale = []
     for path, folder in replacement.folders(paths):
-        for name in os.listdir(folder):
+        for name in replacement.remove_leftovers(path, folder):
             if replacement.is_own(name, SUFFIX):
                 with contextlib.suppress(OSError):
                     written = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns

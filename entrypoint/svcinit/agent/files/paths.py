@@ -4,10 +4,14 @@ svcinit often runs as root beside a service of another user. Therefore it walks 
 descriptors, one name at a time. The kernel follows no link: svcinit reads a link and walks its text in the same way.
 Each link and directory on the path must belong to root or to svcinit's own user, and no other user may be able to
 rename the entries of the directory. All later steps use the descriptor (openat(2), renameat(2), fchmod(2)).
+
+A commit needs each directory several times. Within `keeping`, the directories stay open, and a later walk begins at
+the last one: it checks this directory and the entry again, but not the way to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,12 +20,15 @@ from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 _WALK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as in the kernel (path_resolution(7))
 _SHARED = stat.S_IWGRP | stat.S_IWOTH
+_MOST_KEPT = 64  # directories: a process may have 1024 open files
+_kept: dict[str, int] | None = None  # of the commit that runs, by path: a descriptor; None: nothing is kept
 
 
 class Place:
@@ -33,8 +40,10 @@ class Place:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self.fd = os.open("/", _WALK)
-        self.folder = "/"
+        folder, name = os.path.split(target)
+        near = (_kept or {}).get(folder, -1) if name not in ("", ".", "..") else -1
+        self.fd = os.dup(near) if near >= 0 else os.open("/", _WALK)
+        self.folder, self._way = (folder, name) if near >= 0 else ("/", target)
         self.name = ""
         self.absent: list[str] = []
         self.shared = False
@@ -54,7 +63,7 @@ class Place:
     def walk(self, follow: bool) -> None:
         """Walk as far as the path exists. follow: follow a link at the end of the path too."""
         self._accept(os.fstat(self.fd))
-        todo = _names(self.target if self.target.startswith("/") else os.path.join(os.getcwd(), self.target))
+        todo = _names(self._way if os.path.isabs(self.target) else os.path.join(os.getcwd(), self.target))
         while todo:
             name = todo.pop()
             if self.absent and name == "..":
@@ -134,7 +143,10 @@ class Place:
         self.fd = fd
         if not stat.S_ISDIR(kind.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        self.folder = os.path.dirname(self.folder) if name == ".." else os.path.join(self.folder, name)
+        if name == "..":
+            self.folder = os.path.dirname(self.folder)
+        else:
+            self.folder = "/" if name == "/" else f"{self.folder.removesuffix('/')}/{name}"
         self._accept(kind)
 
     def _accept(self, kind: os.stat_result) -> None:
@@ -173,10 +185,35 @@ def reach(path: str, *, follow: bool = True) -> Place:
     place = Place(path)
     try:
         place.walk(follow)
+        if _kept is not None and not place.absent and place.folder not in _kept and len(_kept) < _MOST_KEPT:
+            _kept[place.folder] = os.dup(place.fd)
     except BaseException:
         os.close(place.fd)
         raise
     return place
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """Keep the directories that are reached in this block open until its end, or until `forget`."""
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    _kept = {}
+    try:
+        yield
+    finally:
+        forget()
+        _kept = None
+
+
+def forget() -> None:
+    """Another process has run meanwhile, which may have moved the kept directories: walk anew."""
+    for fd in (_kept or {}).values():
+        os.close(fd)
+    if _kept:
+        _kept.clear()
 
 
 def parent(path: str) -> Place:

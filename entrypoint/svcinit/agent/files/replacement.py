@@ -11,8 +11,9 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 
-from svcinit import atomic_file, log
+from svcinit import atomic_file, log, regular_file
 from svcinit.agent.files import attributes
 from svcinit.agent.files.paths import Place, parent, reach
 from svcinit.errors import ConfigError, Fault, SvcinitError
@@ -210,11 +211,14 @@ def state_in(place: Place) -> FileState | None:
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        with open(os.open(place.name, _READ, dir_fd=place.fd), "rb") as file:
-            fd = file.fileno()
+        fd = os.open(place.name, _READ, dir_fd=place.fd)
+        try:
             status = os.fstat(fd)
-            owner = status.st_uid, status.st_gid
-            return FileState(file.read(), stat.S_IMODE(status.st_mode), owner, attributes.read(fd), status.st_nlink)
+            owner, mode = (status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)
+            content = regular_file.content(fd, sys.maxsize)
+            return FileState(content, mode, owner, attributes.read(fd), status.st_nlink)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return None
 
@@ -225,14 +229,15 @@ def remove(path: str) -> None:
         os.unlink(place.name, dir_fd=place.fd)
 
 
-def remove_leftovers(paths: Iterable[str]) -> None:
-    """Remove the staged files beside each of these paths whose writers were killed."""
-    for path, folder in folders(paths):
-        for name in filter(_is_staged, os.listdir(folder)):
-            try:
-                _remove_leftover(name, folder, os.path.join(os.path.dirname(path), name))
-            except OSError:
-                continue  # its writer still works on it
+def remove_leftovers(path: str, folder: int) -> list[str]:
+    """Remove the staged files beside `path` whose writers were killed; the names in its directory, open as `folder`."""
+    names = os.listdir(folder)
+    for name in filter(_is_staged, names):
+        try:
+            _remove_leftover(name, folder, os.path.join(os.path.dirname(path), name))
+        except OSError:
+            continue  # its writer still works on it
+    return names
 
 
 def _remove_leftover(name: str, folder: int, path: str) -> None:
@@ -295,15 +300,15 @@ def folders(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
 
 def is_mount(path: str) -> bool:
     """Is something mounted on this very path? (proc(5): field 5 of mountinfo, with octal escapes)"""
-    try:
-        with open("/proc/self/mountinfo", "rb") as table:
-            points = [line.split(b" ")[4] for line in table]
-    except OSError:
-        return False
     escaped = os.fsencode(path)
     for byte in b"\\ \t\n":  # the backslash first, so that it is not escaped twice
         escaped = escaped.replace(bytes((byte,)), b"\\%03o" % byte)
-    return escaped in points
+    try:
+        with open("/proc/self/mountinfo", "rb") as table:
+            found = table.read()
+    except OSError:
+        return False
+    return b" %b " % escaped in found and escaped in [line.split(b" ")[4] for line in found.splitlines()]
 
 
 def fault(target: str, path: str, error: OSError) -> Fault:

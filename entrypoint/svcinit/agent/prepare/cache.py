@@ -68,7 +68,8 @@ def save(settings: Settings, snapshot: Snapshot) -> None:
     folder = os.path.dirname(path)
     replacement.make_dirs(os.path.dirname(folder), [])
     replacement.make_dirs(folder, [], 0o700)
-    replacement.remove_leftovers([path])
+    for _, inside in replacement.folders([path]):
+        replacement.remove_leftovers(path, inside)
     replacement.replace(replacement.Replacement(path, text, 0o600, None))
     replacement.sync_dirs([path])  # without it a crash of the machine may bring the old name back (fsync(2))
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 DEREGISTER_BACKOFF = 0.05, 0.5  # seconds between two tries to deregister; init allows a second or two
 OFTEN = 2.0  # seconds, of SVCINIT_SYNC_INTERVAL: a sync notices a change of the record as soon as a query for it
-BEAT = 5.0  # seconds, at most, between two signs of life
+BEAT, BEAT_PAUSE = 5.0, 0.2  # seconds, at most and at least, between two signs of life
 PROBE_POLL_INTERVAL = 0.05  # seconds between two reads of the output of a running probe
 READY_INTERVAL = 0.25  # seconds between two readiness probes
 NAME = "presence"
@@ -61,7 +61,7 @@ def main(
     NOT_REGISTERED.
     """
     presence = Presence(
-        settings, connect(settings), lambda: slots.heartbeat.write(Heartbeat.now()), life=life, first=first,
+        settings, connect(settings), _beating(slots.heartbeat), life=life, first=first,
         ready=slots.ready, env=env, secrets=slots.secrets,
     )  # fmt: skip
     if settings.uses_vault:
@@ -80,6 +80,20 @@ def main(
     gc.freeze()  # a collection leaves alone what was loaded: it is not garbage, and children share its pages
     gc.enable()
     return presence.run()
+
+
+def _beating(slot: Slot) -> Callable[[], None]:
+    """A function that leaves a sign of life, at most every BEAT_PAUSE seconds: it is called before each request."""
+    next_beat = 0.0
+
+    def beat() -> None:
+        nonlocal next_beat
+        now = time.monotonic()
+        if now >= next_beat:
+            next_beat = now + BEAT_PAUSE
+            slot.write(Heartbeat.now())
+
+    return beat
 
 
 def deregister(settings: Settings, life: str) -> int:
@@ -134,7 +148,8 @@ class Presence:
                           limit=limit, variable="SVCINIT_READY", error=said)  # fmt: skip
                 self.ready_probe.end()
                 return Outcome.NOT_READY
-            self.write_state()
+            if self.follower is None or not self.follower.hurries(self._now()):
+                self.write_state()
         for probe in self._running_probes():
             probe.end()
         for each in (self.follower, self.turns, self.standby, self.secrets):

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.filters import do_join
+from jinja2.filters import FILTERS, do_join
 from jinja2.nodes import BinExpr, Concat, EvalContext, Expr, Impossible, TemplateData
 from markupsafe import soft_str
 
@@ -95,10 +95,7 @@ class Environment(jinja2.Environment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, optimized=False)
-        self.filters |= {name: _checking(self.filters[name]) for name in _TEXT_FILTERS}
-        self.filters |= {"string": lambda value: soft_str(checked(value)), "join": _join}
-        encode = self.filters["urlencode"]  # it knows only dict as a mapping
-        self.filters["urlencode"] = lambda value: encode(dict(value) if isinstance(value, Mapping) else value)
+        self.filters |= _FILTERS
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Mapping) and attribute in obj:
@@ -121,6 +118,11 @@ def _join(context: EvalContext, value: Iterable[Any], separator: str = "", attri
     return str(do_join(context, parts, separator, attribute))
 
 
+def _urlencode(value: Any) -> Any:
+    """It knows only dict as a mapping."""
+    return _encode(dict(value) if isinstance(value, Mapping) else value)
+
+
 def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, after a check of the values that it converts to text."""
     first = int(hasattr(function, "jinja_pass_arg"))  # before them: the context
@@ -132,3 +134,11 @@ def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **options)
 
     return checks
+
+
+# made once, since each preparation has an environment of its own
+_encode = _checking(FILTERS["urlencode"])
+_FILTERS = {
+    **{name: _checking(FILTERS[name]) for name in _TEXT_FILTERS},
+    "string": lambda value: soft_str(checked(value)), "join": _join, "urlencode": _urlencode,
+}  # fmt: skip

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 BACKOFF = 1.0, 30.0  # seconds until a preparation is tried again that failed because Consul or DNS was unavailable
+FEW = 3  # templates, that a worker looks at while it wakes
+HURRY = 0.1  # seconds for which the files of a change go before all else
 POLL_INTERVAL = 0.1  # seconds between two checks whether the child of a former presence has finished
 # imported here so that the children need not import them
 PRELOADED = fcntl, cache, commit, hashlib, journal, json, record, render, shlex
@@ -64,6 +66,7 @@ class Follower:
         self.settings, self._consul, self._command, self._slots, self._life = settings, consul, command, slots, life
         self._start_worker, self._wall_clock = start_worker, wall_clock
         self._connections, self._secrets = connections, secrets
+        connections.on_answer = self._wake_worker
         self._of_vault: dict[InputId, Followed] = {} if secrets is None else secrets.followed
         self._file = [] if settings.source is None else [queries.File(settings.source)]
         prefixes = (
@@ -77,7 +80,8 @@ class Follower:
         self._changes_since: float | None = None
         self.pending_since: float | None = None  # seconds since the epoch: the oldest change that is not prepared yet
         self._worker: Worker | None = None
-        self._busy = False  # the worker prepares
+        self._busy, self._hurries_until = False, 0.0  # the worker prepares
+        self._is_warm = False  # in the worker: all templates are compiled
         self._next_worker = 0.0  # no worker is started earlier: there was no room for a process
         self._init, self._notified = os.getppid(), False  # init was notified of the verdict that it has not taken yet
         self._late = self._retry_at = NEVER
@@ -96,6 +100,8 @@ class Follower:
 
     @property
     def due(self) -> float:
+        if self.hurries(self._turned):
+            return self._hurries_until
         times = [each.next_due for each in self._watches()]
         if self._busy:
             times.append(self._late)
@@ -111,8 +117,10 @@ class Follower:
 
     def descriptors(self) -> list[int]:
         """They become readable when `turn` is to be called."""
-        found = [each.descriptor for each in self._queries() if each.descriptor is not None]
-        return found + ([self._worker.done] if self._busy and self._worker is not None else [])
+        done = [self._worker.done] if self._busy and self._worker is not None else []
+        if self.hurries(self._turned):
+            return done
+        return done + [each.descriptor for each in self._queries() if each.descriptor is not None]
 
     def refresh(self) -> None:
         """Init has prepared: follow the inputs of that preparation."""
@@ -126,17 +134,19 @@ class Follower:
                 self._hold(verdict)
 
     def turn(self, now: float) -> None:
-        self._turned = now
-        for each in self._watches():
+        self._turned, was_busy = now, self._busy
+        if was_busy:
+            self._look_after(now)
+        for each in self._watches() if not self.hurries(now) else ():
             if each.turn(now) and each.digest != each.known:
                 self._last_change = now
                 if not self._changed_at:
                     self._changed_at, self._splay = now, random.uniform(0, self.settings.splay)
                 self._changes_since = self._changes_since or self._wall_clock()
                 self.pending_since = self.pending_since or self._changes_since
-        if self._busy:
-            self._look_after(now)
-        elif self._is_untaken():
+        if was_busy:
+            return
+        if self._is_untaken():
             self._notify_of_earlier()
         elif self._is_time(now):
             self._prepare(now)
@@ -147,6 +157,11 @@ class Follower:
         """Prepare a turn of a roll-out, as soon as nothing else is in progress. See handover.Change."""
         self.turn_failure = None
         self._turn = Change(0.0, (), (), turn=serial, revision=revision, reloads=reloads, may_restart=may_restart)
+
+    def hurries(self, now: float) -> bool:
+        """Has the worker just begun? All else waits: it would take the processor from the worker and from the agent,
+        and fsync(2) of the worker's files waits for what others have written."""
+        return self._busy and now < self._hurries_until
 
     @property
     def turn_in_progress(self) -> int:
@@ -267,7 +282,7 @@ class Follower:
             self._failed(now, EX_TEMPFAIL)
         else:
             self._worker.begin(self._change(self._held.released(now)))
-            self._busy = True
+            self._busy, self._hurries_until = True, now + HURRY
 
     def _keep_worker(self, now: float) -> None:
         """Have a worker ready for the next change."""
@@ -281,12 +296,19 @@ class Follower:
                             error=error.strerror)  # fmt: skip
                 self._next_worker = now + BACKOFF[1]
 
+    def _wake_worker(self) -> None:
+        """An answer has come, which may be a change: without settling it is prepared as soon as it is read."""
+        if self._worker is not None and not self._busy and not self.settings.settle[0]:
+            self._worker.wake()
+
     def _warm_up(self) -> None:
-        """In the child: close presence's connections, and compile the templates."""
+        """In the child: close presence's connections, and compile the templates. Later times are short."""
         self._connections.close()
         self._consul.close()
         nothing = TemplateData(self.settings, Source())
-        engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries).compile_all()
+        made = engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries)
+        made.compile_all(FEW if self._is_warm else None)
+        self._is_warm = True
 
     def _change(self, released: Sequence[str]) -> Change:
         """The newest answers of the watches, and the files that may be replaced besides those without `wait=`."""

@@ -1,8 +1,9 @@
 """A child that is forked ahead of its work, and does one piece of work after the other.
 
 No change waits for a fork then, nor for the copies of pages that a fresh child makes. The child warms up, and sleeps
-until `begin` hands over a piece of work. It ends when work fails, with that as its exit status, when it is killed, and
-when its parent ends: the pipe at which it sleeps has no writer then.
+until `begin` hands over a piece of work. `wake` tells it that one may come within a millisecond: meanwhile it warms up
+again, because a process that has slept is slow at first. It ends when work fails, with that as its exit status, when it
+is killed, and when its parent ends: the pipe at which it sleeps has no writer then.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from svcinit.processes import child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+WAKE, WORK = b"0", b"1"
 
 
 class Worker:
@@ -52,7 +55,10 @@ class Worker:
         os.close(self.done)
         log.context(role="worker")
         warm_up()
-        while os.read(sleeps_at, 1):
+        while order := os.read(sleeps_at, 1):
+            if order == WAKE:
+                warm_up()
+                continue
             change = self._change.read(Change)
             if change is None:
                 raise SvcinitError("the change to prepare cannot be read")
@@ -63,6 +69,11 @@ class Worker:
         """Hand over a piece of work. Where the child has ended meanwhile, `ended` says so."""
         self._change.write(change)
         _ring(self._bell)
+
+    def wake(self) -> None:
+        """A piece of work may come soon. A child that has ended needs no word: its pipe is closed, or has no reader."""
+        if self._status is None:
+            _ring(self._bell, WAKE)
 
     def ended(self) -> int | None:
         """The exit status, minus the number of the signal that killed it; None while it runs."""
@@ -94,8 +105,8 @@ class Worker:
             os.close(descriptor)
 
 
-def _ring(bell: int) -> None:
+def _ring(bell: int, order: bytes = WORK) -> None:
     try:
-        os.write(bell, b"1")
+        os.write(bell, order)
     except BrokenPipeError:  # the other side has ended
         pass
