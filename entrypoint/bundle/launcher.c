@@ -6,17 +6,23 @@
  *    interpreter takes milliseconds to its first line. A blocked signal is kept (signal(7)), also over execve(2).
  * 2. What the dynamic loader would read from the environment is meant for the command: it is handed over under another
  *    name, and svcinit.settings.environment.original_environment gives it its name back.
+ * 3. Where svcinit is not PID 1, it becomes a subreaper (prctl(2)), which execve(2) keeps. -Xreaps tells svcinit. Python
+ *    has no such call: svcinit would load a library for it, at each start.
  */
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #ifndef HOME
 #define HOME "/opt/svcinit"
+#endif
+#ifndef PR_SET_CHILD_SUBREAPER
+#define PR_SET_CHILD_SUBREAPER 36
 #endif
 #define KEPT "SVCINIT@" /* as in svcinit.settings.environment */
 
@@ -27,10 +33,12 @@ static int is_for_the_loader(const char *variable)
 
 int main(int argc, char **argv, char **envp)
 {
+    int reaps = 0;
 #ifdef BLOCK_SIGNALS
     unsigned char every[8];
     memset(every, 0xff, sizeof every);
     syscall(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, every, NULL, sizeof every);
+    reaps = getpid() != 1 && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
 #endif
     for (char **each = envp; *each; each++) {
         if (is_for_the_loader(*each)) {
@@ -41,12 +49,14 @@ int main(int argc, char **argv, char **envp)
             *each = renamed;
         }
     }
-    char **command = calloc(argc + 4, sizeof *command);
+    char **command = calloc(argc + 5, sizeof *command);
     if (!command)
         return 71;
     char **next = command;
     *next++ = HOME "/python/bin/" PROGRAM; /* a link to the interpreter: ps(1) and top(1) show this name */
     *next++ = "-IS";
+    if (reaps)
+        *next++ = "-Xreaps";
     *next++ = HOME "/python/" PROGRAM ".py";
     for (int i = 1; i < argc; i++)
         *next++ = argv[i];

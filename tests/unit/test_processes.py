@@ -7,6 +7,9 @@ import errno
 import json
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Mapping
 
@@ -338,3 +341,39 @@ def test_where_what_it_left_cannot_be_read_it_counts_as_not_finished_and_not_wai
 
     monkeypatch.setattr(crew.slots, "verdict", types.SimpleNamespace(read=read))
     assert (crew.fetching(), crew.finished()) == (False, False)
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"reaps": True}, 0)])
+def test_what_the_launcher_has_made_a_subreaper_loads_no_library_for_it(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], expected: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: calls.append(None))
+    monkeypatch.setattr(sys, "_xoptions", options)
+    init.Init(environment.read({}, "/nosuch"))
+    assert len(calls) == expected
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_the_launcher_makes_a_subreaper_of_what_it_starts_and_says_so(tmp_path: pathlib.Path) -> None:
+    root = pathlib.Path(__file__).parents[2]
+    (tmp_path / "python" / "bin").mkdir(parents=True)
+    (tmp_path / "python" / "bin" / "svcinit").symlink_to(sys.executable)
+    names = f'-DHOME="{tmp_path}"', '-DPROGRAM="svcinit"', "-DBLOCK_SIGNALS"
+    launcher = tmp_path / "launcher"
+    subprocess.run(["cc", *names, "-o", launcher, root / "entrypoint/bundle/launcher.c"], check=True, timeout=60)
+    (tmp_path / "python" / "svcinit.py").write_text(
+        "import os, sys\n"
+        "heir = os.getpid()\n"
+        "if os.fork() == 0:\n"
+        "    if os.fork() == 0:\n"
+        "        for _ in range(10_000_000):\n"
+        "            if os.getppid() == heir: os._exit(3)\n"
+        "        os._exit(4)\n"
+        "    os._exit(0)\n"
+        "codes = sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2))\n"
+        "print('reaps' in sys._xoptions, codes)\n"
+    )
+    said = subprocess.run([launcher], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said == "True [0, 3]\n"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SI_KERNEL = 0x80  # sigaction(2): the kernel sent the signal
 OF_TERMINAL = _signal.SIGTTIN, _signal.SIGTTOU  # for a process outside the foreground group that uses the terminal
+REAPS = "reaps"  # option -X of the interpreter: the launcher has made this process a subreaper
 TICK = 5.0  # seconds: a longer wait is split into waits of this length, so that a pause of the container is noticed
 
 
@@ -56,7 +57,7 @@ class Init:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # if it stayed ignored, the kernel would reap
         # Ctrl-C at the terminal of a service goes to svcinit: it starts a stop, as TERM does.
         self._has_foreground = settings.plain or settings.foreground
-        if not self.is_pid1:
+        if not self.is_pid1 and REAPS not in sys._xoptions:
             _become_subreaper()
         if settings.pdeathsig is not None:
             _end_with_parent(settings.pdeathsig)
