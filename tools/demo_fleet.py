@@ -22,7 +22,7 @@ from testing.process import PATH, Running, running
 from testing.waiting import Repeatedly, eventually
 from tools.demo import ROOT, proves, say, show, step
 
-COUNT, LIMIT = 12, 4
+COUNT, LIMIT = 12, 6
 SERVICE = "shop"
 KEY = f"config/{SERVICE}/pool"
 GOOD, BETTER, BAD = "10", "20", "5000"

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
@@ -271,14 +271,17 @@ class Writes(Repeatedly):
         self.count += 1
 
 
-@pytest.mark.chaos
 def test_others_write_keys_beside_it(group: Group, rolls: Rolls) -> None:
     value = next_value()
     group.put(value)
     with rolls(group) as row:
-        with Writes(group.site.agents[1], group.fleet.keys.prefix) as writes:
-            code, said = group.run("apply", seconds=LONG)
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(Writes(agent, f"{group.fleet.keys.prefix}/{number}"))
+                for number, agent in enumerate(group.site.agents)
+            ]
+            code, said = group.run("apply", "--ramp", "none", seconds=LONG)
         assert code == 0, said
         assert group.all_have(value)
-        rate = writes.count / (time.monotonic() - row.began)
+        rate = sum(each.count for each in writers) / (time.monotonic() - row.began)
         row.ends("done", f"{rate:.0f} writes a second below {group.fleet.keys.prefix}/")

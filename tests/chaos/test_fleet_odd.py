@@ -22,7 +22,7 @@ from tests.chaos.fleet import ODD_COUNT as COUNT
 from tests.chaos.fleet import ODD_LIMIT as LIMIT
 from tests.chaos.fleet import POLICY, Row, next_value
 
-pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.chaos, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(240)]
 
 Rolls = Callable[..., AbstractContextManager[Row]]
 DAY = 86_400
@@ -125,6 +125,7 @@ agent_prefix "" {{ policy = "read" }}
 """.replace("{{", "{").replace("}}", "}")
 
 
+@pytest.mark.chaos
 def test_the_token_of_the_instances_is_revoked_and_restored(
     rolls: Rolls, tmp_path: pathlib.Path
 ) -> None:  # fmt: skip
@@ -153,6 +154,7 @@ def test_the_token_of_the_instances_is_revoked_and_restored(
             row.ends("done", f"{touched} were changed when it was revoked; unclaimed turns are no failures")
 
 
+@pytest.mark.chaos
 def test_the_keys_of_the_fleet_are_damaged_and_an_instance_starts(site: Site, rolls: Rolls) -> None:
     with ExitStack() as stack:
         group = made(site, stack, "damaged")
