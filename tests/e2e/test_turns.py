@@ -100,6 +100,24 @@ def test_a_reload_in_a_turn_takes_no_new_configuration(rolled: Service, fleet: F
     assert (rolled.notes, target.read_text()) == (["up", "SIGHUP", "up"], "1")
 
 
+@pytest.mark.parametrize("in_turn", [False, True], ids=["idle", "in its turn"])
+def test_a_record_that_somebody_deletes_is_written_anew_with_its_turn(
+    rolled: Service, fleet: Fleet, in_turn: bool
+) -> None:
+    up(rolled)
+    good = fleet.live()
+    fleet.wait_for("it has a record", rev=good, left=False, turn_state=TurnState.IDLE)
+    fleet.plan(good)
+    serial = fleet.grant(how=How.RELOAD) if in_turn else 0
+    if in_turn:
+        fleet.wait_for("it has claimed its turn", turn_state=TurnState.CLAIMED)
+    fleet.store.delete(fleet.keys.at("web-1"))
+    record = fleet.wait_for("the record is there again", rev=good)
+    assert (record.turn.serial, record.turn.n) == (serial, int(in_turn))
+    if in_turn:
+        assert fleet.ended(serial).turn.outcome == TurnOutcome.DONE
+
+
 def test_a_restart_in_a_turn_ends_presence_and_the_next_one_reports_it(rolled: Service, fleet: Fleet) -> None:
     svcinit = up(rolled)
     fleet.plan(fleet.live())

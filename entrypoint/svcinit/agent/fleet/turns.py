@@ -151,6 +151,7 @@ class Turns:
         self._own_target = ""  # the revision that the plan wanted at the last comparison
         self._node: str | None = None
         self._written: tuple[int, float] | None = None  # the version that was replaced, and when
+        self._in_turn_now: Record | None = None  # with the claimed turn, in case somebody deletes the record
         self._claim_at: float | None = None
         self._tries: dict[int, int] = {}  # serial to number of preparations
         self._seen_in_progress = 0.0
@@ -223,7 +224,8 @@ class Turns:
 
     def _step(self, now: float) -> None:
         before = self._record()
-        record = before or Record()
+        record = before or self._in_turn_now or Record()
+        self._in_turn_now = record if _is_own_claim(record, self._life) else None
         known = self._known(record)
         record, is_mine = self._with_facts(record, known)
         wanted = act(record.turn, known)
@@ -409,6 +411,11 @@ class Turns:
             except SvcinitError:  # the token may not read the agent
                 self._node = ""
         return self._node
+
+
+def _is_own_claim(record: Record, life: str) -> bool:
+    turn = record.turn
+    return turn.state == TurnState.CLAIMED and turn.owner == life and turn.how != How.TURN
 
 
 def _end(record: Record, outcome: TurnOutcome, trouble: str, seconds: float = 0) -> Record:
