@@ -235,6 +235,9 @@ def measure(folder: pathlib.Path, launcher: pathlib.Path, minutes: float, instan
     found.note("CPU of a server", statistics.mean(spent[:servers]), " % of a core")
     found.note("looks at the catalog", watcher.looks)
     found.note("registrations lost", len(watcher.lost), most=0)
+    for moment in sorted(set(watcher.lost.values())):
+        ids = sorted(id for id, lost_at in watcher.lost.items() if lost_at == moment)
+        print(f"lost at {moment} UTC: {len(ids)}, {', '.join(ids[:5])}", file=sys.stderr)
     more = {via: sum(max(0, had - asked) for how, had, asked in reloads if how == via) for via in VIA}
     found.note("reloads for a change of a key", sum(asked for _, _, asked in reloads))
     found.note("reloads missing", sum(max(0, asked - had) for _, had, asked in reloads), most=0)

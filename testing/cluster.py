@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -124,15 +125,16 @@ class Watcher(Repeatedly):
         super().__init__(pause)
         self._cluster, self._ids = cluster, ids
         self.looks = 0
-        self.lost: set[str] = set()
+        self.lost: dict[str, str] = {}  # by id: when it was missing for the first time, UTC as in Consul's log
 
     def look(self) -> None:
+        now = time.strftime("%H:%M:%S", time.gmtime())
         try:
             found = registered(self._cluster)
         except OSError:  # no leader, or that server is restarted
             return
         self.looks += 1
-        self.lost |= self._ids - found
+        self.lost |= dict.fromkeys(self._ids - found - self.lost.keys(), now)
 
 
 def registered(cluster: Cluster) -> set[str]:

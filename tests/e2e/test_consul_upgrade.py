@@ -112,7 +112,7 @@ def test_an_upgrade_of_consul_costs_no_request_no_registration_and_no_reload(
         eventually(lambda: site.passing_services(site.agent) == set(site.ports), "all services pass again", PATIENCE)
     took = time.monotonic() - start
     report(f"upgrade of Consul: {took:.0f} s, {visitor.requests} requests, {len(visitor.failed)} failed")
-    assert (visitor.failed, watcher.lost) == ([], set())
+    assert (visitor.failed, watcher.lost) == ([], {})
     assert watcher.looks
     assert [reloads(each) for each in site.ran] == counted
     assert not [each.err for log, each in zip(logs, site.ran, strict=True) if "registration" in each.err[len(log) :]]
