@@ -27,7 +27,7 @@ SERVICES, AGENTS = 30, 4
 OLD, NEW = "1.8.7", "1.14.5"
 STEP = 5.0  # seconds from one change of a key to the next
 AGENT_STEPS, LEADER_STEPS = 6, 15  # steps from one restart of an agent, or of the leader, to the next
-TOGETHER = 8  # instances that start at the same time
+TOGETHER = 8  # instances that start or stop at the same time
 PATIENCE = 90.0  # seconds for an instance to be registered, to follow a change, or to end
 QUIET = 12.0  # seconds without a reload, before the measurement: more than the interval of a check
 LOOK = 0.5  # seconds between two looks at the catalog
@@ -102,16 +102,21 @@ class Soak:
             Instance(folder, number, self.cluster.agents[(number + number // SERVICES) % AGENTS], port, launcher)
             for number, port in enumerate(free_ports(instances))
         ]
-        for first in range(0, instances, TOGETHER):
-            for each in self.instances[first : first + TOGETHER]:
+        for together in self._batches():
+            for each in together:
                 stack.enter_context(each.lives())
-            for each in self.instances[first : first + TOGETHER]:
+            for each in together:
                 each.svcinit.says("registered", PATIENCE)
         self._settle()
         self.took: list[float] = []  # seconds from each change of a key until the last instance had it
         self.late: list[str] = []
         self.restarts = self.leaders = 0
         self.upgrade = 0.0  # seconds
+
+    def _batches(self) -> Iterator[list[Instance]]:
+        """Four hosts share the processors of this machine here: few instances start or stop at the same time."""
+        for first in range(0, len(self.instances), TOGETHER):
+            yield self.instances[first : first + TOGETHER]
 
     def _settle(self) -> None:
         """All have peers, and none has reloaded for QUIET seconds. Reloads count from then on."""
@@ -177,10 +182,11 @@ class Soak:
 
     def end(self) -> set[str]:
         """Stop all; what Consul still has then."""
-        for each in self.instances:
-            each.svcinit.signal(signal.SIGTERM)
-        for each in self.instances:
-            each.svcinit.wait(PATIENCE)
+        for together in self._batches():
+            for each in together:
+                each.svcinit.signal(signal.SIGTERM)
+            for each in together:
+                each.svcinit.wait(PATIENCE)
         return registered(self.cluster) & {each.id for each in self.instances}
 
 
