@@ -147,6 +147,28 @@ class Change(Message):
         return cls(**{**body, "answers": answers})
 
 
+class Fetched(Message):
+    """What presence fetched for the first prepare. `agent`: its node and address; empty if that is not known."""
+
+    def __init__(self, answers: Iterable[Sequence[Any]], agent: Mapping[str, str]) -> None:
+        self.answers = list(answers)  # as in Change
+        self.agent = dict(agent)
+
+    def body(self) -> dict[str, Any]:
+        return {**vars(self), "answers": [_with_contents(answer, _to_base64) for answer in self.answers]}
+
+    @classmethod
+    def parsed(cls, body: Mapping[str, Any]) -> Self:
+        return cls([_with_contents(answer, _from_base64) for answer in body["answers"]], body["agent"])
+
+
+class Word(Message):
+    """To a presence that was started before the service: the service runs now."""
+
+    def __init__(self, env: Mapping[str, str], odd: Sequence[str] = ()) -> None:
+        self.env, self.odd = dict(env), list(odd)  # of commands that probe, as settings/environment.py: Environment
+
+
 class Heartbeat(Message):
     """A sign of life of presence."""
 
@@ -275,11 +297,23 @@ class Slots:
         self.heartbeat = Slot("heartbeat")
         self.ready = Slot("ready")
         self.secrets = Slot("secrets")
+        self.fetched, self.word = Slot("fetched"), Slot("word")  # see processes/ahead.py; presence empties `word`
         self.vault_token, self.vault_leases = Slot("vault"), Slot("vault")  # see agent/vault/memory.py
         self.vault_news, self.vault_secret_id = Slot("vault"), Slot("vault")
 
     def of_vault(self) -> list[Slot]:
         return [self.vault_token, self.vault_leases, self.vault_news, self.vault_secret_id]
+
+    # Init opens what its children share with all that come after them. Each raises OSError.
+
+    def open_for_prepare(self, *, vault: bool) -> None:
+        for slot in (self.lock, self.inputs, self.intent, self.secrets, *(self.of_vault() if vault else ())):
+            slot.open()
+
+    def open_for_presence(self, *, follows: bool) -> None:
+        """The next presence reads what a late child of this one writes."""
+        for slot in (self.news, self.news_memory, self.news_intent) if follows else ():
+            slot.open()
 
     def all(self) -> list[Slot]:
         return list(vars(self).values())

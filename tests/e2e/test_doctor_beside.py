@@ -74,7 +74,7 @@ def test_a_registration_that_is_denied_is_told_as_svcinit_has_it(
         svcinit = service.start()
         svcinit.says("not registered yet: ")
         presence = svcinit.folder / "run" / "presence.json"
-        eventually(lambda: "denied" in presence.read_text(), "presence has told")
+        eventually(lambda: presence.exists() and "denied" in presence.read_text(), "presence has told")
         found = beside(svcinit, service)
         assert 'needs service "web" { policy = "' in found.one("unregistered")
         assert {"rule-missing", "rule-advised", "unregistered"} == found.bad

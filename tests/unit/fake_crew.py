@@ -34,6 +34,7 @@ class FakeCrew:
         self.turn = 0
         self.said: list[log.Entry] = []
         self.is_pid1 = False
+        self.has_room, self.waits = False, False  # for a presence before the service; does one wait for it?
 
     def now(self) -> float:
         return self.clock
@@ -144,7 +145,17 @@ class FakeCrew:
             self._start(Role.MAIN)
         return self.room
 
+    def expect_presence(self) -> None:
+        if self.has_room:
+            self.has_room, self.waits = False, True
+            self._start(Role.PRESENCE, "ahead")
+
+    def make_room(self) -> None:
+        if self.waits:
+            self.kill(Role.PRESENCE)
+
     def start_presence(self) -> None:
+        self.waits = False
         self._start(Role.PRESENCE)
 
     def start_metrics(self) -> None:

@@ -23,6 +23,7 @@ from svcinit.handover import Heartbeat, Memory, Message, Readiness, Slot, Verdic
 from svcinit.lifecycle import table
 from svcinit.lifecycle.table import Lifecycle
 from svcinit.model import NEWS, Role
+from svcinit.processes import ahead
 from svcinit.processes import child as child_module
 from svcinit.processes import crew as crew_module
 from svcinit.processes import init as init_module
@@ -59,6 +60,7 @@ class Kernel:
         self.failed_main = False  # it was needed to start main
         self.deregistered = self.asked = math.inf  # when it was, and when TERM came
         self.counting = False  # once the life begins
+        self.has_room = False  # for a presence before the service
         self.life: Lifecycle
 
     def now(self) -> float:
@@ -115,7 +117,7 @@ class Kernel:
         if number == _signal.SIGKILL:
             self.dying[pid] = (self.clock, -number)
         elif number == _signal.SIGTERM and role not in self.deaf and pid not in self.dying:
-            handled = role in (Role.MAIN, Role.PRESENCE)
+            handled = role == Role.MAIN or (role == Role.PRESENCE and not self.crew.waits)
             self.dying[pid] = (self.clock + MOMENT, 0 if handled else -number)
 
     def bury(self) -> None:
@@ -174,7 +176,8 @@ class Kernel:
             while self.script and self.script[0][0] <= self.now():
                 self.do(self.script.pop(0)[1])
             self.bury()
-            if Role.PRESENCE in self.running.values() and self.crew.slots.heartbeat.is_open:
+            works = Role.PRESENCE in self.running.values() and not self.crew.waits
+            if works and self.crew.slots.heartbeat.is_open:
                 self.leaves(self.crew.slots.heartbeat, Heartbeat(int(self.clock * 1000)))
                 self.leaves(self.crew.slots.ready, Readiness(registered=True))
             if self.clock >= until and not self.pending:
@@ -232,12 +235,13 @@ class Kernel:
         with monkeypatch.context() as patch:
             patch.setattr(log, "_write", self.log)
             settings = environment.read({"SVCINIT_CACHE": "", "SVCINIT_RUN": folder, **env})
-            for module in (init_module, child_module, crew_module, handover, state_files, table):
+            for module in (init_module, child_module, crew_module, ahead, handover, state_files, table):
                 for name, real in (("os", os), ("_signal", _signal), ("time", time)):
                     if hasattr(module, name):
                         patch.setattr(module, name, self.proxy(real))
             patch.setattr(child_module, "open", self.counted_open, raising=False)
             patch.setattr("svcinit.processes.oom.protect", lambda: int)
+            patch.setattr("svcinit.processes.room.for_two", lambda: self.has_room)
             self.crew = Crew(settings, ("main",))
             self.life = Lifecycle(settings, self.crew)
             self.counting = True

@@ -63,7 +63,7 @@ def is_well(kernel: Kernel) -> None:
     assert life.settings.plain or life.reload.outcome != ReloadOutcome.FAILED, life.history.degraded
     assert life.reload.served == life.reload.hups, told
     wanted = {Role.MAIN, *[Role.PRESENCE] * life.settings.needs_presence, *[Role.METRICS] * life.residents.has_metrics}
-    assert set(kernel.running.values()) == wanted, told
+    assert sorted(kernel.running.values()) == sorted(wanted), told
 
 
 def stopped(*steps: tuple[float, object]) -> list[tuple[float, object]]:
@@ -105,6 +105,21 @@ LIVES: dict[str, tuple[dict[str, str], list[tuple[float, object]], frozenset[str
         stopped(),
         frozenset({Role.MAIN, Role.HOOK}),
     ),
+    "presence is first": (
+        {**WEB, "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_PRE_START": "a"},
+        stopped((5, sent(signal.SIGHUP)), (15, dies(Role.PRESENCE, 1))),
+        frozenset(),
+    ),
+    "presence is first, and dies before the service runs": (
+        {**WEB, "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_WATCH": "1"},
+        stopped((0.005, dies(Role.PRESENCE, 1)), (5, sent(signal.SIGHUP))),
+        frozenset(),
+    ),
+    "presence is first, and a stop comes before the service": (
+        {**WEB, "SVCINIT_KV_PREFIX": "config/web"},
+        [(5, sent(signal.SIGTERM))],
+        frozenset({Role.PREPARE}),
+    ),
     "not registered": ({"SVCINIT_KV_PREFIX": "config/web"}, stopped((5, sent(signal.SIGHUP))), frozenset()),
     "plain": ({}, [(5, sent(signal.SIGHUP)), (6, sent(signal.SIGTERM))], frozenset()),
 }  # fmt: skip
@@ -114,6 +129,7 @@ def live(monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path, name: str, fails
     env, script, deaf = LIVES[name]
     steps: list[Step] = script  # type: ignore[assignment]
     kernel = Kernel(list(steps), fails, deaf)
+    kernel.has_room = name.startswith("presence is first")
     code = kernel.run(monkeypatch, env, str(folder))
     mains = [when for when, role, _ in kernel.ends if role == Role.MAIN]
     stop = min([kernel.asked, *mains[-1:]])

@@ -69,6 +69,13 @@ class StrictCrew(FakeCrew):
             self.broken.append("a second main beside the first")
         return super().start_main()
 
+    def start_presence(self) -> None:
+        if Role.PRESENCE in self.running and not self.waits:
+            self.broken.append("a second presence beside the first")
+        if Role.MAIN not in self.running:
+            self.broken.append("presence without the service")
+        super().start_presence()
+
     def start_metrics(self) -> None:
         if Role.METRICS in self.running:
             self.broken.append("a second process for metrics beside the first")
@@ -85,10 +92,11 @@ class StrictCrew(FakeCrew):
 class Container(RuleBasedStateMachine):
     """One life, in any order of events that a kernel could deliver."""
 
-    @initialize(env=st.sampled_from(ENVIRONMENTS))
-    def start(self, env: dict[str, str]) -> None:
+    @initialize(env=st.sampled_from(ENVIRONMENTS), has_room=st.booleans())
+    def start(self, env: dict[str, str], has_room: bool) -> None:
         log.configure("error", "text")
         self.crew = StrictCrew()
+        self.crew.has_room = has_room and bool(env.get("SVCINIT_WATCH"))
         self.settings = environment.read({"SVCINIT_CACHE": "", **env})
         self.life = Lifecycle(self.settings, self.crew)
         self.main_status: int | None = None

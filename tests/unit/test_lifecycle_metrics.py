@@ -45,7 +45,7 @@ def test_it_needs_no_service_and_makes_no_plain_init() -> None:
 
 def test_a_quick_start_does_not_pay_for_it() -> None:
     log, _ = live(FULL, PREPARED, *FULL_END)
-    assert log == ["+prepare", "+main", "told", "+presence", "+metrics", "presence<-SIGTERM", *DOWN]
+    assert log == ["+prepare", "+main", "told", "+metrics", "+presence", "presence<-SIGTERM", *DOWN]
 
 
 def test_a_start_that_waits_can_be_looked_at() -> None:

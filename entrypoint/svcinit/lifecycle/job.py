@@ -54,7 +54,8 @@ class Job:
         return self.lifecycle.timers["job"] - self.crew.now()
 
     def retry(self) -> None:
-        """Start it again after a pause; its deadline stays."""
+        """Start it again after a pause; its deadline stays. What only makes a start shorter ends: it takes room."""
+        self.crew.make_room()
         self.lifecycle.timers["retry"] = self.crew.now() + RETRY_DELAY
 
     def start_again(self) -> None:

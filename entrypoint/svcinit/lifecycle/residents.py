@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from svcinit import log
 from svcinit.errors import EX_CONFIG
+from svcinit.lifecycle.start import EXEC_TIMEOUT
 from svcinit.model import Role
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ BACKOFF = 0.5, 30.0  # first and longest pause before a dead resident child is s
 HEALTHY = 60.0  # a child that ran for so many seconds is started again after the first pause
 HEARTBEAT_INTERVAL = 5.0  # seconds between two looks at presence
 HEARTBEAT_TIMEOUT = 40.0  # seconds without a heartbeat after which presence counts as hung: more than its longest call
+EXEC_POLL_INTERVAL = 0.002  # seconds between two looks whether the program was executed
 METRICS_DELAY = 1.0  # a start that takes more seconds than this is worth showing: metrics are served from then on
 
 
@@ -40,9 +42,17 @@ class Residents:
 
     def start(self) -> None:
         """The service was started."""
-        if self.lifecycle.settings.needs_presence:
-            self.start_presence()
         self.start_metrics()
+        if self.lifecycle.settings.needs_presence:  # last: what fails after it would start a second one
+            self.begin_presence()
+
+    def begin_presence(self) -> None:
+        """A presence that waits is quick: it must not register a program that cannot be executed."""
+        executed = self.crew.executed() if self.crew.waits else True
+        if executed is None and self.crew.now() < self.lifecycle.start.service_since + EXEC_TIMEOUT:
+            self._set_timer("presence", EXEC_POLL_INTERVAL)
+        elif executed is not False:
+            self.start_presence()
 
     def start_presence(self) -> None:
         self.crew.start_presence()
@@ -50,8 +60,8 @@ class Residents:
         self._set_timer("presence", HEARTBEAT_INTERVAL)
 
     def check_presence(self) -> None:
-        if not self.crew.alive(Role.PRESENCE):
-            self.start_presence()
+        if self.crew.waits or not self.crew.alive(Role.PRESENCE):
+            self.begin_presence()
             return
         if self.crew.silence() > HEARTBEAT_TIMEOUT:
             log.warning("presence_hung", "presence hangs: killed", reload=None)

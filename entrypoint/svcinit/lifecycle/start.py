@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from svcinit.lifecycle.table import Lifecycle
 
 START_RETRY_TIMEOUT = 3.0  # seconds in which the start of the service is tried again while no process can be had
-EXEC_TIMEOUT = 1.0  # seconds after which the start is logged, whether or not the program was executed
+EXEC_TIMEOUT = 1.0  # seconds after which the service counts as started, whether or not its program was executed
 EXEC_POLL_INTERVAL = 0.01
 STARTED_WITHOUT = {
     "cache": "started from SVCINIT_CACHE, without Consul; the next HUP tries again",
@@ -39,6 +39,7 @@ class Start:
             return
         self.lifecycle.residents.expect_metrics()
         if self.settings.needs_prepare:
+            self.crew.expect_presence()
             self.lifecycle.preparation.begin(self.settings.start_timeout + PREPARE_MARGIN)
         else:
             self.run_hook()

@@ -12,38 +12,19 @@ import os
 from svcinit import __version__, log
 from svcinit.model import RESTART, Role
 from svcinit.processes.child import execute
-from svcinit.processes.init import Init, log_not_started
+from svcinit.processes.init import Init, log_not_started, or_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import ParamSpec
-
-    Given = ParamSpec("Given")
 
     from svcinit.handover import Readiness, Refusal, Slots, Verdict
-    from svcinit.settings.environment import Settings
+    from svcinit.processes.ahead import Pipe
+    from svcinit.settings.environment import Environment, Settings
     from svcinit.settings.parsers import Action
 
 RUN_ID_BYTES = 8
 BLOCKED_LOOKS = 5  # a process that blocks the reload signal so many times in a row is not just starting a child
-
-
-def _or_failed(role: str) -> Callable[[Callable[Given, None]], Callable[Given, None]]:
-    """For a method that starts a child: if something that the child needs is missing, it counts as one that failed."""
-
-    def decorate(start: Callable[Given, None]) -> Callable[Given, None]:
-        def run(*given: Given.args, **named: Given.kwargs) -> None:
-            try:
-                start(*given, **named)
-            except (OSError, ImportError, MemoryError) as error:
-                crew = given[0]
-                assert isinstance(crew, Crew)
-                crew.not_started(role, error)
-
-        return run
-
-    return decorate
 
 
 class Crew(Init):
@@ -71,8 +52,9 @@ class Crew(Init):
         self._before, self._can_roll_back = (self.argv, self.extra_env, self.changed, self.reloads), False
         self._revision_before: object = ""
         self._verdict_taken = False  # that of the last prepare
-        self._exec, self._executed = -1, True  # a pipe, until it is known whether the service was executed
         self._presences = 0
+        self.waits = False  # does presence wait until the service runs?
+        self._pipe: Pipe | None = None  # for the next prepare, which awaits what that presence fetches
         self._blocked_looks = 0  # how many times in a row a process blocked the reload signal
         self._beat, self._heard = 0, 0.0  # the last heartbeat of presence, and when init saw it
         # Of the last preparation: the numbers of `files` and `keys`; with SVCINIT_ROLL also `revision` and `trouble`.
@@ -87,51 +69,19 @@ class Crew(Init):
             if self.settings.plain:
                 self.exec(Role.MAIN, argv, env)
             else:
-                self.slots.ready.renew()
-                self._fork_noted(self.as_user(lambda: execute(argv, env)))
+                if not self.waits:
+                    self.slots.ready.renew()
+                self.fork_noted(self.as_user(lambda: execute(argv, env)))
         except (OSError, MemoryError) as error:
             log_not_started(Role.MAIN, error)
             return False
         return True
 
-    def _fork_noted(self, run: Callable[[], int]) -> None:
-        """Fork the service. execve(2) closes the pipe; a child that fails writes to it before."""
-        self._close_exec()
-        self._exec, failed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-
-        def noted() -> int:
-            try:
-                return run()
-            finally:
-                os.write(failed, b"f")
-
-        try:
-            self.fork(Role.MAIN, noted)
-        finally:
-            os.close(failed)
-
-    def executed(self) -> bool | None:
-        """Was the program of the service executed? None: that is not known yet."""
-        if self._exec >= 0:
-            try:
-                self._executed = os.read(self._exec, 1) == b""
-            except BlockingIOError:
-                return None
-            except OSError:
-                self._executed = True
-            self._close_exec()
-        return self._executed
-
-    def _close_exec(self) -> None:
-        if self._exec >= 0:
-            os.close(self._exec)
-        self._exec = -1
-
-    @_or_failed(Role.HOOK)
+    @or_failed(Role.HOOK)
     def start_hook(self, argv: tuple[str, ...]) -> None:
         self.exec(Role.HOOK, argv, self._action_env())
 
-    @_or_failed(Role.ACTION)
+    @or_failed(Role.ACTION)
     def start_action(self, action: Action, seconds: float | None = None) -> None:
         """Perform a `write:` or `exec:` action as SVCINIT_USER. In a child: a fifo without a reader must not block
         init. `seconds`: a command has its output in the log, and is ended then; None: it is executed directly."""
@@ -152,7 +102,7 @@ class Crew(Init):
 
         self.fork(Role.ACTION, body)
 
-    @_or_failed(Role.PREPARE)
+    @or_failed(Role.PREPARE)
     def start_prepare(self, *, seconds: float, fallback: str = "") -> None:
         """Fetch, wait, render, check and commit. The child gives up within `seconds`; its exit status is the outcome.
 
@@ -162,21 +112,22 @@ class Crew(Init):
 
         self._can_roll_back = self._verdict_taken = False
         settings, command, slots, life = self.settings, self.command, self.slots, self._life
-        for slot in (slots.lock, slots.inputs, slots.intent, slots.secrets):
-            slot.open()
-        for slot in slots.of_vault() if settings.uses_vault else ():
-            slot.open()
+        slots.open_for_prepare(vault=settings.uses_vault)
         slots.verdict.renew()
         slots.fresh.renew()
         slots.verdict.write(Progress(Progress.FETCHING))
+        is_fetched = self._pipe.read_end if self._pipe is not None and not fallback else -1
 
         def body() -> int:
             _load_quickly(settings)
             from svcinit.agent.prepare import transaction
 
-            return transaction.main(settings, command, slots, seconds=seconds, fallback=fallback, life=life)
+            return transaction.main(
+                settings, command, slots, seconds=seconds, fallback=fallback, life=life, is_fetched=is_fetched
+            )
 
         self.fork(Role.PREPARE, body)
+        self._close_pipe()  # what was fetched is too old for another prepare
 
     def fetching(self) -> bool:
         """Did the last prepare still need Consul or DNS when it ended?"""
@@ -307,7 +258,7 @@ class Crew(Init):
             self.prepared["revision"] = used.revision = str(self._revision_before)
             self.slots.inputs.write(used)
 
-    @_or_failed(Role.VERIFY)
+    @or_failed(Role.VERIFY)
     def start_verify(self) -> None:
         """Does the service's own check succeed within SVCINIT_RELOAD_VERIFY?"""
         settings, env, secrets = self.settings, self._action_env(), self.slots.secrets
@@ -319,21 +270,65 @@ class Crew(Init):
 
         self.fork(Role.VERIFY, body)
 
-    @_or_failed(Role.PRESENCE)
+    def expect_presence(self) -> None:
+        """Before the first prepare: start presence now, if that makes the start shorter (processes/ahead.py)."""
+        if self._presences or self.waits:
+            return
+        try:
+            from svcinit.processes import ahead
+
+            pipe = ahead.pipe(self.settings, self.slots)
+        except Exception as error:  # nothing is lost: prepare fetches by itself
+            log.debug("fork_failed", "{child} cannot be started: {error}", child=Role.PRESENCE, error=repr(error))
+            return
+        if pipe is None:
+            return
+        settings, slots, life, command = self.settings, self.slots, self._life, self.command
+
+        def body() -> int:
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})  # there is nothing to deregister yet
+            _load_quickly(settings)
+            from svcinit.agent.registration import ahead
+
+            pipe.close_reader()
+            return ahead.main(settings, command, slots, life=life, done=pipe.write_end)
+
+        self.waits, self._pipe = True, pipe
+        try:
+            self.fork(Role.PRESENCE, body)
+        finally:
+            pipe.close_writer()
+
+    def make_room(self) -> None:
+        """End a presence that only waits: something that the start needs could not be had, or did not live."""
+        self._close_pipe()
+        if self.waits:
+            self.kill(Role.PRESENCE)
+
+    def _close_pipe(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+
+    @or_failed(Role.PRESENCE)
     def start_presence(self) -> None:
-        """Keep the service registered; the child deregisters it after TERM and exits with EX_OK."""
+        """Keep the service registered; the child deregisters it after TERM and exits with EX_OK. If presence waits, it
+        gets the word to begin."""
         from svcinit.handover import Heartbeat
 
-        settings, slots, life, first = self.settings, self.slots, self._life, self._presences == 0
+        settings, slots, life, command = self.settings, self.slots, self._life, self.command
+        waits, self.waits = self.waits and self.alive(Role.PRESENCE), False
+        self._beat, self._heard = 0, self.now()
+        if waits:
+            self._begin()
+            return
+        first = self._presences == 0 or slots.word.is_filled  # the last one did not take its word, and has done nothing
+        slots.word.close()
         slots.heartbeat.renew()
-        env, command = self._action_env(), self.command
-        if settings.follows:
-            # opened here and not in presence: the next presence reads what a late child of this one writes
-            for slot in (slots.news, slots.news_memory, slots.news_intent):
-                slot.open()
+        slots.open_for_presence(follows=settings.follows)
+        env = self._action_env()
         self._presences += 1
         slots.heartbeat.write(Heartbeat.now())
-        self._beat, self._heard = 0, self.now()
 
         def body() -> int:
             _load_quickly(settings)
@@ -343,6 +338,19 @@ class Crew(Init):
             return presence.main(settings, command, slots, life=life, first=first, env=env)
 
         self.fork(Role.PRESENCE, body)
+
+    def _begin(self) -> None:
+        """Give presence its word. If that fails it is killed: its end is noticed, and another one is started."""
+        try:
+            from svcinit.handover import Heartbeat, Word
+
+            env = self._action_env()
+            self.slots.heartbeat.write(Heartbeat.now())
+            self.slots.word.write(Word(env, env.odd))
+            self._presences += 1
+        except (OSError, ImportError, MemoryError):
+            self.kill(Role.PRESENCE)
+        self.signal(Role.PRESENCE, _signal.SIGHUP)
 
     def start_deregister(self) -> None:
         """Only deregister, because presence is not there to do it."""
@@ -420,7 +428,7 @@ class Crew(Init):
             "life": self._life,
             "pid": os.getpid(),
             "main": self.pid(Role.MAIN),
-            "presence": self.pid(Role.PRESENCE),
+            "presence": None if self.waits else self.pid(Role.PRESENCE),
             "metrics": self.pid(Role.METRICS),
             "service": self.settings.service,
             "id": self.settings.id,
@@ -437,7 +445,7 @@ class Crew(Init):
 
             clear(self.settings.run)
 
-    def _action_env(self) -> Mapping[str, str]:
+    def _action_env(self) -> Environment:
         """The environment of hooks, actions and probes: that of the service, the changed files, and the service's
         process ID."""
         main = self.pid(Role.MAIN)

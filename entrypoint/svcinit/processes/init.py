@@ -31,6 +31,9 @@ from svcinit.processes.child import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import ParamSpec
+
+    Given = ParamSpec("Given")
 
     from svcinit.settings.environment import Settings
 
@@ -52,6 +55,7 @@ class Init:
         self.orphans = 0  # the number of orphans that were reaped
         self._clock = Clock()
         self._events: list[Event] = []
+        self._exec, self._executed = -1, True  # a pipe, until it is known whether the service was executed
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # if it stayed ignored, the kernel would reap
@@ -151,6 +155,39 @@ class Init:
         self._roles[pid], self._pids[role] = role, pid
         self._alive.add(role)
 
+    def fork_noted(self, run: Callable[[], int]) -> None:
+        """Fork the service. Raises OSError. execve(2) closes the pipe; a child that fails writes to it before."""
+        self._close_exec()
+        self._exec, failed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def noted() -> int:
+            try:
+                return run()
+            finally:
+                os.write(failed, b"f")
+
+        try:
+            self.fork(Role.MAIN, noted)
+        finally:
+            os.close(failed)
+
+    def executed(self) -> bool | None:
+        """Was the program of the service executed? None: that is not known yet."""
+        if self._exec >= 0:
+            try:
+                self._executed = os.read(self._exec, 1) == b""
+            except BlockingIOError:
+                return None
+            except OSError:
+                self._executed = True
+            self._close_exec()
+        return self._executed
+
+    def _close_exec(self) -> None:
+        if self._exec >= 0:
+            os.close(self._exec)
+        self._exec = -1
+
     def not_started(self, role: str, error: Exception) -> None:
         """Something that the child needs is missing: it counts as one that failed at once."""
         log_not_started(role, error)
@@ -246,6 +283,23 @@ class Init:
         except ChildProcessError:
             return True
         return False
+
+
+def or_failed(role: str) -> Callable[[Callable[Given, None]], Callable[Given, None]]:
+    """For a method that starts a child: if something that the child needs is missing, it counts as one that failed."""
+
+    def decorate(start: Callable[Given, None]) -> Callable[Given, None]:
+        def run(*given: Given.args, **named: Given.kwargs) -> None:
+            try:
+                start(*given, **named)
+            except (OSError, ImportError, MemoryError) as error:
+                init = given[0]
+                assert isinstance(init, Init)
+                init.not_started(role, error)
+
+        return run
+
+    return decorate
 
 
 def log_not_started(role: str, error: Exception) -> None:

@@ -46,10 +46,15 @@ def connect(settings: Settings, longest: float = READ_TIMEOUT, *, trusting: bool
         server_name=settings.consul_tls_server_name,
         namespace=settings.consul_namespace,
         partition=settings.consul_partition,
-        timeout=(min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)),
+        timeout=timeouts(longest),
     )
     consul.consistency = settings.consistency
     return consul
+
+
+def timeouts(longest: float = READ_TIMEOUT) -> tuple[float, float]:
+    """Seconds to connect, and for a read."""
+    return min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)
 
 
 class Consul(Http):

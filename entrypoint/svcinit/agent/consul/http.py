@@ -89,7 +89,7 @@ class Http:
         partition: str | None = None,
         timeout: tuple[float, float] = (3.0, 10.0),
     ) -> None:
-        self.address, self._timeout = address, timeout
+        self.address, self.timeout = address, timeout  # another timeout holds from the next call on
         self.reached = False  # the agent has answered at least once
         self.index = 0  # X-Consul-Index of the last answer to `call`; 0: it had none
         self.stats = RequestStats()
@@ -186,7 +186,7 @@ class Http:
         if self._fault:
             raise ConfigError(self._fault)
         if self._socket:
-            return Channel("localhost", 0, self._timeout[0], path=self._socket)
+            return Channel("localhost", 0, self.timeout[0], path=self._socket)
         try:
             place = urlsplit(self._base)
             host, port, is_tls = place.hostname, place.port, place.scheme == "https"
@@ -195,12 +195,12 @@ class Http:
         if not host:
             raise ConfigError(self._not_an_address(self.address))
         if not is_tls:
-            return Channel(host, port or 80, self._timeout[0])
+            return Channel(host, port or 80, self.timeout[0])
         try:
             context = tls_context(self._session.verify or False, *self._pair)
         except OSError as error:
             raise self._tls_failed(self.title("GET", "/v1"), error) from None
-        return Channel(host, port or 443, self._timeout[0], context=context, server_name=self._server_name)
+        return Channel(host, port or 443, self.timeout[0], context=context, server_name=self._server_name)
 
     def send(self, channel: Channel, path: str, query: dict[str, str]) -> None:
         """Send a GET; `channel.sock` becomes readable when its answer comes. Raises ConfigError, Unavailable."""
@@ -209,7 +209,7 @@ class Http:
             prepared = self._session.prepare_request(requests.Request("GET", self._base + path, params=query))
             if channel.sock is None:
                 channel.connect()
-            channel.sock.settimeout(self._timeout[1])
+            channel.sock.settimeout(self.timeout[1])
             channel.request("GET", prepared.path_url, headers=dict(prepared.headers))
         except (OSError, HTTPException) as error:
             channel.close()
@@ -283,7 +283,7 @@ class Http:
         for last in (False, True):
             try:
                 return self._session.request(
-                    method, self._base + path, params=query, data=data, timeout=self._timeout,
+                    method, self._base + path, params=query, data=data, timeout=self.timeout,
                     stream=True, allow_redirects=False,
                 )  # fmt: skip
             except requests.exceptions.ConnectionError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import svcinit
 from svcinit.agent.prepare import program
+from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,20 @@ class Rendering:
         from svcinit.agent.templates import render
 
         return render.outline(find_templates(self.settings), self.data, self.libraries)
+
+    def compile(self) -> bool:
+        """Compile all templates for `files` and `arguments`, which report what is wrong with them. Returns whether one
+        of them can ask for peers."""
+        try:
+            if not find_templates(self.settings) and not self.settings.render_args:
+                return False
+        except ConfigError:
+            return False
+        from svcinit.agent.templates.engine import Engine
+
+        engine = Engine(self.data, self.libraries)
+        engine.compile_all()
+        return engine.mentions("service") or any("service" in word for word in self.command)
 
     def arguments(self, mask: Mask | None = None) -> list[str]:
         """The arguments of the service, with its command as the first one."""

@@ -15,7 +15,7 @@ from svcinit import log
 from svcinit.agent.consul.backoff import pause_before
 from svcinit.agent.prepare import program, record, rollback
 from svcinit.agent.prepare.rendering import Rendering
-from svcinit.agent.prepare.source import from_json, to_json
+from svcinit.agent.prepare.source import Source, from_json, to_json
 from svcinit.agent.prepare.template_data import TemplateData
 from svcinit.agent.registration.port import require_free_ports
 from svcinit.errors import EX_OK, ConfigError, Fault, SvcinitError, Unavailable
@@ -25,7 +25,7 @@ from svcinit.model import RESTART
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from svcinit.agent.prepare.source import InputId, Source
+    from svcinit.agent.prepare.source import InputId
     from svcinit.agent.templates.render import Rendered
     from svcinit.handover import Change, Slot, Slots
     from svcinit.settings.environment import Settings
@@ -34,13 +34,15 @@ BACKOFF = 0.1, 5.0  # seconds: the first and the longest pause between two tries
 
 
 def main(
-    settings: Settings, command: tuple[str, ...], slots: Slots, *, seconds: float, fallback: str, life: str
+    settings: Settings, command: tuple[str, ...], slots: Slots, *, seconds: float, fallback: str, life: str,
+    is_fetched: int = -1,
 ) -> int:  # fmt: skip
     """One preparation, tried again for `seconds` as long as something that it needs is unavailable.
 
     `fallback`: how to start without Consul, `cache` or `defaults` as in SVCINIT_START_WITHOUT, or empty; `life`: the
-    run of svcinit that the record is of. Presence prepares too if it follows changes: the lock is held meanwhile.
-    Raises ConfigError, Unavailable.
+    run of svcinit that the record is of. `is_fetched`: a descriptor that is readable when presence has fetched for the
+    first try (agent/registration/ahead.py), -1: it does not. Presence prepares too if it follows changes: the lock is
+    held meanwhile. Raises ConfigError, Unavailable.
     """
 
     is_start = not slots.memory.is_filled  # no preparation of this run has succeeded: the service is not started yet
@@ -67,13 +69,33 @@ def main(
             log.warning("no_splay", "{variable} is 0s: a change in Consul restarts all instances at the same time",
                         variable="SVCINIT_SPLAY")  # fmt: skip
         # What presence prepared is in place, also while init has not taken it yet: its child may outlive a presence.
+        if is_fetched >= 0:
+            _load_meanwhile(settings, command)
         inputs, last = slots.memory, slots.news.read(Verdict) or slots.inputs.read(Verdict)
         in_place = "" if last is None else last.revision
-        _retry(
-            lambda: attempt(open_source(settings, deadline, slots, in_place=in_place), inputs),
-            slots.verdict, deadline, is_first=is_start,
-        )  # fmt: skip
+        sources = _sources(settings, deadline, slots, in_place, is_fetched)
+        _retry(lambda: attempt(next(sources), inputs), slots.verdict, deadline, is_first=is_start)
         return EX_OK
+
+
+def _sources(
+    settings: Settings, deadline: float, slots: Slots, in_place: str, is_fetched: int
+) -> Iterator[Source]:  # fmt: skip
+    """A source for each try. Only the first one uses what presence fetched."""
+    if is_fetched >= 0:
+        from svcinit.agent.prepare.source_fetched import FetchedSource
+
+        live = open_source(settings, deadline, slots, in_place=in_place)
+        yield FetchedSource(live, slots.fetched, is_fetched, deadline)
+    while True:
+        yield open_source(settings, deadline, slots, in_place=in_place)
+
+
+def _load_meanwhile(settings: Settings, command: tuple[str, ...]) -> None:
+    """While presence fetches: import what the templates need, and compile them."""
+    uses_peers = Rendering(settings, command, TemplateData(settings, Source())).compile()
+    if (settings.wait_for or uses_peers) and not (settings.consul_namespace or settings.consul_partition):
+        from svcinit.agent.consul import discovery  # noqa: F401
 
 
 def _retry(attempt: Callable[[], None], out: Slot, deadline: float, *, is_first: bool) -> None:

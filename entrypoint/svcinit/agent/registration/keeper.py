@@ -40,13 +40,14 @@ class Keeper:
     `first_sync`: no presence of this run has registered the service yet, so a registration of another run under its id
     or its address and port is stale, and removed. `owns_port`: False where other services may share the port; then
     only one under the same id is stale. `known_ready`: the service is registered after SVCINIT_READY has succeeded, so
-    it is passing from the start. `probes`: those of the checks that svcinit itself runs.
+    it is passing from the start. `probes`: those of the checks that svcinit itself runs. `agent_address`: if it
+    is known already.
     """
 
     def __init__(
         self, service: Service, consul: Consul, life: str, interval: float, *,
         advertise: str | None, first_sync: bool, known_ready: bool, owns_port: bool = True,
-        probes: Sequence[Probe] = (), now: Callable[[], float] = time.monotonic,
+        probes: Sequence[Probe] = (), agent_address: str = "", now: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.service, self.probes, self._now, self._wall_clock = service, probes, now, wall_clock
@@ -67,7 +68,7 @@ class Keeper:
         self._known_ready = known_ready
         self._attempt = 0
         self.is_doubtful = False  # the agent has ended since the last sync, and may have lost the registration
-        self._agent_address = ""
+        self._agent_address = agent_address
         self._rotations = 0  # Consul.rotations at the last registration
 
     def facts(self) -> dict[str, object]:

@@ -51,18 +51,19 @@ SIGNALS = {_signal.SIGTERM, _signal.SIGCHLD, _signal.SIGHUP}  # stop; a probe ha
 
 
 def main(
-    settings: Settings, command: tuple[str, ...], slots: Slots, *, life: str, first: bool, env: Mapping[str, str]
+    settings: Settings, command: tuple[str, ...], slots: Slots, *, life: str, first: bool, env: Mapping[str, str],
+    consul: Consul | None = None, agent_address: str = "",
 ) -> int:  # fmt: skip
     """Keep the services registered until TERM, then deregister them.
 
     `life` marks our registrations; `first`: no presence of this run can have registered before; `env`: of commands that
     probe. With SVCINIT_WATCH, changes of what `command` was prepared from are followed; after a start with defaults,
-    also without it, until Consul's first answer was a reload. Returns EX_OK, or the Outcome NOT_READY or
-    NOT_REGISTERED.
+    also without it, until Consul's first answer was a reload. `consul`, `agent_address`: if they are known already
+    (agent/registration/ahead.py). Returns EX_OK, or the Outcome NOT_READY or NOT_REGISTERED.
     """
     presence = Presence(
-        settings, connect(settings), _beating(slots.heartbeat), life=life, first=first,
-        ready=slots.ready, env=env, secrets=slots.secrets,
+        settings, consul or connect(settings), _beating(slots.heartbeat), life=life, first=first,
+        ready=slots.ready, env=env, secrets=slots.secrets, agent_address=agent_address,
     )  # fmt: skip
     if settings.uses_vault:
         from svcinit.agent.vault.renewal import Renewal
@@ -106,7 +107,7 @@ class Presence:
 
     def __init__(
         self, settings: Settings, consul: Consul, beat: Callable[[], None], *, life: str, first: bool = False,
-        ready: Slot = CLOSED, env: Mapping[str, str] | None = None, secrets: Slot = CLOSED,
+        ready: Slot = CLOSED, env: Mapping[str, str] | None = None, secrets: Slot = CLOSED, agent_address: str = "",
         now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._now, self._clock, self._beat = now, Wakeup(SIGNALS, READ_TIMEOUT, now), beat
@@ -120,7 +121,7 @@ class Presence:
             Keeper(
                 service, consul, life, settings.sync_interval, advertise=settings.advertise, first_sync=first,
                 known_ready=service is found[0] and settings.ready.kind != "none", owns_port=settings.port_check,
-                probes=self._probes(service), now=now,
+                probes=self._probes(service), agent_address=agent_address, now=now,
             )
             for service in found
         ]  # fmt: skip

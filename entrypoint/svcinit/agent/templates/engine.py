@@ -156,6 +156,10 @@ class Engine:
                 faults += error.faults
         return faults
 
+    def mentions(self, word: str) -> bool:
+        """Does the text of a template that was compiled contain it?"""
+        return any(word in text for text in self._loader.texts.values())
+
     @property
     def secret_uses(self) -> int:
         """How often templates have used a secret so far."""
