@@ -138,7 +138,10 @@ class Watcher(Repeatedly):
 
 
 def registered(cluster: Cluster) -> set[str]:
-    """The ids of all services at the agents, as the leader has them. Raises OSError."""
+    """The ids of all services at the agents. Raises OSError.
+
+    A leader that was just started may answer before it has read its whole log, unless it is asked for consistency.
+    """
     names = [each.config["node_name"] for each in cluster.agents]
-    nodes = [cluster.servers[0].get(f"/v1/catalog/node/{name}") for name in names]
+    nodes = [cluster.servers[0].get(f"/v1/catalog/node/{name}?consistent") for name in names]
     return {service for node in nodes for service in (node or {"Services": {}})["Services"]}

@@ -98,6 +98,39 @@ def test_an_index_that_goes_back_begins_anew(clock: Clock, answering: Answers) -
     assert indexes(consul) == [None, "50", None, "7"]
 
 
+def test_a_server_that_still_reads_its_log_brings_back_no_old_value(clock: Clock, answering: Answers) -> None:
+    """It was restarted, and leads: its answer is old, and has a lower index."""
+    old, new = {f"{PREFIX.name}/a": b"old"}, {f"{PREFIX.name}/a": b"new"}
+    consul = answering((old, 40), (new, 50), (old, 45), (new, 50), (new, 50))
+    watch, seen = Keys(consul, Connections(consul, 1), PREFIX), []  # type: ignore[arg-type]
+    while len(consul.asked) < 6:
+        if watch.turn(clock.now):
+            seen.append(watch.content)
+        clock.now = max(clock.now + 0.0001, 0.0 if watch.is_in_flight else watch.due)
+    assert seen == [old, new]
+    assert ["consistent" in query for query in consul.asked] == [False, False, False, True, False, False]
+
+
+def test_after_a_failure_the_leader_is_asked_to_make_sure_once(clock: Clock, answering: Answers) -> None:
+    consul = answering(({}, 50))
+    follow(consul, clock, 1)
+    watch = Keys(consul, Connections(consul, 1), PREFIX)  # type: ignore[arg-type]
+    watch._fail(clock.now, Unavailable("the agent was restarted"))
+    clock.now = watch.due
+    while len(consul.asked) < 3:
+        watch.turn(clock.now)
+        clock.now = max(clock.now + 0.0001, 0.0 if watch.is_in_flight else watch.due)
+    assert ["consistent" in query for query in consul.asked[1:]] == [True, False]
+
+
+def test_values_of_a_restored_snapshot_are_followed_although_its_index_is_lower(
+    clock: Clock, answering: Answers
+) -> None:
+    new, restored = {f"{PREFIX.name}/a": b"new"}, {f"{PREFIX.name}/a": b"restored"}
+    watch = follow(answering((new, 50), (restored, 7)), clock, 4)
+    assert watch.content == restored
+
+
 @pytest.mark.parametrize("index", [0, -3])
 def test_an_index_of_0_or_less_is_never_sent_back(clock: Clock, answering: Answers, index: int) -> None:
     consul = answering(({}, index))

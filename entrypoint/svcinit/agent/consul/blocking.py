@@ -103,6 +103,10 @@ class BlockingQuery:
     """One path that is followed, over one of `connections`.
 
     `is_local`: the agent answers by itself where queries take turns. `is_wanted`: there is something to ask for.
+
+    A server that has just started, and may lead already, still reads its log: its answers are old. An answer with a
+    lower index than the one before is not taken. The query after it, and the one after a failure, makes the leader sure
+    of its answer (Consul's "Consistency Modes" page). After a restore of a snapshot, that has the lower index, too.
     """
 
     path = rule = ""
@@ -120,6 +124,7 @@ class BlockingQuery:
         self.index = self._attempt = 0
         self._channel: Any = None
         self._blocked = True  # the last query was one that blocks
+        self._is_doubtful = False  # the next answer may be older than what is known
         self._tokens, self._filled_at = float(BURST), 0.0
         connections.join(self)
 
@@ -193,7 +198,8 @@ class BlockingQuery:
         self._channel, self.asked_at = self._connections.take(), now
         wait = random.uniform(*self._connections.wait_for(self))
         blocking = self.blocking(f"{round(wait * 1000)}ms") if wait else {}
-        self._consul.send(self._channel, self.path, {**self.query(), **blocking})
+        query = _consistent(self.query()) if self._is_doubtful else self.query()
+        self._consul.send(self._channel, self.path, {**query, **blocking})
         self._blocked = bool(wait)
         self.due = now + (wait * 17 / 16 if blocking else 0) + GRACE
 
@@ -202,7 +208,11 @@ class BlockingQuery:
         self._connections.give_back(self._channel, usable=True)
         self._channel, self.due = None, 0.0 if self._blocked else self.asked_at + self._connections.rotation / 2
         # an index that goes back, or is missing, starts from the beginning; 0 is never sent
+        self._is_doubtful = 0 < index < self.index
         self.index = 0 if index < self.index else max(index, 1)
+        if self._is_doubtful:
+            self.due = 0.0
+            return False
         is_new = self.accept(answer)
         self.answered = self._wall_clock()
         if self.reason:
@@ -217,9 +227,14 @@ class BlockingQuery:
 
     def _fail(self, now: float, error: SvcinitError) -> None:
         self._abandon()
-        self.index = 0
+        self.index, self._is_doubtful = 0, True
         self.due = now + pause_before(self._attempt, AGENT_BACKOFF, getattr(error, "retry_after", None))
         self._attempt += 1
         if str(error) != self.reason:
             self.reason = str(error)
             self.failed(error)
+
+
+def _consistent(query: dict[str, str]) -> dict[str, str]:
+    """The same query, which a server answers only after it has made sure that it knows all that was written."""
+    return {name: value for name, value in query.items() if name not in ("stale", "cached")} | {"consistent": ""}
