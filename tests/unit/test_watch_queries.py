@@ -26,11 +26,13 @@ class FakeConsul:
         self.asked: list[dict[str, str]] = []
         self.near, self.far = socket.socketpair()
         self.sock = self.near
+        self.closed = 0
 
     def open(self) -> FakeConsul:
         return self
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed += 1
 
     def send(self, channel: object, path: str, query: dict[str, str]) -> None:
         self.asked.append(query)
@@ -96,6 +98,21 @@ def test_an_index_that_goes_back_begins_anew(clock: Clock, answering: Answers) -
     consul = answering(({}, 50), ({}, 7), ({}, 7), ({}, 7))
     follow(consul, clock, 4)
     assert indexes(consul) == [None, "50", None, "7"]
+
+
+@pytest.mark.parametrize("is_in_flight", [True, False])
+def test_when_nothing_is_followed_any_more_no_connection_to_the_agent_stays(
+    clock: Clock, answering: Answers, is_in_flight: bool
+) -> None:
+    consul = answering(({}, 50))
+    connections = Connections(consul, 1)  # type: ignore[arg-type]
+    watch = Keys(consul, connections, PREFIX)  # type: ignore[arg-type]
+    watch.turn(clock.now)
+    if not is_in_flight:
+        watch.turn(clock.now)
+    assert watch.is_in_flight == is_in_flight
+    watch.close()
+    assert consul.closed == 1
 
 
 def test_a_server_that_still_reads_its_log_brings_back_no_old_value(clock: Clock, answering: Answers) -> None:

@@ -46,7 +46,10 @@ class Connections:
         self._queries.append(query)
 
     def leave(self, query: BlockingQuery) -> None:
+        """After the last one, no connection is kept."""
         self._queries.remove(query)
+        if not self._queries:
+            self.close()
 
     @property
     def is_exhausted(self) -> bool:
