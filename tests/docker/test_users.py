@@ -27,7 +27,9 @@ NOTES = {  # row of the page: what its processes leave a note as
 
 
 def note(name: str, then: str = "true") -> str:
-    return f"sh -c 'id -un >/notes/{name}; env | grep -c ^CONSUL_HTTP_TOKEN= >>/notes/{name}; {then}'"
+    """Each note is whole: a stop may end a probe while it writes one."""
+    write = f"(id -un; env | grep -c ^CONSUL_HTTP_TOKEN=) >/notes/{name}.$$; mv /notes/{name}.$$ /notes/{name}"
+    return f"sh -c '{write}; {then}'"
 
 
 def test_each_process_runs_as_the_page_says_and_without_the_token(
