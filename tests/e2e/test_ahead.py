@@ -72,6 +72,13 @@ def start(service: Service, tmp_path: pathlib.Path) -> Callable[..., Running]:
     return started
 
 
+def stops(svcinit: Running, service: Service) -> None:
+    """It deregisters and ends with 0, once the service handles its signals: registration does not wait for that."""
+    eventually(lambda: service.notes, "the service handles its signals")
+    assert svcinit.stop() == 0
+    assert not is_registered(service)
+
+
 def is_registered(service: Service) -> bool:
     return "web" in service.consul.get("/v1/agent/services")
 
@@ -99,9 +106,7 @@ def test_a_start_gives_the_same_with_no_request_more_on_an_idle_host_and_on_a_bu
     assert is_first == (runnable == host.IDLE)
     http = {kind for kind in asked[0] if kind.startswith("GET")}
     assert http == (set() if is_first else {"GET kv", "GET agent/self"})
-    eventually(lambda: service.notes, "the service handles its signals")  # registration does not wait for that
-    assert svcinit.stop() == 0
-    assert not is_registered(service)
+    stops(svcinit, service)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -117,9 +122,7 @@ def test_whatever_happens_to_it_the_service_starts_and_is_registered(
     assert target.read_text().split()[0] == "hello"
     if fault == "fetches nothing":
         assert svcinit.child("presence") < svcinit.child("main")
-    eventually(lambda: service.notes, "the service handles its signals")  # registration does not wait for that
-    assert svcinit.stop() == 0
-    assert not is_registered(service)
+    stops(svcinit, service)
 
 
 def test_registration_waits_for_the_service_however_long_the_hook_before_it_takes(
@@ -243,9 +246,7 @@ def test_changes_are_followed(service: Service, start: Callable[..., Running]) -
     service.consul.kv_put("config/web/greeting", "goodbye")
     eventually(lambda: target.read_text().split()[0] == "goodbye", "the change is rendered")
     eventually(lambda: "HUP" in service.notes or "SIGHUP" in service.notes, "the service is notified")
-    eventually(lambda: service.notes, "the service handles its signals")  # registration does not wait for that
-    assert svcinit.stop() == 0
-    assert not is_registered(service)
+    stops(svcinit, service)
 
 
 def test_a_presence_that_dies_later_is_replaced(service: Service, start: Callable[..., Running]) -> None:
@@ -255,9 +256,7 @@ def test_a_presence_that_dies_later_is_replaced(service: Service, start: Callabl
     os.kill(first, signal.SIGKILL)
     svcinit.says("web is registered already")
     assert svcinit.child("presence") > svcinit.child("main")
-    eventually(lambda: service.notes, "the service handles its signals")  # registration does not wait for that
-    assert svcinit.stop() == 0
-    assert not is_registered(service)
+    stops(svcinit, service)
 
 
 def test_a_stray_term_while_it_waits_costs_nothing(

@@ -107,9 +107,10 @@ class BlockingQuery:
 
     `is_local`: the agent answers by itself where queries take turns. `is_wanted`: there is something to ask for.
 
-    A server that has just started, and may lead already, still reads its log: its answers are old. An answer with a
-    lower index than the one before is not taken. The query after it, and the one after a failure, makes the leader sure
-    of its answer (Consul's "Consistency Modes" page). After a restore of a snapshot, that has the lower index, too.
+    A server that has just started still reads its log, also as the leader, and answers with old values. Therefore an
+    answer with a lower index than the one before is not taken. The next query asks for a consistent answer, and so does
+    the one after a failure (Consul's "Consistency Modes" page). That answer is taken whatever its index is: the index
+    is also lower after the restore of a snapshot.
     """
 
     path = rule = ""
@@ -210,8 +211,8 @@ class BlockingQuery:
         answer, index = self._consul.receive(self._channel, self.path, self.rule, self.limit)
         self._connections.give_back(self._channel, usable=True)
         self._channel, self.due = None, 0.0 if self._blocked else self.asked_at + self._connections.rotation / 2
-        # an index that goes back, or is missing, starts from the beginning; 0 is never sent
         self._is_doubtful = 0 < index < self.index
+        # an index that goes back, or is missing, starts from the beginning; 0 is never sent
         self.index = 0 if index < self.index else max(index, 1)
         if self._is_doubtful:
             self.due = 0.0
