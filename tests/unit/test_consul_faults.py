@@ -6,14 +6,18 @@ import contextlib
 import pathlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from svcinit.agent.consul import api as module
 from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
-from svcinit.agent.consul.api import Consul
+from svcinit.agent.consul.api import CONNECT_TIMEOUT, READ_TIMEOUT, Consul
+from svcinit.agent.prepare.source import InputId, Kind
+from svcinit.agent.prepare.source_consul import MIN_TIMEOUT, ConsulSource
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.settings import environment
 
 SECRET = "b1gs-ecret"
 NO_KEYS = b"HTTP/1.1 404 Not Found\r\nX-Consul-Index: 1\r\nContent-Length: 0\r\n\r\n"
@@ -206,6 +210,19 @@ def test_a_unix_socket_that_is_not_there_is_tried_again(tmp_path: pathlib.Path) 
 def test_an_agent_that_never_answers_costs_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(Unavailable, match="timed out"):
         Consul(f"127.0.0.1:{deaf.getsockname()[1]}", timeout=(0.2, 0.2)).kv("a")
+
+
+def test_a_later_question_has_only_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or prepare is killed while it waits, and cannot say what for."""
+    with answering([NO_KEYS, NO_KEYS]) as address:
+        settings = environment.read({"CONSUL_HTTP_ADDR": address, "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "80"})
+        source = ConsulSource(settings, time.monotonic() + 1000)
+        with contextlib.closing(source):
+            source.read(InputId(Kind.KV, "a"))
+            assert source._client().timeout == (CONNECT_TIMEOUT, READ_TIMEOUT)
+            monkeypatch.setattr(source, "_deadline", time.monotonic() - 1)
+            source.read(InputId(Kind.KV, "a"))
+            assert source._client().timeout == (MIN_TIMEOUT, MIN_TIMEOUT)
 
 
 def test_a_kept_connection_that_was_closed_does_not_fail_a_call() -> None:

@@ -17,11 +17,15 @@ from places import mode_of, put
 from svcinit import log
 from svcinit.agent.files import commit
 from svcinit.agent.prepare import rollback, transaction
+from svcinit.agent.prepare.source import Answer, InputId
+from svcinit.agent.prepare.source_file import FileSource
 from svcinit.agent.watch import follower
 from svcinit.errors import EX_OK, ConfigError, SvcinitError, Unavailable
+from svcinit.handover import Progress
 from svcinit.processes import init
 from svcinit.processes.crew import Crew
 from svcinit.settings import environment
+from svcinit.settings.environment import Settings
 
 OLD = {"a": b"old a", "b": b"old b", "volume/c": b"old c"}
 WAYS = {"a": "restart", "b": "HUP", "volume/c": "HUP"}
@@ -284,3 +288,31 @@ def test_what_cannot_be_put_back_is_a_fault_and_is_tried_again(container: Contai
     assert container.roll_back() == EX_OK
     assert container.state() == "old"
     assert not container.crew.begun()
+
+
+class Asked(FileSource):
+    """Notes whether a prepare that is killed while it waits for this source counts as one that waited."""
+
+    def __init__(self, settings: Settings, crew: Crew) -> None:
+        super().__init__(settings)
+        self.crew, self.waited = crew, dict[str, bool]()
+
+    def read(self, wanted: InputId) -> Answer:
+        self.waited[wanted.name] = self.crew.fetching()
+        return super().read(wanted)
+
+
+def test_a_prepare_that_is_killed_while_a_template_asks_for_more_had_been_waiting(container: Container) -> None:
+    """The service then starts from SVCINIT_CACHE, or the exit status is 69 and not that of a wrong configuration."""
+    put(container.templates / f"{container.etc}/d.j2".lstrip("/"), b"{{ service('db') | length }}")
+    container.preparation()
+    crew, settings = container.crew, container.settings
+    source = Asked(settings, crew)
+    run = transaction.Transaction(settings, ("main",), source)
+    rendered = []
+    hold = run.hold
+    run.hold = lambda: rendered.append(crew.fetching()) or hold()  # type: ignore[method-assign,func-returns-value]
+    crew.slots.verdict.write(Progress(Progress.FETCHING))
+    run.run(crew.slots.verdict, crew.slots.fresh)
+    assert source.waited == {"config/web": True, "db": True}
+    assert rendered == [False], "what it does after that is its own fault"

@@ -125,7 +125,7 @@ class Resolver:
         self, servers: Sequence[tuple[str, int]], domain: str = "consul", timeout: float = 2.0,
         health: Callable[[Question], list[Peer]] | None = None,
     ) -> None:  # fmt: skip
-        self._servers, self._domain, self._timeout = list(servers), domain.strip(".").lower(), timeout
+        self._servers, self._domain, self.timeout = list(servers), domain.strip(".").lower(), timeout
         self._health = health
         self.stats = RequestStats()
 
@@ -243,7 +243,7 @@ class Resolver:
 
     def _ask(self, name: Name, kind: RdataType) -> Answer:
         """The first useful answer: NOERROR or NXDOMAIN. A dead server costs its share of the time, and only once."""
-        share = self._timeout / (TRIES * len(self._servers))
+        share = self.timeout / (TRIES * len(self._servers))
         errors = []
         for _ in range(TRIES):
             for server in list(self._servers):

@@ -70,9 +70,9 @@ class ConsulSource(Source):
         if self._resolver is None:
             from svcinit.agent.consul.discovery import Resolver
 
-            timeout = min(DNS_TIMEOUT, self._seconds_left())
-            self._resolver = Resolver(self._settings.dns_addr, self._settings.domain, timeout, self._by_health)
+            self._resolver = Resolver(self._settings.dns_addr, self._settings.domain, DNS_TIMEOUT, self._by_health)
             self._resolver.stats = self._stats
+        self._resolver.timeout = min(DNS_TIMEOUT, self._seconds_left())
         return Answer(self._resolver.peers(wanted.name, tag=wanted.tag, dc=wanted.dc), time.time())
 
     def _by_health(self, question: tuple[str, str | None, str | None]) -> list[Peer]:
@@ -81,11 +81,12 @@ class ConsulSource(Source):
         return health.peers(self._client(), question, self._settings.domain)
 
     def _client(self) -> Consul:
-        if self._consul is None:
-            from svcinit.agent.consul.api import connect
+        from svcinit.agent.consul import api
 
-            self._consul = connect(self._settings, self._seconds_left())
+        if self._consul is None:
+            self._consul = api.connect(self._settings)
             self._consul.stats = self._stats
+        self._consul.timeout = api.timeouts(self._seconds_left())
         return self._consul
 
     def _seconds_left(self) -> float:

@@ -117,12 +117,14 @@ class VaultSource(Front):
         return Answer(found.content, time.time())
 
     def _client(self) -> Vault:
-        if self._vault is None:
-            from svcinit.agent.vault.client import connect
+        from svcinit.agent.vault import client
 
-            vault = connect(self._settings, max(MIN_TIMEOUT, self._deadline - time.monotonic()))
+        longest = max(MIN_TIMEOUT, self._deadline - time.monotonic())
+        if self._vault is None:
+            vault = client.connect(self._settings, longest)
             self._take_token(vault)
             self._vault = vault
+        self._vault.timeout = client.timeouts(longest)
         return self._vault
 
     def _take_token(self, vault: Vault) -> None:

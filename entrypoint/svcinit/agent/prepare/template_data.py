@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from svcinit import log
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class TemplateData:
     """`earlier`: how many entries each input had; None: nothing was prepared yet in this run of svcinit.
 
-    `answers`: all that was read; `kv`: the layered keys, relative to their prefix.
+    `answers`: all that was read; `kv`: the layered keys, relative to their prefix; `fetches`: entered while the source
+    is asked, which may hang.
     """
 
     def __init__(self, settings: Settings, source: Source, earlier: Mapping[InputId, int] | None = None) -> None:
@@ -30,6 +32,7 @@ class TemplateData:
         self.kv: dict[str, bytes] = {}
         self.known_agent: dict[str, str] = {}
         self.names: dict[str, object] = {}
+        self.fetches: Callable[[], AbstractContextManager[None]] = nullcontext
         self._redactor: Callable[[str], str] | None = None
 
     def fetch(self) -> None:
@@ -75,7 +78,8 @@ class TemplateData:
     def read(self, wanted: InputId) -> Any:
         """The content of an input. Raises Unavailable when it had entries and now has none."""
         if wanted not in self.answers:
-            answer = self.source.read(wanted)
+            with self.fetches():
+                answer = self.source.read(wanted)
             self._check_loss(wanted, len(answer.content))
             self.answers[wanted] = answer
         return self.answers[wanted].content
@@ -191,7 +195,8 @@ class TemplateData:
     def agent(self) -> dict[str, str]:
         """The agent's `node` name and `address`."""
         if not self.known_agent:
-            self.known_agent = self.source.agent()
+            with self.fetches():
+                self.known_agent = self.source.agent()
         return self.known_agent
 
 

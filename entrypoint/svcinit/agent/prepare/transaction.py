@@ -176,6 +176,14 @@ def _open_fallback(settings: Settings, fallback: str, deadline: float, slots: Sl
     return DefaultsSource(open_source(settings, deadline, slots))
 
 
+@contextlib.contextmanager
+def _fetching(out: Slot) -> Iterator[None]:
+    """A template asks for more. Only after an answer is rendering the reason if prepare hangs."""
+    out.write(Progress(Progress.FETCHING))
+    yield
+    out.write(Progress(Progress.RENDERING))
+
+
 class Transaction:
     """One try, from the inputs of `source`.
 
@@ -228,6 +236,7 @@ class Transaction:
                 self.data.fetch()
                 self.data.wait()
             out.write(Progress(Progress.RENDERING))  # if prepare hangs from here on, Consul is not the reason
+            self.data.fetches = lambda: _fetching(out)
             with self.timed("render"):
                 argv, env, changed, rollback_record, reloads = self.commit()
         except ConfigError:
