@@ -27,6 +27,7 @@ from bench import (
     instructions,
     memory,
     peers,
+    pythons,
     report,
     scale,
     soak,
@@ -34,7 +35,7 @@ from bench import (
     steps,
     watch,
 )
-from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, SVCINIT, SVCINIT_FULL, Full
+from bench.contenders import BASH, BASH_ONE_CURL, PYTHON, REGISTERED, SVCINIT, SVCINIT_FULL, Full
 from bench.launch import Contender, Stage
 from bench.page import Page, merged
 from bench.probe import Probe
@@ -42,10 +43,11 @@ from testing.consul import ConsulAgent
 from testing.parts import tool_path
 
 WARM_UP = 2  # runs of each contender that do not count
-PLAIN_TIMES, FULL_TIMES = 2.0, 4.0  # targets: at most so many times the bare interpreter, the bash entrypoint
+# targets: at most so many times the bare interpreter, and bash with one curl on idle cores, on busy ones, registered
+PLAIN_TIMES, FULL_TIMES, BUSY_TIMES, REGISTERED_TIMES = 1.25, 1.75, 2.2, 2.2
 WATCH_TIMES = 5  # as many runs: one takes little
 WATCH_MS = 5.0  # milliseconds from the answer to a raw blocking query
-PLAIN_PSS, FULL_PSS = 10.0, 35.0  # and so many MiB
+PLAIN_PSS, FULL_PSS = 8.5, 23.0  # and so many MiB
 # Consul keeps the place of a query for up to a minute after the end of a consul-template, which has one for each key.
 LIMITS = {"http_max_conns_per_client": 5000}
 DOCS = image.ROOT / "docs"
@@ -56,14 +58,17 @@ class Bench:
     """One session: a built svcinit, a stage to run on, and the raw figures so far."""
 
     def __init__(self, folder: pathlib.Path, python: str, runs: int) -> None:
+        """`python`: the interpreter to run svcinit with; empty: that of Dockerfile.base, on this machine's Debian."""
         self.load = os.getloadavg()[0]  # before the bench itself loads the machine
-        self.folder, self.python, self.runs = folder, python, runs
-        self.launcher = image.build(folder / "svcinit", python)
+        self.folder, self.runs = folder, runs
+        home = folder / "svcinit"
+        self.launcher = image.build(home, python) if python else image.of_suite(home, "")
+        self.python = image.interpreter(self.launcher)[0]
         self.probe = Probe(folder)
         self.stage = Stage(folder, self.probe)
         self.failed: list[str] = []  # what did not run, and so has no row
         self.raw: dict[str, Any] = {
-            "machine": report.machine(python, self.load),
+            "machine": report.machine(self.python, self.load),
             "runs": runs,
             "probe": self.probe.note,
         }
@@ -79,11 +84,34 @@ class Bench:
 
     def full(self) -> None:
         """start with 10 KV keys, 1 DNS query for a service, 1 template"""
-        print("The bash entrypoint registers the service before its start, svcinit immediately after its start.\n")
+        print(
+            "The bash entrypoint registers the service before its start, svcinit immediately after its start. "
+            "`registered` is until Consul has the service.\n"
+        )
         with self._consul() as full:
-            samples = self._race("full", full.contenders(self.launcher), BASH, self.stage.time)
-        _judge("svcinit / bash", samples, SVCINIT_FULL, BASH, FULL_TIMES)
-        _judge("svcinit / bash with one curl", samples, SVCINIT_FULL, BASH_ONE_CURL, FULL_TIMES)
+
+            def time(contender: Contender) -> float:
+                if contender.name == REGISTERED:
+                    return self.stage.until(contender, full.await_registration)
+                return self.stage.time(contender)
+
+            samples = self._race("full", full.contenders(self.launcher), BASH, time)
+            _judge("svcinit / bash with one curl", samples, SVCINIT_FULL, BASH_ONE_CURL, FULL_TIMES)
+            _judge("registered / bash with one curl", samples, REGISTERED, BASH_ONE_CURL, REGISTERED_TIMES)
+            print("\nThe same, while other processes keep all cores busy:\n")
+            with _all_cores_busy():
+                samples = self._race("full, busy", full.contenders(self.launcher), BASH, time)
+            _judge("svcinit / bash with one curl, busy cores", samples, SVCINIT_FULL, BASH_ONE_CURL, BUSY_TIMES)
+
+    def pythons(self) -> None:
+        """the Python in the image: a full start by each, beside bash with one curl"""
+        if "DOCKER_HOST" not in os.environ:
+            print("Not measured: it takes a Docker engine.")
+            return
+        with self._consul() as full:
+            found = pythons.measure(self.folder / "pythons", self.stage, full, self.runs, WARM_UP, _told)
+        self.raw["pythons"] = found._asdict()
+        _print(pythons.table(found))
 
     def steps(self) -> None:
         """where the time of a full start goes"""
@@ -136,7 +164,7 @@ class Bench:
         """from a KV put to the file and to the HUP, with SVCINIT_WATCH=1 and SVCINIT_SETTLE=0s"""
         print(f"{self.runs * WATCH_TIMES} changes, one after another.\n")
         with self._agent() as (folder, agent):
-            samples = watch.measure(folder / "watch", agent, self.runs * WATCH_TIMES)
+            samples = watch.measure(folder / "watch", agent, self.runs * WATCH_TIMES, self.launcher)
         self.raw["watch"] = samples
         _print(report.times(samples, [], watch.FLOOR, self.load))
         print()
@@ -145,8 +173,9 @@ class Bench:
     def scale(self) -> None:
         """watching without changes, by the number of keys, templates and services; then one change for many watchers"""
         with self._agent() as (folder, agent):
-            idle = [scale.Idle(SVCINIT, *size, scale.svcinit) for size in scale.SIZES]
-            idle.append(scale.Idle(SVCINIT, *scale.SIZES[0], scale.svcinit, scale.SERVICES))
+            follow = scale.svcinit(self.launcher)
+            idle = [scale.Idle(SVCINIT, *size, follow) for size in scale.SIZES]
+            idle.append(scale.Idle(SVCINIT, *scale.SIZES[0], follow, scale.SERVICES))
             scale.idle(folder / "idle", agent, idle)
             fleet = scale.fleet(folder / "fleet", agent)
         self.raw["scale"] = {"idle": [each.figures() for each in idle], "fleet": fleet}
@@ -158,11 +187,11 @@ class Bench:
         """tini, dumb-init, a bash entrypoint and consul-template beside svcinit, all in one run"""
         for part in ("plain", "full", "memory", "watch"):
             if part not in self.raw:
-                print(f"measuring {part}", file=sys.stderr)
+                _told(f"measuring {part}")
                 with contextlib.redirect_stdout(io.StringIO()):
                     PARTS[part](self)
         with self._agent() as (folder, agent):
-            idle = peers.sizes()
+            idle = peers.sizes(self.launcher)
             scale.idle(folder / "idle", agent, idle)
         self.raw["peers"] = [{"who": each.who, **each.figures()} for each in idle]
         _print(peers.table(self.raw, report.corner(self.load)))
@@ -228,8 +257,8 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "plain": Bench.plain, "deaf": Bench.deaf, "full": Bench.full, "steps": Bench.steps, "memory": Bench.memory,
-    "imports": Bench.imports, "instructions": Bench.instructions, "watch": Bench.watch, "scale": Bench.scale,
-    "peers": Bench.peers, "soak": Bench.soak, "fleet": Bench.fleet, "images": Bench.images,
+    "imports": Bench.imports, "instructions": Bench.instructions, "pythons": Bench.pythons, "watch": Bench.watch,
+    "scale": Bench.scale, "peers": Bench.peers, "soak": Bench.soak, "fleet": Bench.fleet, "images": Bench.images,
 }  # fmt: skip
 LONG = "soak", "fleet"  # run only where they are asked for; the page keeps their sections
 ALONE = "CPU", "load", "date", "commit"  # of the machine, above a section that was measured alone
@@ -257,7 +286,7 @@ def _run(options: argparse.Namespace) -> list[str]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleaned up
     chosen = [options.only] if options.only else [part for part in PARTS if part not in LONG]
     with tempfile.TemporaryDirectory(prefix="svcinit-bench-") as name:
-        bench = Bench(pathlib.Path(name), os.path.realpath(options.python), options.runs)
+        bench = Bench(pathlib.Path(name), os.path.realpath(options.python) if options.python else "", options.runs)
         for file, parts in itertools.groupby(chosen, lambda part: PAGES.get(part, MAIN_PAGE)):
             page = Page()
             with contextlib.redirect_stdout(page):
@@ -295,11 +324,29 @@ def _options() -> argparse.Namespace:
         "--json", type=pathlib.Path, default=image.ROOT / "bench" / "out" / "latest.json", help="where raw figures go"
     )
     parser.add_argument("--docs", action="store_true", help="make the page and the plots in docs/ of this run")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter to run svcinit with, of this version")
+    parser.add_argument(
+        "--python", default="" if "DOCKER_HOST" in os.environ else sys.executable,
+        help="the interpreter to run svcinit with, of this version; by default the one of the image, where Docker is",
+    )  # fmt: skip
     options = parser.parse_args()
     if options.runs < 1:
         parser.error("--runs: at least 1")
     return options
+
+
+def _told(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _all_cores_busy() -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for each in loops:
+            each.kill()
+            each.wait()
 
 
 def _judge(what: str, samples: dict[str, list[float]], ours: str, theirs: str, limit: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
+import urllib.request
 from collections.abc import Callable
 
 from bench import image
@@ -15,6 +17,7 @@ HERE = pathlib.Path(__file__).parent
 BARE, PYTHON, SVCINIT = "bare exec", "python3 -I -S", "svcinit"
 TINI, DUMB_INIT, UNLAUNCHED = "tini -s", "dumb-init", "svcinit without its launcher"
 BASH, BASH_ONE_CURL, SVCINIT_FULL = "bash entrypoint", "bash, one curl for all keys", "svcinit, full"
+REGISTERED = "svcinit, full: registered"
 CONSUL_TEMPLATE = "consul-template"
 KV_PREFIX, SERVICE = "config/bench", "bench"
 KEYS = {
@@ -76,11 +79,12 @@ class Full:
             self._contender(BASH_ONE_CURL, argv, {**env, "ONE_CURL": "1"}, missing),
             self.consul_template(),
             self.svcinit([str(launcher), "--"]),
+            self.svcinit([str(launcher), "--"], REGISTERED),
         ]
 
-    def svcinit(self, argv: list[str]) -> Contender:
+    def svcinit(self, argv: list[str], name: str = SVCINIT_FULL) -> Contender:
         """svcinit, started by `argv`."""
-        return self._contender(SVCINIT_FULL, argv, self._svcinit_env())
+        return self._contender(name, argv, self._svcinit_env())
 
     def consul_template(self) -> Contender:
         """The same file of the same keys and service; nothing is registered. A shell joins the words of -exec."""
@@ -100,6 +104,16 @@ class Full:
 
     def registered(self) -> bool:
         return bool(self.consul.instances(SERVICE))
+
+    def await_registration(self) -> None:
+        """Until Consul's answer to a blocking query has the service."""
+        index = 0
+        while True:
+            path = f"/v1/health/service/{SERVICE}?wait=20s&index={index}"
+            with urllib.request.urlopen(self.consul.url + path, timeout=40) as answer:
+                index = int(answer.headers["X-Consul-Index"])
+                if json.load(answer):
+                    return
 
     def _forget(self) -> None:
         """A container starts without what its predecessor rendered and registered."""

@@ -8,8 +8,16 @@ import re
 import shutil
 import subprocess
 
+from testing import images
+from testing.docker import docker
+
 ROOT = pathlib.Path(__file__).parent.parent
-BUILD_TIMEOUT = 120
+BUILD_TIMEOUT = 300
+LIBRARIES = "/install/opt/svcinit/lib"  # in the first stage of Dockerfile.base
+IN_CONTAINER = f"""
+mkdir "$1" && cp -r {LIBRARIES} "$1/lib" && rm -r "$1/lib/svcinit" "$1/lib/import-cache"
+exec python3 /build/entrypoint/bundle/bundle.py "$1"
+"""
 
 
 def build(folder: pathlib.Path, python: str) -> pathlib.Path:
@@ -20,6 +28,18 @@ def build(folder: pathlib.Path, python: str) -> pathlib.Path:
     subprocess.run(
         [python, str(ROOT / "entrypoint" / "bundle" / "bundle.py"), str(folder)], check=True, timeout=BUILD_TIMEOUT
     )
+    return folder / "bin" / "svcinit"
+
+
+def of_suite(folder: pathlib.Path, suite: str, flags: str = "") -> pathlib.Path:
+    """As `build`, with the libraries and the interpreter that Dockerfile.base takes from a suite of Debian; `flags`: of
+    the launcher's compiler. Needs a Docker engine."""
+    place = f"{folder.parent}:{folder.parent}"
+    made = images.build_stage(suite)
+    docker(
+        "run", "--rm", "--network=none", f"--env=CFLAGS={flags}", f"--volume={place}", made,
+        "sh", "-ec", IN_CONTAINER, "sh", str(folder), timeout=BUILD_TIMEOUT,
+    )  # fmt: skip
     return folder / "bin" / "svcinit"
 
 

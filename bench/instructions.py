@@ -59,11 +59,12 @@ def interpreter() -> str:
 def measure(folder: pathlib.Path, python: str) -> dict[str, float]:
     """Millions of instructions by process. `folder` is made, and gets a bundle of `python`."""
     launcher = image.build(folder / "bundle", python)
-    found = [_run(folder / f"run-{number}", launcher) for number in range(RUNS)]
+    found = [once(folder / f"run-{number}", launcher) for number in range(RUNS)]
     return {process: min(run[process] for run in found) for process in found[0]}
 
 
-def _run(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, float]:
+def once(folder: pathlib.Path, launcher: pathlib.Path, *options: str) -> dict[str, float]:
+    """Millions of instructions by process in one run of a bundle. `options`: more of the interpreter's."""
     counted = folder / "counted"
     counted.mkdir(parents=True)
     probe = Probe(folder)
@@ -71,7 +72,7 @@ def _run(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, float]:
     with ScriptedConsul() as consul:
         full = Full(folder / "full", cast(ConsulAgent, consul))  # it has what this contender needs of one
         python, *_ = image.interpreter(launcher)
-        contender = full.svcinit([*_cachegrind(counted), python, *OPTIONS, image.script(launcher), "--"])
+        contender = full.svcinit([*_cachegrind(counted), python, *OPTIONS, *options, image.script(launcher), "--"])
         contender.env |= ENV
         with stage.staying(contender) as init:
             eventually(full.registered, f"it is registered; its log: {stage.log.read_text()}", DEADLINE)
@@ -92,7 +93,7 @@ def _cachegrind(counted: pathlib.Path) -> list[str]:
 def parts(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, dict[str, float]]:
     """Where the instructions of prepare and presence go, in millions. A forked process goes on counting from the
     number that init had reached."""
-    whole = _run(folder, launcher)
+    whole = once(folder, launcher)
     python, *_ = image.interpreter(launcher)
     found = {}
     for process, own in OWN.items():

@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from bench.probe import STAY, Probe
@@ -37,18 +38,22 @@ class Contender:
         self.before, self.after = before, after
 
 
+def by_launcher(launcher: pathlib.Path) -> Callable[..., list[str]]:
+    """For testing.process.running: svcinit as it ships in place of its sources."""
+    return lambda *command: [str(launcher), "--", *command]
+
+
 class Stage:
     """Where contenders run: one at a time, each in a session of its own, its output in a file."""
 
     def __init__(self, folder: pathlib.Path, probe: Probe, deadline: float = DEADLINE) -> None:
         self.probe, self.log, self._deadline = probe, folder / "log", deadline
+        self._spawned = 0  # when the last contender was started, on the probe's clock
 
     def time(self, contender: Contender) -> float:
         """Milliseconds from just before the contender's exec to the service's first instruction."""
         contender.before()
-        argv = [*contender.argv, *self.probe.argv]
-        started = self.probe.clock()
-        pid = self._spawn(argv, contender.env)
+        pid = self._spawn([*contender.argv, *self.probe.argv], contender.env)
         try:
             began = self.probe.began(self._deadline)
             code = _wait(pid, self._deadline)
@@ -58,9 +63,16 @@ class Stage:
             _end(pid)
         if code:
             raise self._failed(contender, f"exit status {code}")
-        assert began > started, "the probe told of an earlier run"
+        assert began > self._spawned, "the probe told of an earlier run"
         contender.after()
-        return (began - started) / 1e6
+        return (began - self._spawned) / 1e6
+
+    def until(self, contender: Contender, wait: Callable[[], object]) -> float:
+        """Milliseconds from just before the contender's exec until `wait` returns, which a thread calls."""
+        with ThreadPoolExecutor(1) as thread:
+            happened = thread.submit(lambda: (wait(), self.probe.clock())[1])
+            with self.staying(contender):
+                return (happened.result(self._deadline) - self._spawned) / 1e6
 
     def deaf(self, contender: Contender) -> float:
         """Milliseconds from just before exec until SIGTERM is blocked: a PID 1 loses what comes sooner."""
@@ -101,6 +113,7 @@ class Stage:
 
     def _spawn(self, argv: list[str], env: Mapping[str, str]) -> int:
         write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        self._spawned = self.probe.clock()
         return os.posix_spawn(
             argv[0], argv, env, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             file_actions=[

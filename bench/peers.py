@@ -27,11 +27,11 @@ changes; CPU is in ms per minute. An empty cell is not measured, because the too
 confd 0.16.0 needs the Go module github.com/kelseyhightower/memkv, which was not available."""
 
 
-def sizes() -> list[Idle]:
+def sizes(launcher: pathlib.Path) -> list[Idle]:
     """FEW and MANY, each followed by both. Each template reads its share of the keys, each key by its name."""
-    found = []
+    found, ours_by = [], svcinit(launcher)
     for keys, templates in (FEW, MANY):
-        ours, theirs = Idle(SVCINIT_FULL, keys, templates, svcinit), Idle(CONSUL_TEMPLATE, keys, templates, _follow)
+        ours, theirs = Idle(SVCINIT_FULL, keys, templates, ours_by), Idle(CONSUL_TEMPLATE, keys, templates, _follow)
         ours.texts = _texts(ours, '{{ key("%s") }}', "")
         theirs.texts = _texts(theirs, '{{ key "%s" }}', f"{theirs.prefix}/")
         found += [ours, theirs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from bench.launch import by_launcher
 from testing.consul import ConsulAgent
 from testing.process import PATH, ROOT, end_session, running
 from testing.waiting import eventually
@@ -81,9 +83,15 @@ def idle(folder: pathlib.Path, consul: ConsulAgent, sizes: Sequence[Idle]) -> No
             each.requests = round(sum(f"/{each.name}" in url for url in urls) * 60 / WINDOW)
 
 
+def svcinit(launcher: pathlib.Path) -> Follow:
+    """To follow by svcinit: its own two processes."""
+    return functools.partial(_svcinit, launcher)
+
+
 @contextmanager
-def svcinit(folder: pathlib.Path, consul: ConsulAgent, size: Idle) -> Iterator[list[psutil.Process]]:
-    """svcinit's own two processes."""
+def _svcinit(
+    launcher: pathlib.Path, folder: pathlib.Path, consul: ConsulAgent, size: Idle
+) -> Iterator[list[psutil.Process]]:
     trees = folder / "templates"
     for number, text in enumerate(size.texts):
         source = trees / (str(folder / "out" / f"file{number}").lstrip("/") + ".j2")
@@ -94,7 +102,7 @@ def svcinit(folder: pathlib.Path, consul: ConsulAgent, size: Idle) -> Iterator[l
         "SVCINIT_TEMPLATES": str(trees), "SVCINIT_WATCH": "1",
     }  # fmt: skip
     began = time.monotonic()
-    with running(folder / "svcinit", "sleep", "1000", env=env) as started:
+    with running(folder / "svcinit", "sleep", "1000", env=env, launch=by_launcher(launcher)) as started:
         started.says("started", 30)
         size.start = time.monotonic() - began
         started.says("registered", 30)

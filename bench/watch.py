@@ -11,6 +11,7 @@ import urllib.request
 
 from bench import consul_template
 from bench.contenders import CONSUL_TEMPLATE
+from bench.launch import by_launcher
 from testing.consul import ConsulAgent
 from testing.process import Running, running
 from testing.waiting import eventually
@@ -30,7 +31,7 @@ FLOOR, BYTES, HUP = "a raw blocking query", "svcinit: bytes on disk", "svcinit: 
 PEER_BYTES = f"{CONSUL_TEMPLATE} -wait 0s: bytes on disk"
 
 
-def measure(folder: pathlib.Path, consul: ConsulAgent, runs: int) -> dict[str, list[float]]:
+def measure(folder: pathlib.Path, consul: ConsulAgent, runs: int, launcher: pathlib.Path) -> dict[str, list[float]]:
     """Milliseconds from just before the put, `runs` of each."""
     folder.mkdir()
     service, target = folder / "service.py", folder / "out" / "app.ini"
@@ -45,7 +46,8 @@ def measure(folder: pathlib.Path, consul: ConsulAgent, runs: int) -> dict[str, l
     }  # fmt: skip
     samples: dict[str, list[float]] = {FLOOR: [], BYTES: [], HUP: [], PEER_BYTES: []}
     peer = consul_template.following(folder / "peer", consul, [f'{{{{ key "{PREFIX}/n" }}}}'], "-wait", "0s")
-    with running(folder / "svcinit", sys.executable, str(service), env=env) as svcinit, peer as (_, [theirs]):
+    ours = running(folder / "svcinit", sys.executable, str(service), env=env, launch=by_launcher(launcher))
+    with ours as svcinit, peer as (_, [theirs]):
         svcinit.says("up")
         svcinit.child("presence")
         for run in range(-2, runs):

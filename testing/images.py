@@ -61,6 +61,12 @@ def svcinit(suite: str = "") -> str:
 
 
 @functools.cache
+def build_stage(suite: str) -> str:
+    """The first stage of Dockerfile.base, which can make /opt/svcinit."""
+    return build(ROOT, f"svcinit-build-{suite}", file=ROOT / "Dockerfile.base", target="build", BASE_IMAGE=base(suite))
+
+
+@functools.cache
 def bare(image: str, name: str) -> str:
     """An image with svcinit in it, and nothing else added."""
     with tempfile.TemporaryDirectory() as context:

@@ -12,6 +12,7 @@ something that is needed cannot be found.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import shutil
@@ -57,6 +58,7 @@ def main() -> None:
             "-s",
             *names,
             *flags,
+            *os.environ.get("CFLAGS", "").split(),
             "-o",
             home / "bin" / program,
             SOURCES / "bundle" / "launcher.c",

@@ -49,12 +49,15 @@ int main(int argc, char **argv, char **envp)
             *each = renamed;
         }
     }
-    char **command = calloc(argc + 5, sizeof *command);
+    char **command = calloc(argc + 6, sizeof *command);
     if (!command)
         return 71;
     char **next = command;
     *next++ = HOME "/python/bin/" PROGRAM; /* a link to the interpreter: ps(1) and top(1) show this name */
     *next++ = "-IS";
+#ifdef LAZY_IMPORTS
+    *next++ = "-Xlazy_imports=all"; /* PEP 810: Python 3.15 and newer */
+#endif
     if (reaps)
         *next++ = "-Xreaps";
     *next++ = HOME "/python/" PROGRAM ".py";

@@ -50,7 +50,7 @@ def test_an_image_that_does_not_start_fails_the_run_and_changes_no_page(
     monkeypatch.setattr(bench, "DOCS", tmp_path)
     monkeypatch.setattr(bench, "Probe", lambda _: probe)
     monkeypatch.setattr(bench, "Stage", lambda *_: None)
-    monkeypatch.setattr("bench.image.build", lambda folder, _: folder)
+    monkeypatch.setattr("bench.image.of_suite", lambda folder, _: folder)
     monkeypatch.setattr(bench.Bench, "_agent", agent)
     monkeypatch.setattr("bench.starts.measure", lambda *_: [measured("nginx"), measured("twemproxy", failure)])
     monkeypatch.setattr("subprocess.run", lambda *_, **__: types.SimpleNamespace(stdout=""))
@@ -119,5 +119,5 @@ def test_a_soak_has_at_least_one_instance_of_each_service(monkeypatch: pytest.Mo
 
 
 def test_a_row_of_what_following_costs_has_the_numbers_of_keys_and_templates() -> None:
-    row = report.idle([scale.Idle("svcinit", 10, 2, scale.svcinit)])[-1]
+    row = report.idle([scale.Idle("svcinit", 10, 2, scale.svcinit(pathlib.Path("svcinit")))])[-1]
     assert row.startswith("| 10 | 2 | 0 |")
