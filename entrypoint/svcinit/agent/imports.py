@@ -4,7 +4,8 @@
    already: 100 regular expressions, and the 60 functions that named tuples and data classes make of texts. /opt/svcinit
    has the file; `entrypoint/bundle/import_cache.py` makes it when the image is built. An installation without the file,
    or with a file of another Python or another place, imports in the ordinary way.
-2. Without modules that only other uses of a library need. They load when they are used first.
+2. Without modules that only other uses of a library need. They load when they are used first. `datetime` is the one
+   in C from the start.
 3. Without OpenSSL and its CAs, as long as no address is https: 4 MiB of memory. The standard library and urllib3 do
    without it.
 """
@@ -34,14 +35,19 @@ if TYPE_CHECKING:
 LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = f"{LIBRARY}/import-cache"
 KEY = (sys.version, _sre.MAGIC, LIBRARY)
-# Libraries import these modules at their top, and use them for nothing that svcinit does. The functions are those that
-# they import by name.
+# Libraries import these modules at their top, and use them for nothing that svcinit does. The functions and classes are
+# those that they import by name.
 UNUSED: Mapping[str, tuple[str, ...]] = {
-    "idna": (), "importlib.metadata": ("version",), "tempfile": (), "zipfile": (),
+    "ast": ("literal_eval",), "calendar": ("timegm",), "idna": (), "importlib.metadata": ("version",),
+    "inspect": ("getattr_static",), "ipaddress": ("IPv4Address", "IPv6Address"), "mimetypes": (), "tempfile": (),
+    "jinja2.bccache": ("BytecodeCache", "FileSystemBytecodeCache", "MemcachedBytecodeCache"), "traceback": (),
+    "zipfile": (),
     "urllib.request": (
         "getproxies", "getproxies_environment", "parse_http_list", "proxy_bypass", "proxy_bypass_environment",
     ),
 }  # fmt: skip
+# Up to Python 3.11 the module executes its own code in Python first, and then replaces all of it by that in C.
+IN_C: Mapping[str, str] = {"datetime": "_datetime"}
 # Libraries do without these modules. The last one is there to find that its own library is not.
 UNNEEDED = "bz2", "lzma", "urllib3.contrib.socks"
 OPENSSL = "ssl", "_hashlib", "urllib3.contrib.pyopenssl"
@@ -104,6 +110,9 @@ def defer_unused() -> None:
     """Have the modules of UNUSED load when an attribute of theirs is used first, and those of UNNEEDED never."""
     for name in UNNEEDED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    for name, implementation in IN_C.items():
+        if name not in sys.modules:
+            sys.modules[name] = import_module(implementation)
     for name, functions in UNUSED.items():
         if name not in sys.modules:
             _add(_Stub(name, {function: _deferred(name, function) for function in functions}))
@@ -142,18 +151,24 @@ class _Stub(ModuleType):
 def _add(stub: _Stub) -> None:
     sys.modules[stub.__name__] = stub
     parent, _, child = stub.__name__.rpartition(".")
-    if parent:
+    if parent in sys.stdlib_module_names:  # a library imports its own modules by name
         setattr(import_module(parent), child, stub)
 
 
 def _deferred(module: str, function: str) -> Callable[..., Any]:
+    if function[0].isupper():  # a class: nothing is an instance of it as long as its module is not loaded
+        return type(function, (), {})
     return lambda *arguments: getattr(_real(module), function)(*arguments)
 
 
 def _real(name: str) -> ModuleType:
-    if isinstance(sys.modules.get(name), _Stub):
-        del sys.modules[name]
-    return import_module(name)
+    stub = sys.modules.get(name)
+    if not isinstance(stub, _Stub):
+        return import_module(name)
+    del sys.modules[name]
+    module = import_module(name)
+    vars(stub).update({own: value for own, value in vars(module).items() if not own.startswith("__")})
+    return module
 
 
 def _take(patterns: Patterns) -> None:

@@ -13,10 +13,10 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
-from jinja2.bccache import Bucket
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, UndefinedError
 from jinja2.loaders import split_template_path
 from jinja2.runtime import Context
 from jinja2.utils import missing
@@ -221,16 +221,18 @@ class _Loader(FileSystemLoader):
         return text, path, lambda: True
 
 
-class _Compiled(BytecodeCache):
-    """The compiled code of all templates in this process, by the checksum of their text."""
+class _Compiled:
+    """The compiled code of all templates in this process, by their names and texts. It has what Environment calls of
+    jinja2.BytecodeCache, whose module imports pickle."""
 
-    codes: ClassVar[dict[tuple[str, str], Any]] = {}
+    codes: ClassVar[dict[tuple[str, str | None, str], CodeType]] = {}
 
-    def load_bytecode(self, bucket: Bucket) -> None:
-        bucket.code = self.codes.get((bucket.key, bucket.checksum))
+    def get_bucket(self, _: Environment, name: str, path: str | None, text: str) -> SimpleNamespace:
+        key = name, path, text
+        return SimpleNamespace(key=key, code=self.codes.get(key))
 
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        self.codes[bucket.key, bucket.checksum] = bucket.code
+    def set_bucket(self, bucket: SimpleNamespace) -> None:
+        self.codes[bucket.key] = bucket.code
 
 
 class _Context(Context):
