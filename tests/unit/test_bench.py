@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench import __main__ as bench
-from bench import contenders, peers, report, scale, soak, watch
+from bench import contenders, peers, pythons, report, scale, soak, watch
 from bench.page import merged
 from bench.starts import DIRECT, SVCINIT, Measured, Start
 
@@ -121,3 +121,10 @@ def test_a_soak_has_at_least_one_instance_of_each_service(monkeypatch: pytest.Mo
 def test_a_row_of_what_following_costs_has_the_numbers_of_keys_and_templates() -> None:
     row = report.idle([scale.Idle("svcinit", 10, 2, scale.svcinit(pathlib.Path("svcinit")))])[-1]
     assert row.startswith("| 10 | 2 | 0 |")
+
+
+def test_the_table_of_pythons_has_each_beside_bash_with_one_curl() -> None:
+    cost = pythons.Cost([90.0, 80.0, 100.0], [120.0], 8.0, 21.0, {"init": 60.4, "prepare": 250.0, "presence": 180.0})
+    bash, row = pythons.table(pythons.Measured([40.0, 45.0, 50.0], {"3.99, some Debian": cost}))[-2:]
+    assert bash.startswith("| bash, one curl for all keys | 45.0 | 1.00 |")
+    assert row == "| 3.99, some Debian | 90.0 | 2.00 | 120.0 | 2.67 | 8.0 | 21.0 | 60 | 250 | 180 |"
