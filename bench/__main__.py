@@ -40,6 +40,7 @@ from bench.launch import Contender, Stage
 from bench.page import Page, merged
 from bench.probe import Probe
 from testing.consul import ConsulAgent
+from testing.docker import Failed
 from testing.parts import tool_path
 
 WARM_UP = 2  # runs of each contender that do not count
@@ -86,7 +87,7 @@ class Bench:
         """start with 10 KV keys, 1 DNS query for a service, 1 template"""
         print(
             "The bash entrypoint registers the service before its start, svcinit immediately after its start. "
-            "`registered` is until Consul has the service.\n"
+            "`registered` is the time until Consul has the service.\n"
         )
         with self._consul() as full:
 
@@ -108,9 +109,13 @@ class Bench:
         if "DOCKER_HOST" not in os.environ:
             print("Not measured: it takes a Docker engine.")
             return
-        with self._consul() as full:
-            found = pythons.measure(self.folder / "pythons", self.stage, full, self.runs, WARM_UP, _told)
-        self.raw["pythons"] = found._asdict()
+        try:
+            with self._consul() as full:
+                found = pythons.measure(self.folder / "pythons", self.stage, full, self.runs, WARM_UP, _told)
+        except (Failed, RuntimeError) as error:
+            self.failed.append(f"pythons: {error}")
+            return
+        self.raw["pythons"] = {name: cost._asdict() for name, cost in found.costs.items()}
         _print(pythons.table(found))
 
     def steps(self) -> None:
@@ -325,8 +330,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--docs", action="store_true", help="make the page and the plots in docs/ of this run")
     parser.add_argument(
-        "--python", default="" if "DOCKER_HOST" in os.environ else sys.executable,
-        help="the interpreter to run svcinit with, of this version; by default the one of the image, where Docker is",
+        "--python", default="" if "TEST_BASE_IMAGE" in os.environ else sys.executable,
+        help="the interpreter to run svcinit with, of this version; by default the image's, with a Docker engine",
     )  # fmt: skip
     options = parser.parse_args()
     if options.runs < 1:

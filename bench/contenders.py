@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import time
 import urllib.request
 from collections.abc import Callable
 
 from bench import image
-from bench.launch import Contender
+from bench.launch import DEADLINE, Contender
 from testing.consul import ConsulAgent, free_ports
 from testing.parts import tool_path
 
@@ -106,14 +107,15 @@ class Full:
         return bool(self.consul.instances(SERVICE))
 
     def await_registration(self) -> None:
-        """Until Consul's answer to a blocking query has the service."""
-        index = 0
-        while True:
-            path = f"/v1/health/service/{SERVICE}?wait=20s&index={index}"
-            with urllib.request.urlopen(self.consul.url + path, timeout=40) as answer:
+        """Until Consul's answer to a blocking query has the service. Raises TimeoutError."""
+        index, deadline = 0, time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            path = f"/v1/health/service/{SERVICE}?wait=5s&index={index}"
+            with urllib.request.urlopen(self.consul.url + path, timeout=10) as answer:
                 index = int(answer.headers["X-Consul-Index"])
                 if json.load(answer):
                     return
+        raise TimeoutError(f"{SERVICE} was not registered within {DEADLINE:g} s")
 
     def _forget(self) -> None:
         """A container starts without what its predecessor rendered and registered."""

@@ -68,11 +68,18 @@ class Stage:
         return (began - self._spawned) / 1e6
 
     def until(self, contender: Contender, wait: Callable[[], object]) -> float:
-        """Milliseconds from just before the contender's exec until `wait` returns, which a thread calls."""
+        """Milliseconds from just before the contender's exec until `wait` returns, which a thread calls. `wait` must
+        have a deadline of its own."""
+        contender.before()
         with ThreadPoolExecutor(1) as thread:
             happened = thread.submit(lambda: (wait(), self.probe.clock())[1])
             with self.staying(contender):
-                return (happened.result(self._deadline) - self._spawned) / 1e6
+                try:
+                    at = happened.result()
+                except TimeoutError as error:
+                    raise self._failed(contender, str(error)) from None
+        assert at > self._spawned, "what was waited for was there before the start"
+        return (at - self._spawned) / 1e6
 
     def deaf(self, contender: Contender) -> float:
         """Milliseconds from just before exec until SIGTERM is blocked: a PID 1 loses what comes sooner."""

@@ -39,13 +39,15 @@ class Measured(NamedTuple):
 def measure(
     folder: pathlib.Path, stage: Stage, full: Full, runs: int, warm_up: int, progress: Callable[[str], None]
 ) -> Measured:
-    """Round robin, as the other starts. `progress` is told what is done next."""
+    """One after the other in each round. `progress` is told what is done next."""
     folder.mkdir()
-    launchers = {}
+    launchers: dict[str, pathlib.Path] = {}
     for number, (name, (suite, option)) in enumerate(SUITES.items()):
         progress(f"building the bundle of {name}")
         launchers[name] = image.of_suite(folder / f"python-{number}", suite, "-DLAZY_IMPORTS" if option else "")
     bash = next(each for each in full.contenders(next(iter(launchers.values()))) if each.name == BASH_ONE_CURL)
+    if bash.missing:
+        raise RuntimeError(f"{BASH_ONE_CURL} needs {bash.missing}")
     full_of = {name: full.svcinit([str(launcher), "--"], name) for name, launcher in launchers.items()}
     starts: dict[str, list[float]] = {name: [] for name in (BASH_ONE_CURL, *launchers)}
     registered: dict[str, list[float]] = {name: [] for name in launchers}

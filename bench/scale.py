@@ -84,7 +84,7 @@ def idle(folder: pathlib.Path, consul: ConsulAgent, sizes: Sequence[Idle]) -> No
 
 
 def svcinit(launcher: pathlib.Path) -> Follow:
-    """To follow by svcinit: its own two processes."""
+    """svcinit as a follower; it yields svcinit's own two processes."""
     return functools.partial(_svcinit, launcher)
 
 

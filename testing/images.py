@@ -63,7 +63,8 @@ def svcinit(suite: str = "") -> str:
 @functools.cache
 def build_stage(suite: str) -> str:
     """The first stage of Dockerfile.base, which can make /opt/svcinit."""
-    return build(ROOT, f"svcinit-build-{suite}", file=ROOT / "Dockerfile.base", target="build", BASE_IMAGE=base(suite))
+    name = f"svcinit-build-{suite}" if suite else "svcinit-build"
+    return build(ROOT, name, file=ROOT / "Dockerfile.base", target="build", BASE_IMAGE=base(suite))
 
 
 @functools.cache

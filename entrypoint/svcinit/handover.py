@@ -55,8 +55,8 @@ class Message:
 class Progress(Message):
     """What a preparation is doing now; its verdict replaces this message in the same slot."""
 
-    FETCHING = "fetching"  # it needs Consul or DNS
-    RENDERING = "rendering"  # it has all data: a hang is not caused by Consul
+    FETCHING = "fetching"  # it waits for Consul, DNS or Vault
+    RENDERING = "rendering"  # it waits for no answer: a hang is its own fault
 
     def __init__(self, phase: str) -> None:
         self.phase = phase

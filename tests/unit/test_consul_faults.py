@@ -213,7 +213,7 @@ def test_an_agent_that_never_answers_costs_the_timeout() -> None:
 
 
 def test_a_later_question_has_only_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or prepare is killed while it waits, and cannot say what for."""
+    """Otherwise prepare is killed while it waits, and does not log what it waits for."""
     with answering([NO_KEYS, NO_KEYS]) as address:
         settings = environment.read({"CONSUL_HTTP_ADDR": address, "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "80"})
         source = ConsulSource(settings, time.monotonic() + 1000)

@@ -316,3 +316,13 @@ def test_a_prepare_that_is_killed_while_a_template_asks_for_more_had_been_waitin
     run.run(crew.slots.verdict, crew.slots.fresh)
     assert source.waited == {"config/web": True, "db": True}
     assert rendered == [False], "what it does after that is its own fault"
+
+
+@pytest.mark.parametrize(("error", "waits"), [(Unavailable("no answer"), True), (ConfigError("denied"), False)])
+def test_after_a_refusal_a_prepare_that_hangs_does_not_count_as_waiting(
+    container: Container, error: SvcinitError, waits: bool
+) -> None:
+    container.preparation()
+    with pytest.raises(SvcinitError), transaction._fetching(container.crew.slots.verdict):
+        raise error
+    assert container.crew.fetching() is waits

@@ -46,6 +46,17 @@ UNUSED: Mapping[str, tuple[str, ...]] = {
         "getproxies", "getproxies_environment", "parse_http_list", "proxy_bypass", "proxy_bypass_environment",
     ),
 }  # fmt: skip
+
+
+def _annotations(of: Any, **options: Any) -> dict[str, Any]:
+    """As inspect.get_annotations of Python 3.12 and 3.13, which their dataclasses calls for each class."""
+    if isinstance(of, type) and not options and sys.version_info < (3, 14):
+        return dict(vars(of).get("__annotations__", {}))
+    found: dict[str, Any] = _real("inspect").get_annotations(of, **options)
+    return found
+
+
+LIGHT: Mapping[str, Mapping[str, Any]] = {"inspect": {"get_annotations": _annotations}}
 # Up to Python 3.11 the module executes its own code in Python first, and then replaces all of it by that in C.
 IN_C: Mapping[str, str] = {"datetime": "_datetime"}
 # Libraries do without these modules. The last one is there to find that its own library is not.
@@ -115,7 +126,8 @@ def defer_unused() -> None:
             sys.modules[name] = import_module(implementation)
     for name, functions in UNUSED.items():
         if name not in sys.modules:
-            _add(_Stub(name, {function: _deferred(name, function) for function in functions}))
+            deferred = {function: _deferred(name, function) for function in functions}
+            _add(_Stub(name, {**deferred, **LIGHT.get(name, {})}))
 
 
 def avoid_openssl() -> None:
@@ -151,13 +163,13 @@ class _Stub(ModuleType):
 def _add(stub: _Stub) -> None:
     sys.modules[stub.__name__] = stub
     parent, _, child = stub.__name__.rpartition(".")
-    if parent in sys.stdlib_module_names:  # a library imports its own modules by name
+    if parent in sys.stdlib_module_names:  # to import another parent would load its library
         setattr(import_module(parent), child, stub)
 
 
 def _deferred(module: str, function: str) -> Callable[..., Any]:
     if function[0].isupper():  # a class: nothing is an instance of it as long as its module is not loaded
-        return type(function, (), {})
+        return type(function, (), {"__new__": lambda _, *arguments: getattr(_real(module), function)(*arguments)})
     return lambda *arguments: getattr(_real(module), function)(*arguments)
 
 

@@ -139,7 +139,7 @@ class Preparation:
             )
 
     def late_code(self) -> int:
-        """The status of a prepare that was killed at its deadline: Consul or DNS did not answer, if it still waited."""
+        """The status of a prepare that was killed at its deadline: if it waited, what it waited for did not answer."""
         return EX_TEMPFAIL if self.crew.fetching() else EX_CONFIG
 
     def roll_back(self, code: int) -> None:

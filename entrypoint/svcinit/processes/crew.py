@@ -130,7 +130,7 @@ class Crew(Init):
         self._close_pipe()  # what was fetched is too old for another prepare
 
     def fetching(self) -> bool:
-        """Did the last prepare still need Consul or DNS when it ended?"""
+        """Did the last prepare wait for Consul, DNS or Vault when it ended?"""
         from svcinit.handover import Progress
 
         try:

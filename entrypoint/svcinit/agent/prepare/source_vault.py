@@ -109,7 +109,7 @@ class VaultSource(Front):
         except Denied as error:
             if not self._log_in_again(vault):
                 raise login.explained(error, vault) from None
-            found = secrets.read(vault, wanted, preview=self._memory is None)
+            found = secrets.read(self._client(), wanted, preview=self._memory is None)
         record = memory.Record.of(found, self._token.since if self._token else 0.0)
         self._records[wanted] = record
         if self._memory is not None and found.how == secrets.LEASED:  # at once: another try must not issue another one
@@ -119,13 +119,15 @@ class VaultSource(Front):
     def _client(self) -> Vault:
         from svcinit.agent.vault import client
 
-        longest = max(MIN_TIMEOUT, self._deadline - time.monotonic())
         if self._vault is None:
-            vault = client.connect(self._settings, longest)
+            vault = client.connect(self._settings, self._seconds_left())
             self._take_token(vault)
             self._vault = vault
-        self._vault.timeout = client.timeouts(longest)
+        self._vault.timeout = client.timeouts(self._seconds_left())
         return self._vault
+
+    def _seconds_left(self) -> float:
+        return max(MIN_TIMEOUT, self._deadline - time.monotonic())
 
     def _take_token(self, vault: Vault) -> None:
         from svcinit.agent.vault import memory

@@ -178,9 +178,13 @@ def _open_fallback(settings: Settings, fallback: str, deadline: float, slots: Sl
 
 @contextlib.contextmanager
 def _fetching(out: Slot) -> Iterator[None]:
-    """A template asks for more. Only after an answer is rendering the reason if prepare hangs."""
+    """A template asks for more. Until the answer comes, a hang is not the fault of rendering."""
     out.write(Progress(Progress.FETCHING))
-    yield
+    try:
+        yield
+    except ConfigError:  # that is an answer, after which other templates are rendered
+        out.write(Progress(Progress.RENDERING))
+        raise
     out.write(Progress(Progress.RENDERING))
 
 
