@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from svcinit.agent.fleet.records import RollOutcome
+from svcinit.agent.consul.api import connect
+from svcinit.agent.consul.blocking import Connections
+from svcinit.agent.fleet.records import Record, RollOutcome
+from svcinit.agent.fleet.turns import leaving
+from svcinit.handover import Slots
+from svcinit.settings import environment
 from testing.consul import ConsulAgent, free_ports
 from testing.ctl import CODE
 from testing.fleet import Fleet
@@ -203,3 +210,44 @@ def test_with_auto_a_change_in_kv_rolls_by_itself_and_a_bad_one_takes_itself_bac
         assert shop.contents() == ["good 2"] * COUNT
         touched = [instance for instance in shop.instances if instance.err.count("this instance has its turn") > 1]
         assert len(touched) == 1, "only the canary"
+
+
+def test_a_container_that_stops_without_its_presence_counts_as_stopped(
+    tmp_path: pathlib.Path, own_consul: ConsulAgent
+) -> None:
+    """Otherwise a `docker stop` right after a turn would be a failure of the change."""
+    with ExitStack() as stack:
+        shop = Shop(tmp_path, own_consul, stack, count=1)
+        shop.put("good 1")
+        shop.start()
+        (svcinit,), (entry,) = shop.instances, shop.fleet.store.below(shop.fleet.keys.records)
+        os.kill(svcinit.child("presence"), signal.SIGSTOP)  # init replaces it by a process that only deregisters
+        svcinit.signal(signal.SIGTERM)
+        assert svcinit.wait(20) == 128 + signal.SIGTERM
+        assert has_left(shop.fleet, entry.key)
+
+
+def test_a_container_that_stops_when_its_record_has_just_changed_counts_as_stopped(consul: ConsulAgent) -> None:
+    """The end of a turn is such a change, and the record is read again only a moment later."""
+    fleet = Fleet(consul, "stopping")
+    settings = environment.read({
+        **consul.env, "SVCINIT_SERVICE": "stopping", "SVCINIT_ID": "stopping-1", "SVCINIT_PORT": "80",
+        "SVCINIT_ROLL": "manual", "SVCINIT_TEMPLATES": "/nonexistent",
+    })  # fmt: skip
+    client = connect(settings)
+    with closing(client):
+        turns = leaving(settings, client, Connections(client, 1), Slots(), "life")
+        key = fleet.keys.at("stopping-1")
+        assert fleet.store.put(key, Record(life="life").dump())
+        turns.query.entry = fleet.store.get(key)
+        assert fleet.store.put(key, Record(life="life", rev="0123456789ab").dump())
+        turns.leave()
+    assert has_left(fleet, key)
+
+
+def has_left(fleet: Fleet, key: str) -> bool:
+    found = fleet.store.get(key)
+    assert found is not None
+    record = Record.parse(found.value)
+    assert isinstance(record, Record)
+    return record.left

@@ -354,13 +354,13 @@ class Crew(Init):
 
     def start_deregister(self) -> None:
         """Only deregister, because presence is not there to do it."""
-        settings, life = self.settings, self._life
+        settings, slots, life = self.settings, self.slots, self._life
 
         def body() -> int:
             _load_quickly(settings)
             from svcinit.agent.registration import presence
 
-            return presence.deregister(settings, life)
+            return presence.deregister(settings, slots, life)
 
         self.fork(Role.DEREGISTER, body)
 

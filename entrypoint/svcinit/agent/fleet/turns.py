@@ -11,6 +11,7 @@ import dataclasses
 import random
 import urllib.parse
 from enum import Enum, auto
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svcinit import __version__, log
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.25  # seconds between two looks at init.json while a turn is in progress
 CLAIM_SPREAD = 0.25  # seconds in which the instances that were granted turns together claim them
 GRACE = 1.0  # seconds in which init writes how a reload ended, after it took the result of the preparation
+LEAVE_TRIES = 3  # writes of the record when the container stops
 TRIES = 3  # preparations of one turn, if Consul or DNS was unavailable
 RETRY_INTERVAL = 2.0  # seconds between them
 REHEARSAL_POLL = 0.05  # seconds between two looks whether a rehearsal has ended
@@ -207,20 +209,28 @@ class Turns:
         self._next = 0.0
 
     def leave(self) -> None:
-        """The container stops. One try. If the stop ended the reload of a turn, the turn has ended: otherwise the next
-        run would report that the container died. A service that restarts in place is still in its turn.
+        """The container stops. If the stop ended the reload of a turn, the turn has ended: otherwise the next run would
+        report that the container died. A service that restarts in place is still in its turn.
 
-        `left`: the container was stopped on purpose. If the service ended by itself, it was not.
+        `left`: the container was stopped on purpose. If the service ended by itself, it was not. A record that is not
+        the one that was read last, perhaps because the end of a turn was written a moment ago, is read again.
         """
+        try:
+            for _ in range(LEAVE_TRIES):
+                if self.query.entry is not None and self._leave():
+                    return
+                self.query.entry = self._store.get(self._key)
+        except SvcinitError as error:
+            log.debug("turn_failed", "the record of this instance is not up to date: {error}", error=error)
+
+    def _leave(self) -> bool:
+        """False: the record has changed since it was read."""
         record = self._record()
         if record is not None and act(record.turn, self._known(record)) is Act.END:
             record = self._ended(record, 0.0)
         if record is None or (record.turn.state == TurnState.CLAIMED and record.turn.how != How.TURN):
-            return
-        try:
-            self._write(dataclasses.replace(record, left=self._init().get("main", 0) is not None), 0.0)
-        except SvcinitError as error:
-            log.debug("turn_failed", "the record of this instance is not up to date: {error}", error=error)
+            return True
+        return self._write(dataclasses.replace(record, left=self._init().get("main", 0) is not None), 0.0)
 
     def _step(self, now: float) -> None:
         before = self._record()
@@ -364,17 +374,19 @@ class Turns:
         except SvcinitError as error:
             log.debug("turn_failed", "the revision of this instance is not stored: {error}", error=error)
 
-    def _write(self, record: Record, now: float) -> None:
-        """Replace the record as it was read. If it has changed since then, the query answers with the new one."""
+    def _write(self, record: Record, now: float) -> bool:
+        """Replace the record as it was read. False: it has changed since then; the query answers with the new one."""
         modified = 0 if self.query.entry is None else self.query.entry.modified
         raw = record.dump()
         if len(raw) > RECORD_ROOM:
             raise ConfigError(f"the record would have {len(raw)} bytes; at most {RECORD_ROOM} are possible. With "
                               "SVCINIT_ROLL, SVCINIT_KV_PREFIX needs fewer or shorter prefixes")  # fmt: skip
-        if self._store.put(self._key, raw, index=modified):
+        is_written = self._store.put(self._key, raw, index=modified)
+        if is_written:
             self.query.written()
         self._written = modified, now
         self._next = now + LAG
+        return is_written
 
     def _is_behind(self, now: float) -> bool:
         """Is the record still read as it was before the last write?"""
@@ -411,6 +423,12 @@ class Turns:
             except SvcinitError:  # the token may not read the agent
                 self._node = ""
         return self._node
+
+
+def leaving(settings: Settings, consul: Consul, connections: Connections, slots: Slots, life: str) -> Turns:
+    """For a container that stops without its presence: only `leave` may be called."""
+    none: Any = SimpleNamespace(turn_in_progress=0)
+    return Turns(settings, consul, connections, none, slots, life=life, first=False, every=0.0, rehearsing=none)
 
 
 def _is_own_claim(record: Record, life: str) -> bool:

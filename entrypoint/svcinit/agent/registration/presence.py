@@ -97,9 +97,14 @@ def _beating(slot: Slot) -> Callable[[], None]:
     return beat
 
 
-def deregister(settings: Settings, life: str) -> int:
+def deregister(settings: Settings, slots: Slots, life: str) -> int:
     """Deregister services whose presence is gone. It tries until that succeeds or init ends it."""
-    return Presence(settings, connect(settings), lambda: None, life=life).deregister()
+    made = Presence(settings, connect(settings), lambda: None, life=life)
+    if settings.rolls:
+        from svcinit.agent.fleet.turns import leaving
+
+        made.turns = leaving(settings, made.consul, made.connections, slots, life)
+    return made.deregister()
 
 
 class Presence:
