@@ -227,12 +227,14 @@ def test_a_container_that_stops_without_its_presence_counts_as_stopped(
         assert has_left(shop.fleet, entry.key)
 
 
-def test_a_container_that_stops_when_its_record_has_just_changed_counts_as_stopped(consul: ConsulAgent) -> None:
+def test_a_container_that_stops_when_its_record_has_just_changed_counts_as_stopped(
+    consul: ConsulAgent, tmp_path: pathlib.Path
+) -> None:
     """The end of a turn is such a change, and the record is read again only a moment later."""
     fleet = Fleet(consul, "stopping")
     settings = environment.read({
         **consul.env, "SVCINIT_SERVICE": "stopping", "SVCINIT_ID": "stopping-1", "SVCINIT_PORT": "80",
-        "SVCINIT_ROLL": "manual", "SVCINIT_TEMPLATES": "/nonexistent",
+        "SVCINIT_ROLL": "manual", "SVCINIT_TEMPLATES": str(tmp_path),
     })  # fmt: skip
     client = connect(settings)
     with closing(client):
