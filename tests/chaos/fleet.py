@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from svcinit.agent.fleet.records import PlanState, Record, TurnState, is_own
@@ -103,18 +103,6 @@ def turns(group: Group, state: TurnState) -> list[Instance]:
         if is_own(record) and record.turn.state is state:
             found.add(group.fleet.keys.instance(entry.key))
     return [each for each in group.instances if each.id in found]
-
-
-def waiting(group: Group, among: Iterable[Instance]) -> list[Instance]:
-    """Those that have had no turn in this roll-out. If one is restarted right after its turn, and is slow, it is as if
-    the change had broken it: all is reverted."""
-    plan, had = group.plan(), set()
-    assert plan is not None
-    for entry in group.fleet.store.below(group.fleet.keys.records):
-        record = Record.parse(entry.value)
-        if is_own(record) and record.turn.n == plan.n:
-            had.add(group.fleet.keys.instance(entry.key))
-    return [each for each in among if each.id not in had]
 
 
 def changed(group: Group, value: str, count: int, seconds: float = LONG) -> None:
