@@ -22,6 +22,7 @@ from svcinit.agent.fleet.records import Record, RollOutcome
 from svcinit.agent.fleet.turns import leaving
 from svcinit.handover import Slots
 from svcinit.settings import environment
+from svcinit.state_files import write_state
 from testing.consul import ConsulAgent, free_ports
 from testing.ctl import CODE
 from testing.fleet import Fleet
@@ -212,8 +213,9 @@ def test_with_auto_a_change_in_kv_rolls_by_itself_and_a_bad_one_takes_itself_bac
         assert len(touched) == 1, "only the canary"
 
 
-def test_a_container_that_stops_without_its_presence_counts_as_stopped(
-    tmp_path: pathlib.Path, own_consul: ConsulAgent
+@pytest.mark.parametrize("how", ["presence-is-gone", "told-twice"])
+def test_a_container_that_is_stopped_counts_as_stopped(
+    tmp_path: pathlib.Path, own_consul: ConsulAgent, how: str
 ) -> None:
     """Otherwise a `docker stop` right after a turn would be a failure of the change."""
     with ExitStack() as stack:
@@ -221,30 +223,39 @@ def test_a_container_that_stops_without_its_presence_counts_as_stopped(
         shop.put("good 1")
         shop.start()
         (svcinit,), (entry,) = shop.instances, shop.fleet.store.below(shop.fleet.keys.records)
-        os.kill(svcinit.child("presence"), signal.SIGSTOP)  # init replaces it by a process that only deregisters
+        if how == "presence-is-gone":
+            os.kill(svcinit.child("presence"), signal.SIGSTOP)  # init replaces it by a process that only deregisters
         svcinit.signal(signal.SIGTERM)
+        if how == "told-twice":  # the service may end before presence has written the record
+            svcinit.says("stopping")
+            svcinit.signal(signal.SIGTERM)
         assert svcinit.wait(20) == 128 + signal.SIGTERM
         assert has_left(shop.fleet, entry.key)
 
 
-def test_a_container_that_stops_when_its_record_has_just_changed_counts_as_stopped(
-    consul: ConsulAgent, tmp_path: pathlib.Path
+@pytest.mark.parametrize(("init", "left"), [
+    ({"main": 1}, True), ({"main": None, "stops": True}, True), ({"main": None}, False),
+], ids=["stops", "told-twice", "ended-by-itself"])  # fmt: skip
+def test_a_stop_is_noted_also_if_the_record_has_just_changed(
+    consul: ConsulAgent, tmp_path: pathlib.Path, init: dict[str, object], left: bool
 ) -> None:
-    """The end of a turn is such a change, and the record is read again only a moment later."""
+    """The end of a turn is such a change, and the record is read again only a moment later. A second TERM ends the
+    service before the record is written."""
     fleet = Fleet(consul, "stopping")
     settings = environment.read({
-        **consul.env, "SVCINIT_SERVICE": "stopping", "SVCINIT_ID": "stopping-1", "SVCINIT_PORT": "80",
-        "SVCINIT_ROLL": "manual", "SVCINIT_TEMPLATES": str(tmp_path),
+        **consul.env, "SVCINIT_SERVICE": "stopping", "SVCINIT_ID": tmp_path.name, "SVCINIT_PORT": "80",
+        "SVCINIT_ROLL": "manual", "SVCINIT_TEMPLATES": str(tmp_path), "SVCINIT_RUN": str(tmp_path / "run"),
     })  # fmt: skip
+    write_state(settings.run, "init", {"life": "life", **init})
     client = connect(settings)
     with closing(client):
         turns = leaving(settings, client, Connections(client, 1), Slots(), "life")
-        key = fleet.keys.at("stopping-1")
+        key = fleet.keys.at(tmp_path.name)
         assert fleet.store.put(key, Record(life="life").dump())
         turns.query.entry = fleet.store.get(key)
         assert fleet.store.put(key, Record(life="life", rev="0123456789ab").dump())
         turns.leave()
-    assert has_left(fleet, key)
+    assert has_left(fleet, key) is left
 
 
 def has_left(fleet: Fleet, key: str) -> bool:

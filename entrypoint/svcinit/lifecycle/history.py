@@ -60,6 +60,7 @@ class History:
             "reload_seconds": {"sum": self._reload_seconds, "count": sum(self._outcomes.values())},
             "last_reload": self._last_reload,
             **({"last_turn": self._last_turn} if self._last_turn else {}),
+            **({"stops": True} if self._stops else {}),
         }
 
     # starts
