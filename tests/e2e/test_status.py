@@ -439,3 +439,10 @@ def test_it_ends_with_svcinit_and_with_whoever_reads_it(service: Service) -> Non
         assert process.wait(10) == 1
     assert b"no running svcinit found" in path.read_bytes()
     assert b"Traceback" not in path.read_bytes()
+
+
+def test_the_status_of_a_stop_is_as_its_schema_says(service: Service) -> None:
+    svcinit = up(service, SVCINIT_DRAIN="3s")
+    svcinit.signal(signal.SIGTERM)
+    eventually(lambda: status(svcinit)["state"] == "draining", "it drains")
+    assert svcinit.wait(20) == 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EMPTY = {"last": None, "sum": 0.0, "count": 0}
 PREPARED = "ended", "errors", "templates", "prefixes", "peers", "catalog", "fetch_seconds", "render_seconds"
-OF_ROLL = "revision", "last_turn"  # facts of init for presence, with SVCINIT_ROLL
+FOR_PRESENCE = "revision", "last_turn", "stops"  # facts of init that presence reads, with SVCINIT_ROLL
 NOTHING: dict[str, object] = {
     "ended": None, "errors": [], "templates": [], "prefixes": {}, "peers": {}, "catalog": {},
     "fetch_seconds": EMPTY, "render_seconds": EMPTY,
@@ -36,7 +36,7 @@ def _document(init: Mapping[str, Any], presence: Mapping[str, Any], prepared: Ma
     requests.add(presence.get("requests", {}))
     document = dict(init)
     began = document.pop("started_monotonic")
-    for name in OF_ROLL:
+    for name in FOR_PRESENCE:
         document.pop(name, None)
     document["log"] = _newest([*init.get("log", ()), *presence.get("log", ()), *prepared.get("log", ())])
     last_synced = presence.get("last_synced", {})
