@@ -198,7 +198,9 @@ class Bench:
         self.found.note("good change: most out in a sample", observer.most, most=self.limit)
         self.found.note("good change: samples", len(observer.samples))
         self.found.note("good change: requests of a client that asks DNS first", client.good)
-        self.found.note("good change: failed requests", len(client.failed) + len(client.unresolved), most=0)
+        failed = [*client.failed, *client.unresolved]
+        self.found.note("good change: failed requests", len(failed), most=0)
+        print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
         self.found.note("good change: writes", writes)
         self.found.note("good change: requests, without blocking queries that go on", requests)
         self.found.note("good change: seconds in all", time.monotonic() - began)
