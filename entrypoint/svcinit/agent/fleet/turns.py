@@ -221,6 +221,8 @@ class Turns:
                 if self.query.entry is not None and self._leave():
                     return
                 self.query.entry = self._store.get(self._key)
+                if self.query.entry is None:
+                    return
         except SvcinitError as error:
             log.debug("turn_failed", "the record of this instance is not up to date: {error}", error=error)
 
