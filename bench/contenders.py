@@ -70,7 +70,8 @@ class Full:
         for address in PEERS:
             consul.register("database", DATABASE_PORT, address=address, id=f"database-{address}")
 
-    def contenders(self, launcher: pathlib.Path) -> list[Contender]:
+    def bash(self) -> list[Contender]:
+        """With a curl for each key, and with one curl for all."""
         needs = ("bash", "curl", "dig", "awk", "sed", "paste")
         missing = next((name for name in needs if not shutil.which(name)), "")
         bash = shutil.which("bash") or ""
@@ -78,6 +79,11 @@ class Full:
         return [
             self._contender(BASH, argv, env, missing),
             self._contender(BASH_ONE_CURL, argv, {**env, "ONE_CURL": "1"}, missing),
+        ]
+
+    def contenders(self, launcher: pathlib.Path) -> list[Contender]:
+        return [
+            *self.bash(),
             self.consul_template(),
             self.svcinit([str(launcher), "--"]),
             self.svcinit([str(launcher), "--"], REGISTERED),

@@ -35,7 +35,7 @@ def of_suite(folder: pathlib.Path, suite: str, flags: str = "") -> pathlib.Path:
     """As `build`, with the libraries and the interpreter that Dockerfile.base takes from a suite of Debian; `flags`: of
     the launcher's compiler. Needs a Docker engine."""
     place = f"{folder.parent}:{folder.parent}"
-    made = images.build_stage(suite)
+    made = images.svcinit(suite, target="build")
     docker(
         "run", "--rm", "--network=none", f"--env=CFLAGS={flags}", f"--volume={place}", made,
         "sh", "-ec", IN_CONTAINER, "sh", str(folder), timeout=BUILD_TIMEOUT,

@@ -45,7 +45,7 @@ def measure(
     for number, (name, (suite, option)) in enumerate(SUITES.items()):
         progress(f"building the bundle of {name}")
         launchers[name] = image.of_suite(folder / f"python-{number}", suite, "-DLAZY_IMPORTS" if option else "")
-    bash = next(each for each in full.contenders(next(iter(launchers.values()))) if each.name == BASH_ONE_CURL)
+    _, bash = full.bash()
     if bash.missing:
         raise RuntimeError(f"{BASH_ONE_CURL} needs {bash.missing}")
     full_of = {name: full.svcinit([str(launcher), "--"], name) for name, launcher in launchers.items()}

@@ -54,17 +54,10 @@ def _made(argument: str) -> str:
 
 
 @functools.cache
-def svcinit(suite: str = "") -> str:
-    """Dockerfile.base, built."""
-    name = f"svcinit-base-{suite}" if suite else "svcinit-base"
-    return build(ROOT, name, file=ROOT / "Dockerfile.base", BASE_IMAGE=base(suite))
-
-
-@functools.cache
-def build_stage(suite: str) -> str:
-    """The first stage of Dockerfile.base, which can make /opt/svcinit."""
-    name = f"svcinit-build-{suite}" if suite else "svcinit-build"
-    return build(ROOT, name, file=ROOT / "Dockerfile.base", target="build", BASE_IMAGE=base(suite))
+def svcinit(suite: str = "", *, target: str = "") -> str:
+    """Dockerfile.base, built; or a stage of it: `build` can make /opt/svcinit."""
+    name = "-".join(filter(None, ("svcinit", target or "base", suite)))
+    return build(ROOT, name, file=ROOT / "Dockerfile.base", target=target, BASE_IMAGE=base(suite))
 
 
 @functools.cache

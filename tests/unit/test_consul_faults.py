@@ -14,8 +14,9 @@ import pytest
 from svcinit.agent.consul import api as module
 from svcinit.agent.consul.answers import Away, Cause, Denied, Refused
 from svcinit.agent.consul.api import CONNECT_TIMEOUT, READ_TIMEOUT, Consul
+from svcinit.agent.consul.backoff import MIN_TIMEOUT
 from svcinit.agent.prepare.source import InputId, Kind
-from svcinit.agent.prepare.source_consul import MIN_TIMEOUT, ConsulSource
+from svcinit.agent.prepare.source_consul import ConsulSource
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.settings import environment
 
@@ -220,7 +221,7 @@ def test_a_later_question_has_only_the_time_that_is_left(monkeypatch: pytest.Mon
         with contextlib.closing(source):
             source.read(InputId(Kind.KV, "a"))
             assert source._client().timeout == (CONNECT_TIMEOUT, READ_TIMEOUT)
-            monkeypatch.setattr(source, "_deadline", time.monotonic() - 1)
+            monkeypatch.setattr(source._client(), "deadline", time.monotonic() - 1)
             source.read(InputId(Kind.KV, "a"))
             assert source._client().timeout == (MIN_TIMEOUT, MIN_TIMEOUT)
 

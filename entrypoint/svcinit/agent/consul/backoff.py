@@ -1,4 +1,4 @@
-"""How long to wait before the next try."""
+"""How long to wait before the next try, and for one call."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import time
 
 AGENT_BACKOFF = 0.25, 30.0  # seconds: first and longest pause between two tries while the agent is unavailable
+MIN_TIMEOUT = 0.2  # seconds that a call gets at least, also after the deadline of its client
 DIGITS = 19  # of the largest number
 
 

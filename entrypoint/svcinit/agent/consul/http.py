@@ -9,6 +9,7 @@ correct something. Source: Consul's "HTTP API Structure" page, and the answers o
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import socket
@@ -26,6 +27,7 @@ from requests.auth import HTTPBasicAuth
 from svcinit import regular_file
 from svcinit.agent.consul.adapters import Adapter, Channel, UnixAdapter, tls_context, unreadable
 from svcinit.agent.consul.answers import RETRIED, Away, Cause, Denied, Refused, Reply, TlsFailed
+from svcinit.agent.consul.backoff import MIN_TIMEOUT
 from svcinit.agent.consul.stats import UNREACHABLE, RequestStats, blocking, endpoint
 from svcinit.errors import ConfigError, Fault
 
@@ -89,7 +91,8 @@ class Http:
         partition: str | None = None,
         timeout: tuple[float, float] = (3.0, 10.0),
     ) -> None:
-        self.address, self.timeout = address, timeout  # another timeout holds from the next call on
+        self.address, self.timeout = address, timeout
+        self.deadline = math.inf  # monotonic seconds: each call gets a timeout that ends about then
         self.reached = False  # the agent has answered at least once
         self.index = 0  # X-Consul-Index of the last answer to `call`; 0: it had none
         self.stats = RequestStats()
@@ -130,6 +133,16 @@ class Http:
         self._expects = f"expected a certificate for {name}, signed by what is in {session.verify}"
         if client_cert:
             session.cert = (client_cert, client_key) if client_key else client_cert
+
+    @property
+    def timeout(self) -> tuple[float, float]:
+        """(connect, read) in seconds. Another timeout holds from the next call on."""
+        left = max(MIN_TIMEOUT, self.deadline - time.monotonic())
+        return min(self._timeout[0], left), min(self._timeout[1], left)
+
+    @timeout.setter
+    def timeout(self, timeout: tuple[float, float]) -> None:
+        self._timeout = timeout
 
     def close(self) -> None:
         """Close the connection. A later call opens another."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from svcinit.agent.consul.backoff import MIN_TIMEOUT
 from svcinit.agent.consul.stats import RequestStats
 from svcinit.agent.prepare.source import OF_VAULT, Answer, InputId, Kind, Source
 from svcinit.errors import ConfigError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 DNS_TIMEOUT = 2.0  # seconds for one question, all servers together
 LOOKUP_TIMEOUT = 5.0  # seconds for a name outside Consul, whose servers may be far
-MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
 
 
 class ConsulSource(Source):
@@ -81,12 +81,11 @@ class ConsulSource(Source):
         return health.peers(self._client(), question, self._settings.domain)
 
     def _client(self) -> Consul:
-        from svcinit.agent.consul import api
-
         if self._consul is None:
-            self._consul = api.connect(self._settings)
-            self._consul.stats = self._stats
-        self._consul.timeout = api.timeouts(self._seconds_left())
+            from svcinit.agent.consul.api import connect
+
+            self._consul = connect(self._settings)
+            self._consul.stats, self._consul.deadline = self._stats, self._deadline
         return self._consul
 
     def _seconds_left(self) -> float:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from svcinit.agent.prepare.source import Source
     from svcinit.settings.environment import Settings
 
-MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
-
 
 class RolledSource(Front):
     """`live`: for what is not in a revision. `deadline` (monotonic seconds): for its calls. `turn`: the revision to
@@ -68,7 +66,8 @@ class RolledSource(Front):
         return self._content
 
     def _chosen(self) -> dict[InputId, Answer]:
-        consul = connect(self._settings, max(MIN_TIMEOUT, self._deadline - time.monotonic()))
+        consul = connect(self._settings)
+        consul.deadline = self._deadline
         store, keys = Store(consul), Keys(self._settings.roll_prefix)
         try:
             wanted = self._turn or choice.wanted(store, keys, self._settings.id, self._in_place)

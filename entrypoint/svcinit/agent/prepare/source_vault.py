@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from svcinit.handover import Slots
     from svcinit.settings.environment import Settings
 
-MIN_TIMEOUT = 0.2  # seconds: each call gets at least this
-
 
 class VaultSource(Front):
     """`deadline` (monotonic seconds): each call gets a timeout that ends about then. `slots`: where the token and the
@@ -109,7 +107,7 @@ class VaultSource(Front):
         except Denied as error:
             if not self._log_in_again(vault):
                 raise login.explained(error, vault) from None
-            found = secrets.read(self._client(), wanted, preview=self._memory is None)
+            found = secrets.read(vault, wanted, preview=self._memory is None)
         record = memory.Record.of(found, self._token.since if self._token else 0.0)
         self._records[wanted] = record
         if self._memory is not None and found.how == secrets.LEASED:  # at once: another try must not issue another one
@@ -117,17 +115,14 @@ class VaultSource(Front):
         return Answer(found.content, time.time())
 
     def _client(self) -> Vault:
-        from svcinit.agent.vault import client
-
         if self._vault is None:
-            vault = client.connect(self._settings, self._seconds_left())
+            from svcinit.agent.vault.client import connect
+
+            vault = connect(self._settings)
+            vault.deadline = self._deadline
             self._take_token(vault)
             self._vault = vault
-        self._vault.timeout = client.timeouts(self._seconds_left())
         return self._vault
-
-    def _seconds_left(self) -> float:
-        return max(MIN_TIMEOUT, self._deadline - time.monotonic())
 
     def _take_token(self, vault: Vault) -> None:
         from svcinit.agent.vault import memory

@@ -239,7 +239,7 @@ class Transaction:
                 self.check_registration()
                 self.data.fetch()
                 self.data.wait()
-            out.write(Progress(Progress.RENDERING))  # if prepare hangs from here on, Consul is not the reason
+            out.write(Progress(Progress.RENDERING))  # from here on, a hang is its own fault unless a template asks
             self.data.fetches = lambda: _fetching(out)
             with self.timed("render"):
                 argv, env, changed, rollback_record, reloads = self.commit()

@@ -48,16 +48,11 @@ def connect(settings: Settings, longest: float = READ_TIMEOUT) -> Vault:
         client_cert=settings.vault_client_cert,
         client_key=settings.vault_client_key,
         server_name=settings.vault_tls_server_name,
-        timeout=timeouts(longest),
+        timeout=(min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)),
     )
     vault.keep_secret(filter(None, (settings.vault_token, settings.vault_secret_id)))
     vault.add_headers({"X-Vault-Request": "true", "X-Vault-Namespace": settings.vault_namespace or ""})
     return vault
-
-
-def timeouts(longest: float) -> tuple[float, float]:
-    """Seconds to connect, and for a read."""
-    return min(CONNECT_TIMEOUT, longest), min(READ_TIMEOUT, longest)
 
 
 def rule(path: str, capability: str) -> str:
