@@ -42,7 +42,7 @@ class History:
         self._turn = 0  # the turn of a roll-out that the open reload is; 0: none
         self._last_turn: dict[str, object] = {}
         self._exit_reason = ""
-        self._stops = self._killed = False
+        self._stops = self._is_ordered = self._killed = False
         self._phase, self._phase_began = "", 0.0  # of the stop
         self._phases: dict[str, float] = {}  # durations of the phases that ended, in seconds
 
@@ -60,7 +60,7 @@ class History:
             "reload_seconds": {"sum": self._reload_seconds, "count": sum(self._outcomes.values())},
             "last_reload": self._last_reload,
             **({"last_turn": self._last_turn} if self._last_turn else {}),
-            **({"stops": True} if self._stops else {}),
+            **({"stops": True} if self._is_ordered else {}),
         }
 
     # starts
@@ -78,7 +78,7 @@ class History:
     def service_started(self) -> None:
         self._service_starts += 1
         self._service_started_at, self._service_since = time.time(), self._now()
-        self._stops = False
+        self._stops = self._is_ordered = False
 
     def log_start(
         self, command: str, pid: int | None, settings: Settings, prepared: Mapping[str, object], *, cached: bool
@@ -147,11 +147,13 @@ class History:
         seconds = self._now() - self._service_since
         log.info("exited", "{command} exited with status {code}", command=command, code=code, ran_seconds=seconds)
 
-    def stop_began(self, reason: str) -> None:
-        """The service is about to be stopped. The durations of the phases are measured from here."""
+    def stop_began(self, reason: str, *, is_ordered: bool) -> None:
+        """The durations of the phases are measured from here. `is_ordered`: the service is about to be stopped; False:
+        it ended by itself."""
         if not self._stops:
             log.info("stopping", "stopping ({reason})", reason=reason)
-        self._stops, self._exit_reason, self._killed, self._phases = True, reason, False, {}
+        self._stops, self._is_ordered = True, is_ordered
+        self._exit_reason, self._killed, self._phases = reason, False, {}
 
     def exit_because(self, reason: str) -> None:
         """The restart that goes on becomes a stop."""

@@ -42,7 +42,7 @@ class Stop:
         lifecycle, history = self.lifecycle, self.lifecycle.history
         if not self.restarting:
             lifecycle.reload.give_up(reason)
-        history.stop_began(reason)
+        history.stop_began(reason, is_ordered=self.crew.alive(Role.MAIN))
         if self.settings.registers:
             history.phase_began(State.DEREGISTERING)
         self.crew.signal(self.job.role, _signal.SIGTERM, group=True)
