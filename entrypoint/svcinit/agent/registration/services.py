@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from svcinit.agent.registration import checks
 from svcinit.agent.registration.checks import raw
 from svcinit.errors import ConfigError
-from svcinit.settings.environment import check_faults, default_id, derive_service
 from svcinit.settings.parsers import service_name, wrong_value
+from svcinit.settings.rules import check_faults, default_id, derive_service
 from svcinit.settings.table import ROWS
 
 if TYPE_CHECKING:
