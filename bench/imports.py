@@ -22,13 +22,14 @@ SECONDS = 20
 # The launcher, with one change: each forked child writes its own account, into a file named by its pid.
 TRACED = """
 import os
+import posix
 _fork = os.fork
 def fork():
     pid = _fork()
     if pid == 0:
         os.dup2(os.open(f"{folder}/{{os.getpid()}}", os.O_WRONLY | os.O_CREAT, 0o600), 2)
     return pid
-os.fork = fork
+posix.fork = os.fork = fork
 exec(open({launcher!r}).read())
 """
 

@@ -20,7 +20,7 @@ Spent = tuple[float, float]  # milliseconds, and those of them that imports took
 
 # The launcher, with one change: the child that prepares takes the time of its steps, and of imports in each.
 TIMED = """
-import builtins, os, time
+import builtins, os, posix, time
 _fork, _import, _now = os.fork, builtins.__import__, time.perf_counter
 spent, within, importing = {{}}, [{prepare!r}], []
 
@@ -71,7 +71,7 @@ def fork():
         forked, builtins.__import__ = _now(), watched
     return pid
 
-os.fork = fork
+posix.fork = os.fork = fork
 exec(open({launcher!r}).read())
 """
 

@@ -11,6 +11,7 @@ import errno
 import io
 import math
 import os
+import posix
 import sys
 import types
 from collections.abc import Callable
@@ -236,7 +237,7 @@ class Kernel:
             patch.setattr(log, "_write", self.log)
             settings = environment.read({"SVCINIT_CACHE": "", "SVCINIT_RUN": folder, **env})
             for module in (init_module, child_module, crew_module, ahead, handover, state_files, table):
-                for name, real in (("os", os), ("_signal", _signal), ("time", time)):
+                for name, real in (("os", os), ("posix", posix), ("_signal", _signal), ("time", time)):
                     if hasattr(module, name):
                         patch.setattr(module, name, self.proxy(real))
             patch.setattr(child_module, "open", self.counted_open, raising=False)

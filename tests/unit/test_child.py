@@ -18,6 +18,7 @@ from svcinit.errors import EX_TEMPFAIL, ConfigError
 from svcinit.processes import captured as module
 from svcinit.processes.captured import KEPT, READS, Child, command
 from svcinit.processes.child import PR_SET_CHILD_SUBREAPER, descendants, kill
+from testing.calls import replace_call
 from testing.process import is_alive
 from testing.waiting import eventually
 
@@ -150,7 +151,7 @@ def test_a_writer_faster_than_its_reader_does_not_hold_it_up_either(monkeypatch:
         return b"y" * size
 
     with monkeypatch.context() as fast:
-        fast.setattr(os, "read", always)
+        replace_call(fast, "read", always)
         is_over = child.turn(time.monotonic())
     if not is_over:  # on a busy machine it may have ended by then
         ended(child)
@@ -172,7 +173,7 @@ def test_a_writer_that_cannot_be_ended_is_not_waited_for(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("call", ["fork", "pipe2"])
 def test_where_there_is_no_room_for_a_process_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     before = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(os, call, refused)
+    replace_call(monkeypatch, call, refused)
     with pytest.raises(OSError, match="temporarily"):
         sh("true")
     assert os.listdir("/proc/self/fd") == before
@@ -181,7 +182,7 @@ def test_where_there_is_no_room_for_a_process_nothing_is_left_open(monkeypatch: 
 def test_a_check_command_that_no_process_is_there_for_is_told(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fork", refused)
+    replace_call(monkeypatch, "fork", refused)
     with pytest.raises(ConfigError, match="true cannot be run: resource temporarily unavailable"):
         commit([Rendered(f"{tmp_path}/a", b"x", check="true {}")])
 
@@ -190,7 +191,7 @@ def test_a_warden_without_room_for_its_command_says_so(monkeypatch: pytest.Monke
     body = command(("true",), ENV)
 
     def alone() -> int:
-        monkeypatch.setattr(os, "fork", refused)
+        replace_call(monkeypatch, "fork", refused)
         return body_of(body)
 
     # `command` asks who its parent is: here the one that runs the test

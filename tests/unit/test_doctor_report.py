@@ -12,6 +12,7 @@ import pytest
 
 from svcinit.ctl.doctor.report import Report, found, well
 from svcinit.errors import ConfigError
+from testing.calls import replace_call
 from testing.process import is_alive
 from testing.waiting import eventually
 
@@ -77,7 +78,7 @@ def test_where_no_process_can_be_made_that_is_told(monkeypatch: pytest.MonkeyPat
     def refuse() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(os, "fork", refuse)
+    replace_call(monkeypatch, "fork", refuse)
     report = Report(LONG)
     report.together(LONG, ("a", tells))
     assert [(entry["finding"], entry["said"]) for entry in report.entries] == [

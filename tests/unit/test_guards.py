@@ -32,6 +32,7 @@ from svcinit.model import Deadline, Event, Exited, Role, Signalled
 from svcinit.processes import child, init
 from svcinit.processes.init import Init
 from svcinit.settings.environment import read
+from testing.calls import replace_call
 from testing.process import PATH, svcinit_command
 from testing.waiting import eventually
 
@@ -86,8 +87,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> tuple[Init, Callable[[int], No
     pids = iter(range(101, 200))
     monkeypatch.setattr(init, "_leave_folder", lambda: None)
     monkeypatch.setattr(init, "_become_subreaper", lambda: None)
-    monkeypatch.setattr(os, "fork", lambda: next(pids))
-    monkeypatch.setattr(os, "setpgid", lambda *_: None)
+    replace_call(monkeypatch, "fork", lambda: next(pids))
+    replace_call(monkeypatch, "setpgid", lambda *_: None)
     monkeypatch.setattr(
         init, "_dead_or_stopped",
         lambda: SimpleNamespace(si_pid=dead.pop(0), si_code=os.CLD_EXITED, si_status=3) if dead else None,
@@ -118,7 +119,7 @@ def test_a_restart_spares_what_came_by_docker_exec(
     alive, _ = processes
     alive.is_pid1 = True
     sent: list[int] = []
-    monkeypatch.setattr(os, "kill", lambda pid, _number: sent.append(pid))
+    replace_call(monkeypatch, "kill", lambda pid, _number: sent.append(pid))
     monkeypatch.setattr(init, "descendants", lambda _pid: [7, 8])
     alive.sweep(_signal.SIGTERM, exec_sessions=exec_sessions)
     assert sent == targets
@@ -159,7 +160,7 @@ def test_groups_go_first_then_the_group_then_the_user(monkeypatch: pytest.Monkey
     """In any other order the later calls are not permitted any more, or the groups of root stay (setgroups(2))."""
     calls: list[tuple[str, object]] = []
     for name in ("setgroups", "setgid", "setuid"):
-        monkeypatch.setattr(os, name, lambda value, name=name: calls.append((name, value)))
+        replace_call(monkeypatch, name, lambda value, name=name: calls.append((name, value)))
     child.become((1234, 5678, (5678, 9), {}))
     assert calls == [("setgroups", (5678, 9)), ("setgid", 5678), ("setuid", 1234)]
 
@@ -204,7 +205,7 @@ def test_presence_ends_with_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr(kept, "deregister", leave)
     monkeypatch.setattr(made._clock, "take", wait)
-    monkeypatch.setattr(os, "getppid", lambda: parent + (clock() >= killed))
+    replace_call(monkeypatch, "getppid", lambda: parent + (clock() >= killed))
     assert made.run() == EX_OK
     assert len(looks) in range(4, 8), "every SVCINIT_SYNC_INTERVAL, of 30 s"
     assert left == [pytest.approx(killed, abs=presence.BEAT)]
@@ -277,7 +278,7 @@ def test_a_file_is_durable_before_it_gets_its_name(tmp_path: Path, monkeypatch: 
         return call
 
     for name in ("fsync", "rename"):
-        monkeypatch.setattr(os, name, recorded(name))
+        replace_call(monkeypatch, name, recorded(name))
     (tmp_path / "a").write_text("old")
     file = SimpleNamespace(
         target=str(tmp_path / "a"),

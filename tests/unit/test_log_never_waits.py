@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import posix
 import re
 import select
 import socket
@@ -22,6 +23,7 @@ import pytest
 from places import NOBODY, needs_root
 from svcinit import log
 from svcinit.processes.child import become
+from testing.calls import replace_call
 from testing.waiting import eventually
 
 pytestmark = pytest.mark.sentences
@@ -208,14 +210,14 @@ def test_an_older_kernel_or_libc_changes_nothing(
     kind: str, fault: str, stderr_is: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "a libc without it":
-        monkeypatch.delattr(os, "RWF_NOWAIT")
+        monkeypatch.delattr(posix, "RWF_NOWAIT")
     else:
         number = errno.EOPNOTSUPP if fault == "before Linux 6.4" else errno.EPERM
 
         def refuse(*_: Any) -> int:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(os, "pwritev", refuse)
+        replace_call(monkeypatch, "pwritev", refuse)
     reader = stderr_is(kind)
     for _ in range(100):  # more than the pipe has pages
         say()
@@ -243,7 +245,7 @@ def as_nobody(act: Callable[[], None]) -> int:
 def test_a_user_who_may_not_open_the_pipe_writes_to_it_all_the_same(
     kind: str, stderr_is: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "pwritev", refused)
+    replace_call(monkeypatch, "pwritev", refused)
     reader = stderr_is(kind)
     assert as_nobody(say) == 0
     assert reader.read() == line()

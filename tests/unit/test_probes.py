@@ -20,6 +20,7 @@ from svcinit.agent.registration.services import services
 from svcinit.agent.watch.worker import Worker
 from svcinit.handover import Change, Slot
 from svcinit.settings.environment import read
+from testing.calls import replace_call
 from testing.waiting import eventually
 
 TOKEN = "3f1c9a52-77de-4b8e-9a10-5c2e8d7b6a41"
@@ -126,7 +127,7 @@ def test_at_the_limit_of_processes_it_is_not_probed_and_probed_again_later(
         made.due = 0.0
         for number, error in ((11, "Resource temporarily unavailable"), (12, "Cannot allocate memory")):
             with monkeypatch.context() as full:
-                full.setattr(os, "fork", failing(number, error))
+                replace_call(full, "fork", failing(number, error))
                 now = time.monotonic()
                 assert made.turn(now)
             assert (made.status, made.output) == (CRITICAL, f"not probed: {error}")
@@ -140,7 +141,7 @@ def test_a_failure_to_probe_counts_as_one_failure_only(monkeypatch: pytest.Monke
     with probe("exec:true") as made:
         made._needed = {True: 1, False: 3}
         assert result(made)[0] == PASSING
-        monkeypatch.setattr(os, "fork", failing(11, "Resource temporarily unavailable"))
+        replace_call(monkeypatch, "fork", failing(11, "Resource temporarily unavailable"))
         for expected in (PASSING, PASSING, CRITICAL):
             assert made.turn(made.due)
             assert made.status == expected
@@ -149,7 +150,7 @@ def test_a_failure_to_probe_counts_as_one_failure_only(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("call", ["fork", "pipe", "memfd_create"])
 def test_a_worker_that_there_is_no_room_for_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     before = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(os, call, failing(24, "Too many open files"))
+    replace_call(monkeypatch, call, failing(24, "Too many open files"))
     with pytest.raises(OSError, match="Too many"):
         Worker(lambda: None, lambda *_: None)
     assert os.listdir("/proc/self/fd") == before

@@ -22,6 +22,7 @@ from svcinit.processes import crew as programs
 from svcinit.processes import dispositions, init
 from svcinit.processes.crew import BLOCKED_LOOKS, Crew
 from svcinit.settings import environment
+from testing.calls import replace_call
 
 MAIN, PRESENCE, STRANGER, OWN_GROUP = 100, 101, 102, 1
 Kills = list[tuple[int, int]]
@@ -31,7 +32,7 @@ Kills = list[tuple[int, int]]
 def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Crew:
     monkeypatch.setattr(init, "_leave_folder", lambda: None)
     monkeypatch.setattr(init, "_become_subreaper", lambda: None)
-    monkeypatch.setattr(os, "getpgrp", lambda: OWN_GROUP)
+    replace_call(monkeypatch, "getpgrp", lambda: OWN_GROUP)
     env = {"SVCINIT_SERVICE": "web", "SVCINIT_KV_PREFIX": "", "SVCINIT_RUN": str(tmp_path)}
     made = Crew(environment.read({**env, "SVCINIT_FOREGROUND": "1"}, "/nosuch"), ("main",))
     for role, pid in ((Role.MAIN, MAIN), (Role.PRESENCE, PRESENCE)):
@@ -48,7 +49,7 @@ def started(crew: Crew, monkeypatch: pytest.MonkeyPatch, role: str, pid: int) ->
 @pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch) -> Kills:
     found: Kills = []
-    monkeypatch.setattr(os, "kill", lambda pid, number: found.append((pid, number)))
+    replace_call(monkeypatch, "kill", lambda pid, number: found.append((pid, number)))
     return found
 
 
@@ -56,8 +57,8 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> Kills:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The foreground groups that the terminal gets, after that of main."""
     found = [MAIN]
-    monkeypatch.setattr(os, "tcgetpgrp", lambda _: found[-1])
-    monkeypatch.setattr(os, "tcsetpgrp", lambda _, group: found.append(group))
+    replace_call(monkeypatch, "tcgetpgrp", lambda _: found[-1])
+    replace_call(monkeypatch, "tcsetpgrp", lambda _, group: found.append(group))
     return found
 
 
@@ -102,7 +103,7 @@ def test_a_process_that_is_gone_does_not_end_a_sweep(crew: Crew, monkeypatch: py
         asked.append(pid)
         raise ProcessLookupError(errno.ESRCH, "No such process")
 
-    monkeypatch.setattr(os, "kill", kill)
+    replace_call(monkeypatch, "kill", kill)
     monkeypatch.setattr(init, "descendants", lambda _: [MAIN, PRESENCE])
     crew.sweep(_signal.SIGKILL, exec_sessions=False)
     assert asked == [MAIN, PRESENCE]
@@ -115,7 +116,7 @@ def test_only_a_full_queue_of_signals_makes_a_transition_fail(
     def kill(*_: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "kill", kill)
+    replace_call(monkeypatch, "kill", kill)
     if raises:
         with pytest.raises(OSError, match="Resource temporarily unavailable"):
             crew.signal(Role.MAIN, _signal.SIGHUP)

@@ -5,8 +5,6 @@ A restart ends here, too: the service was stopped and is started again.
 
 from __future__ import annotations
 
-import os
-
 from svcinit.errors import EX_SOFTWARE, EX_UNAVAILABLE
 from svcinit.lifecycle.job import PREPARE_MARGIN
 from svcinit.model import ReloadOutcome, Role, State
@@ -57,8 +55,10 @@ class Start:
 
     def _next_fallback(self) -> str:
         """`cache` first, then `defaults` if SVCINIT_START_WITHOUT asks for them; empty: there is no other one."""
+        from os.path import exists  # a plain init has no use for it
+
         tried, cache = self.lifecycle.preparation.fallback, self.settings.cache
-        if not tried and cache and os.path.exists(cache):
+        if not tried and cache and exists(cache):
             return "cache"
         return "defaults" if self.settings.start_without == "defaults" and tried != "defaults" else ""
 

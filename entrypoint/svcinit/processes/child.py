@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import _signal
 import errno
-import os
+import posix  # not `os`: its import costs every container start 1 ms
 import time
 
 from svcinit import log
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from svcinit.names import User
 
 OF_WRITES = _signal.SIGPIPE, _signal.SIGXFSZ  # the kernel sends them to the writer, in addition to the error
+DEFAULT_PATH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 IGNORED = *OF_WRITES, _signal.SIGTTOU
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
 PAUSED = 1.0  # seconds: a wait that lasts so much longer than requested means that the process was paused
@@ -36,11 +37,11 @@ def fork(body: Callable[[], int], name: str = "child", *, blocked: bool = False)
 
     `name`: what the log calls the process if `body` fails. `blocked`: all signals stay blocked, as they are in init.
     """
-    pid = os.fork()
+    pid = posix.fork()
     if pid == 0:
         code = EX_SOFTWARE
         try:
-            os.setpgid(0, 0)
+            posix.setpgid(0, 0)
             own_signals(blocked=blocked)
             code = body()
         except SvcinitError as error:
@@ -49,9 +50,9 @@ def fork(body: Callable[[], int], name: str = "child", *, blocked: bool = False)
         except Exception as error:
             log.internal(name, error)
         finally:
-            os._exit(code)
+            posix._exit(code)
     try:
-        os.setpgid(pid, pid)  # in both processes, so that the group exists when the parent signals it
+        posix.setpgid(pid, pid)  # in both processes, so that the group exists when the parent signals it
     except OSError:  # the child has ended or has called execve(2) already
         pass
     return pid
@@ -72,11 +73,11 @@ def become(user: User | None) -> None:
     if user is None:
         return
     uid, gid, groups, _ = user
-    if (os.getuid(), os.getgid()) == (uid, gid) and uid != 0:
+    if (posix.getuid(), posix.getgid()) == (uid, gid) and uid != 0:
         return  # nothing to change, and only root may call setgroups(2)
-    os.setgroups(groups)
-    os.setgid(gid)
-    os.setuid(uid)
+    posix.setgroups(groups)
+    posix.setgid(gid)
+    posix.setuid(uid)
 
 
 def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
@@ -86,8 +87,8 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
         log.error("exec_failed", "the command is empty")
         return NOT_FOUND
     found: OSError | None = None
-    for folder in [""] if "/" in name else env.get("PATH", os.defpath).split(":"):
-        path = os.path.join(folder or ".", name) if "/" not in name else name
+    for folder in [""] if "/" in name else env.get("PATH", DEFAULT_PATH).split(":"):
+        path = f"{folder or '.'}/{name}" if "/" not in name else name
         try:
             try:
                 _execve(path, argv, env)
@@ -96,7 +97,7 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
                     raise
                 _execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
         except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.exists(path):
+            if _exists(path):
                 found = error  # the file exists, but its interpreter does not
         except OSError as error:
             found = error
@@ -107,13 +108,21 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
     return NOT_EXECUTABLE
 
 
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
 def shell_status(code: int) -> int:
     """The exit status of a child as a shell has it: 128+N where `code` is minus the number of a signal."""
     return code if code >= 0 else 128 - code
 
 
 def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-    """execve(2) with default dispositions and with the `odd` entries of `env`, which os.execve does not take."""
+    """execve(2) with default dispositions and with the `odd` entries of `env`, which that of Python does not take."""
     odd = getattr(env, "odd", ())
     _dispose(_signal.SIG_DFL)
     try:
@@ -124,7 +133,7 @@ def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
                 execve(path, argv, [*(f"{name}={value}" for name, value in env.items()), *odd])
             except (ImportError, AttributeError, TypeError):
                 pass  # this Python cannot do it: a service without these entries is better than none
-        os.execve(path, argv, env)
+        posix.execve(path, argv, env)
     finally:
         _dispose(_signal.SIG_IGN)  # execve(2) failed: our own code logs that
 
@@ -143,7 +152,7 @@ def kill(pid: int) -> None:
 def send(pid: int, number: int) -> None:
     """kill(2); a process that is gone or belongs to another user is ignored."""
     try:
-        os.kill(pid, number)
+        posix.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
@@ -156,7 +165,7 @@ def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
     found = [pid]
     for each in found:  # the list grows during the loop
         try:
-            for thread in os.listdir(f"/proc/{each}/task"):
+            for thread in posix.listdir(f"/proc/{each}/task"):
                 with open(f"/proc/{each}/task/{thread}/children") as file:
                     found += [child for child in map(int, file.read().split()) if child not in without]
         except OSError:  # the process ended meanwhile

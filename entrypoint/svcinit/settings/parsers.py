@@ -1,12 +1,8 @@
-"""Parsers for the text of variables: a small function for each kind of value.
-
-Each takes the text and returns the value, or raises ValueError with what was expected.
-"""
+"""Parsers for the text of variables: each takes it and returns the value, or raises ValueError with what it expects."""
 
 from __future__ import annotations
 
 import _signal
-import os
 
 from svcinit.names import is_label, split_host_port
 
@@ -178,7 +174,11 @@ def source(raw: str) -> str | None:
 
 def path(raw: str) -> str:
     """An absolute path, since init changes its directory; empty stays empty."""
-    return os.path.abspath(raw) if raw else ""
+    if not raw or (raw[0] == "/" and raw[-1] != "/" and "//" not in raw and "/." not in raw):
+        return raw  # as the defaults: without an import
+    from os.path import abspath
+
+    return abspath(raw)
 
 
 def positive_duration(raw: str) -> float:
