@@ -50,7 +50,7 @@ def interpreter(launcher: pathlib.Path) -> list[str]:
 
 def script(launcher: pathlib.Path) -> str:
     """What the launcher has the interpreter run."""
-    return str(launcher.parent.parent / "python" / "svcinit.py")
+    return str(launcher.parent.parent / "python" / "svcinit.pyc")
 
 
 def pinned() -> list[str]:

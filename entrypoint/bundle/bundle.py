@@ -65,7 +65,9 @@ def main() -> None:
         )
     bill.write(home, VERSION.findall((SOURCES / "svcinit" / "__init__.py").read_text())[0], copied)
     # not checked against its source at each start: neither of them ever changes in an image
-    run(sys.executable, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", home)
+    compiles = sys.executable, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"
+    run(*compiles, home / "lib", home / "python" / "lib")
+    run(*compiles, "-b", *(home / "python" / f"{program}.py" for program in PROGRAMS))
     cache = SOURCES / "bundle" / "import_cache.py"
     run(home / "python" / "bin" / "python3", "-ISB", "-X", "no_debug_ranges", cache, home / "lib")
     run("chmod", "-R", "u=rwX,go=rX", home)

@@ -1,8 +1,9 @@
-"""Write HOME/lib/import-cache, which svcinit.agent.imports reads: run by the bundle's own Python when all is in place.
+"""Write HOME/lib/init-cache, which svcinit.py beside this file reads, and HOME/lib/import-cache, which
+svcinit.agent.imports reads: run by the bundle's own Python when all is in place.
 
-The modules are those that the network half can import, as it does so in a start with templates, watch and metrics. The
-byte code has no docstrings and no columns. That of the libraries has no annotations: nobody reads them, they take time
-to evaluate, and stay in memory as long as presence does.
+The modules are those of init, and those that the network half can import, as it does so in a start with templates,
+watch and metrics. The byte code has no docstrings and no columns. That of init and of the libraries has no annotations:
+nobody reads them, they take time to evaluate, and stay in memory as long as the process does.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from types import CodeType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 # Not those of classes: email reads them, and dataclasses makes up one that it does not find.
 DOCUMENTED = ast.Module, ast.FunctionDef, ast.AsyncFunctionDef
 # They compile texts: of each named tuple, of each data class, and each annotation that is a text.
 GENERATING = "collections", "dataclasses", "typing"
+OF_CHILDREN = "svcinit.agent", "svcinit.ctl"  # all else is of init
 ANNOTATED = {"svcinit", *sys.stdlib_module_names}  # our data classes are read from KV by the types of their fields
+HEAD = 8  # bytes at the start of each file: the length of the head that follows, big-endian; after it come the modules
 READ = "ClassVar", "InitVar", "KW_ONLY"  # dataclasses reads these annotations, and of all others only the names
 
 
@@ -40,20 +43,42 @@ def main() -> None:
     for found in pkgutil.walk_packages([f"{library}/svcinit/agent"], "svcinit.agent."):
         importlib.import_module(found.name)
     _use_templates()
-    modules: dict[str, tuple[str, bool, int, int]] = {}
-    body = bytearray()
-    for name in sorted(sys.modules):
-        spec = getattr(sys.modules[name], "__spec__", None)
-        if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
-            continue
-        code = marshal.dumps(byte_code(name, spec.origin))
-        modules[name] = (spec.origin, spec.submodule_search_locations is not None, len(body), len(code))
-        body += code
-    head = marshal.dumps((imports.KEY, modules, patterns, sources))
-    with open(imports.FILE, "xb") as file:
-        size = file.write(len(head).to_bytes(imports.HEAD, "big") + head + body)
+    specs = (getattr(sys.modules[name], "__spec__", None) for name in sorted(sys.modules))
+    found = [spec for spec in specs if spec and spec.has_location and str(spec.origin).endswith(".py")]
+    modules, body = _packed({spec.name: (spec.origin, spec.submodule_search_locations is not None) for spec in found})
+    size = _write(imports.FILE, (imports.KEY, modules, patterns, sources), body)
     counted = f"{len(modules)} modules, {len(patterns)} patterns, {len(sources)} generated sources"
     print(f"import-cache: {counted}, {size // 1024} KiB")
+    print(_of_init(library))
+
+
+def _of_init(library: str) -> str:
+    """Write the file of init, and say what it has."""
+    packages = {"svcinit": (f"{library}/svcinit/__init__.py", True)}
+    for found in pkgutil.walk_packages([f"{library}/svcinit"], "svcinit."):
+        if not found.name.startswith(OF_CHILDREN):
+            path = f"{library}/{found.name.replace('.', '/')}"
+            packages[found.name] = (f"{path}/__init__.py" if found.ispkg else f"{path}.py", found.ispkg)
+    modules, body = _packed(packages)
+    size = _write(f"{library}/init-cache", (sys.version, modules), body)
+    return f"init-cache: {len(modules)} modules, {size // 1024} KiB"
+
+
+def _packed(sources: Mapping[str, tuple[str, bool]]) -> tuple[dict[str, tuple[str, bool, int, int]], bytes]:
+    """The byte code of modules: by name the path of the source, package or not, and where it lies in all of it."""
+    modules, body = {}, bytearray()
+    for name, (path, is_package) in sources.items():
+        code = marshal.dumps(byte_code(name, path))
+        modules[name] = path, is_package, len(body), len(code)
+        body += code
+    return modules, bytes(body)
+
+
+def _write(path: str, head: object, body: bytes) -> int:
+    """The size of the file."""
+    packed = marshal.dumps(head)
+    with open(path, "xb") as file:
+        return file.write(len(packed).to_bytes(HEAD, "big") + packed + body)
 
 
 def _record() -> dict[tuple[Any, int], bytes]:
@@ -115,7 +140,9 @@ def _use_templates() -> None:
 
 def byte_code(name: str, path: str) -> CodeType:
     """Of the source file of a module, without what nobody reads."""
-    annotated = name.partition(".")[0] in ANNOTATED
+    root = name.partition(".")[0]
+    is_init = root == "svcinit" and not name.startswith(OF_CHILDREN)
+    annotated = root in ANNOTATED and not is_init
     with open(path, "rb") as file:
         tree = ast.parse(file.read(), path)
     if not annotated:  # else each of them would be a text, which typing compiles
@@ -125,9 +152,15 @@ def byte_code(name: str, path: str) -> CodeType:
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.ClassDef) and is_init:
+            node.body = [each for each in node.body if not _is_declaration(each)] or [ast.Pass()]
         if not annotated:
             _strip(node)
     return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+
+
+def _is_declaration(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and node.value is None
 
 
 def _strip(node: ast.AST) -> None:

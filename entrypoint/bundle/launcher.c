@@ -60,7 +60,7 @@ int main(int argc, char **argv, char **envp)
 #endif
     if (reaps)
         *next++ = "-Xreaps";
-    *next++ = HOME "/python/" PROGRAM ".py";
+    *next++ = HOME "/python/" PROGRAM ".pyc";
     for (int i = 1; i < argc; i++)
         *next++ = argv[i];
     execve(command[0], command, envp);

@@ -1,10 +1,68 @@
 # What the launcher has the interpreter run. -I: none of the app's PYTHON* variables, user site or working directory
 # reaches it; -S: no site-packages either. The app's own Python gets all of them untouched.
-import sys
+#
+# The modules of init come from one file, which import_cache.py makes: byte code that is found without a search. What is
+# not in the file is imported in the ordinary way, and all is if the file is missing, damaged or for another Python.
+import gc
+
+gc.disable()  # imports leave no garbage; init turns it on again
+
+import marshal  # noqa: E402
+import posix  # noqa: E402
+import sys  # noqa: E402
+from _frozen_importlib import ModuleSpec  # noqa: E402
+
+LIBRARY = "/opt/svcinit/lib"
+FILE = f"{LIBRARY}/init-cache"
+HEAD = 8  # bytes at the start of the file: the length of the head that follows, big-endian; after it come the modules
+
+
+class Finder:
+    """Finds and loads the modules of the file."""
+
+    def __init__(self):
+        length = int.from_bytes(_read(0, HEAD), "big")
+        version, modules = marshal.loads(_read(HEAD, length))
+        self.start, self.modules = HEAD + length, modules if version == sys.version else {}
+
+    def find_spec(self, name, _path=None, _target=None):
+        if name not in self.modules:
+            return None
+        source, is_package, offset, length = self.modules[name]
+        try:
+            code = marshal.loads(_read(self.start + offset, length))
+        except Exception:
+            return None
+        spec = ModuleSpec(name, self, origin=source, loader_state=code, is_package=is_package)
+        if is_package:
+            spec.submodule_search_locations = [source.rpartition("/")[0]]
+        return spec
+
+    def create_module(self, _spec):
+        return None
+
+    def exec_module(self, module):
+        spec = module.__spec__
+        module.__file__, code, spec.loader_state = spec.origin, spec.loader_state, None
+        exec(code, vars(module))
+
+
+def _read(offset, length):
+    file = posix.open(FILE, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return posix.pread(file, length, offset)
+    finally:
+        posix.close(file)
+
 
 sys.dont_write_bytecode = True
-sys.path.append("/opt/svcinit/lib")
+sys.path.append(LIBRARY)
+try:
+    sys.meta_path.insert(0, Finder())
+except Exception:  # no fault of the file may end a start
+    pass
 
-from svcinit.__main__ import main  # noqa: E402
+if __name__ == "__main__":
+    from svcinit.__main__ import main
 
-main()
+    main()

@@ -78,6 +78,8 @@ def _print(*texts: str) -> None:
 
 
 def live(command: tuple[str, ...]) -> int:
+    import gc
+
     from svcinit import log
     from svcinit.errors import ConfigError
     from svcinit.lifecycle.table import Lifecycle
@@ -92,7 +94,10 @@ def live(command: tuple[str, ...]) -> int:
         log.faults(error)
         return error.code
     log.configure(settings.log_level, settings.log_format, service=settings.service, id=settings.id or None)
-    return Lifecycle(settings, Crew(settings, command)).run()
+    lifecycle = Lifecycle(settings, Crew(settings, command))
+    gc.freeze()  # a collection leaves alone what was loaded: it is not garbage, and children share its pages
+    gc.enable()  # the launcher's script turned it off
+    return lifecycle.run()
 
 
 if __name__ == "__main__":

@@ -246,3 +246,71 @@ def test_openssl_is_loaded_once_for_https_probes_and_not_in_the_child_of_each(li
         "    print(bool(sys.modules.get('_ssl')))"
     )
     assert run(library, code).split() == ["False", "True"]
+
+
+# init
+
+
+def launched(library: pathlib.Path, code: str) -> str:
+    """What `code` prints after the script of the launcher has been read."""
+    script = (ROOT / "entrypoint" / "bundle" / "svcinit.py").read_text().replace("/opt/svcinit/lib", str(library))
+    command = [sys.executable, "-B", "-I", "-S", "-c", f"exec({script!r}, {{'__name__': 'launch'}})\n{code}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture
+def of_init(library: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The file of init, which the test may damage."""
+    kept = (library / "init-cache").read_bytes()
+    yield library / "init-cache"
+    (library / "init-cache").write_bytes(kept)
+
+
+STARTED = """
+import sys
+from svcinit.lifecycle import table
+from svcinit.settings import environment
+print(type(table.__loader__).__name__, environment.read({}, '/nosuch').plain)
+"""
+WHOLE = """
+import importlib, pkgutil, svcinit
+for found in pkgutil.walk_packages(svcinit.__path__, 'svcinit.'):
+    if not found.name.startswith(('svcinit.agent', 'svcinit.ctl')):
+        module = importlib.import_module(found.name)
+        names = sorted(name for name in vars(module) if not name.startswith('__') and name != 'annotations')
+        print(found.name, module.__file__, getattr(module, '__path__', None), names)
+"""
+
+
+def test_the_modules_of_init_come_from_one_file(library: pathlib.Path) -> None:
+    assert launched(library, STARTED).split() == ["Finder", "True"]
+
+
+def test_the_modules_of_init_are_the_same_from_the_file_as_from_their_sources(
+    library: pathlib.Path, of_init: pathlib.Path
+) -> None:
+    found = launched(library, WHOLE)
+    assert "svcinit.handover" in found
+    of_init.unlink()
+    assert found == launched(library, WHOLE)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "head", "body", "garbage", "another Python"])
+def test_init_starts_whatever_is_in_its_file(library: pathlib.Path, of_init: pathlib.Path, damage: str) -> None:
+    data = of_init.read_bytes()
+    length = int.from_bytes(data[:HEAD], "big")
+    if damage == "missing":
+        of_init.unlink()
+    else:
+        of_init.write_bytes({
+            "empty": b"", "head": data[: HEAD + length // 2], "body": data[: HEAD + length + 100],
+            "garbage": data[: HEAD + length] + bytes(len(data)),
+            "another Python": data.replace(sys.version.encode(), b"4" + sys.version.encode()[1:]),
+        }[damage])  # fmt: skip
+    assert launched(library, STARTED).split() == ["SourceFileLoader", "True"]
+
+
+def test_a_plain_init_imports_no_module_that_it_has_no_use_for(library: pathlib.Path) -> None:
+    """os alone took a tenth of its start."""
+    code = "print([name for name in ('os', 'stat', 're', 'enum') if name in sys.modules])"
+    assert launched(library, STARTED + code).splitlines()[1:] == ["[]"]

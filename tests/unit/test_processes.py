@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pathlib
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -364,7 +365,8 @@ def test_the_launcher_makes_a_subreaper_of_what_it_starts_and_says_so(tmp_path: 
     names = f'-DHOME="{tmp_path}"', '-DPROGRAM="svcinit"', "-DBLOCK_SIGNALS"
     launcher = tmp_path / "launcher"
     subprocess.run(["cc", *names, "-o", launcher, root / "entrypoint/bundle/launcher.c"], check=True, timeout=60)
-    (tmp_path / "python" / "svcinit.py").write_text(
+    script = tmp_path / "script.py"
+    script.write_text(
         "import os, sys\n"
         "heir = os.getpid()\n"
         "if os.fork() == 0:\n"
@@ -376,5 +378,6 @@ def test_the_launcher_makes_a_subreaper_of_what_it_starts_and_says_so(tmp_path: 
         "codes = sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2))\n"
         "print('reaps' in sys._xoptions, codes)\n"
     )
+    py_compile.compile(str(script), str(tmp_path / "python" / "svcinit.pyc"))
     said = subprocess.run([launcher], capture_output=True, text=True, check=True, timeout=60).stdout
     assert said == "True [0, 3]\n"
