@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 BUILD_TIMEOUT = 300
 LIBRARIES = "/install/opt/svcinit/lib"  # in the first stage of Dockerfile.base
 IN_CONTAINER = f"""
-mkdir "$1" && cp -r {LIBRARIES} "$1/lib" && rm -r "$1/lib/svcinit" "$1/lib/import-cache"
+mkdir "$1" && cp -r {LIBRARIES} "$1/lib" && rm -r "$1/lib/svcinit" "$1"/lib/*-cache
 exec python3 /build/entrypoint/bundle/bundle.py "$1"
 """
 
@@ -51,6 +51,13 @@ def interpreter(launcher: pathlib.Path) -> list[str]:
 def script(launcher: pathlib.Path) -> str:
     """What the launcher has the interpreter run."""
     return str(launcher.parent.parent / "python" / "svcinit.pyc")
+
+
+def runs(script: str, space: str = "globals()") -> str:
+    """A statement that executes what `script` returned, or a source file, with these globals."""
+    if script.endswith(".pyc"):
+        return f"import marshal; exec(marshal.loads(open({script!r}, 'rb').read()[16:]), {space})"
+    return f"exec(open({script!r}).read(), {space})"
 
 
 def pinned() -> list[str]:

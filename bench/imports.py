@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
+from bench import image
 from bench.launch import Contender, Stage
 from testing.waiting import eventually
 
@@ -30,7 +31,7 @@ def fork():
         os.dup2(os.open(f"{folder}/{{os.getpid()}}", os.O_WRONLY | os.O_CREAT, 0o600), 2)
     return pid
 posix.fork = os.fork = fork
-exec(open({launcher!r}).read())
+{launches}
 """
 
 
@@ -80,7 +81,7 @@ def of_full(
         folder = stage.log.parent / f"imports-{number}"
         folder.mkdir()
         traced = folder / "traced.py"
-        traced.write_text(TRACED.format(folder=folder, launcher=script))
+        traced.write_text(TRACED.format(folder=folder, launches=image.runs(script)))
         argv = [*interpreter, "-X", "importtime", str(traced), "--"]
         with stage.staying(Contender(full.name, argv, full.env, before=full.before, after=full.after)):
             eventually(ready, f"{full.name} is ready")

@@ -99,7 +99,7 @@ def parts(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, dict[str, f
     for process, own in OWN.items():
         chain = {**CHAIN, **own}
         statements, sums = (
-            [f"import marshal; exec(marshal.loads(open({image.script(launcher)!r}, 'rb').read()[16:]), {{}})"],
+            [image.runs(image.script(launcher), "{}")],
             [0.0],
         )
         for number, statement in enumerate(chain.values()):

@@ -7,6 +7,7 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
+from bench import image
 from bench.launch import Contender, Stage
 
 STEPS = {  # methods of classes in svcinit.agent.prepare.transaction, in their order
@@ -72,7 +73,7 @@ def fork():
     return pid
 
 posix.fork = os.fork = fork
-exec(open({launcher!r}).read())
+{launches}
 """
 
 
@@ -82,7 +83,7 @@ def measure(
     """Each run's, by step; `script`, run by `interpreter`, is svcinit."""
     folder = stage.log.parent
     timed, out = folder / "timed.py", folder / "steps.json"
-    timed.write_text(TIMED.format(prepare=PREPARE, steps=list(STEPS), out=str(out), launcher=script))
+    timed.write_text(TIMED.format(prepare=PREPARE, steps=list(STEPS), out=str(out), launches=image.runs(script)))
     contender = Contender(
         full.name, [*interpreter, str(timed), "--"], full.env, before=full.before, after=full.after
     )  # fmt: skip

@@ -274,11 +274,10 @@ print(type(table.__loader__).__name__, environment.read({}, '/nosuch').plain)
 """
 WHOLE = """
 import importlib, pkgutil, svcinit
-for found in pkgutil.walk_packages(svcinit.__path__, 'svcinit.'):
-    if not found.name.startswith(('svcinit.agent', 'svcinit.ctl')):
-        module = importlib.import_module(found.name)
-        names = sorted(name for name in vars(module) if not name.startswith('__') and name != 'annotations')
-        print(found.name, module.__file__, getattr(module, '__path__', None), names)
+found = [each.name for each in pkgutil.walk_packages(svcinit.__path__, 'svcinit.')]
+for module in [importlib.import_module(name) for name in found if '.agent' not in name and '.ctl' not in name]:
+    names = sorted(name for name in vars(module) if not name.startswith('__') and name != 'annotations')
+    print(module.__name__, module.__package__, module.__file__, getattr(module, '__path__', None), names)
 """
 
 
