@@ -124,7 +124,13 @@ def test_a_row_of_what_following_costs_has_the_numbers_of_keys_and_templates() -
 
 
 def test_the_table_of_pythons_has_each_beside_bash_with_one_curl() -> None:
-    cost = pythons.Cost([90.0, 80.0, 100.0], [120.0], 8.0, 21.0, {"init": 60.4, "prepare": 250.0, "presence": 180.0})
+    times = {
+        "python3 -I -S": [6.0],
+        "a plain init": [7.5],
+        "to the service": [90.0, 80.0, 100.0],
+        "registered": [120.0],
+    }
+    cost = pythons.Cost(times, 8.0, 21.0, {"init": 60.4, "prepare": 250.0, "presence": 180.0})
     bash, row = pythons.table(pythons.Measured([40.0, 45.0, 50.0], {"3.99, some Debian": cost}))[-2:]
-    assert bash.startswith("| bash, one curl for all keys | 45.0 | 1.00 |")
-    assert row == "| 3.99, some Debian | 90.0 | 2.00 | 120.0 | 2.67 | 8.0 | 21.0 | 60 | 250 | 180 |"
+    assert bash.startswith("| bash, one curl for all keys | | | 45.0 | 1.00 |")
+    assert row == "| 3.99, some Debian | 7.5 | 1.25 | 90.0 | 2.00 | 120.0 | 2.67 | 8.0 | 21.0 | 60 | 250 | 180 |"
