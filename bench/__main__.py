@@ -146,7 +146,8 @@ class Bench:
 
     def imports(self) -> None:
         """imports of each process, in addition to those of its parent (-X importtime makes the times longer)"""
-        how = image.interpreter(self.launcher), image.script(self.launcher)
+        how = image.interpreter(self.launcher), image.source(self.launcher, self.folder / "imports.py")
+        print("The modules of init are imported one by one here. A start loads those of a plain init at once.\n")
         found = [imports.of_python(self.python), imports.of_plain(*how)]
         with self._consul() as full:
             svcinit = full.svcinit([str(self.launcher), "--"])

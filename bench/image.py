@@ -53,6 +53,16 @@ def script(launcher: pathlib.Path) -> str:
     return str(launcher.parent.parent / "python" / "svcinit.pyc")
 
 
+def source(launcher: pathlib.Path, path: pathlib.Path) -> str:
+    """A script as `script`, written to `path`, that imports each module of init by itself."""
+    library = str(launcher.parent.parent / "lib")
+    path.write_text(
+        f"import sys\nsys.dont_write_bytecode = True\nsys.path.append({library!r})\n"
+        "from svcinit.__main__ import main\nmain()\n"
+    )
+    return str(path)
+
+
 def runs(script: str, space: str = "globals()") -> str:
     """A statement that executes what `script` returned, or a source file, with these globals."""
     if script.endswith(".pyc"):

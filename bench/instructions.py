@@ -37,7 +37,7 @@ ENV = {
 # What a process imports, one after the other: what the chart of docs/startup.md names, and the statement.
 INIT, SHARED = "import svcinit.lifecycle.table, svcinit.processes.crew, svcinit.settings.environment", "svcinit.agent"
 CHAIN = {
-    "the interpreter": "import os", "init": INIT, "json and re, by init": "import json",
+    "the interpreter": "import posix", "init": INIT, "json and re, by init": "import json",
     "the import cache, typing": f"from {SHARED} import imports; imports.avoid_openssl(); import typing",
     "http.client, email": "import http.client", "urllib3": "import urllib3", "requests": "import requests",
 }  # fmt: skip
@@ -98,13 +98,11 @@ def parts(folder: pathlib.Path, launcher: pathlib.Path) -> dict[str, dict[str, f
     found = {}
     for process, own in OWN.items():
         chain = {**CHAIN, **own}
-        statements, sums = (
-            [image.runs(image.script(launcher), "{}")],
-            [0.0],
-        )
+        chain["init"] = f"{image.runs(image.script(launcher), '{}')}; import os; {INIT}"
+        statements, sums = ["import gc; gc.disable()"], [0.0]
         for number, statement in enumerate(chain.values()):
             statements.append(statement)
-            sums.append(_count(folder / f"{process}-{number}", python, "\n".join([*statements, "os._exit(0)"])))
+            sums.append(_count(folder / f"{process}-{number}", python, "\n".join([*statements, "posix._exit(0)"])))
         found[process] = {name: after - before for name, before, after in zip(chain, sums, sums[1:], strict=False)}
         found[process][WORK] = whole[process] - sum(found[process].values())
     return found

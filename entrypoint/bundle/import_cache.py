@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 DOCUMENTED = ast.Module, ast.FunctionDef, ast.AsyncFunctionDef
 # They compile texts: of each named tuple, of each data class, and each annotation that is a text.
 GENERATING = "collections", "dataclasses", "typing"
+PLAIN = (  # what __main__.py imports for a plain init
+    "svcinit.__main__", "svcinit.log", "svcinit.errors", "svcinit.lifecycle.table", "svcinit.processes.crew",
+    "svcinit.settings.environment",
+)  # fmt: skip
 OF_CHILDREN = "svcinit.agent", "svcinit.ctl"  # all else is of init
 ANNOTATED = {"svcinit", *sys.stdlib_module_names}  # our data classes are read from KV by the types of their fields
 HEAD = 8  # bytes at the start of each file: the length of the head that follows, big-endian; after it come the modules
@@ -70,9 +74,9 @@ def _plain(library: str) -> list[str]:
     """The modules of ours that a plain init imports, each after those that it needs."""
     import subprocess  # only now: `_record_sources` is to see what compiles texts
 
-    code = f"import sys; sys.path.append({library!r}); from svcinit.__main__ import main; main()"
-    command = [sys.executable, "-ISB", "-X", "importtime", "-c", code, "true"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stderr
+    code = f"import sys; sys.path.append({library!r}); import {', '.join(PLAIN)}"
+    command = [sys.executable, "-ISB", "-X", "importtime", "-c", code]
+    said = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, timeout=60).stderr
     names = [line.rpartition("|")[2].strip() for line in said.splitlines()]
     return [name for name in names if name.partition(".")[0] == "svcinit"]
 

@@ -30,8 +30,8 @@ A file can hold the value of any variable X: X_FILE is its path. The default of 
 
 
 def main() -> NoReturn:
-    # Before any other import: until then the kernel discards signals to PID 1. From here on every signal is pending
-    # in the kernel until the lifecycle takes it.
+    # The launcher has blocked them already. Without it, the kernel discarded what was sent to PID 1 until now. From
+    # here on every signal is pending in the kernel until the lifecycle takes it.
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
     import posix  # not `os`: its import costs every container start 1 ms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import pathlib
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ def run(library: pathlib.Path, code: str) -> str:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder as /opt/svcinit/lib, with its import-cache."""
+    """A folder as /opt/svcinit/lib, with its import-cache and init-cache."""
     folder = tmp_path_factory.mktemp("lib")
     shutil.copytree(ROOT / "entrypoint" / "svcinit", folder / "svcinit", ignore=shutil.ignore_patterns("__pycache__"))
     for package in LIBRARIES:
@@ -292,6 +293,38 @@ def test_the_modules_of_init_are_the_same_from_the_file_as_from_their_sources(
     assert "svcinit.handover" in found
     of_init.unlink()
     assert found == launched(library, WHOLE)
+
+
+def test_all_that_a_plain_init_imports_is_loaded_at_once(library: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """In the order in which the modules need each other: -X importtime tells of each import."""
+    script = (ROOT / "entrypoint" / "bundle" / "svcinit.py").read_text().replace("/opt/svcinit/lib", str(library))
+    (tmp_path / "svcinit.py").write_text(script)
+    command = [sys.executable, "-B", "-I", "-S", "-X", "importtime", str(tmp_path / "svcinit.py"), "true"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stderr
+    assert "encodings" in said
+    assert "svcinit" not in said
+
+
+def test_a_module_that_fails_halfway_leaves_nothing_of_the_file_behind(
+    library: pathlib.Path, of_init: pathlib.Path
+) -> None:
+    data = of_init.read_bytes()
+    start = HEAD + int.from_bytes(data[:HEAD], "big")
+    version, (offset, length), modules = marshal.loads(data[HEAD:start])
+    first = marshal.loads(data[start + offset : start + offset + length])
+    first[4] = (*first[4][:3], compile("raise OSError", "broken", "exec"))
+    broken = marshal.dumps(first)
+    head = marshal.dumps((version, (0, len(broken)), modules))
+    of_init.write_bytes(len(head).to_bytes(HEAD, "big") + head + broken)
+    assert launched(library, STARTED).split() == ["SourceFileLoader", "True"]
+
+
+def test_a_module_behind_the_end_of_the_file_comes_from_its_source(
+    library: pathlib.Path, of_init: pathlib.Path
+) -> None:
+    of_init.write_bytes(of_init.read_bytes()[:-100])
+    code = "from svcinit import state_files\nprint(type(state_files.__loader__).__name__)"
+    assert launched(library, STARTED + code).split() == ["Finder", "True", "SourceFileLoader"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "head", "body", "garbage", "another Python"])

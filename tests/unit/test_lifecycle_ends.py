@@ -22,6 +22,17 @@ def test_the_hook_after_the_stop_runs_when_the_service_is_gone() -> None:
     assert crew.log[4:] == ["0 presence<-SIGTERM", "1 main<-SIGTERM", "1 +hook:clean"]
 
 
+@pytest.mark.parametrize(("events", "stops"), [
+    ((TERM, *DONE), True), ((TERM, TERM, *DONE), True), ((Exited(Role.MAIN, 0), Exited(Role.PRESENCE, 0)), False),
+    ((Exited(Role.MAIN, 1), TERM, Exited(Role.PRESENCE, 0)), False),
+], ids=["told", "told twice", "ended by itself", "ended by itself before it is told"])  # fmt: skip
+def test_the_state_says_of_a_stop_that_it_was_ordered_and_not_of_the_end_of_the_service(
+    events: tuple[Event, ...], stops: bool
+) -> None:
+    """A roll-out takes an instance that was stopped for gone on purpose, and one that ended for a failure."""
+    assert ("stops" in live(WEB, Clocked(*UP, *events)).history.facts()) is stops
+
+
 @pytest.mark.parametrize(("stop", "kills"), [(DONE, "2 hook<-SIGKILL"), (KILLS, "9.8 hook<-SIGKILL")])
 def test_one_that_hangs_is_killed_after_a_second_or_sooner_so_that_the_stop_stays_below_10_s(
     stop: list[Event], kills: str

@@ -8,7 +8,6 @@ import marshal
 import pathlib
 import pkgutil
 import sys
-from typing import Any
 
 HOME = pathlib.Path("/opt/svcinit")
 NEEDED = "_ctypes", "ssl", "dns", "jinja2", "prometheus_client", "psutil", "requests", "yaml"  # be they found or not
@@ -24,16 +23,11 @@ def main() -> None:
         importlib.import_module(name)
     if type(sys.modules["requests"].__loader__).__module__ != "svcinit.agent.imports":
         sys.exit(f"\n{HOME}/lib/import-cache is not used: was it made by this Python, in this folder?")
-    if not launcher()["Finder"]().modules:
+    del sys.modules["svcinit"]
+    exec(marshal.loads((HOME / "python" / "svcinit.pyc").read_bytes()[16:]), {"__name__": "checked"})
+    if type(getattr(sys.modules.get("svcinit.__main__"), "__loader__", None)).__name__ != "Finder":
         sys.exit(f"\n{HOME}/lib/init-cache is not used: was it made by this Python?")
     print(f"\nall loaded by Python {sys.version.split()[0]}")
-
-
-def launcher() -> dict[str, Any]:
-    """The names of the script that the launcher runs."""
-    names = {"__name__": "checked"}
-    exec(marshal.loads((HOME / "python" / "svcinit.pyc").read_bytes()[16:]), names)
-    return names
 
 
 def extensions(folder: pathlib.Path) -> list[str]:

@@ -264,7 +264,11 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
     faults += _unknown(environment)
     values: dict[str, object] = {}
     wrong: list[str] = []
+    named = {name.removesuffix("_FILE") for name in (*environment, *defaults)}
     for row in TABLE:
+        if row.name not in named:  # most of them, in most containers
+            values[row.attribute] = None if row.default is None else row.parse(row.default)
+            continue
         given = _given(row, environment, defaults)
         try:
             values[row.attribute] = _value(row, given, image_defaults if given is defaults else "")
