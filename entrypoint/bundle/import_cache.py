@@ -58,14 +58,14 @@ def main() -> None:
 
 def _of_init(library: str) -> str:
     """Write the file of init, and say what it has."""
-    packages = {"svcinit": (f"{library}/svcinit/__init__.py", True)}
+    sources = {"svcinit": (f"{library}/svcinit/__init__.py", True)}
     for found in pkgutil.walk_packages([f"{library}/svcinit"], "svcinit."):
         if not found.name.startswith(OF_CHILDREN):
             path = f"{library}/{found.name.replace('.', '/')}"
-            packages[found.name] = (f"{path}/__init__.py" if found.ispkg else f"{path}.py", found.ispkg)
+            sources[found.name] = (f"{path}/__init__.py" if found.ispkg else f"{path}.py", found.ispkg)
     plain = _plain(library)
-    first = marshal.dumps([(name, *packages[name], byte_code(name, packages[name][0])) for name in plain])
-    modules, body = _packed({name: found for name, found in packages.items() if name not in plain}, len(first))
+    first = marshal.dumps([(name, *sources[name], byte_code(name, sources[name][0])) for name in plain])
+    modules, body = _packed({name: found for name, found in sources.items() if name not in plain}, len(first))
     size = _write(f"{library}/init-cache", (sys.version, (0, len(first)), modules), first + body)
     return f"init-cache: {len(plain)} and {len(modules)} modules, {size // 1024} KiB"
 

@@ -234,8 +234,9 @@ def test_a_container_that_is_stopped_counts_as_stopped(
 
 
 @pytest.mark.parametrize(("init", "left"), [
-    ({"main": 1}, True), ({"main": None, "stops": True}, True), ({"main": None}, False),
-], ids=["stops", "told-twice", "ended-by-itself"])  # fmt: skip
+    ({"main": 1}, True), ({"main": None, "stops": True}, True), ({"main": None, "stops": False}, False),
+    ({"main": 1, "stops": False}, False),
+], ids=["not-told-yet", "told-twice", "ended-by-itself", "not-ready"])  # fmt: skip
 def test_a_stop_is_noted_also_if_the_record_has_just_changed(
     consul: ConsulAgent, tmp_path: pathlib.Path, init: dict[str, object], left: bool
 ) -> None:

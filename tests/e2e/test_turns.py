@@ -9,6 +9,8 @@ import pytest
 
 from svcinit.agent.fleet import revision
 from svcinit.agent.fleet.records import How, Plan, PlanState, TurnOutcome, TurnState
+from svcinit.errors import EX_UNAVAILABLE
+from testing.consul import free_ports
 from testing.ctl import svcinitctl
 from testing.fleet import Fleet
 from testing.process import Running, end_session
@@ -160,6 +162,16 @@ def test_a_service_that_ends_by_itself_has_not_left_on_purpose(rolled: Service, 
         assert (record.turn.state, record.turn.outcome) == (TurnState.ENDED, TurnOutcome.FAILED), svcinit.err
     else:
         assert record == before
+
+
+def test_a_service_that_is_not_ready_in_time_has_not_left_on_purpose(rolled: Service, fleet: Fleet) -> None:
+    up(rolled).stop()
+    fleet.wait_for("it was stopped", left=True)
+    (closed,) = free_ports(1)
+    rolled.env |= {"SVCINIT_READY": f"http://127.0.0.1:{closed}/", "SVCINIT_START_TIMEOUT": "2s"}
+    svcinit = rolled.start()
+    assert svcinit.wait(20) == EX_UNAVAILABLE
+    assert fleet.wait_for("it has failed", left=False).rev, svcinit.err
 
 
 def test_a_changed_environment_restarts_the_service_if_the_turn_allows_it(rolled: Service, fleet: Fleet) -> None:

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from svcinit import log
+from svcinit.errors import Outcome
 from svcinit.model import Event, Exited, News, Role, Signalled, Stopped
 from test_lifecycle_faults import failing
 from test_lifecycle_times import DONE, HUP, LATER, PREPARED, TERM, UP, WEB, Clocked, live
@@ -25,12 +26,13 @@ def test_the_hook_after_the_stop_runs_when_the_service_is_gone() -> None:
 @pytest.mark.parametrize(("events", "stops"), [
     ((TERM, *DONE), True), ((TERM, TERM, *DONE), True), ((Exited(Role.MAIN, 0), Exited(Role.PRESENCE, 0)), False),
     ((Exited(Role.MAIN, 1), TERM, Exited(Role.PRESENCE, 0)), False),
-], ids=["told", "told twice", "ended by itself", "ended by itself before it is told"])  # fmt: skip
+    ((Exited(Role.PRESENCE, Outcome.NOT_READY), Exited(Role.DEREGISTER, 0), *DONE[1:]), False),
+], ids=["told", "told twice", "ended by itself", "ended by itself before it is told", "not ready in time"])  # fmt: skip
 def test_the_state_says_of_a_stop_that_it_was_ordered_and_not_of_the_end_of_the_service(
     events: tuple[Event, ...], stops: bool
 ) -> None:
     """A roll-out takes an instance that was stopped for gone on purpose, and one that ended for a failure."""
-    assert ("stops" in live(WEB, Clocked(*UP, *events)).history.facts()) is stops
+    assert live(WEB, Clocked(*UP, *events)).history.facts()["stops"] is stops
 
 
 @pytest.mark.parametrize(("stop", "kills"), [(DONE, "2 hook<-SIGKILL"), (KILLS, "9.8 hook<-SIGKILL")])

@@ -60,7 +60,7 @@ class History:
             "reload_seconds": {"sum": self._reload_seconds, "count": sum(self._outcomes.values())},
             "last_reload": self._last_reload,
             **({"last_turn": self._last_turn} if self._last_turn else {}),
-            **({"stops": True} if self._is_ordered else {}),
+            **({"stops": self._is_ordered} if self._stops else {}),
         }
 
     # starts
@@ -148,8 +148,7 @@ class History:
         log.info("exited", "{command} exited with status {code}", command=command, code=code, ran_seconds=seconds)
 
     def stop_began(self, reason: str, *, is_ordered: bool) -> None:
-        """The durations of the phases are measured from here. `is_ordered`: the service is about to be stopped; False:
-        it ended by itself."""
+        """The durations of the phases are measured from here. `is_ordered`: False if the service is the reason."""
         if not self._stops:
             log.info("stopping", "stopping ({reason})", reason=reason)
         self._stops, self._is_ordered = True, is_ordered

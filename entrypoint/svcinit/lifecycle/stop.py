@@ -37,12 +37,13 @@ class Stop:
         self._killed_at = 0.0  # when the service is killed
         self._owes_deregistration = False  # no process could be had for it
 
-    def begin(self, reason: str) -> None:
-        """Deregister first: connections that arrive after the stop signal would be lost."""
+    def begin(self, reason: str, *, is_ordered: bool = True) -> None:
+        """Deregister first: connections that arrive after the stop signal would be lost. `is_ordered`: False if the
+        service ended, or is not ready."""
         lifecycle, history = self.lifecycle, self.lifecycle.history
         if not self.restarting:
             lifecycle.reload.give_up(reason)
-        history.stop_began(reason, is_ordered=self.crew.alive(Role.MAIN))
+        history.stop_began(reason, is_ordered=is_ordered)
         if self.settings.registers:
             history.phase_began(State.DEREGISTERING)
         self.crew.signal(self.job.role, _signal.SIGTERM, group=True)
@@ -72,7 +73,7 @@ class Stop:
         """A service that never becomes ready is stopped with exit status 69, as when a dependency is missing."""
         self.forced_exit_code = EX_UNAVAILABLE
         self.lifecycle.reload.service_not_ready()
-        self.begin("not ready in time")
+        self.begin("not ready in time", is_ordered=False)
 
     # deregister and drain
 
@@ -171,7 +172,7 @@ class Stop:
             self._end_plain()
         elif serving:
             lifecycle.reload.service_exited(code)
-            self.begin("the service ended")
+            self.begin("the service ended", is_ordered=False)
         elif lifecycle.state == State.STOPPING and self._owes_deregistration:
             self._deregister_last()
         elif lifecycle.state != State.DEREGISTERING:

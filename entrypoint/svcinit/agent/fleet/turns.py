@@ -212,9 +212,9 @@ class Turns:
         """The container stops. If the stop ended the reload of a turn, the turn has ended: otherwise the next run would
         report that the container died. A service that restarts in place is still in its turn.
 
-        `left`: the container was stopped on purpose. If the service ended by itself, it was not. After a second TERM it
-        has ended, too. A record that is not the one that was read last, perhaps because the end of a turn was written a
-        moment ago, is read again.
+        `left`: the container was stopped on purpose. If the service ended by itself, or was not ready in time, it was
+        not. After a second TERM it has ended, too. A record that is not the one that was read last, perhaps because the
+        end of a turn was written a moment ago, is read again.
         """
         try:
             for _ in range(LEAVE_TRIES):
@@ -234,8 +234,8 @@ class Turns:
         if record is None or (record.turn.state == TurnState.CLAIMED and record.turn.how != How.TURN):
             return True
         init = self._init()
-        is_stopped = init.get("main", 0) is not None or bool(init.get("stops"))
-        return self._write(dataclasses.replace(record, left=is_stopped), 0.0)
+        is_ordered = init.get("stops", init.get("main", 0) is not None)  # "stops" can be missing for a moment
+        return self._write(dataclasses.replace(record, left=bool(is_ordered)), 0.0)
 
     def _step(self, now: float) -> None:
         before = self._record()
