@@ -64,6 +64,7 @@ def test_a_storm_of_signals_forks_and_hups_leaves_no_zombie_loses_no_term_and_gr
     service.env["SVCINIT_CHECK"] = "none"
     svcinit = service.start(sys.executable, "-c", BUSY, str(service.log))
     eventually(lambda: service.consul.instances("web"), "it is registered")
+    eventually(lambda: service.notes == ["up"], "the service takes signals: before that, one of them would end it")
     dice = random.Random(20)
     sent = 0
     early: tuple[int, int] | None = None
