@@ -204,7 +204,8 @@ class Bench:
         self.found.note("good change: requests of a client that asks DNS first", client.good)
         failed = [*client.failed, *client.unresolved]
         self.found.note("good change: failed requests", len(failed), most=0)
-        print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
+        for each in failed:
+            print(each, file=sys.stderr)
         self.found.note("good change: writes", writes)
         self.found.note("good change: requests, without blocking queries that go on", requests)
         self.found.note("good change: seconds in all", time.monotonic() - began)

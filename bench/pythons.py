@@ -18,9 +18,8 @@ SUITES = {
     "3.15, Debian sid": ("sid", ""),
     "3.15, Debian sid, lazy imports": ("sid", LAZY),
 }
-
-
-BARE, INIT, START, REGISTERED = TIMES = "python3 -I -S", "a plain init", "to the service", "registered"
+INIT, START, REGISTERED = "a plain init", "to the service", "registered"
+TIMES = PYTHON, INIT, START, REGISTERED
 
 
 class Cost(NamedTuple):
@@ -56,7 +55,7 @@ def measure(
     plain_of = {name: _plain(launcher) for name, launcher in launchers.items()}
     full_of = {name: full.svcinit([str(launcher), "--"], name) for name, launcher in launchers.items()}
     kinds: dict[str, tuple[dict[str, Contender], Callable[[Contender], float]]] = {
-        BARE: ({name: bare for name, (bare, _) in plain_of.items()}, stage.time),
+        PYTHON: ({name: bare for name, (bare, _) in plain_of.items()}, stage.time),
         INIT: ({name: init for name, (_, init) in plain_of.items()}, stage.time),
         START: ({"": bash, **full_of}, stage.time),
         REGISTERED: (full_of, lambda each: stage.until(each, full.await_registration)),
@@ -95,7 +94,7 @@ def table(found: Measured) -> list[str]:
         f"| {BASH_ONE_CURL} | | | {bash:.1f} | 1.00 |" + " |" * 7,
     ]
     for name, cost in found.costs.items():
-        against = {INIT: cost.median(BARE), START: bash, REGISTERED: bash}
+        against = {INIT: cost.median(PYTHON), START: bash, REGISTERED: bash}
         cells = [f"{cost.median(what):.1f} | {cost.median(what) / other:.2f}" for what, other in against.items()]
         cells += [f"{cost.plain:.1f}", f"{cost.full:.1f}"]
         cells += [f"{cost.millions[process]:.0f}" for process in ("init", "prepare", "presence")]

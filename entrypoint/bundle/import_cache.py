@@ -32,8 +32,6 @@ PLAIN = (  # what __main__.py imports for a plain init
     "svcinit.settings.environment",
 )  # fmt: skip
 OF_CHILDREN = "svcinit.agent", "svcinit.ctl"  # all else is of init
-ANNOTATED = {"svcinit", *sys.stdlib_module_names}  # our data classes are read from KV by the types of their fields
-HEAD = 8  # bytes at the start of each file: the length of the head that follows, big-endian; after it come the modules
 READ = "ClassVar", "InitVar", "KW_ONLY"  # dataclasses reads these annotations, and of all others only the names
 
 
@@ -95,6 +93,8 @@ def _packed(
 
 def _write(path: str, head: object, body: bytes) -> int:
     """The size of the file."""
+    from svcinit.agent.imports import HEAD
+
     packed = marshal.dumps(head)
     with open(path, "xb") as file:
         return file.write(len(packed).to_bytes(HEAD, "big") + packed + body)
@@ -160,8 +160,9 @@ def _use_templates() -> None:
 def byte_code(name: str, path: str) -> CodeType:
     """Of the source file of a module, without what nobody reads."""
     root = name.partition(".")[0]
-    is_init = root == "svcinit" and not name.startswith(OF_CHILDREN)
-    annotated = root in ANNOTATED and not is_init
+    # our data classes are read from KV by the types of their fields
+    annotated = name.startswith(OF_CHILDREN) or root in sys.stdlib_module_names
+    is_init = root == "svcinit" and not annotated
     with open(path, "rb") as file:
         tree = ast.parse(file.read(), path)
     if not annotated:  # else each of them would be a text, which typing compiles

@@ -3,7 +3,7 @@
 #
 # The modules of init come from one file, which import_cache.py makes: byte code that is found without a search. Those
 # of a plain init are loaded at once, in the order in which they need each other. What is not in the file is imported in
-# the ordinary way. If the file is missing, damaged or for another Python, everything is.
+# the ordinary way. If the file is missing, damaged or for another Python, all modules are imported in that way.
 import gc
 
 gc.disable()  # imports leave no garbage; init turns it on again

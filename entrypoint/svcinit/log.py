@@ -14,7 +14,7 @@ all. Lines that do not fit are counted, and the next line that fits has their nu
 
 from __future__ import annotations
 
-import _stat as stat  # not `stat`, `os`: their imports cost every container start
+import _stat as stat  # not `stat`: its import costs every container start 0.1 ms
 import posix  # not `os`: its import costs every container start 1 ms
 import time
 

@@ -21,11 +21,21 @@ LIBRARIES = (
 HEAD = 8  # bytes: the length of the head
 
 
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-B", "-I", "-S", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+
+
 def run(library: pathlib.Path, code: str) -> str:
     """What `code` prints, run with svcinit from `library`."""
-    start = f"import sys; sys.path[:0] = [{str(library)!r}]\n"
-    command = [sys.executable, "-B", "-I", "-S", "-c", start + code]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return python("-c", f"import sys; sys.path[:0] = [{str(library)!r}]\n{code}").stdout
+
+
+def restored(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file that the test may damage."""
+    kept = path.read_bytes()
+    yield path
+    path.write_bytes(kept)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +52,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def own(library: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The same folder, with an import-cache that the test may damage."""
-    kept = (library / "import-cache").read_bytes()
-    yield library / "import-cache"
-    (library / "import-cache").write_bytes(kept)
+    """The import-cache of the same folder."""
+    yield from restored(library / "import-cache")
 
 
 WHERE = """
@@ -252,19 +260,20 @@ def test_openssl_is_loaded_once_for_https_probes_and_not_in_the_child_of_each(li
 # init
 
 
+def launch_script(library: pathlib.Path) -> str:
+    """What the launcher runs, with this folder as /opt/svcinit/lib."""
+    return (ROOT / "entrypoint" / "bundle" / "svcinit.py").read_text().replace("/opt/svcinit/lib", str(library))
+
+
 def launched(library: pathlib.Path, code: str) -> str:
     """What `code` prints after the script of the launcher has been read."""
-    script = (ROOT / "entrypoint" / "bundle" / "svcinit.py").read_text().replace("/opt/svcinit/lib", str(library))
-    command = [sys.executable, "-B", "-I", "-S", "-c", f"exec({script!r}, {{'__name__': 'launch'}})\n{code}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return python("-c", f"exec({launch_script(library)!r}, {{'__name__': 'launch'}})\n{code}").stdout
 
 
 @pytest.fixture
 def of_init(library: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The file of init, which the test may damage."""
-    kept = (library / "init-cache").read_bytes()
-    yield library / "init-cache"
-    (library / "init-cache").write_bytes(kept)
+    """The init-cache of the same folder."""
+    yield from restored(library / "init-cache")
 
 
 STARTED = """
@@ -297,10 +306,8 @@ def test_the_modules_of_init_are_the_same_from_the_file_as_from_their_sources(
 
 def test_all_that_a_plain_init_imports_is_loaded_at_once(library: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """In the order in which the modules need each other: -X importtime tells of each import."""
-    script = (ROOT / "entrypoint" / "bundle" / "svcinit.py").read_text().replace("/opt/svcinit/lib", str(library))
-    (tmp_path / "svcinit.py").write_text(script)
-    command = [sys.executable, "-B", "-I", "-S", "-X", "importtime", str(tmp_path / "svcinit.py"), "true"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stderr
+    (tmp_path / "svcinit.py").write_text(launch_script(library))
+    said = python("-X", "importtime", str(tmp_path / "svcinit.py"), "true").stderr
     assert "encodings" in said
     assert "svcinit" not in said
 

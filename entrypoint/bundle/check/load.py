@@ -23,7 +23,6 @@ def main() -> None:
         importlib.import_module(name)
     if type(sys.modules["requests"].__loader__).__module__ != "svcinit.agent.imports":
         sys.exit(f"\n{HOME}/lib/import-cache is not used: was it made by this Python, in this folder?")
-    del sys.modules["svcinit"]
     exec(marshal.loads((HOME / "python" / "svcinit.pyc").read_bytes()[16:]), {"__name__": "checked"})
     if type(getattr(sys.modules.get("svcinit.__main__"), "__loader__", None)).__name__ != "Finder":
         sys.exit(f"\n{HOME}/lib/init-cache is not used: was it made by this Python?")

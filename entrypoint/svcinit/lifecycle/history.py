@@ -42,7 +42,8 @@ class History:
         self._turn = 0  # the turn of a roll-out that the open reload is; 0: none
         self._last_turn: dict[str, object] = {}
         self._exit_reason = ""
-        self._stops = self._is_ordered = self._killed = False
+        self._is_ordered: bool | None = None  # the stop; None: there is none
+        self._killed = False
         self._phase, self._phase_began = "", 0.0  # of the stop
         self._phases: dict[str, float] = {}  # durations of the phases that ended, in seconds
 
@@ -60,7 +61,7 @@ class History:
             "reload_seconds": {"sum": self._reload_seconds, "count": sum(self._outcomes.values())},
             "last_reload": self._last_reload,
             **({"last_turn": self._last_turn} if self._last_turn else {}),
-            **({"stops": self._is_ordered} if self._stops else {}),
+            **({} if self._is_ordered is None else {"stops": self._is_ordered}),
         }
 
     # starts
@@ -78,7 +79,7 @@ class History:
     def service_started(self) -> None:
         self._service_starts += 1
         self._service_started_at, self._service_since = time.time(), self._now()
-        self._stops = self._is_ordered = False
+        self._is_ordered = None
 
     def log_start(
         self, command: str, pid: int | None, settings: Settings, prepared: Mapping[str, object], *, cached: bool
@@ -149,10 +150,9 @@ class History:
 
     def stop_began(self, reason: str, *, is_ordered: bool) -> None:
         """The durations of the phases are measured from here. `is_ordered`: False if the service is the reason."""
-        if not self._stops:
+        if self._is_ordered is None:
             log.info("stopping", "stopping ({reason})", reason=reason)
-        self._stops, self._is_ordered = True, is_ordered
-        self._exit_reason, self._killed, self._phases = reason, False, {}
+        self._is_ordered, self._exit_reason, self._killed, self._phases = is_ordered, reason, False, {}
 
     def exit_because(self, reason: str) -> None:
         """The restart that goes on becomes a stop."""

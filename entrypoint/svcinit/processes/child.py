@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from svcinit.names import User
 
 OF_WRITES = _signal.SIGPIPE, _signal.SIGXFSZ  # the kernel sends them to the writer, in addition to the error
-DEFAULT_PATH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 IGNORED = *OF_WRITES, _signal.SIGTTOU
+DEFAULT_PATH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
 PAUSED = 1.0  # seconds: a wait that lasts so much longer than requested means that the process was paused
 
@@ -122,7 +122,7 @@ def shell_status(code: int) -> int:
 
 
 def _execve(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-    """execve(2) with default dispositions and with the `odd` entries of `env`, which that of Python does not take."""
+    """execve(2) with default dispositions and with the `odd` entries of `env`, which posix.execve does not take."""
     odd = getattr(env, "odd", ())
     _dispose(_signal.SIG_DFL)
     try:

@@ -267,7 +267,7 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
     named = {name.removesuffix("_FILE") for name in (*environment, *defaults)}
     for row in TABLE:
         if row.name not in named:  # most of them, in most containers
-            values[row.attribute] = None if row.default is None else row.parse(row.default)
+            values[row.attribute] = _default(row)
             continue
         given = _given(row, environment, defaults)
         try:
@@ -275,10 +275,14 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
         except ConfigError as error:
             faults += error.faults
             wrong.append(row.name)
-            values[row.attribute] = None if row.default is None else row.parse(row.default)
+            values[row.attribute] = _default(row)
     # A contradiction with a wrong variable may be gone once that is corrected.
     faults += [fault for fault in derive(values) if not set(wrong) & set(fault.variables)]
     return Settings(environment, values), faults
+
+
+def _default(row: Variable) -> object:
+    return None if row.default is None else row.parse(row.default)
 
 
 def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
@@ -303,7 +307,7 @@ def read_one(name: str, environment: Mapping[str, str], image_defaults: str = IM
     try:
         return None if raw is None else row.parse(raw)
     except ValueError:
-        return None if row.default is None else row.parse(row.default)
+        return _default(row)
 
 
 def log_format(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> str:
