@@ -173,6 +173,7 @@ def byte_code(name: str, path: str) -> CodeType:
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         if isinstance(node, ast.ClassDef) and is_init:
+            node.bases = [each.value if isinstance(each, ast.Subscript) else each for each in node.bases]
             node.body = [each for each in node.body if not _is_declaration(each)] or [ast.Pass()]
         if not annotated:
             _strip(node)

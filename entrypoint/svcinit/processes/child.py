@@ -12,7 +12,6 @@ them until just before execve(2).
 from __future__ import annotations
 
 import _signal
-import errno
 import posix  # not `os`: its import costs every container start 1 ms
 import time
 
@@ -93,6 +92,8 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
             try:
                 _execve(path, argv, env)
             except OSError as error:
+                import errno  # only now: nearly no command fails
+
                 if error.errno != errno.ENOEXEC:  # a script without #!: execvp(3) runs it in the shell
                     raise
                 _execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)

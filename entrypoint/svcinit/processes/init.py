@@ -9,7 +9,6 @@ wait(2), so no other waiter can take a status; and a child is registered before 
 from __future__ import annotations
 
 import _signal  # not `signal`: its enums cost every container start 5 ms
-import errno
 import posix  # not `os`: its import costs every container start 1 ms
 import sys
 
@@ -226,9 +225,9 @@ class Init:
             return
         try:
             posix.kill(-pid if group else pid, number)
+        except BlockingIOError:  # EAGAIN: the queue of real-time signals is full: the transition is tried again
+            raise
         except OSError as error:
-            if error.errno == errno.EAGAIN:  # the queue of real-time signals is full: the transition is tried again
-                raise
             log.warning("signal_failed", "signal {signal} to {child} failed: {error} pid={child_pid}",
                         signal=number, child=role, error=error.strerror, child_pid=pid)  # fmt: skip
 

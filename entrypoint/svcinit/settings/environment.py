@@ -14,16 +14,18 @@ from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest
 from svcinit.settings.parsers import wrong_value
 from svcinit.settings.rules import derive
-from svcinit.settings.table import GROUPS, TABLE, ForVault, Variable
+from svcinit.settings.table import GROUPS, PREFIX, ROWS, SECRETS, TABLE, ForVault, Variable, row_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from svcinit.names import User
     from svcinit.settings.parsers import Action, Target
 
 FILE_LIMIT = 1 << 20  # bytes of a file that holds values
+CHUNK = 1 << 16  # bytes
 IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
@@ -41,6 +43,15 @@ class Environment(dict[str, str]):
     earlier entry."""
 
     odd: tuple[str, ...] = ()
+
+
+class Values(dict[str, object]):
+    """Values by attribute. That of a variable that is not given is parsed when it is read for the first time: in most
+    containers, most of them are never read."""
+
+    def __missing__(self, attribute: str) -> object:
+        self[attribute] = value = _default(row_of(attribute))
+        return value
 
 
 class Settings(ForVault):
@@ -134,7 +145,7 @@ class Settings(ForVault):
     needs_prepare: bool
     plain: bool
 
-    def __init__(self, environment: Mapping[str, str], values: Mapping[str, object]) -> None:
+    def __init__(self, environment: Mapping[str, str], values: Values) -> None:
         self.__dict__.update(values, environment=environment)
         # read once: a file that appears in a template directory later must not change this run
         needs_prepare = bool(
@@ -201,13 +212,21 @@ class Settings(ForVault):
         """May templates use secrets of Vault?"""
         return bool(self.vault_addr and self.needs_prepare)
 
+    def __getattr__(self, name: str) -> Any:
+        """As Values has it."""
+        try:
+            value = self.__dict__[name] = _default(row_of(name))
+        except KeyError:
+            raise AttributeError(f"no setting is called {name}") from None
+        return value
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
 
     def main_environment(self, extra: Mapping[str, str]) -> Environment:
         """The service's environment: the original one, without Consul's and Vault's secrets (SVCINIT_PASS_TOKEN), plus
         `extra`."""
-        names = [row.name for row in TABLE if row.secret and not self.pass_token]
+        names = [] if self.pass_token else SECRETS
         gone = {*names, *(f"{name}_FILE" for name in names)}
         added = {**(self.user[3] if self.user else {}), **extra}
         env = Environment({name: value for name, value in self.environment.items() if name not in gone} | added)
@@ -225,9 +244,7 @@ def original_environment() -> Environment:
     """
     encoding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     try:
-        with open("/proc/self/environ", "rb") as file:
-            block = file.read()
-        entries = [entry.decode(*encoding) for entry in block.split(b"\0")[:-1]]
+        entries = [entry.decode(*encoding) for entry in _content("/proc/self/environ").split(b"\0")[:-1]]
     except OSError:  # no /proc: remove the variable that the interpreter adds
         import os
 
@@ -247,6 +264,17 @@ def original_environment() -> Environment:
     return env
 
 
+def _content(path: str) -> bytes:
+    """Of a file of /proc. Raises OSError."""
+    fd, content = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), b""
+    try:
+        while more := posix.read(fd, CHUNK):
+            content += more
+        return content
+    finally:
+        posix.close(fd)
+
+
 def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> Settings:
     """Read and check the whole environment. Variables that it lacks come from the file `image_defaults`, if it exists.
 
@@ -262,20 +290,15 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
     """As `read`, without an exception: the settings, and all faults. A wrong variable counts as unset."""
     defaults, faults = _from_file(image_defaults)
     faults += _unknown(environment)
-    values: dict[str, object] = {}
-    wrong: list[str] = []
-    named = {name.removesuffix("_FILE") for name in (*environment, *defaults)}
-    for row in TABLE:
-        if row.name not in named:  # most of them, in most containers
-            values[row.attribute] = _default(row)
-            continue
+    values, wrong = Values(), []
+    names = {*environment, *defaults}
+    for row in [row for name, row in ROWS.items() if name in names or f"{name}_FILE" in names]:
         given = _given(row, environment, defaults)
         try:
             values[row.attribute] = _value(row, given, image_defaults if given is defaults else "")
         except ConfigError as error:
             faults += error.faults
             wrong.append(row.name)
-            values[row.attribute] = _default(row)
     # A contradiction with a wrong variable may be gone once that is corrected.
     faults += [fault for fault in derive(values) if not set(wrong) & set(fault.variables)]
     return Settings(environment, values), faults
@@ -299,7 +322,7 @@ def _value(row: Variable, given: Mapping[str, str], file: str) -> object:
 
 def read_one(name: str, environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> object:
     """One variable, regardless of errors in others; its default if the variable itself is wrong."""
-    (row,) = [row for row in TABLE if row.name == name]
+    row = ROWS[name]
     try:
         raw = _raw(row, _given(row, environment, _from_file(image_defaults)[0]))
     except ConfigError:
@@ -374,12 +397,13 @@ def _from_file(path: str) -> tuple[dict[str, str], list[Fault]]:
 
 def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
     """Unknown names; `foreign`: also those that do not begin with SVCINIT_."""
-    known = {row.name for row in TABLE} | (set() if foreign else HANDED | NO_SETTING)
+    further = set() if foreign else HANDED | NO_SETTING
     faults: list[Fault] = []
     for name in given:
-        if (foreign or name.startswith("SVCINIT_")) and name.removesuffix("_FILE") not in known and name not in known:
-            names = {each.partition("_")[2]: each for each in known}  # without the beginning that all names have
-            near = nearest(name.removesuffix("_FILE").removeprefix("SVCINIT_"), names)
+        ours = name.removesuffix("_FILE") if foreign or name.startswith(PREFIX) else ""
+        if ours and not any(each in ROWS or each in further for each in (name, ours)):
+            names = {each.partition("_")[2]: each for each in (*ROWS, *further)}  # without the beginning that all have
+            near = nearest(ours.removeprefix(PREFIX), names)
             hint = f"; did you mean {names[near[0]]}?" if near else "; svcinit --help lists them all"
             faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))
     return faults

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
+    from svcinit.settings.environment import Values
+
 DEREGISTER_FLOOR = 60.0  # seconds: below it Consul silently uses its own minimum
 LISTS = "SERVICES", "CHECKS"
 
@@ -29,7 +31,7 @@ class Contradiction(Fault):
         return fault
 
 
-def derive(values: dict[str, object]) -> list[Contradiction]:
+def derive(values: Values) -> list[Contradiction]:
     """Fill in the defaults that depend on other variables. Returns the contradictions."""
     service = values["service"]
     if values["kv_prefix"] is None:
@@ -117,7 +119,7 @@ def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
     if kind.startswith("grpc") and values["check_via"] == "ttl":
         message = f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC"
         faults.append(Contradiction(message, "SVCINIT_CHECK", "SVCINIT_CHECK_VIA"))
-    if float(values["deregister_after"]) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
+    if float(values.get("deregister_after", DEREGISTER_FLOOR)) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
         message = "SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes"
         faults.append(Contradiction(message, "SVCINIT_DEREGISTER_AFTER"))
     return faults

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import Target, joined, wrong_value
 from svcinit.settings.parsers import check as read_target
-from svcinit.settings.table import ROWS
+from svcinit.settings.table import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,7 +119,7 @@ def _read(entry: Mapping[str, object], values: Mapping[str, Any], where: str) ->
                 target = read_target(raw(given, ""))
             elif key in OPTIONS:
                 attribute, row = OPTIONS[key]
-                options[attribute] = ROWS[row].parse(raw(given, ":" if key == "headers" else ""))
+                options[attribute] = row_of(row).parse(raw(given, ":" if key == "headers" else ""))
             else:
                 faults.append(f"{where}.{key} is unknown; expected name, kind, {', '.join(OPTIONS)}")
         except ValueError as wrong:

@@ -14,7 +14,7 @@ from svcinit.agent.registration.checks import raw
 from svcinit.errors import ConfigError
 from svcinit.settings.parsers import service_name, wrong_value
 from svcinit.settings.rules import check_faults, default_id, derive_service
-from svcinit.settings.table import ROWS
+from svcinit.settings.table import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,8 +145,8 @@ def _read(entry: Mapping[Any, object], where: str) -> tuple[dict[str, Any], list
             continue  # a list of its own
         try:
             text = raw(given, JOINTS.get(key, ""))
-            values[key] = service_name(text) if key == "name" else ROWS[key].parse(text)
+            values[key] = service_name(text) if key == "name" else row_of(key).parse(text)
         except ValueError as wrong:
-            hidden = key in ROWS and ROWS[key].private
+            hidden = key != "name" and row_of(key).private
             faults.append(f"{where}.{key}=" + (wrong_value(None, str(wrong)) if hidden else f"{given!r}: {wrong}"))
     return values, faults
