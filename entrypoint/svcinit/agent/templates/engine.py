@@ -146,10 +146,10 @@ class Engine:
 
         return self._explained(label, make)
 
-    def compile_all(self, most: int | None = None) -> list[str]:
+    def compile_all(self) -> list[str]:
         """Compile the templates of the directories. Return their syntax errors, which do not depend on data."""
         faults: list[str] = []
-        for name in self._env.list_templates(["j2"])[:most]:
+        for name in self._env.list_templates(["j2"]):
             try:
                 self._explained(self._loader.path_of(name), lambda name=name: str(self._env.get_template(name)))  # type: ignore[misc]
             except ConfigError as error:

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from svcinit.settings.environment import Settings
 
 BACKOFF = 1.0, 30.0  # seconds until a preparation is tried again that failed because Consul or DNS was unavailable
-FEW = 3  # templates, that a worker looks at while it wakes
 HURRY = 0.1  # seconds for which the files of a change go before all else
 POLL_INTERVAL = 0.1  # seconds between two checks whether the child of a former presence has finished
 # imported here so that the children need not import them
@@ -302,13 +301,15 @@ class Follower:
             self._worker.wake()
 
     def _warm_up(self) -> None:
-        """In the child: close presence's connections, and compile the templates. Later times are short."""
+        """In the child: close presence's connections, and compile the templates. Later times only make the engine: a
+        change comes soon, and waits for the end of this."""
         self._connections.close()
         self._consul.close()
         nothing = TemplateData(self.settings, Source())
         made = engine.Engine(nothing, Rendering(self.settings, self._command, nothing).libraries)
-        made.compile_all(FEW if self._is_warm else None)
-        self._is_warm = True
+        if not self._is_warm:
+            made.compile_all()
+            self._is_warm = True
 
     def _change(self, released: Sequence[str]) -> Change:
         """The newest answers of the watches, and the files that may be replaced besides those without `wait=`."""
