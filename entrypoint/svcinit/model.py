@@ -38,7 +38,7 @@ class ReloadOutcome:
 
 
 RESTART = "restart"  # among the reloads of a verdict: the service is restarted, whatever the files ask for
-RELOAD_OUTCOMES = tuple(value for name, value in vars(ReloadOutcome).items() if not name.startswith("_"))
+RELOAD_OUTCOMES = tuple(value for name, value in vars(ReloadOutcome).items() if name.isupper())
 
 
 class Role:

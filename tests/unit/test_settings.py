@@ -16,7 +16,7 @@ from svcinit.errors import ConfigError, Fault
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
 from svcinit.settings.parsers import Target, joined, names
-from svcinit.settings.table import GROUPS, TABLE, Variable
+from svcinit.settings.table import EMPTY, GROUPS, PRIVATE, SECRET, TABLE, Variable
 from tools.settings_page import PAGE, page
 
 ELSEWHERE = ("search", 1, "dc2"), ("blue.db", 3, "dc2"), ("geo.query", 1, None)
@@ -349,6 +349,26 @@ def test_the_typed_attributes_are_exactly_the_table() -> None:
     assert typed - {"environment", "needs_prepare", "plain"} == {row.attribute for row in TABLE}
 
 
+def test_every_default_is_a_value_that_the_variable_takes_and_is_there_when_it_is_first_read() -> None:
+    found = environment.read({})
+    derived = {"id", "check", "kv_prefix", "dns_addr", "roll_prefix"}  # from other variables
+    for row in TABLE:
+        value = None if row.default is None else row.parse(row.default)
+        told = getattr(found, row.attribute)
+        same = getattr(value, "key", value) == getattr(told, "key", told)
+        assert same or row.attribute in derived, row.name
+
+
+@pytest.mark.parametrize("name", ["nosuch", "PORT", "svcinit_port", "__deepcopy__"])
+def test_what_is_no_setting_is_an_error(name: str) -> None:
+    with pytest.raises(AttributeError):
+        getattr(environment.read(WEB), name)
+
+
+def test_a_row_of_the_table_has_at_most_one_flag_and_that_is_known() -> None:
+    assert {row[4:] for row in TABLE} == {(), (SECRET,), (PRIVATE,), (EMPTY,)}
+
+
 def test_the_settings_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
 
@@ -415,6 +435,18 @@ def test_faults_in_the_images_defaults_name_the_file_and_the_line(tmp_path: path
     assert said[1] == ", line 2: expected NAME=value, or a comment after #"
     assert said[2].startswith(", line 4: DJANGO_SETTINGS is not a variable of svcinit")
     assert said[3].startswith(": SVCINIT_DRAIN='soon'")
+
+
+@pytest.mark.parametrize("line", ["=80", "_FILE=/run/port"])
+def test_a_value_without_a_name_in_the_images_defaults_is_a_fault(tmp_path: pathlib.Path, line: str) -> None:
+    file = tmp_path / "svcinit.env"
+    file.write_text(f"SVCINIT_PORT=80\n{line}\n")
+    with pytest.raises(ConfigError, match=r"line 2: .*is not a variable of svcinit"):
+        environment.read({}, str(file))
+
+
+def test_of_consul_and_vault_the_hint_names_consul() -> None:
+    assert faults(SVCINIT_CACERT="x")[0].endswith("did you mean CONSUL_CACERT?")
 
 
 # lists, with commas in their parts

@@ -19,7 +19,6 @@ from svcinit.settings.table import GROUPS, PREFIX, ROWS, SECRETS, TABLE, ForVaul
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
 
     from svcinit.names import User
     from svcinit.settings.parsers import Action, Target
@@ -146,7 +145,7 @@ class Settings(ForVault):
     plain: bool
 
     def __init__(self, environment: Mapping[str, str], values: Values) -> None:
-        self.__dict__.update(values, environment=environment)
+        self.__dict__.update(values, environment=environment, _values=values)
         # read once: a file that appears in a template directory later must not change this run
         needs_prepare = bool(
             self.kv_prefix
@@ -212,13 +211,15 @@ class Settings(ForVault):
         """May templates use secrets of Vault?"""
         return bool(self.vault_addr and self.needs_prepare)
 
-    def __getattr__(self, name: str) -> Any:
-        """As Values has it."""
-        try:
-            value = self.__dict__[name] = _default(row_of(name))
-        except KeyError:
-            raise AttributeError(f"no setting is called {name}") from None
-        return value
+    if not TYPE_CHECKING:  # so that mypy finds a name that is no setting
+
+        def __getattr__(self, name):
+            """The default of a variable that is not given."""
+            try:
+                value = self.__dict__[name] = self.__dict__["_values"][name]
+            except KeyError:
+                raise AttributeError(f"no setting is called {name}") from None
+            return value
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are read once and never change: {name}")
@@ -292,7 +293,8 @@ def attempt(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS
     faults += _unknown(environment)
     values, wrong = Values(), []
     names = {*environment, *defaults}
-    for row in [row for name, row in ROWS.items() if name in names or f"{name}_FILE" in names]:
+    rows = [row for name, row in ROWS.items() if name in names or f"{name}_FILE" in names]
+    for row in rows:
         given = _given(row, environment, defaults)
         try:
             values[row.attribute] = _value(row, given, image_defaults if given is defaults else "")
@@ -400,10 +402,13 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
     further = set() if foreign else HANDED | NO_SETTING
     faults: list[Fault] = []
     for name in given:
-        ours = name.removesuffix("_FILE") if foreign or name.startswith(PREFIX) else ""
-        if ours and not any(each in ROWS or each in further for each in (name, ours)):
-            names = {each.partition("_")[2]: each for each in (*ROWS, *further)}  # without the beginning that all have
-            near = nearest(ours.removeprefix(PREFIX), names)
+        if not (foreign or name.startswith(PREFIX)):
+            continue
+        variable = name.removesuffix("_FILE")
+        if not any(each in ROWS or each in further for each in (name, variable)):
+            # without the beginning that all names have; of two names with the same end, the first one in the table
+            names = {each.partition("_")[2]: each for each in reversed((*ROWS, *further))}
+            near = nearest(variable.removeprefix(PREFIX), names)
             hint = f"; did you mean {names[near[0]]}?" if near else "; svcinit --help lists them all"
             faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))
     return faults

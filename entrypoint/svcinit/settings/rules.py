@@ -119,6 +119,7 @@ def check_faults(values: Mapping[str, object]) -> list[Contradiction]:
     if kind.startswith("grpc") and values["check_via"] == "ttl":
         message = f"SVCINIT_CHECK={kind} needs SVCINIT_CHECK_VIA=consul: svcinit itself cannot probe gRPC"
         faults.append(Contradiction(message, "SVCINIT_CHECK", "SVCINIT_CHECK_VIA"))
+    # not the default, which is no fault: a start that does not need it does not parse it
     if float(values.get("deregister_after", DEREGISTER_FLOOR)) < DEREGISTER_FLOOR:  # type: ignore[arg-type]
         message = "SVCINIT_DEREGISTER_AFTER is below 1m, the least that Consul takes"
         faults.append(Contradiction(message, "SVCINIT_DEREGISTER_AFTER"))

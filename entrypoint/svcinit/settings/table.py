@@ -58,7 +58,7 @@ LOG_LEVELS = "debug", "info", "warning", "error"
 
 
 class Variable(Row):
-    """One row of the table: name, default, parser and meaning of a variable, and what else there is to know of it.
+    """One row of the table: name, default, parser and meaning of a variable, and SECRET, PRIVATE, EMPTY or nothing.
 
     `default` is written as a user would write it; None: there is no default, or `meaning` says how it is derived.
     `empty`: the empty string is a value, different from unset. `secret`: hidden from the service and from logs;
@@ -294,10 +294,13 @@ TABLE = tuple(map(Variable, (
 )))
 # fmt: on
 ROWS = {row[0]: row for row in TABLE}
-SECRETS = [row[0] for row in TABLE if row[-1] == SECRET]  # the names
+SECRETS = [row[0] for row in TABLE if row[-1] == SECRET]  # names; not by the properties: each start makes it
 
 
 def row_of(attribute: str) -> Variable:
     """The row with this name in Settings. Raises KeyError."""
     name = attribute.upper()
-    return ROWS.get(PREFIX + name) or ROWS[name]
+    row = ROWS.get(PREFIX + name) or ROWS[name]
+    if row.attribute != attribute:
+        raise KeyError(attribute)
+    return row

@@ -301,8 +301,8 @@ class Follower:
             self._worker.wake()
 
     def _warm_up(self) -> None:
-        """In the child: close presence's connections, and compile the templates. Later times only make the engine: a
-        change comes soon, and waits for the end of this."""
+        """In the child: close presence's connections, and compile the templates. Later calls only make the engine,
+        because a change soon waits for it."""
         self._connections.close()
         self._consul.close()
         nothing = TemplateData(self.settings, Source())
