@@ -5,8 +5,8 @@
 
 A slot is a memory file (memfd_create(2)): forked children share it, programs do not inherit it.
 
-A message is two lines of JSON. The first line is the head: the version of this format, the kind of the message, and
-the length in bytes and the checksum of the second line. So a reader recognizes a message that is not complete (its
+A message is a head and a line of JSON. The head is a line with the version of this format, the kind of the message, and
+the length in bytes and the checksum of the JSON. So a reader recognizes a message that is not complete (its
 writer still writes it, or was killed), and one of another kind or version. A reader then gets None; it never gets an
 exception, and never reads more than LIMIT bytes.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Kind = TypeVar("Kind", bound="Message")
 
-VERSION = 1
+VERSION = 2
 LIMIT = 256 << 20  # bytes of a message that is read; the files of one rollback may be large
 UNLIMITED = 1 << 60
 HEAD_LIMIT = 256  # bytes of the first line
@@ -326,8 +326,7 @@ def _encoded(message: Message) -> bytes:
     import json
 
     body = json.dumps(message.body()).encode()
-    head = {"version": VERSION, "kind": type(message).__name__, "length": len(body), "sum": _sum_of(body)}
-    return json.dumps(head).encode() + b"\n" + body
+    return _head(type(message), body) + b"\n" + body
 
 
 def _decoded(data: bytes, kind: type[Kind]) -> Kind | None:
@@ -337,18 +336,17 @@ def _decoded(data: bytes, kind: type[Kind]) -> Kind | None:
     if end < 0:
         return None
     body = data[end + 1 :]
-    wanted = {"version": VERSION, "kind": kind.__name__, "length": len(body), "sum": _sum_of(body)}
+    if data[:end] != _head(kind, body):
+        return None
     try:
-        if json.loads(data[:end]) != wanted:
-            return None
         return kind.parsed(json.loads(body))
     except MISSHAPEN:
         return None
 
 
-def _sum_of(data: bytes) -> int:
-    """Python's own hash: its secret is the same in all forked children, and it needs no import."""
-    return hash(data)
+def _head(kind: type[Message], body: bytes) -> bytes:
+    """The checksum is Python's own hash: its secret is the same in all forked children, and it needs no import."""
+    return f"{VERSION} {kind.__name__} {len(body)} {hash(body)}".encode()
 
 
 def _are(kind: type, values: Iterable[object]) -> bool:
