@@ -339,7 +339,7 @@ def _decoded(data: bytes, kind: type[Kind]) -> Kind | None:
     if data[:end] != _head(kind, body):
         return None
     try:
-        return kind.parsed(json.loads(body))
+        return kind.parsed(json.loads(body.decode()))
     except MISSHAPEN:
         return None
 

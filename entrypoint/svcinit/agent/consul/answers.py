@@ -111,7 +111,7 @@ class Reply:
 
     def value(self) -> Any:
         """The decoded JSON; True for an empty body, which successful PUTs have. Raises ValueError, RecursionError."""
-        return json.loads(self.content, parse_constant=_no_json) if self.content else True
+        return _JSON.decode(self.content.decode()) if self.content else True
 
     def quoted(self, secrets: Sequence[str]) -> str:
         """The agent's own words, cut to QUOTED characters, with *** in place of `secrets`."""
@@ -129,3 +129,6 @@ def cause_of(words: bytes) -> Cause:
 
 def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_json)

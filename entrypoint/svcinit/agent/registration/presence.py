@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 DEREGISTER_BACKOFF = 0.05, 0.5  # seconds between two tries to deregister; init allows a second or two
 OFTEN = 2.0  # seconds, of SVCINIT_SYNC_INTERVAL: a sync notices a change of the record as soon as a query for it
-BEAT, BEAT_PAUSE = 5.0, 0.2  # seconds, at most and at least, between two signs of life
+BEAT, BEAT_PAUSE = 5.0, 4.0  # seconds, at most and at least, between two signs of life; a change waits for each
 PROBE_POLL_INTERVAL = 0.05  # seconds between two reads of the output of a running probe
 READY_INTERVAL = 0.25  # seconds between two readiness probes
 NAME = "presence"

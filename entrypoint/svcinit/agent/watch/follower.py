@@ -327,7 +327,7 @@ class Follower:
         with locked(slots.lock):
             if slots.intent.is_filled or slots.news_intent.is_filled:
                 raise Unavailable("a preparation was killed: svcinit rolls its files back first")
-            last = slots.inputs.read(Verdict)
+            last = slots.inputs.read(Verdict) if self.settings.rolls else None  # nothing else asks for it
             in_place = "" if last is None else last.revision
             source = open_source(self.settings, change.late, slots, turn=change.revision, in_place=in_place)
             if not self._file:
