@@ -115,7 +115,7 @@ def test_whatever_happens_to_it_the_service_starts_and_is_registered(
 ) -> None:
     target = service.template("greeting", TEMPLATE)
     svcinit = start(more=FAULTS[fault])
-    if fault == "hangs":  # as any presence that hangs, it is replaced after 40 s: see test_presence_kept.py
+    if fault == "hangs":  # as any presence that hangs, it is replaced after 45 s: see test_presence_kept.py
         eventually(lambda: service.notes, "the service runs")
         return
     svcinit.says("registered web")

@@ -26,7 +26,7 @@ from svcinit.lifecycle import residents
 from svcinit.agent.consul import api
 from svcinit.agent.registration import presence
 residents.HEARTBEAT_INTERVAL, residents.HEARTBEAT_TIMEOUT, init.TICK, child.PAUSED = 0.2, 1.5, 0.2, 0.3
-presence.BEAT, presence.READ_TIMEOUT, api.READ_TIMEOUT = 0.2, 0.4, 0.4
+presence.BEAT, presence.BEAT_PAUSE, presence.READ_TIMEOUT, api.READ_TIMEOUT = 0.2, 0.2, 0.4, 0.4
 """
 HANGS = "import time; presence.main = lambda *_, **__: time.sleep(100)\n"
 NOWHERE = {"SVCINIT_SERVICE": "web", "SVCINIT_PORT": "8000", "SVCINIT_KV_PREFIX": "", "CONSUL_HTTP_ADDR": "127.0.0.1:1"}

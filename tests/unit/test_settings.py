@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from svcinit.agent.registration import services
 from svcinit.errors import ConfigError, Fault
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
-from svcinit.settings.parsers import Target, joined, names
+from svcinit.settings.parsers import Target
 from svcinit.settings.table import EMPTY, GROUPS, PRIVATE, SECRET, TABLE, Variable
 from tools.settings_page import PAGE, page
 
@@ -445,44 +442,11 @@ def test_a_value_without_a_name_in_the_images_defaults_is_a_fault(tmp_path: path
         environment.read({}, str(file))
 
 
-def test_of_consul_and_vault_the_hint_names_consul() -> None:
-    assert faults(SVCINIT_CACERT="x")[0].endswith("did you mean CONSUL_CACERT?")
-
-
-# lists, with commas in their parts
-
-
-LISTS = {"\\,".join(["a", "b"]): ("a,b",), r"a\\,b": ("a\\", "b"), r"a\b,c\d\\": ("a\\b", "c\\d\\\\"), r",\,,": (",",),
-         r"traefik.middlewares=auth\,gzip, blue": ("traefik.middlewares=auth,gzip", "blue")}  # fmt: skip
-
-
-@pytest.mark.parametrize(("written", "parts"), LISTS.items(), ids=LISTS)
-def test_a_comma_within_a_part_of_a_list_is_escaped(written: str, parts: tuple[str, ...]) -> None:
-    assert environment.read({"SVCINIT_TAGS": written}).tags == parts
-
-
-@given(st.lists(st.text(st.sampled_from("ab\\,"), min_size=1)))
-def test_a_list_of_yaml_is_the_same_list(parts: list[str]) -> None:
-    assert list(names(joined(parts))) == parts
-
-
-def test_every_list_takes_the_same_escape(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a,b").mkdir()
-    found = environment.read({
-        "SVCINIT_META": r"k=a\,b,l=c", "SVCINIT_CHECK_HEADERS": r"X-Probe:a\,b:c,Y:1", "SVCINIT_KV_PREFIX": r"a\,b,c",
-        "SVCINIT_TEMPLATES": f"{tmp_path}/a\\,b",
-    })  # fmt: skip
-    assert dict(found.meta) == {"k": "a,b", "l": "c"}
-    assert dict(found.check_headers) == {"X-Probe": "a,b:c", "Y": "1"}
-    assert found.kv_prefix == (("a,b", None), ("c", None))
-    assert found.templates == (f"{tmp_path}/a,b",)
-
-
-def test_tags_and_metadata_of_another_service_are_the_list_that_was_written() -> None:
-    entry = {"name": "x", "port": 1, "tags": ["m=auth,gzip", "a\\"], "meta": {"k": "a,b=c", "l": "d\\"}}
-    found = services.services(environment.read({"SVCINIT_SERVICE": "web", "SVCINIT_SERVICES": json.dumps([entry])}))[1]
-    assert found.tags == ("m=auth,gzip", "a\\")
-    assert dict(found.meta) == {"k": "a,b=c", "l": "d\\"}
+@pytest.mark.parametrize(
+    ("given", "meant"), [("CACERT", "CONSUL_CACERT"), ("VAULT_CACERT", "VAULT_CACERT"), ("VAULT_TOKEN", "VAULT_TOKEN")]
+)
+def test_of_consul_and_vault_the_hint_names_consul_unless_vault_was_written(given: str, meant: str) -> None:
+    assert faults(**{f"SVCINIT_{given}": "x"})[0].endswith(f"did you mean {meant}?")
 
 
 # what Consul always refuses

@@ -406,8 +406,9 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
             continue
         variable = name.removesuffix("_FILE")
         if not any(each in ROWS or each in further for each in (name, variable)):
-            # without the beginning that all names have; of two names with the same end, the first one in the table
+            # also without their beginning; of two names with the same end, the first one in the table
             names = {each.partition("_")[2]: each for each in reversed((*ROWS, *further))}
+            names |= {each: each for each in ROWS if not each.startswith(PREFIX)}
             near = nearest(variable.removeprefix(PREFIX), names)
             hint = f"; did you mean {names[near[0]]}?" if near else "; svcinit --help lists them all"
             faults.append(UnknownVariable(f"{name} is not a variable of svcinit{hint}", variable=name))

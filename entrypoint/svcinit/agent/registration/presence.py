@@ -2,7 +2,7 @@
 
 It waits until the service is ready, registers it with the local agent, keeps it registered, runs the probes that
 Consul cannot run, and deregisters on TERM. Signals stay blocked, as in init (see `wakeup`); whatever takes time, such
-as a probe, runs in a child. Each turn of its loop leaves a sign of life.
+as a probe, runs in a child. Its loop and each request leave a sign of life, with a pause between two of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 DEREGISTER_BACKOFF = 0.05, 0.5  # seconds between two tries to deregister; init allows a second or two
 OFTEN = 2.0  # seconds, of SVCINIT_SYNC_INTERVAL: a sync notices a change of the record as soon as a query for it
-BEAT, BEAT_PAUSE = 5.0, 4.0  # seconds, at most and at least, between two signs of life; a change waits for each
+BEAT = 5.0  # seconds: the longest sleep
+BEAT_PAUSE = 4.0  # seconds between two signs of life, at least: a change waits while one is written
 PROBE_POLL_INTERVAL = 0.05  # seconds between two reads of the output of a running probe
 READY_INTERVAL = 0.25  # seconds between two readiness probes
 NAME = "presence"
