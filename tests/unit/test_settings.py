@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 
@@ -296,7 +297,7 @@ def test_entries_that_no_mapping_holds_go_to_the_command_but_for_secrets_and_wha
 
 def test_of_a_variable_given_twice_svcinit_takes_the_first_as_getenv_does(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = b"SVCINIT_PORT=1\0SVCINIT_PORT=2\0SVCINIT@LD_PRELOAD=a\0SVCINIT@LD_PRELOAD=b\0SVCINIT@MINE=\0"
-    monkeypatch.setattr(environment, "_content", lambda _path: entries)
+    monkeypatch.setattr("builtins.open", lambda *_args: io.BytesIO(entries))
     found = environment.original_environment()
     assert found == {"SVCINIT_PORT": "1", "LD_PRELOAD": "a", "SVCINIT@MINE": ""}
     assert found.odd == ("SVCINIT_PORT=2", "LD_PRELOAD=b")

@@ -110,9 +110,7 @@ def test_a_check_that_moves_the_directory_does_not_take_the_file_with_it(tmp_pat
     assert (old / "app").read_bytes() != b"new"
 
 
-def test_signs_of_life_before_each_request_are_written_after_a_pause_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_signs_of_life_before_each_request_are_written_after_a_pause_only(monkeypatch: pytest.MonkeyPatch) -> None:
     slot, now = Slot("heartbeat").open(), 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     beat = presence._beating(slot)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BACKOFF = 0.5, 30.0  # first and longest pause before a dead resident child is started again, in seconds
 HEALTHY = 60.0  # a child that ran for so many seconds is started again after the first pause
 HEARTBEAT_INTERVAL = 5.0  # seconds between two looks at presence
-HEARTBEAT_TIMEOUT = 45.0  # seconds without a heartbeat after which presence counts as hung: more than its slow calls
+HEARTBEAT_TIMEOUT = 45.0  # seconds without a heartbeat after which presence counts as hung: a slow call takes less
 EXEC_POLL_INTERVAL = 0.002  # seconds between two looks whether the program was executed
 METRICS_DELAY = 1.0  # a start that takes more seconds than this is worth showing: metrics are served from then on
 

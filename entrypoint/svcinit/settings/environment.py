@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from svcinit.settings.parsers import Action, Target
 
 FILE_LIMIT = 1 << 20  # bytes of a file that holds values
-CHUNK = 1 << 16  # bytes
 IMAGE_DEFAULTS = "/etc/svcinit/svcinit.env"
 COERCED = "C.UTF-8"
 KEPT = "SVCINIT@"  # as in bundle/launcher.c, before these
@@ -245,7 +244,9 @@ def original_environment() -> Environment:
     """
     encoding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     try:
-        entries = [entry.decode(*encoding) for entry in _content("/proc/self/environ").split(b"\0")[:-1]]
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+        entries = [entry.decode(*encoding) for entry in block.split(b"\0")[:-1]]
     except OSError:  # no /proc: remove the variable that the interpreter adds
         import os
 
@@ -263,17 +264,6 @@ def original_environment() -> Environment:
             odd.append(given)
     env.odd = tuple(odd)
     return env
-
-
-def _content(path: str) -> bytes:
-    """Of a file of /proc. Raises OSError."""
-    fd, content = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), b""
-    try:
-        while more := posix.read(fd, CHUNK):
-            content += more
-        return content
-    finally:
-        posix.close(fd)
 
 
 def read(environment: Mapping[str, str], image_defaults: str = IMAGE_DEFAULTS) -> Settings:
@@ -406,7 +396,8 @@ def _unknown(given: Iterable[str], *, foreign: bool = False) -> list[Fault]:
             continue
         variable = name.removesuffix("_FILE")
         if not any(each in ROWS or each in further for each in (name, variable)):
-            # also without their beginning; of two names with the same end, the first one in the table
+            # SVCINIT_ is left out, and what Consul's and Vault's names begin with may be: of two names with the same
+            # end, the first one in the table is meant
             names = {each.partition("_")[2]: each for each in reversed((*ROWS, *further))}
             names |= {each: each for each in ROWS if not each.startswith(PREFIX)}
             near = nearest(variable.removeprefix(PREFIX), names)
