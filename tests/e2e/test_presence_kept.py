@@ -75,14 +75,15 @@ def test_a_stray_term_takes_no_service_out_of_consul(service: Service) -> None:
     assert service.consul.instances("web") == []
 
 
+@pytest.mark.timeout(40)
 def test_a_pause_does_not_count_against_the_time_to_become_ready(tmp_path: pathlib.Path) -> None:
-    env = {**NOWHERE, "SVCINIT_READY": "exec:false", "SVCINIT_START_TIMEOUT": "6s"}
+    env = {**NOWHERE, "SVCINIT_READY": "exec:false", "SVCINIT_START_TIMEOUT": "4s"}
     with running(tmp_path / "svcinit", "sh", "-c", RUNS, env=env, launch=fast) as svcinit:
         svcinit.says("not registered yet")
         presence, paused = svcinit.child("presence"), all_of(svcinit)
         for pid in paused:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(7)
+        time.sleep(4.5)
         for pid in reversed(paused):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
