@@ -284,6 +284,20 @@ def test_a_hook_gets_the_changed_files_and_the_process_of_the_service(
     assert executed == [(Role.HOOK,), ("become", crew.settings.user), (("migrate", "now"), env)]
 
 
+def test_a_hook_gets_the_name_and_the_port_of_the_service_also_if_they_come_from_the_image_or_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, executed: list[tuple[object, ...]]
+) -> None:
+    monkeypatch.setattr(init, "_leave_folder", lambda: None)
+    monkeypatch.setattr(init, "_become_subreaper", lambda: None)
+    (tmp_path / "defaults").write_text("SVCINIT_PORT=8000\n")
+    (tmp_path / "name").write_text("web\n")
+    given = {"SVCINIT_SERVICE_FILE": str(tmp_path / "name"), "SVCINIT_KV_PREFIX": "", "SVCINIT_RUN": str(tmp_path)}
+    crew = Crew(environment.read(given, str(tmp_path / "defaults")), ("main",))
+    crew.start_hook(("migrate",))
+    assert executed[-1] == (("migrate",), _env(crew, SVCINIT_CHANGED="", SVCINIT_SERVICE="web", SVCINIT_PORT="8000"))
+    assert "SVCINIT_PORT" not in crew.settings.main_environment({})
+
+
 def test_before_the_service_starts_a_hook_gets_no_process_of_it(
     crew: Crew, executed: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

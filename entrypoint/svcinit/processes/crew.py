@@ -446,11 +446,11 @@ class Crew(Init):
             clear(self.settings.run)
 
     def _action_env(self) -> Environment:
-        """The environment of hooks, actions and probes: that of the service, the changed files, and the service's
-        process ID."""
+        """The environment of hooks, actions and probes: that of commands, the changed files, and the service's process
+        ID."""
         main = self.pid(Role.MAIN)
         own = {"SVCINIT_CHANGED": ""} if main is None else {"SVCINIT_CHANGED": "", "SVCINIT_MAIN_PID": str(main)}
-        env = self.settings.main_environment({**self.extra_env, **own})
+        env = self.settings.command_environment({**self.extra_env, **own})
         if self.changed:
             from svcinit.processes import limits
 

@@ -234,6 +234,13 @@ class Settings(ForVault):
         env.odd = tuple(entry for entry in odd if entry.partition("=")[0] not in {*gone, *added})
         return env
 
+    def command_environment(self, extra: Mapping[str, str]) -> Environment:
+        """The environment of hooks and commands: the service's, with SVCINIT_SERVICE and SVCINIT_PORT, which the
+        service does not get if they come from a file."""
+        given = {"SVCINIT_SERVICE": self.service, "SVCINIT_PORT": self.port}
+        own = {name: str(value) for name, value in given.items() if value is not None}
+        return self.main_environment({**extra, **own})
+
 
 def original_environment() -> Environment:
     """The original environment of this process, byte for byte (undecodable bytes as surrogates).

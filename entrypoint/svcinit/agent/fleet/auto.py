@@ -112,7 +112,7 @@ class Automatic:
     def __init__(self, settings: Settings, fleet: Fleet, lead: Lead, parent: int, life: str = "") -> None:
         self._settings, self._fleet, self._lead, self._parent, self._life = settings, fleet, lead, parent, life
         self._state = StateFile(settings.run, CONDUCTOR) if settings.metrics else None
-        self._analyses = Analyses(settings.main_environment({}), settings.user)
+        self._analyses = Analyses(settings.command_environment({}), settings.user)
         self._conductor = Conductor(fleet, lead, settings.id, analyses=self._analyses)
         self._before: list[str] | None = None  # the revisions that were there when the roll-out began
         self._seen, self._seen_at = "", 0.0  # the revision of the live prefixes, and since when they have it
