@@ -37,10 +37,10 @@ FLEET_TABLE = Table("chaos-fleet.md", f"""# The chaos suite of roll-outs
 Each row is a roll-out over real svcinit processes with `SVCINIT_ROLL`, on three Consul servers and four client agents
 of one machine ([how it works](fleet.md)). An observer outside of svcinit looks twice a second. It counts an instance as
 out if Consul's catalog does not have it as passing, or if its own `/health` does not answer 200. `most out` is the
-largest number in one sample, and the limit, `max_unavailable`. The test fails if a sample exceeds the limit. Instances
-that a row itself kills or stops are not counted; their number follows. `done`: all that take turns have the new
-revision; `reverted`: all have the old one. Where none is out, the service answers during its reload. A run may measure
-only some of the rows; the others stay from the run before it.
+largest number in one sample, and the limit: `max_unavailable`, or 1 if the change must stop at the canary. The test
+fails if a sample exceeds the limit. Instances that a row itself kills or stops are not counted; their number follows.
+`done`: all that take turns have the new revision; `reverted`: all have the old one. If `most out` is 0, the service
+answers during its reload. Some rows are from an earlier run.
 
 There is a line for each size of the fleet in which the row was run. Larger fleets have longer failures and more kills.
 The interval of the checks, `healthy` and `bake` are, by the number of instances: {TIMES}.

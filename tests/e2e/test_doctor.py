@@ -48,7 +48,8 @@ def test_each_part_that_is_away_is_named_and_the_others_are_tried_all_the_same(s
     done = doctor(service.env)
     assert done.returncode == 1
     refused = "GET /v1/status/leader failed: Connection refused"
-    assert f"http       WRONG    Consul at {LOOPBACK}:{http}: {refused}\n{'':20}to do: start the agent" in done.stdout
+    wrong = f"http       WRONG    Consul at {LOOPBACK}:{http}: {refused} [consul-away]\n"
+    assert f"{wrong}{'':20}to do: start the agent" in done.stdout
     assert f"dns        warning  DNS gives no answer for consul.service.consul: {LOOPBACK}:{dead} " in done.stdout
     assert f"dns        ok       {service.consul.dns} answers" in done.stdout
 

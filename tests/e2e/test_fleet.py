@@ -192,6 +192,21 @@ def test_a_revision_that_does_not_render_changes_no_instance(shop: Shop) -> None
     assert shop.consul.kv_get("config/web/n") == b"good 1"
 
 
+def test_a_revert_by_hand_says_that_the_keys_still_have_the_change(shop: Shop) -> None:
+    assert shop.run("apply", "web", *QUICK)[0] == 0
+    shop.put("good 2")
+    assert shop.run("apply", "web", *QUICK)[0] == 0
+    code, said = shop.run("revert", "web", *QUICK)
+    assert (code, shop.contents()) == (0, ["good 1"] * COUNT)
+    assert "config/web still has" in said, said
+    assert shop.run("undo", "web")[0] == 0
+    code, said = shop.run("revert", "web", *QUICK)
+    assert (code, shop.contents()) == (0, ["good 2"] * COUNT)
+    shop.put("good 2")
+    code, said = shop.run("apply", "web", *QUICK)
+    assert (code, "still has" in said) == (0, False), said
+
+
 def test_with_auto_a_change_in_kv_rolls_by_itself_and_a_bad_one_takes_itself_back(
     tmp_path: pathlib.Path, own_consul: ConsulAgent
 ) -> None:

@@ -1,7 +1,7 @@
 """Killed between the renames of a reload and its end: by a slow disk, by an OOM killer, with the whole container.
 
-A disk that stalls is simulated in svcinit's children: fsync(2) or rename(2) waits at its n-th call in one process for as
-long as a file exists. Init is left out, because it renames its status file whenever it likes.
+A disk that stalls is simulated in svcinit's children: fsync(2) or rename(2) waits at its n-th call in one process while
+a file exists. Init is left out: it can rename its status file at any time.
 """
 
 from __future__ import annotations

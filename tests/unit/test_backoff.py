@@ -163,6 +163,7 @@ def test_a_start_waits_for_a_token_that_consul_does_not_know_yet_and_for_nothing
         ({"SVCINIT_SPLAY": "10s"}, False),
         ({"SVCINIT_WATCH": "0"}, False),
         ({"SVCINIT_RELOAD": "none"}, False),
+        ({"SVCINIT_SOURCE": "file:/etc/source.yaml"}, False),
     ],
 )
 def test_a_start_warns_where_one_change_would_restart_all_instances_at_once(

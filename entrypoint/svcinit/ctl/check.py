@@ -60,7 +60,7 @@ def _of_fixture(fault: Fault) -> Fault:
 def arguments(parser: argparse.ArgumentParser) -> None:
     from svcinit.ctl.render import add_command
 
-    parser.add_argument("--fixture", required=True, metavar="FILE", help="YAML or JSON with kv, services and env")
+    parser.add_argument("--fixture", required=True, metavar="FILE", help="YAML or JSON: kv, services, secrets, env")
     add_command(parser)
 
 

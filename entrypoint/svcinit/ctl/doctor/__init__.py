@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         return 0 if report.is_well else 1
     for entry in report.entries:
         took = f" ({entry['milliseconds']:g} ms)" if entry["check"] in TIMED and entry["level"] == OK else ""
-        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {entry['said']}{took}\n")
+        name = f" [{entry['finding']}]" if entry["finding"] else ""
+        put(f"{entry['check']:9}  {SHOWN[entry['level']]:7}  {entry['said']}{took}{name}\n")
         if entry["todo"]:
             put(f"{'':20}to do: {entry['todo']}\n")
     put(f"\n{policy}" if policy else "")

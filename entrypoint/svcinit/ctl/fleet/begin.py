@@ -59,7 +59,7 @@ def flags_of(options: argparse.Namespace) -> dict[str, str]:
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable, Busy."""
     from svcinit.agent.fleet.commands import NotNow, Why
-    from svcinit.ctl.fleet.progress import conduct
+    from svcinit.ctl.fleet.progress import conduct, tell_undo
 
     place = Place(options)
     if not options.dry_run and not options.detach:
@@ -78,8 +78,11 @@ def run(options: argparse.Namespace) -> int:
     options.roll_out = plan.n
     if options.detach:
         return 0
-    return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience,
-                   watch=options.watch)  # fmt: skip
+    code = conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience, watch=options.watch)
+    reverted, _ = place.fleet.plan() if options.action == "revert" and code == 0 else (None, 0)
+    if reverted is not None:
+        tell_undo(place, reverted, reverted.good)
+    return code
 
 
 def _revisions(place: Place) -> list[str]:
@@ -127,7 +130,7 @@ class Beginning:
         """The plan with a good revision, which is what the instances run. None: read the plan again, it was written."""
         from svcinit.agent.fleet import adoption
 
-        content = self.live(records, before)
+        content = self.place.live(records, before)
         if before is None and not records and not any(content.values()) and not self.fleet.health():
             raise ConfigError(
                 f"there is no service {self.place.name}: no instance, and no key below {', '.join(content)}"
@@ -171,7 +174,7 @@ class Beginning:
         """The revision of what the prefixes have now."""
         from svcinit.agent.fleet import revision
 
-        content = self.live(records, plan)
+        content = self.place.live(records, plan)
         good = self.content_of(plan.good)
         emptied = revision.emptied(good, content)
         if emptied and not self.options.allow_empty:
@@ -193,11 +196,6 @@ class Beginning:
             raise Busy(f"there is no single revision {wanted or 'before the good one'} in KV", EX_CONFIG)
         self.keys = tuple(revision.changed_keys(self.content_of(plan.good), self.content_of(found[0])))
         return found[0]
-
-    def live(self, records: list[Record], plan: Plan | None) -> Content:
-        from svcinit.agent.fleet import revision
-
-        return revision.read_live(self.place.consul, self.place.prefixes(records, plan))
 
     def content_of(self, name: str) -> Content:
         from svcinit.agent.fleet import revision

@@ -36,7 +36,7 @@ def _diff(place: Place, options: argparse.Namespace) -> int:
 
     names = list(options.revisions)[:2]
     old = _content(place, names[0] if names else "")
-    new = _content(place, names[1]) if len(names) > 1 else _live(place)
+    new = _content(place, names[1]) if len(names) > 1 else place.live(place.fleet.own_records(), place.fleet.plan()[0])
     keys = revision.changed_keys(old, new)
     if options.json:
         put(json.dumps(keys), "\n")
@@ -76,13 +76,6 @@ def _undo(place: Place, options: argparse.Namespace) -> int:
                 raise Busy(f"{text} was changed at the same moment: look at `fleet diff`, and try again")
     say("undo", f"{len(options.changed_keys)} keys {'would be' if options.dry_run else 'are'} as in the good revision")
     return 0
-
-
-def _live(place: Place) -> Content:
-    from svcinit.agent.fleet import revision
-
-    plan, _ = place.fleet.plan()
-    return revision.read_live(place.consul, place.prefixes(place.fleet.own_records(), plan))
 
 
 def _content(place: Place, name: str) -> Content:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from svcinit.agent.fleet.commands import NotNow
     from svcinit.agent.fleet.conduct import Fleet
     from svcinit.agent.fleet.records import Plan, Record
+    from svcinit.agent.fleet.revision import Content
     from svcinit.agent.fleet.view import Health
 
 __all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE"]
@@ -130,6 +131,12 @@ class Place:
         if self.is_own:
             return tuple(text_of(*prefix) for prefix in self.settings.kv_prefix)
         return (f"config/{self.name}",)
+
+    def live(self, records: list[Record], plan: Plan | None) -> Content:
+        """What the prefixes have now. Raises Unavailable, ConfigError."""
+        from svcinit.agent.fleet.revision import read_live
+
+        return read_live(self.consul, self.prefixes(records, plan))
 
 
 def services(store: Store) -> list[str]:

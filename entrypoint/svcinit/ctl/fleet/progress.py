@@ -121,9 +121,22 @@ def _ended(place: Place, n: int) -> int:
 
 def _after_failure(place: Place, plan: Plan, target: str) -> None:
     if target in plan.refused:
-        paths = ", ".join(plan.paths)
         put(f"         {short(target)} is refused until the keys change, or `svcinitctl fleet retry {place.name}`\n")
-        put(f"         {paths} still has it: `svcinitctl fleet undo {place.name}` puts {short(plan.good)} there\n")
+        tell_undo(place, plan, target)
+
+
+def tell_undo(place: Place, plan: Plan, expected: str) -> None:
+    """The next step, if the live keys have not what the instances run. If they cannot be read: is `expected` there?"""
+    from svcinit.agent.fleet import revision
+    from svcinit.errors import SvcinitError
+
+    try:
+        live = revision.name_of(place.live(place.fleet.own_records(), plan))
+    except SvcinitError:  # the roll-out has ended all the same
+        live = expected
+    if live != plan.good:
+        put(f"         {', '.join(plan.paths)} still has {short(live)}: "
+            f"`svcinitctl fleet undo {place.name}` puts {short(plan.good)} there\n")  # fmt: skip
 
 
 class Figures(NamedTuple):
