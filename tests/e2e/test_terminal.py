@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from svcinit.processes import child, standard_streams
-from testing.process import PATH, is_alive, running, svcinit_command
+from testing.process import PATH, descendants, is_alive, running, stat_fields, svcinit_command
 from testing.terminal import Terminal
 from testing.waiting import eventually
 
@@ -61,6 +61,49 @@ def test_a_service_that_reads_from_the_terminal_is_not_suspended_silently() -> N
         terminal.says(b"is-up")
         terminal.type(b"this\n")
         terminal.says(b"got-this")
+
+
+def test_a_restarted_service_has_the_terminal_again() -> None:
+    script = "trap 'exit 0' TERM; echo up-$$; while :; do if read line; then echo got-$line; fi; done"
+    env = {**SERVICE, "SVCINIT_FOREGROUND": "1", "SVCINIT_RELOAD": "restart"}
+    with on_terminal("bash", "-c", script, **env) as terminal:
+        terminal.says(b"up-")
+        os.kill(terminal.pid, signal.SIGHUP)
+        terminal.says(b"reload 1: begins")
+        terminal.says(b"up-", times=2)
+        terminal.type(b"this\n")
+        terminal.says(b"got-this")
+
+
+@pytest.mark.parametrize("suspends", [signal.SIGTSTP, signal.SIGTTIN])
+def test_svcinit_stops_a_suspended_service_where_no_shell_could_continue_it(
+    tmp_path: pathlib.Path, suspends: int
+) -> None:
+    """As under `docker run --init`. Before, svcinit suspended itself too, and nobody continued it."""
+    for env in ({}, SERVICE):
+        with running(tmp_path, "sh", "-c", "echo is-up; exec sleep 100", env=env) as svcinit:
+            svcinit.says("is-up")
+            (main,) = eventually(lambda: descendants(svcinit.pid), "the service runs")
+            os.kill(main, suspends)
+            eventually(lambda main=main: state(main) == "T", "it is suspended")
+            if not env:  # a plain init forwards signals, and a suspended process takes none
+                os.kill(main, signal.SIGCONT)
+            assert svcinit.stop() == 143
+
+
+def state(pid: int) -> str:
+    return stat_fields(f"/proc/{pid}/stat")[0]
+
+
+def test_a_script_reads_from_its_terminal_after_a_plain_init() -> None:
+    script = f"{shlex.join(svcinit_command('true'))}; read line; echo got-$line"
+    terminal = Terminal(["/bin/bash", "--norc", "--noediting", "-i"], PATH)
+    try:
+        terminal.type(b"sh -c %s\n" % os.fsencode(shlex.quote(script)))
+        terminal.type(b"typed\n")
+        terminal.says(b"got-typed")
+    finally:
+        terminal.close()
 
 
 @pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])

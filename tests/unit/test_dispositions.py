@@ -14,6 +14,7 @@ import pytest
 from svcinit.processes import dispositions, init
 from svcinit.processes.crew import BLOCKED_LOOKS, Crew
 from svcinit.settings import environment
+from testing.calls import replace_call
 from testing.waiting import eventually
 
 HUP = signal.SIGHUP
@@ -175,5 +176,5 @@ def test_a_name_cannot_say_what_the_masks_are() -> None:
 
 def test_where_proc_is_of_another_pid_namespace_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with process(nothing) as pid:
-        monkeypatch.setattr(os, "readlink", lambda _: "1")
+        replace_call(monkeypatch, "readlink", lambda _: "1")
         assert unhandled(pid, HUP, group=True) == ""

@@ -208,7 +208,7 @@ def test_without_consul_the_start_falls_back_to_the_cache_once_and_a_reload_asks
     env = {**FULL, "SVCINIT_CACHE": str(tmp_path / "cache.json")}
     (tmp_path / "cache.json").touch()
     begun: list[Event] = [Exited(Role.PREPARE, 75), Signalled(HUP), Exited(Role.PREPARE, 0)]
-    _, log = live(env, *begun, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
+    _, log = live(env, *begun, Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
     assert log[:6] == ["+prepare", "+prepare:cache", "+main", "told", "+presence", "+prepare"]
     code, log = live(env, Exited(Role.PREPARE, 75), Exited(Role.PREPARE, 75))
     assert (code, log) == (69, ["+prepare", "+prepare:cache"])

@@ -108,14 +108,6 @@ def test_without_consul_the_service_is_told_of_the_former_files_not_of_half_of_t
     assert life.history.degraded.startswith("in_place: no usable answer")
 
 
-def test_a_restart_that_a_hup_overtook_starts_on_the_former_files() -> None:
-    env = {**FULL, "SVCINIT_RELOAD": "restart", "SVCINIT_PRE_RELOAD": ""}
-    restart = [HUP, Exited(Role.MAIN, 0)]
-    events = [HUP, Exited(Role.PREPARE, 0), *restart, Exited(Role.PREPARE, 78), Exited(Role.ROLLBACK, 0)]
-    _, log = live(env, *events, unfinished=True)
-    assert log == ["+prepare", "main<-SIGTERM", "+prepare", "+rollback", "+main", "told"]
-
-
 def test_a_death_that_was_given_up_is_not_that_of_the_present_prepare() -> None:
     """It hung in the kernel when it was killed, and dies while its files wait to be put back."""
     events = [HUP, Deadline(), Deadline(), Exited(Role.PREPARE, 137), Exited(Role.ROLLBACK, 0), TERM]

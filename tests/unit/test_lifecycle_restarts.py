@@ -1,4 +1,4 @@
-"""A HUP that comes while the service restarts, replayed from tables of events: prepared again before the start."""
+"""A HUP that comes while the service starts or restarts, replayed from tables of events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TERM, HUP = signal.SIGTERM, signal.SIGHUP
 RESTART = {**FULL, "SVCINIT_RELOAD": "restart"}
 # the service is told to stop for its restart, and a HUP comes
 AGAIN: list[Event] = [*UP, Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(HUP), *STOPPED]
-AGAIN_LOG = [*START_LOG, "+prepare", *STOP_LOG, "+prepare"]
+AGAIN_LOG = [*START_LOG, "+prepare", *STOP_LOG]
 
 
 def live(env: dict[str, str], *events: Event) -> tuple[Lifecycle, list[str]]:
@@ -28,28 +28,31 @@ def live(env: dict[str, str], *events: Event) -> tuple[Lifecycle, list[str]]:
     return life, crew.log
 
 
-def test_it_is_prepared_again_and_that_hup_is_served_by_the_start() -> None:
-    life, log = live(RESTART, *AGAIN, Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED)
-    assert log == [*AGAIN_LOG, "+main", "told", "+presence", *STOP_LOG]
+def test_a_hup_meanwhile_delays_no_restart_and_is_served_by_a_reload_after_it() -> None:
+    life, log = live(RESTART, *AGAIN, Exited(Role.PREPARE, 0), *STOPPED, Signalled(TERM), *STOPPED)
+    restarted = ["+main", "told", "+presence"]
+    assert log == [*AGAIN_LOG, *restarted, "+prepare", *STOP_LOG, *restarted, *STOP_LOG]
     assert (life.reload.hups, life.reload.served) == (2, 2)
 
 
-@pytest.mark.parametrize("code", [78, 75])
-def test_what_cannot_be_prepared_again_starts_on_the_files_in_place_and_is_told(
-    code: int, capfd: pytest.CaptureFixture[str]
+def test_a_hup_meanwhile_whose_preparation_fails_leaves_the_restarted_service_alone(
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    life, log = live(RESTART, *AGAIN, Exited(Role.PREPARE, code), Signalled(TERM), *STOPPED)
-    assert log == [*AGAIN_LOG, "+main", "told", "+presence", *STOP_LOG]
+    life, log = live(RESTART, *AGAIN, Exited(Role.PREPARE, 78), Signalled(TERM), *STOPPED)
+    assert log == [*AGAIN_LOG, "+main", "told", "+presence", "+prepare", *STOP_LOG]
     assert life.code == 0
-    told = capfd.readouterr().err
-    assert "<ended> code=0" in told
-    assert "error: <reload_ended> reload=1 outcome=failed" in told
+    assert "<reload_ended> reload=2 outcome=aborted" in capfd.readouterr().err
 
 
-def test_a_stop_meanwhile_ends_it(capfd: pytest.CaptureFixture[str]) -> None:
-    life, log = live(RESTART, *AGAIN, Signalled(TERM), Exited(Role.PREPARE, 143))
-    assert (life.code, log) == (143, [*AGAIN_LOG, "all<-SIGTERM"])
-    assert "error: <ended> code=143" in capfd.readouterr().err.splitlines()[-1]
+def test_many_hups_delay_a_first_start_only_once() -> None:
+    """A hook of minutes, and a deployment that sends a HUP each minute."""
+    env = {**FULL, "SVCINIT_PRE_START": "hook"}
+    again: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0)]
+    hooked: list[Event] = [Signalled(HUP), Exited(Role.HOOK, 0)]
+    after: list[Event] = [Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED]
+    life, log = live(env, *again, *again, *hooked, *after)
+    assert log[:7] == ["+prepare", "+prepare", "+hook:hook", "+main", "told", "+presence", "+prepare"]
+    assert (life.reload.hups, life.reload.served) == (3, 3)
 
 
 @pytest.mark.parametrize("restarts", [True, False])
@@ -121,3 +124,12 @@ def test_the_time_of_a_preparation_is_logged_only_with_the_start_that_it_was_for
     history.prepare_ended()
     history.reload_began(1, ["/etc/app.ini"])  # prepared by presence
     assert "prepare_seconds=-" in started()
+
+
+def test_a_hup_that_is_rewritten_is_no_reload_that_anybody_waits_for() -> None:
+    env = {**FULL, "SVCINIT_SIGNALS": "HUP:USR2,USR1:HUP"}
+    life, log = live(
+        env, *UP, Signalled(HUP), Signalled(signal.SIGUSR1), Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED
+    )
+    assert "main<-SIGUSR2" in log
+    assert (life.reload.hups, life.reload.served) == (1, 1)

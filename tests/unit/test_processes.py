@@ -130,7 +130,7 @@ def test_a_suspended_service_gives_the_terminal_to_the_shell_and_gets_it_back(
 ) -> None:
     crew.is_pid1 = False
     crew.suspend(_signal.SIGTSTP)
-    assert (terminal, kills) == ([MAIN, OWN_GROUP], [(os.getpid(), _signal.SIGSTOP)])
+    assert (terminal, kills) == ([MAIN, OWN_GROUP], [(os.getpid(), _signal.SIGTSTP)])
     crew.resume()
     assert (terminal, kills[1:]) == ([MAIN, OWN_GROUP, MAIN], [(-MAIN, _signal.SIGCONT)]), "the whole group continues"
 
@@ -151,7 +151,7 @@ def test_pid_1_is_not_suspended(crew: Crew, kills: Kills, terminal: list[int]) -
 
 @pytest.mark.parametrize(("number", "sender", "expected"), [
     (NEWS, PRESENCE, (News,)), (NEWS, STRANGER, (Signalled, NEWS, False)),
-    (_signal.SIGUSR1, PRESENCE, (Signalled, _signal.SIGUSR1, False)),
+    (_signal.SIGUSR1, PRESENCE, (Signalled, _signal.SIGUSR1, False)), (NEWS, 0, (Signalled, NEWS, False)),
 ])  # fmt: skip
 def test_only_the_signal_of_presence_itself_is_news(
     crew: Crew, monkeypatch: pytest.MonkeyPatch, number: int, sender: int, expected: tuple[object, ...]
@@ -160,6 +160,15 @@ def test_only_the_signal_of_presence_itself_is_news(
     monkeypatch.setattr(init, "_dead_or_stopped", lambda: None)
     monkeypatch.setattr(_signal, "sigwaitinfo", lambda _: info)
     assert shape([crew.wait(None)]) == [expected]
+
+
+def test_the_limit_of_cpu_time_of_svcinit_does_not_end_the_service(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels, ours = (types.SimpleNamespace(si_signo=_signal.SIGXCPU, si_pid=0, si_code=code) for code in (0x80, 0))
+    infos = [kernels, ours]
+    monkeypatch.setattr(init, "_dead_or_stopped", lambda: None)
+    monkeypatch.setattr(_signal, "sigwaitinfo", lambda _: infos.pop(0))
+    assert shape([crew.wait(None)]) == [(Signalled, _signal.SIGXCPU, False)]
+    assert not infos
 
 
 # children

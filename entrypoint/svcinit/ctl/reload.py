@@ -10,6 +10,7 @@ from svcinit.ctl import state as states
 from svcinit.ctl.output import complain, put
 from svcinit.log import printable
 from svcinit.model import SERVING, State
+from svcinit.settings.environment import read_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def run(options: argparse.Namespace) -> int:
     """Send HUP and wait until the reload for it has ended, or the reload that it was merged into."""
     state = states.needed()
     if state is None:
+        return 1
+    signals = read_one("SVCINIT_SIGNALS", os.environ)
+    if isinstance(signals, dict) and signals.get(signal.SIGHUP, signal.SIGHUP) != signal.SIGHUP:
+        complain("SVCINIT_SIGNALS rewrites HUP, so HUP is no reload")
         return 1
     began = time.time()
     deadline = time.monotonic() + options.timeout

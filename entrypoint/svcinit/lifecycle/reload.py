@@ -230,8 +230,9 @@ class Reload:
 
     def service_started(self, *, restarted: bool) -> None:
         """Without a preparation, the start serves all HUPs so far."""
-        self._handles = self.due = False
+        self._handles = False
         if not self.settings.needs_prepare:
+            self.due = False
             self.serve_hups()
         if not restarted:
             self.served = self._serving
@@ -243,6 +244,12 @@ class Reload:
             self.crew.notified()
             ready_within = self.settings.start_timeout + HEARTBEAT_INTERVAL if self._has_ready else 0.0
             self._serving_until = self._notified_at + ready_within + self.settings.reload_timeout
+
+    def go_on(self, *, restarted: bool) -> None:
+        """After a start of the service: with the reload that restarted it, or with one that became due meanwhile."""
+        if not restarted:
+            self.begin_next()
+        elif self.job.role != Role.VERIFY:
             self.await_service()
 
     def await_service(self) -> None:
@@ -313,7 +320,7 @@ class Reload:
             self.settle()
         else:
             self.lifecycle.timers["confirm"] = max(self.crew.now(), self._notified_at + CONFIRM_AFTER)
-        self._begin_next()
+        self.begin_next()
 
     # end
 
@@ -326,7 +333,7 @@ class Reload:
         self.job.end()
         self.lifecycle.state = State.RUNNING
         self._close(outcome, reason)
-        self._begin_next()
+        self.begin_next()
 
     def give_up(self, reason: str) -> None:
         """The service is about to be stopped because of `reason`."""
@@ -353,7 +360,7 @@ class Reload:
         self.served = self._serving
         self.lifecycle.history.reload_ended(outcome, reason)
 
-    def _begin_next(self) -> None:
+    def begin_next(self) -> None:
         if self.due:
             self.begin()
         elif self.news:

@@ -27,6 +27,7 @@ class Start:
         self.lifecycle, self.settings = lifecycle, lifecycle.settings
         self.crew, self.job = lifecycle.crew, lifecycle.job
         self.ever_started = False
+        self._prepared_again = False  # because of a HUP during the first start
         self._cached, self._is_logged = False, True  # of the last start
         self.service_since = 0.0  # when the service was started
 
@@ -67,8 +68,7 @@ class Start:
         preparation, reload = self.lifecycle.preparation, self.lifecycle.reload
         if not preparation.take():
             return
-        if reload.due and not preparation.fallback:
-            reload.due = False
+        if self._must_prepare_again():
             preparation.run()
             return
         if preparation.fallback:
@@ -82,8 +82,7 @@ class Start:
 
     def start_service(self) -> None:
         lifecycle = self.lifecycle
-        if self.settings.needs_prepare and lifecycle.reload.due and not lifecycle.preparation.fallback:
-            lifecycle.reload.due = False
+        if self.settings.needs_prepare and self._must_prepare_again():
             self.begin()
             return
         if not self.crew.alive(Role.MAIN):  # it runs already if a later step failed and all is repeated
@@ -98,6 +97,15 @@ class Start:
         lifecycle.state, lifecycle.limit, self.ever_started = State.RUNNING, None, True
         if not self.settings.plain:
             self._started()
+
+    def _must_prepare_again(self) -> bool:
+        """A HUP during the first start means that the files may be old. Only once: the service must not wait for the
+        last of many HUPs. Another one, and one during a restart, is served by a reload as soon as the service runs."""
+        reload, is_first = self.lifecycle.reload, not self.ever_started and not self._prepared_again
+        if not reload.due or not is_first or self.lifecycle.preparation.fallback:
+            return False
+        self._prepared_again, reload.due = True, False
+        return True
 
     def _retry(self) -> None:
         self.lifecycle.state = State.STARTING
@@ -114,6 +122,7 @@ class Start:
         self._cached, self._is_logged = cached, False
         self.log_start()
         lifecycle.residents.start()
+        lifecycle.reload.go_on(restarted=restarted)
 
     def log_start(self) -> None:
         """Log the start as soon as the program of the service was executed, and not if that failed."""
@@ -138,14 +147,7 @@ class Start:
         self.exit_before_start(EX_SOFTWARE, "the service could not be started")
 
     def exit_before_start(self, code: int, reason: str) -> None:
-        """Exit without the service. A restart starts the service all the same, on the files of its own preparation."""
         lifecycle = self.lifecycle
-        if lifecycle.stop.restarting:
-            lifecycle.reload.outcome = ReloadOutcome.FAILED
-            lifecycle.reload.reason = "the HUP that arrived during the restart failed; the files are unchanged"
-            lifecycle.reload.due = False
-            self.start_service()
-            return
         lifecycle.history.ended_before_start(code, reason)
         lifecycle.code = code
         lifecycle.timers = {"kill": self.crew.now() + lifecycle.stop.timeout}

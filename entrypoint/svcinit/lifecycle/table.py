@@ -179,9 +179,9 @@ class Lifecycle:
     def _rewritten(self, number: int) -> int:
         """The signal as SVCINIT_SIGNALS rewrites it."""
         plain = self.settings.plain
+        number = self.settings.signals.get(number, number)
         if number == _signal.SIGHUP and not plain:
             self.reload.hups += 1
-        number = self.settings.signals.get(number, number)
         if number in self.settings.stop_on and not plain:
             self.stop.must_exit()
         return number
@@ -266,7 +266,10 @@ class Lifecycle:
                 self.crew.kill(role)
             case State.STOPPING, Stopped(Role.MAIN, _):
                 self.crew.resume()
-            case _, Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU as number):
+            case (
+                State.RUNNING | State.RELOADING,
+                Stopped(Role.MAIN, _signal.SIGTSTP | _signal.SIGTTIN | _signal.SIGTTOU as number),
+            ):
                 self.crew.suspend(number)
             case State.STARTING | State.RELOADING, Deadline("retry"):
                 self.job.start_again()

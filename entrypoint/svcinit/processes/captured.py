@@ -30,6 +30,7 @@ from svcinit.processes.child import (
     kill,
     prctl,
     send,
+    untrace,
 )
 
 TYPE_CHECKING = False
@@ -233,6 +234,8 @@ def _watch_over(first: int, grace: float) -> int:
             if info.si_signo == _signal.SIGTERM and limit is None:
                 limit = time.monotonic() + grace
                 send(-first, _signal.SIGTERM)
+        elif dead.si_code == os.CLD_TRAPPED:
+            untrace(dead.si_pid, dead.si_status)
         elif dead.si_pid == first:
             if limit is not None:
                 return TERMINATED

@@ -28,7 +28,11 @@ OF_WRITES = _signal.SIGPIPE, _signal.SIGXFSZ  # the kernel sends them to the wri
 IGNORED = *OF_WRITES, _signal.SIGTTOU
 DEFAULT_PATH = "/bin:/usr/bin"  # where execvp(3) looks without a PATH
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
-ENOEXEC = 8  # errno(3), on each architecture; the import of `errno` costs every container start 0.05 ms
+# errno(3), the same on each architecture; the import of `errno` costs every container start 0.05 ms
+ENOEXEC = 8
+NO_ROOM = 11, 12  # EAGAIN: the user's limit of processes (RLIMIT_NPROC); ENOMEM
+ROOM_TIMEOUT, ROOM_PAUSE = 3.0, 0.1  # seconds in which execve(2) is tried again without room; between two tries
+PTRACE_DETACH = 17  # ptrace(2)
 PAUSED = 1.0  # seconds: a wait that lasts so much longer than requested means that the process was paused
 
 
@@ -81,11 +85,24 @@ def become(user: User | None) -> None:
 
 
 def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
-    """execvp(3) with the PATH of `env`. Returns only on failure: 127 if there is no such command, otherwise 126."""
+    """execvp(3) with the PATH of `env`. Returns only on failure: 127 if there is no such command, 70 if there is no
+    room for it within ROOM_TIMEOUT, otherwise 126."""
     name = argv[0]
     if not name:
         log.error("exec_failed", "the command is empty")
         return NOT_FOUND
+    until = time.monotonic() + ROOM_TIMEOUT
+    while (found := _execvp(name, argv, env)) is not None and found.errno in NO_ROOM and time.monotonic() < until:
+        time.sleep(ROOM_PAUSE)
+    if found is None:
+        log.error("exec_failed", "{command}: command not found", command=name)
+        return NOT_FOUND
+    log.error("exec_failed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
+    return EX_SOFTWARE if found.errno in NO_ROOM else NOT_EXECUTABLE
+
+
+def _execvp(name: str, argv: tuple[str, ...], env: Mapping[str, str]) -> OSError | None:
+    """The error of the file that was found; None: there is none."""
     found: OSError | None = None
     for folder in [""] if "/" in name else env.get("PATH", DEFAULT_PATH).split(":"):
         path = f"{folder or '.'}/{name}" if "/" not in name else name
@@ -101,11 +118,7 @@ def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
                 found = error  # the file exists, but its interpreter does not
         except OSError as error:
             found = error
-    if found is None:
-        log.error("exec_failed", "{command}: command not found", command=name)
-        return NOT_FOUND
-    log.error("exec_failed", "{command}: cannot be executed: {error}", command=name, error=found.strerror)
-    return NOT_EXECUTABLE
+    return found
 
 
 def _exists(path: str) -> bool:
@@ -160,9 +173,9 @@ def send(pid: int, number: int) -> None:
 def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
     """The children of process `pid`, their children and so on, parents first (proc(5), /proc/pid/task/tid/children).
 
-    `without`: these processes are left out, and their descendants too.
+    `without`: these processes are left out, and their descendants too. Empty if /proc is not that of our processes.
     """
-    found = [pid]
+    found = [pid] if proc_is_ours() else []
     for each in found:  # the list grows during the loop
         try:
             for thread in posix.listdir(f"/proc/{each}/task"):
@@ -173,14 +186,32 @@ def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
     return found[1:]
 
 
+def proc_is_ours() -> bool:
+    """Does /proc show the process IDs of our own PID namespace?"""
+    try:
+        return posix.readlink("/proc/self") == str(posix.getpid())
+    except OSError:
+        return False
+
+
 def prctl(option: int, value: int) -> bool:
-    """prctl(2); False if it fails. Called through the C module under `ctypes`: the import of ctypes costs 3 ms."""
+    """prctl(2); False if it fails."""
+    return _libc("prctl", option, value, 0, 0, 0)
+
+
+def untrace(pid: int, number: int) -> None:
+    """A child that called ptrace(2) with PTRACE_TRACEME stops at each signal, until its parent lets it go on. Nobody
+    debugs it here: give it the signal, and end the tracing. The stop after its execve(2) is SIGTRAP: no signal."""
+    _libc("ptrace", PTRACE_DETACH, pid, 0, 0 if number == _signal.SIGTRAP else number)
+
+
+def _libc(name: str, *numbers: int) -> bool:
+    """Call a function; False if it fails. Through the C module under `ctypes`: the import of ctypes costs 3 ms."""
     try:
         import _ctypes
 
         libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-        function = _ctypes.dlsym(libc, "prctl")
-        return bool(_ctypes.call_function(function, (option, value, 0, 0, 0)) == 0)
+        return bool(_ctypes.call_function(_ctypes.dlsym(libc, name), numbers) == 0)
     except (ImportError, OSError, AttributeError):
         return False
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import _signal
 import os
 
+from svcinit.processes.child import proc_is_ours
+
 HARMLESS = _signal.SIGCHLD, _signal.SIGCONT, _signal.SIGURG, _signal.SIGWINCH  # ignored by default (signal(7))
 MASKS = b"SigBlk", b"SigIgn", b"SigCgt"
 MASK_BYTES = 8
@@ -22,20 +24,12 @@ def unhandled(main: int, number: int, *, group: bool) -> tuple[str, str]:
     """`NAME (pid N)` of a process that the signal would end, and of one that blocks it now. Each is empty if there is
     none, or if /proc does not show it. `group`: all processes in the group of `main` get the signal."""
     found = {ENDS: "", BLOCKS: ""}
-    if number not in HARMLESS and _is_ours():
+    if number not in HARMLESS and proc_is_ours():
         for pid in [main, *(_others(main) if group else ())]:
             status = _status(pid)
             fate = _fate(pid, number, status) if status else HANDLES
             found[fate] = f"{status.get(b'Name', b'?').decode('utf-8', 'replace')} (pid {pid})"
     return found[ENDS], found[BLOCKS]
-
-
-def _is_ours() -> bool:
-    """Does /proc show the process IDs of our own PID namespace?"""
-    try:
-        return os.readlink("/proc/self") == str(os.getpid())
-    except OSError:
-        return False
 
 
 def _others(main: int) -> list[int]:

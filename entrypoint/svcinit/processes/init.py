@@ -25,6 +25,8 @@ from svcinit.processes.child import (
     execute,
     fork,
     prctl,
+    proc_is_ours,
+    untrace,
 )
 
 TYPE_CHECKING = False
@@ -54,6 +56,7 @@ class Init:
         self.orphans = 0  # the number of orphans that were reaped
         self._clock = Clock()
         self._events: list[Event] = []
+        self._group = self._own_group = 0  # the process groups of the last service and, when that was started, of init
         self._exec, self._executed = -1, True  # a pipe, until it is known whether the service was executed
         self._signals = _signal.valid_signals()
         self._folder = _leave_folder()
@@ -99,23 +102,37 @@ class Init:
                 if left > TICK:
                     continue
                 return Deadline()
-            if info.si_signo in OF_WRITES and info.si_pid == posix.getpid():
-                continue  # a write of ours failed: the kernel gives the writer as the sender
-            if info.si_signo == NEWS and info.si_pid == self._pids.get(Role.PRESENCE):
+            if _is_about_us(info):
+                continue
+            if info.si_signo == NEWS and self._is_of_presence(info):
                 return News()
             if info.si_signo != _signal.SIGCHLD:
                 return Signalled(info.si_signo, info.si_signo == _signal.SIGHUP and info.si_code == SI_KERNEL)
+
+    def _is_of_presence(self, info: _signal.struct_siginfo) -> bool:
+        """The kernel drops the sender of a signal if the user has too many pending ones (RLIMIT_SIGPENDING)."""
+        presence = self._pids.get(Role.PRESENCE)
+        return presence is not None and (info.si_pid == presence or (info.si_pid == 0 and self.has_news()))
+
+    def has_news(self) -> bool:
+        """Has presence prepared a change?"""
+        return False
 
     def _reap(self) -> None:
         orphans = self.orphans
         while (child := _dead_or_stopped()) is not None:
             role = self._roles.get(child.si_pid, Role.ORPHAN)
+            if child.si_code == posix.CLD_TRAPPED:
+                untrace(child.si_pid, child.si_status)
+                continue
             if child.si_code == posix.CLD_STOPPED:
                 self._events.append(Stopped(role, child.si_status))
                 continue
             self._roles.pop(child.si_pid, None)
             if self._pids.get(role) == child.si_pid:
                 del self._pids[role]
+            if role == Role.MAIN and self._has_foreground:
+                _pass_terminal((child.si_pid,), self._own_group)  # for our parent
             if role == Role.ORPHAN:
                 self.orphans += 1
                 continue
@@ -135,9 +152,9 @@ class Init:
         def run() -> int:
             log.context(role=role)
             self._unprotect()
-            _return_to(self._folder)
+            self._return(quietly=self.settings.user is not None)
             if role == Role.MAIN and self._has_foreground:
-                _pass_terminal(group, posix.getpid())
+                _pass_terminal((group, self._group), posix.getpid())
             sys.stderr = None  # a library that writes there could block; log.py does not use it
             return body()
 
@@ -152,6 +169,8 @@ class Init:
         if former is not None:  # even KILL has not ended it yet: nothing waits for it any more
             self._roles[former] = Role.ORPHAN
         self._roles[pid], self._pids[role] = role, pid
+        if role == Role.MAIN:
+            self._group, self._own_group = pid, group
         self._alive.add(role)
 
     def fork_noted(self, run: Callable[[], int]) -> None:
@@ -207,16 +226,28 @@ class Init:
         def run() -> int:
             try:
                 become(self.settings.user)
-            except PermissionError:
-                log.error(
-                    "exec_failed",
-                    "{variable}: cannot become this user: the container lacks CAP_SETUID or CAP_SETGID",
-                    variable="SVCINIT_USER",
-                )
+            except OSError as error:
+                log.error("exec_failed", "{variable}: cannot become this user: {error}; that needs CAP_SETUID and "
+                          "CAP_SETGID, and a user namespace that has these IDs",
+                          variable="SVCINIT_USER", error=error.strerror)  # fmt: skip
                 return EX_CONFIG
+            if self.settings.user is not None:
+                self._return()
             return body()
 
         return run
+
+    def _return(self, *, quietly: bool = False) -> None:
+        """Return to the working directory. `quietly`: this is tried again as SVCINIT_USER, who may be the only one that
+        can enter it."""
+        if self._folder is None:
+            return
+        try:
+            posix.chdir(self._folder)
+        except OSError as error:
+            if not quietly:
+                log.warning("run_dir_failed", "cannot change to the working directory {file}: {error}; using / instead",
+                            file=self._folder, error=error.strerror)  # fmt: skip
 
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
         """Send a signal to the child of `role`, or to its whole process group. Without such a child nothing happens."""
@@ -224,7 +255,12 @@ class Init:
         if pid is None:
             return
         try:
-            posix.kill(-pid if group else pid, number)
+            try:
+                posix.kill(-pid if group else pid, number)
+            except ProcessLookupError:  # it is our child, and not reaped: it has moved to another group
+                if not group:
+                    raise
+                posix.kill(pid, number)
         except BlockingIOError:  # EAGAIN: the queue of real-time signals is full: the transition is tried again
             raise
         except OSError as error:
@@ -236,26 +272,30 @@ class Init:
         self.signal(role, _signal.SIGKILL, group=True)
 
     def suspend(self, number: int) -> None:
-        """The service was suspended by signal `number`. Stop like a job of a shell, until a CONT arrives; the shell can
-        take the terminal back.
+        """The service was suspended by signal `number`. If a terminal is shared with it, stop like a job of a shell,
+        until a CONT arrives; the shell can take the terminal back.
 
-        PID 1 continues: the kernel does not stop PID 1, and no shell could continue it. A CONT that came meanwhile is
-        obeyed: a stop would discard it (signal(7)), and nothing would send another one.
+        TSTP is the signal for that: the kernel does not obey it where no shell could continue us (an orphaned process
+        group). PID 1 never stops. A CONT that came meanwhile is obeyed: a stop would discard it (signal(7)), and
+        nothing would send another one.
         """
         if number in OF_TERMINAL and not self._has_foreground:
             log.warning("suspended", "signal {signal} suspended the service: it uses the terminal; set {variable}=1",
                         signal=number, variable="SVCINIT_FOREGROUND")  # fmt: skip
-        if not self.is_pid1:
-            _pass_terminal(self._pids.get(Role.MAIN), posix.getpgrp())
-            if _signal.SIGCONT not in _signal.sigpending():
-                posix.kill(posix.getpid(), _signal.SIGSTOP)
+        if self.is_pid1 or not self._has_foreground:
+            return
+        has_terminal = _pass_terminal((self._pids.get(Role.MAIN),), posix.getpgrp())
+        if has_terminal and _signal.SIGCONT not in _signal.sigpending():
+            posix.kill(posix.getpid(), _signal.SIGTSTP)
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTSTP})  # we stop here
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGTSTP})
 
     def resume(self) -> None:
         """Send CONT to the service and its group. They get the terminal back if the shell gave it to us."""
         main = self._pids.get(Role.MAIN)
         if main is not None:
             if self._has_foreground:
-                _pass_terminal(posix.getpgrp(), main)
+                _pass_terminal((posix.getpgrp(),), main)
             self.signal(Role.MAIN, _signal.SIGCONT, group=True)
 
     def strays(self) -> int:
@@ -267,9 +307,14 @@ class Init:
 
     def sweep(self, number: int, *, exec_sessions: bool) -> None:
         """Send a signal to all processes that descend from us. `exec_sessions`: if we are PID 1, also to the processes
-        that `docker exec` started."""
+        that `docker exec` started. Without a /proc of ours, PID 1 cannot spare them, and another process can find only
+        the process group of the service."""
         # Outside a PID namespace of our own kill(-1) would reach processes far beyond us.
-        for pid in [-1] if exec_sessions and self.is_pid1 else descendants(posix.getpid()):
+        if self.is_pid1 and (exec_sessions or not proc_is_ours()):
+            found = [-1]
+        else:
+            found = descendants(posix.getpid()) if proc_is_ours() else [-self._group] * bool(self._group)
+        for pid in found:
             try:
                 posix.kill(pid, number)
             except OSError:  # the process is gone
@@ -306,6 +351,13 @@ def log_not_started(role: str, error: Exception) -> None:
     log.error("fork_failed", "{child} cannot be started: {error}", child=role, error=why)
 
 
+def _is_about_us(info: _signal.struct_siginfo) -> bool:
+    """A write of ours failed: the kernel gives the writer as the sender. Or it is our own limit of CPU time."""
+    if info.si_signo == _signal.SIGXCPU:
+        return info.si_code == SI_KERNEL
+    return info.si_signo in OF_WRITES and info.si_pid == posix.getpid()
+
+
 def _dead_or_stopped() -> posix.waitid_result | None:
     """Reap the next child that ended, or return one that was suspended; None: there is no such child now."""
     try:
@@ -329,13 +381,15 @@ def _end_with_parent(number: int) -> None:
         posix.kill(posix.getpid(), number)
 
 
-def _pass_terminal(owner: int | None, heir: int) -> None:
-    """Make process group `heir` the foreground group of the terminal, if `owner` is the foreground group now."""
+def _pass_terminal(owners: tuple[int | None, ...], heir: int) -> bool:
+    """Make process group `heir` the foreground group of the terminal, if one of `owners` is that now. False: there is no
+    terminal."""
     try:
-        if posix.tcgetpgrp(0) == owner:
+        if posix.tcgetpgrp(0) in owners:
             posix.tcsetpgrp(0, heir)
-    except OSError:  # no terminal
-        pass
+    except OSError:
+        return False
+    return True
 
 
 def _leave_folder() -> str | None:
@@ -349,13 +403,3 @@ def _leave_folder() -> str | None:
     except OSError:  # init stays where it is
         pass
     return folder
-
-
-def _return_to(folder: str | None) -> None:
-    if folder is None:
-        return
-    try:
-        posix.chdir(folder)
-    except OSError as error:
-        log.warning("run_dir_failed", "cannot change to the working directory {file}: {error}; using / instead",
-                    file=folder, error=error.strerror)  # fmt: skip
