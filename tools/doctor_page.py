@@ -27,12 +27,17 @@ docker exec shop svcinitctl doctor                                         # in 
 
 Use the same options as for the container itself (`-e`, `-v`, `--user`, `--network`, `--read-only`, `--cap-drop`): the
 findings are only correct for these options. If svcinit runs in the container, the doctor also examines the service,
-the state and the registration.
+the state and the registration. If the container [restarts again and
+again](operations.md#a-container-restarts-again-and-again), `docker exec` does not work: use the first command.
 
-The exit status is 1 if something is wrong, otherwise 0: a warning can be intended. The doctor takes at most 15 s, and
-reports a check that has not ended by then as `unfinished`. It does not change anything. It writes a file beside each
-target, in the cache's directory and in SVCINIT_RUN, and removes these files again. It registers nothing. It starts no
-program except the check commands of templates. It shows no token, no password and no value of KV.
+Each line of a problem ends with the name of its finding in brackets, such as `[reload-unhandled]`. The exit status is 1
+if something is wrong. Otherwise it is 0, also with warnings, because a warning can be intended. The doctor takes at
+most 15 s. It reports a check that has not ended by then as `unfinished`.
+
+The doctor writes a file beside each target, in the cache's directory and in SVCINIT_RUN, and removes these files again.
+It registers nothing in Consul. It starts no program except the check commands of templates. It shows no token, no
+password and no value of KV. If templates use secrets of Vault, and svcinit logs in by AppRole, the doctor logs in too.
+This uses VAULT_SECRET_ID once.
 
 Some facts are not visible from inside a container: the time that `docker stop` gives it (`--stop-timeout`), the
 image's STOPSIGNAL, and the clocks of Consul's servers. Before the service is registered, the doctor also cannot see

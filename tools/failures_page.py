@@ -18,6 +18,8 @@ are from a run of [the chaos suite](chaos.md). In this run, a client resolves th
 `failed requests` and `longest gap` are the results of this client. `recovered after` is the time until Consul's
 catalog is correct. It is measured from the end of the failure, or from its beginning if the failure does not end.
 
+If a container ends and starts again and again, see [operations](operations.md#a-container-restarts-again-and-again).
+
 """
 FIGURES = "| failure | what happens | failed requests | longest gap | recovered after |\n|---|---|--:|--:|--:|\n"
 PLAIN = "| failure | what happens |\n|---|---|\n"

@@ -24,7 +24,8 @@ with values of variables has at most 1 MiB, any other file at most 64 MiB.
 
 An image can contain defaults in `/etc/svcinit/svcinit.env`: lines of `NAME=value`, as in `docker run --env-file`, for
 the variables of this table. A variable in the environment overrides the default, even if its value is empty. The
-service does not get these defaults in its environment.
+service does not get these defaults in its environment. Hooks and commands get two of them:
+[SVCINIT_SERVICE and SVCINIT_PORT](reloading.md#hooks-and-commands).
 
 svcinit reports all errors together and exits with status 78 before it starts a process. An unknown `SVCINIT_*` variable
 is also an error.

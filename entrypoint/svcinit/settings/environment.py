@@ -57,7 +57,7 @@ class Settings(ForVault):
 
     Durations are in seconds. `environment`: that of the process, with undecodable bytes as surrogates.
     `needs_prepare`: there is something to fetch, wait for or render before the service starts. `plain`: nothing is
-    configured. svcinit is then an init like tini: it forwards every signal and has no timeouts.
+    configured. svcinit is then an init like tini: it forwards every signal, and never kills the service.
     """
 
     environment: Mapping[str, str]

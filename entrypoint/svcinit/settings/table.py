@@ -246,7 +246,8 @@ TABLE = tuple(map(Variable, (
       "time limit for Consul, WAIT_FOR and WAIT_FOR_KEYS before the start, and then again for READY"),
     ("SVCINIT_RELOAD_TIMEOUT", "30s", positive_duration, "time limit of each step of a reload"),
     ("SVCINIT_STOP_TIMEOUT", None, positive_duration,
-      "time from the end of the drain to KILL; by default 8s, for a plain init unlimited"),
+      "time from the end of the drain to KILL; by default 8s; a plain init never kills the service, and a "
+      "svcinit with this variable is no plain init"),
     ("SVCINIT_DRAIN", "1s", duration, "pause between deregistering and the stop signal"),
     ("SVCINIT_WATCH", "0", boolean,
       "1: watch KV and the peers in use; a change that affects a file starts a reload"),
@@ -288,7 +289,7 @@ TABLE = tuple(map(Variable, (
     ("SVCINIT_RUN", None, path,
       "directory for state files; by default /run/svcinit, otherwise a new directory in /dev/shm"),
     ("SVCINIT_METRICS", None, listener,
-      "HOST:PORT of the Prometheus metrics, at /metrics; a pip installation needs svcinit[metrics]"),
+      "HOST:PORT of the Prometheus metrics, at /metrics; an installation by pip needs the extra metrics"),
     ("SVCINIT_LOG_LEVEL", "info", choice(*LOG_LEVELS), "debug, info, warning or error"),
     ("SVCINIT_LOG_FORMAT", "text", choice("text", "json"), "text or json, on stderr"),
 )))

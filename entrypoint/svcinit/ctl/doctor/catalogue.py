@@ -54,7 +54,7 @@ FINDINGS = {
       "correct or remove the name; `svcinit --help` lists all variables"),
     "module-missing": W(WRONG, "A setting, or a filter of a template, needs a Python package that is not installed. "
       "svcinit-base contains all of them; pip installs them only as extras.",
-      "pip install 'svcinit[{extra}]', or use svcinit-base"),
+      "in a checkout of svcinit pip install '.[{extra}]', or use svcinit-base"),
     # the process
     "not-pid-1": W(WARNING, "Another program is PID 1 in the container (`docker run --init`, or an entrypoint that "
       "does not exec). svcinit is then a subreaper, and at the end it kills only its own descendants. Signals reach "
@@ -78,7 +78,7 @@ FINDINGS = {
       "exit status 126.",
       "make it executable for that user (chmod +x, a mount without noexec), or correct {where}"),
     # the stop
-    "stop-too-long": W(WARNING, "The drain, the time until KILL and a second for the remaining processes are together "
+    "stop-too-long": W(WARNING, "The drain, the time until KILL and 0.9 s for the remaining processes are together "
       "longer than the 10 s of `docker stop`: then Docker kills everything before the stop is complete. The timeout "
       "that Docker was given is not visible from inside.",
       "docker stop -t {seconds}, docker run --stop-timeout {seconds} or stop_grace_period in a compose file, unless "
