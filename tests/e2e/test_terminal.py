@@ -76,19 +76,19 @@ def test_a_restarted_service_has_the_terminal_again() -> None:
 
 
 @pytest.mark.parametrize("suspends", [signal.SIGTSTP, signal.SIGTTIN])
+@pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])
 def test_svcinit_stops_a_suspended_service_where_no_shell_could_continue_it(
-    tmp_path: pathlib.Path, suspends: int
+    tmp_path: pathlib.Path, env: dict[str, str], suspends: int
 ) -> None:
-    """As under `docker run --init`. Before, svcinit suspended itself too, and nobody continued it."""
-    for env in ({}, SERVICE):
-        with running(tmp_path, "sh", "-c", "echo is-up; exec sleep 100", env=env) as svcinit:
-            svcinit.says("is-up")
-            (main,) = eventually(lambda: descendants(svcinit.pid), "the service runs")
-            os.kill(main, suspends)
-            eventually(lambda main=main: state(main) == "T", "it is suspended")
-            if not env:  # a plain init forwards signals, and a suspended process takes none
-                os.kill(main, signal.SIGCONT)
-            assert svcinit.stop() == 143
+    """As under `docker run --init`. If svcinit suspended itself too, nobody would continue it."""
+    with running(tmp_path, "sh", "-c", "echo is-up; exec sleep 100", env=env) as svcinit:
+        svcinit.says("is-up")
+        (main,) = eventually(lambda: descendants(svcinit.pid), "the service runs")
+        os.kill(main, suspends)
+        eventually(lambda: state(main) == "T", "it is suspended")
+        if not env:  # a plain init forwards signals, and a suspended process takes none
+            os.kill(main, signal.SIGCONT)
+        assert svcinit.stop() == 143
 
 
 def state(pid: int) -> str:

@@ -382,8 +382,8 @@ def _end_with_parent(number: int) -> None:
 
 
 def _pass_terminal(owners: tuple[int | None, ...], heir: int) -> bool:
-    """Make process group `heir` the foreground group of the terminal, if one of `owners` is that now. False: there is no
-    terminal."""
+    """Make process group `heir` the foreground group of the terminal, if one of `owners` is that now. False: there is
+    no terminal."""
     try:
         if posix.tcgetpgrp(0) in owners:
             posix.tcsetpgrp(0, heir)
