@@ -69,6 +69,7 @@ class Verdict(Message):
         self, argv: Sequence[str], env: Mapping[str, str], changed: Sequence[str] = (), reloads: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None, files: int = 0, keys: int = 0, said: Sequence[log.Entry] = (),
         turn: int = 0, revision: str = "", trouble: str = "", limits: Mapping[str, float] | None = None,
+        undone: bool = False,
     ) -> None:  # fmt: skip
         self.argv, self.env = list(argv), dict(env)  # of the service; env: in addition to its environment
         self.changed = list(changed)  # paths of the files that were replaced
@@ -80,6 +81,7 @@ class Verdict(Message):
         self.turn = turn  # of a roll-out that it was prepared for (agent/fleet/records.py: Turn.serial); 0: none
         self.revision = revision  # of the configuration, with SVCINIT_ROLL
         self.trouble = trouble  # why a start with it is degraded; empty: it is not
+        self.undone = undone  # were its files rolled back, because the reload failed later?
 
     @classmethod
     def parsed(cls, body: Mapping[str, Any]) -> Self:

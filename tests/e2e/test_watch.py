@@ -202,6 +202,31 @@ def test_a_hook_that_fails_puts_the_files_back_and_the_same_change_is_not_tried_
     assert svcinit.stop() == 0
 
 
+TO_REFUSE = {
+    "template": ({}, '{{ key("n") if key("n") == "good" else key("m") }}'),
+    "check": ({}, """{# svcinit: check="sh -c '! grep -q bad {}'" #}\n{{ key("n") }}"""),
+    "hook": ({"SVCINIT_PRE_RELOAD": "sh -c '! grep -q bad {target}'"}, '{{ key("n") }}'),
+    "verify": ({"SVCINIT_CHECK": "exec:grep -q good {target}", "SVCINIT_RELOAD_VERIFY": "1s"}, '{{ key("n") }}'),
+}
+
+
+@pytest.mark.parametrize("refused_by", TO_REFUSE)
+def test_a_bad_change_that_is_taken_out_of_kv_again_leaves_nothing_degraded(followed: Service, refused_by: str) -> None:
+    """The obvious remedy: the former value, for which no file changes."""
+    env, text = TO_REFUSE[refused_by]
+    followed.consul.kv_put("config/web/n", "good")
+    target = followed.template("app.ini", text)
+    followed.env |= {name: value.format(target=target) for name, value in env.items()}
+    svcinit = up(followed)
+    followed.consul.kv_put("config/web/n", "bad")
+    eventually(lambda: ctl(svcinit, "status")[0] == 1, "it is degraded")
+    followed.consul.kv_put("config/web/n", "good")
+    svcinit.says("reload 2: done", 20)
+    has_state(svcinit, state="running", degraded="")
+    assert target.read_text() == "good"
+    stays(lambda: "reload 3" not in svcinit.err, "that is all")
+
+
 def test_a_service_that_fails_its_check_with_the_new_files_gets_the_former_ones_back(followed: Service) -> None:
     followed.consul.kv_put("config/web/n", "good")
     target = followed.template("app.ini", '{{ key("n") }}')

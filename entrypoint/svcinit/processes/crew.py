@@ -238,7 +238,7 @@ class Crew(Init):
             return False
         if committed:
             self.argv, self.extra_env, self.changed, self.reloads = self._before
-            self._restore_revision()
+            self._mark_undone()
         settings, life, slots = self.settings, self._life, self.slots
 
         def body() -> int:
@@ -249,13 +249,15 @@ class Crew(Init):
         self.fork(Role.ROLLBACK, body)
         return True
 
-    def _restore_revision(self) -> None:
-        """The files are rolled back: the revision in place is that of before."""
+    def _mark_undone(self) -> None:
+        """The files are rolled back: presence has to know, and the revision in place is that of before."""
         from svcinit.handover import Verdict
 
-        used = self.slots.inputs.read(Verdict) if self.settings.rolls else None
+        used = self.slots.inputs.read(Verdict)
         if used is not None:
-            self.prepared["revision"] = used.revision = str(self._revision_before)
+            used.undone = True
+            if self.settings.rolls:
+                self.prepared["revision"] = used.revision = str(self._revision_before)
             self.slots.inputs.write(used)
 
     @or_failed(Role.VERIFY)

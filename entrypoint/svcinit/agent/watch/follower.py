@@ -137,7 +137,8 @@ class Follower:
         if was_busy:
             self._look_after(now)
         for each in self._watches() if not self.hurries(now) else ():
-            if each.turn(now) and each.digest != each.known:
+            was_refused = each.digest not in ("", each.known)  # init was told of a change that could not be prepared
+            if each.turn(now) and (was_refused or each.digest != each.known):
                 self._last_change = now
                 if not self._changed_at:
                     self._changed_at, self._splay = now, random.uniform(0, self.settings.splay)
@@ -375,11 +376,17 @@ class Follower:
         self.pending_since = self._changes_since or (pending if self._held else None)
         refused, self._refused, self._turn = self._refused, "", None
         is_rolled = verdict.turn or verdict.revision != self._inputs.get("revision", "")
-        if verdict.changed or self._started_with != started_with or owes_reload or refused or is_rolled:
+        is_news = verdict.changed or self._started_with != started_with or owes_reload or refused or is_rolled
+        if is_news or self._is_undone():
             self._notify()
         else:
             self._slots.news.clear()
             log.replay(verdict.said)
+
+    def _is_undone(self) -> bool:
+        """Was the last change rolled back? Then init has to know that the files are right again."""
+        last = self._slots.inputs.read(Verdict)
+        return last is not None and last.undone
 
     def _failed(self, now: float, code: int) -> None:
         """A wrong input waits for a change of inputs. Where a part was unavailable, it is tried again. Init rolls back
