@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rendering import Data, fault_of, render_all, text_of, tree
-from svcinit.agent.templates import filters
+from svcinit.agent.templates import filters, formats
 from svcinit.agent.templates.engine import Engine
 from svcinit.agent.templates.faults import WrongError
 from svcinit.errors import ConfigError
@@ -128,6 +128,35 @@ def test_a_text_that_is_too_long_for_a_regular_expression_is_an_error() -> None:
         filters.regex_split("a" * (filters.REGEX_LIMIT + 1), "b")
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("17:45", "17:45"), ("52:54:00:12:34:56", "52:54:00:12:34:56"), ("[22:22, 1:00:00]", ["22:22", "1:00:00"]),
+        ("190:20:30.15", "190:20:30.15"), ("2024-01-31", "2024-01-31"), ("2024-01-31 10:00:00", "2024-01-31 10:00:00"),
+        ("=", "="), ("08", "08"), ("12e45678", "12e45678"), ("1e3", 1000.0), ("1E+3", 1000.0), ("1.5", 1.5),
+        ("-.5", -0.5), ("010", 8), ("0o10", 8), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("-12", -12),
+        (".inf", float("inf")), ("yes", True), ("off", False), ("~", None), ("'1'", "1"),
+    ],
+)  # fmt: skip
+def test_from_yaml_leaves_times_addresses_and_dates_as_they_are_written(written: str, value: object) -> None:
+    assert formats.from_yaml(f"a: {written}") == {"a": value}
+    assert type(formats.from_yaml(written)) is type(value)
+
+
+@settings(deadline=None)
+@given(st.from_regex(r"[-+]?[0-9a-fobxEe._:+-]{1,9}", fullmatch=True))
+@example("1e3")
+@example("0o10")
+@example("08")
+@example("17:45")
+def test_a_text_that_looks_like_a_number_survives_to_yaml_and_from_yaml(text: str) -> None:
+    assert formats.from_yaml(formats.to_yaml({"a": text})) == {"a": text}
+
+
+def test_to_yaml_quotes_what_only_other_readers_take_for_a_number() -> None:
+    assert formats.to_yaml(["08", "1e3", "17:45", "2024-01-31"]) == "- '08'\n- '1e3'\n- '17:45'\n- '2024-01-31'\n"
+
+
 WORDS = st.text(max_size=4)  # short ones: to make long ones takes long on a busy machine
 LEAVES = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | WORDS
 LEVEL = st.dictionaries(WORDS, LEAVES, max_size=3)
@@ -138,13 +167,13 @@ TREES = LEAVES | st.lists(LEAVES | LEVEL, max_size=3) | DEEPER
 @settings(deadline=None)
 @given(st.dictionaries(WORDS, TREES, max_size=3))
 def test_what_to_toml_writes_is_what_from_toml_reads(value: dict[str, Any]) -> None:
-    written = filters.to_toml(value)
-    assert filters.from_toml(written) == tomllib.loads(written) == value
-    assert written == filters.to_toml(json.loads(json.dumps(dict(reversed(value.items())))))
+    written = formats.to_toml(value)
+    assert formats.from_toml(written) == tomllib.loads(written) == value
+    assert written == formats.to_toml(json.loads(json.dumps(dict(reversed(value.items())))))
 
 
 def test_dates_are_dates_in_toml() -> None:
-    assert filters.to_toml({"d": datetime.date(2026, 2, 3)}) == "d = 2026-02-03\n"
+    assert formats.to_toml({"d": datetime.date(2026, 2, 3)}) == "d = 2026-02-03\n"
 
 
 NAMES = st.text("abcXYZ019_-. ", min_size=1).map(str.strip).filter(bool)
@@ -155,7 +184,7 @@ def test_what_to_ini_writes_is_what_python_reads(value: dict[str, dict[str, str]
     parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=())
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.default_section = "\0"
-    parser.read_string(filters.to_ini(value))
+    parser.read_string(formats.to_ini(value))
     assert {name: dict(parser[name]) for name in parser.sections()} == value
 
 

@@ -1,6 +1,6 @@
 """Reads YAML or JSON text into a tree that keeps each value as it was written, with its line.
 
-YAML's own types would change values: 1.10 to 1.1, 12:30 to 750, 010 to 8, `yes` to true.
+YAML's own types would change values: 1.10 to 1.1, 010 to 8, `yes` to true.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from svcinit.agent.plain_yaml import CORE, loader
 from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_DEPTH = 50  # levels; an alias in YAML may be part of the node that it refers to
-CORE = "tag:yaml.org,2002:"
 KINDS = {CORE + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq")}
 NULL = CORE + "null"
 MERGE = CORE + "merge"
@@ -134,8 +134,7 @@ def _from_yaml(text: str, place: Place) -> Node:
             **place.fields,
         ) from None
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-        node = loader.get_single_node()
+        node = loader(yaml)(text).get_single_node()
         return Node({}, 1) if node is None else _Composed(place).node(node, 0)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
