@@ -82,11 +82,18 @@ def test_a_filter_gives_what_its_name_says(template: str, text: str) -> None:
         "{{ {'a=b': 1}|to_ini }}", "{{ {'a]': {}}|to_ini }}", "{{ {'a': {'b': {}}}|to_ini }}",
         "{{ {'a': 1, 'a/b': 2}|explode_map }}", "{{ {'/': 1}|explode_map }}", "{{ {'a': 1}|merge([1]) }}",
         "{{ '?'|b64decode(urlsafe=true) }}",
+        "{{ '[NaN]'|from_json }}", "{{ '-Infinity'|from_json }}", "{{ '[1e999]'|from_json }}",
+        "{{ '.nan'|from_yaml|to_json }}", "{{ ['-.inf'|from_yaml]|to_json(compact=true) }}",
+        "{{ {'a': '.inf'|from_yaml}|tojson }}",
     ],
 )  # fmt: skip
 def test_a_value_that_a_filter_cannot_take_is_an_error_without_the_value(template: str) -> None:
     fault = fault_of(template, Data({"s": b"secret"}))
     assert "secret" not in fault.replace(template, "")
+
+
+def test_a_number_that_json_does_not_have_is_no_argument_for_vault() -> None:
+    assert "secret: an argument must be" in fault_of("{{ secret('a', b='.inf'|from_yaml) }}")
 
 
 @pytest.mark.parametrize("name", [*filters.FILTERS])

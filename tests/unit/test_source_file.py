@@ -163,6 +163,8 @@ def test_what_is_wrong_is_told_with_its_line_and_without_the_value(
 def test_a_json_file_is_judged_as_json(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match=r"source.json, line 2: not JSON: Expecting"):
         read(written(tmp_path, '{"kv":\n {a: 1}}', "source.json"))
+    with pytest.raises(ConfigError, match=r"source.json, line 1: not JSON: a number that JSON does not have"):
+        read(written(tmp_path, '{"kv": {"a": NaN}}', "source.json"))
 
 
 def test_without_pyyaml_json_is_read_and_yaml_is_told_what_it_needs(

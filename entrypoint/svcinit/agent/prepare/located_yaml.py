@@ -9,6 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from svcinit.agent import strict_json
 from svcinit.agent.plain_yaml import CORE, loader
 from svcinit.errors import ConfigError
 
@@ -70,9 +71,10 @@ def parse(text: str, place: Place, *, only_json: bool = False) -> Node:
     """The tree of a text. Raises ConfigError, with the line, if it is neither JSON nor YAML or sets a name twice."""
     try:
         return _from_json(text, place)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # a JSONDecodeError, or NaN
         if only_json:
-            raise place.wrong(error.lineno, f"not JSON: {error.msg}") from None
+            line, problem = getattr(error, "lineno", 1), getattr(error, "msg", error)
+            raise place.wrong(line, f"not JSON: {problem}") from None
     except RecursionError:
         raise _too_deep(place, 1) from None
     return _from_yaml(text, place)
@@ -110,7 +112,7 @@ def _from_json(text: str, place: Place) -> Node:
     def number(written: str) -> Node:
         return Node(written, 0, literal=True)
 
-    return located(json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
+    return located(strict_json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
 
 
 def _lines_of_objects(text: str) -> Iterator[int]:

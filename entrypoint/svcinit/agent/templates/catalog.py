@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import PASSING, WARNING
@@ -140,6 +141,6 @@ def _argument(value: Any) -> Any:
     """As Vault takes it: text, a number or a boolean; a list is a text with commas."""
     if isinstance(value, list | tuple):
         return ",".join(str(each) for each in value)
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
         raise WrongError("secret: an argument must be text, a number, a boolean or a list of them")
     return value

@@ -315,7 +315,7 @@ def dumps(value: Any, **options: Any) -> str:
     """As json.dumps: for Jinja2's own tojson."""
     from svcinit.agent.templates import formats
 
-    return formats.dumps(value, **options)
+    return formats.dumps("tojson", value, **options)
 
 
 def _elsewhere(module: str, name: str) -> Callable[..., Any]:

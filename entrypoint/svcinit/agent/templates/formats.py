@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Undefined
 
+from svcinit.agent import strict_json
 from svcinit.agent.plain_yaml import dumper, loader
 from svcinit.agent.templates.faults import WrongError
 
@@ -20,20 +21,24 @@ _TOML_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PEER = ("host", "address", "port", "node")
 
 
-def dumps(value: Any, **options: Any) -> str:
-    """json.dumps, also for levels of `cfg`, pairs and peers."""
-    return json.dumps(_plain(value), **options)
+def dumps(name: str, value: Any, **options: Any) -> str:
+    """json.dumps, also for levels of `cfg`, pairs and peers. name: of the filter, for its error."""
+    plain = _plain(value)
+    try:
+        return strict_json.dumps(plain, **options)
+    except ValueError:
+        raise WrongError(f"{name}: JSON has no infinite number, and no NaN") from None
 
 
 def to_json(value: Any, indent: int | None = None, compact: bool = False) -> str:
     """compact: without the spaces after `,` and `:`."""
     separators = (",", ":") if compact else None
-    return dumps(value, indent=indent, separators=separators, sort_keys=True, ensure_ascii=False)
+    return dumps("to_json", value, indent=indent, separators=separators, sort_keys=True, ensure_ascii=False)
 
 
 def from_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         place = f" (its line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         raise WrongError(f"from_json: the value is not JSON{place}") from None
