@@ -112,7 +112,17 @@ def _from_json(text: str, place: Place) -> Node:
     def number(written: str) -> Node:
         return Node(written, 0, literal=True)
 
-    return located(strict_json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
+    found = located(strict_json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
+    _check_depth(found, place, 0)
+    return found
+
+
+def _check_depth(node: Node, place: Place, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _too_deep(place, node.line)
+    if not isinstance(node.value, str):
+        for each in node.value if isinstance(node.value, list) else node.value.values():
+            _check_depth(each, place, depth + 1)
 
 
 def _lines_of_objects(text: str) -> Iterator[int]:
