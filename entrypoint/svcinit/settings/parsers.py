@@ -183,8 +183,8 @@ def path(raw: str) -> str:
 
 def positive_duration(raw: str) -> float:
     seconds = duration(raw)
-    if not seconds:
-        raise ValueError("expected a duration above zero, such as 10s")
+    if seconds < UNITS["ms"]:  # Consul gets whole milliseconds
+        raise ValueError("expected a duration of at least 1ms, such as 10s")
     return seconds
 
 
