@@ -95,7 +95,7 @@ class FileSource(Source):
         if wanted.kind != Kind.INSTANCES or "filter=" in (wanted.query or ""):
             what = "filter=" if wanted.kind == Kind.INSTANCES else wanted
             raise ConfigError(f"SVCINIT_SOURCE has no {what}: only Consul has", variable="SVCINIT_SOURCE")
-        tag, where = (wanted.tag or "").lower(), (wanted.dc or "").lower()
+        tag, where = (wanted.tag or "").lower(), wanted.dc or ""
         found = [
             {
                 "id": f"{wanted.name}-{number}", "name": wanted.name,
@@ -125,7 +125,7 @@ class FileSource(Source):
         name, dc, tag = wanted.name, wanted.dc, wanted.tag
         question_for(name, tag, dc, self._domain)  # a name that DNS cannot be asked for is an error here too
         name, tag = _name_and_tag(name.lower(), (tag or "").lower())
-        return sorted({each.peer for each in self.instances(name) if each.is_for(tag, (dc or "").lower())})
+        return sorted({each.peer for each in self.instances(name) if each.is_for(tag, dc or "")})
 
 
 def _name_and_tag(name: str, tag: str) -> tuple[str, str]:

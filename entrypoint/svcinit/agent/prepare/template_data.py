@@ -146,15 +146,16 @@ class TemplateData:
         return self.source.token_hint if self.settings.consul_http_token else ""
 
     def key_at(self, path: str, dc: str | None = None) -> bytes | None:
-        folder = self._folder_with(path, dc)
-        value: bytes | None = (self.read(InputId(Kind.KEY, path, dc)) if folder is None else folder).get(path)
+        wanted = InputId(Kind.KEY, path, dc)
+        folder = self._folder_with(path, wanted.dc)
+        value: bytes | None = (self.read(wanted) if folder is None else folder).get(path)
         return value
 
     def keys_below(self, path: str, dc: str | None = None) -> Mapping[str, bytes]:
-        start = f"{path}/" if path else ""
-        folder = self._folder_with(start, dc)
+        start, wanted = f"{path}/" if path else "", InputId(Kind.KV, path, dc)
+        folder = self._folder_with(start, wanted.dc)
         if folder is None:
-            found: Mapping[str, bytes] = self.read(InputId(Kind.KV, path, dc))
+            found: Mapping[str, bytes] = self.read(wanted)
             return found
         return {key: value for key, value in folder.items() if key.startswith(start)}
 
