@@ -13,6 +13,7 @@ from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.templates.faults import NoSecretError, WrongError
 from svcinit.agent.templates.secret import Secret, Unissued
 from svcinit.errors import Unavailable
+from svcinit.names import is_addressable
 
 if TYPE_CHECKING:
     from svcinit.agent.templates.engine import Data
@@ -125,7 +126,7 @@ def _path(path: str) -> str:
     name = str(path).strip("/")
     if "?" in name:
         raise WrongError("secret: a path has no question mark: write version=1 instead of ?version=1")
-    if not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/")):
+    if not name.isprintable() or not is_addressable(name):
         raise WrongError("secret: the path has an empty part, a part of dots, or a character that no path has")
     return name
 
