@@ -60,6 +60,9 @@ SLOW = "(a+)+$", "a*b", "a*a*b", "(?=a*)a*b", "[a-z]*a[a-z]*b"
         ("{{ ('[a]\nb = 1'|from_toml).a.b }}", "1"),
         ("{{ {'main': {'n': 1, 'on': true}, 'x': 'top'}|to_ini }}", "x = top\n\n[main]\nn = 1\non = true\n"),
         ("{{ {}|to_toml }}{{ {}|to_ini }}", ""),
+        ("{{ 'aé'|split('') }} {{ ''|split('') }} {{ 'a b'|split(' ') }}", "['a', 'é'] [] ['a', 'b']"),
+        ("{{ 'é'|go_len }} {{ [1]|go_len }} {{ -7|go_divide(2) }} {{ -7|go_modulo(2) }} {{ 7|go_divide(2.0) }}",
+         "2 1 -3 -1 3.5"),
     ],
 )  # fmt: skip
 def test_a_filter_gives_what_its_name_says(template: str, text: str) -> None:
@@ -82,6 +85,8 @@ def test_a_filter_gives_what_its_name_says(template: str, text: str) -> None:
         "{{ {'a=b': 1}|to_ini }}", "{{ {'a]': {}}|to_ini }}", "{{ {'a': {'b': {}}}|to_ini }}",
         "{{ {'a': 1, 'a/b': 2}|explode_map }}", "{{ {'/': 1}|explode_map }}", "{{ {'a': 1}|merge([1]) }}",
         "{{ '?'|b64decode(urlsafe=true) }}",
+        "{{ 7|go_divide(0) }}", "{{ 7|go_modulo(0) }}", "{{ key('s')|go_divide(2) }}", "{{ 7|go_modulo(1.5) }}",
+        "{{ true|go_divide(2) }}", "{{ 5|go_len }}",
         "{{ '[NaN]'|from_json }}", "{{ '-Infinity'|from_json }}", "{{ '[1e999]'|from_json }}",
         "{{ '.nan'|from_yaml|to_json }}", "{{ ['-.inf'|from_yaml]|to_json(compact=true) }}",
         "{{ {'a': '.inf'|from_yaml}|tojson }}",
@@ -98,8 +103,10 @@ def test_a_number_that_json_does_not_have_is_no_argument_for_vault() -> None:
 
 @pytest.mark.parametrize("name", [*filters.FILTERS])
 def test_a_missing_key_is_named_whatever_filter_it_is_given_to(name: str) -> None:
-    more = {"hmac_sha256": "('k')", "regex_replace": "('a', 'b')", "cidr_contains": "('10.0.0.1')",
-            "merge": "({})"}.get(name, "('x')" if name.startswith(("regex", "trim")) else "")  # fmt: skip
+    more = {
+        "hmac_sha256": "('k')", "regex_replace": "('a', 'b')", "cidr_contains": "('10.0.0.1')", "merge": "({})",
+        "go_divide": "(1)", "go_modulo": "(1)",
+    }.get(name, "('x')" if name.startswith(("regex", "trim")) else "")  # fmt: skip
     assert "there is no key absent" in fault_of(f"{{{{ cfg.absent|{name}{more} }}}}", Data({"s": b"1"}))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 OF_FORMATS = "to_json", "from_json", "to_yaml", "from_yaml", "to_toml", "from_toml", "to_ini"
-OF_GO = "go_text", "go_items"
+OF_GO = "go_text", "go_items", "go_len", "go_divide", "go_modulo"
 REGEX_SECONDS = 1.0  # of CPU time that one use of a regular expression can take
 REGEX_LIMIT = 512 << 10  # characters of its text: as many bytes as a value of Consul's KV can have
 TRUE, FALSE = ("1", "t", "true", "y", "yes", "on"), ("0", "f", "false", "n", "no", "off")
@@ -141,8 +141,8 @@ def b64decode(text: str, urlsafe: bool = False) -> str:
 
 
 def split(text: str, separator: str = ",") -> list[str]:
-    """The parts of a text, unchanged; no parts for an empty text."""
-    return text.split(separator) if text else []
+    """The parts of a text, unchanged; no parts for an empty text. An empty separator separates the letters."""
+    return (text.split(separator) if separator else list(text)) if text else []
 
 
 def md5(text: str) -> str:
