@@ -240,6 +240,7 @@ RESOURCE_TEMPLATE = """\
 {{ range getvs "/x/*" }}{{ . }},{{ end }} {{ range ls "/" }}{{ . }} {{ end }}{{ range lsdir "/" }}{{ . }}{{ end }}
 {{ $j := json (getv "/x/j") }}{{ $j.n }} {{ join (split "b,a" ",") "-" }} {{ replace "aXX" "X" "y" 1 }} {{ add 1 2 }}
 {{ join (split "ab" "") "+" }} {{ len (split "" ",") }} {{ div -7 2 }} {{ mod -7 2 }}
+{{ getenv "EMPTY" "d" }}{{ getenv "A" "d" }}{{ getenv "NO" }}
 """
 
 
@@ -256,13 +257,17 @@ def test_a_resource_of_confd_becomes_a_template_with_options_at_its_target(
     text = (tmp_path / "out/etc/a/a.conf.j2").read_text()
     first, _, rest = text.partition("\n")
     assert first == "{# svcinit: mode=0640 owner=app:web check='nginx -t -c {}' reload='exec:kill -HUP 1' #}"
-    data = Data({"/prod/x/a": b"2", "/prod/x/b": b"1", "/prod/x/j": b'{"n": true}', "/prod/y": b"z"})
+    data = Data(
+        {"/prod/x/a": b"2", "/prod/x/b": b"1", "/prod/x/j": b'{"n": true}', "/prod/y": b"z"},
+        env={"A": "x", "EMPTY": ""},
+    )
     lines = [
         "2 d y",
         'a/x/a=2 b/x/b=1 j/x/j={"n": true} ',
         '1,2,{"n": true}, x y x',
         "true b-a ayX 3",
         "a+b 1 -3 -1",
+        "dx",
         "",
     ]
     assert text_of(rest, data) == "\n".join(lines)

@@ -12,6 +12,7 @@ from svcinit.ctl.port.expressions import (
     ATOM,
     COMPARISON,
     FILTER,
+    LOGIC,
     CannotTurn,
     Expr,
     constant,
@@ -102,7 +103,8 @@ def _asked(prefix: str, name: str, arguments: list[Expr]) -> Expr | None:
             raise CannotTurn(f"{name}: its path is missing")
         return call[name](prefix, arguments)
     if name == "getenv":
-        return Expr(f"env.get({arguments[0].code}, {arguments[1].code if len(arguments) > 1 else quoted('')})", "str")
+        value = f"env.get({arguments[0].code}, {quoted('')})"
+        return Expr(value, "str") if len(arguments) == 1 else Expr(f"{value} or {arguments[1]:c}", "str", LOGIC)
     if name in ("map", "split") or name in SIGNS:
         return _as_sprig(name, arguments)
     return None
