@@ -223,6 +223,7 @@ def test_a_start_with_defaults_waits_for_nothing_only_where_nothing_answers(tmp_
         ({"a.j2": "{{ service('db')|length }}"}, {}, False),
         ({"a.j2": "{# svcinit: reload=none #}{{ service('web')|length }}"}, {}, False),
         ({"a.j2": "{# svcinit: reload=HUP #}{{ service('web')|length }}"}, {}, False),
+        ({"a.j2": "{# svcinit: wait=30s,5m #}{{ service('web')|length }}"}, {}, False),
         ({"a.j2": "{{ service('web')|length }}"}, {"SVCINIT_RELOAD": "signal:HUP"}, False),
         ({"a.j2": "{{ service('web')|length }}"}, {"SVCINIT_WATCH": "0"}, False),
         ({"a.j2": "x"}, {"SVCINIT_WAIT_FOR": "web"}, False),

@@ -269,7 +269,7 @@ class Transaction:
             return
         awaited = [name for name, _, _ in settings.wait_for]  # which the files may not contain
         own = [each.name for each in self.data.answers if self.data.is_own(each) and each.name not in awaited]
-        if own and all((each.reload or RESTART) == RESTART for each in self.files):
+        if own and all((each.reload or RESTART) == RESTART and not each.wait for each in self.files):
             log.warning("own_peers", "the files contain the instances of {service} itself: one that restarts changes "
                         "the files of the others, and these restart too; give this file reload=none or a signal",
                         service=own[0])  # fmt: skip
