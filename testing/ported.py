@@ -16,6 +16,7 @@ KEYS = {
     "config/web/workers": "4", "config/web/host": "example.com", "config/web/db/user": "me",
     "config/web/db/pass": "p w", "config/web/flag": "true", "sites/one/domain": "one.com", "sites/one/port": "80",
     "sites/two/domain": "two.com", "sites/two/port": "81", "config/one/host": "elsewhere.org",
+    "config/empty": "",
     "config/json": json.dumps({"b": [1, 2.5, "x", True, None], "a": {"z": 1, "y": "q"}, "on": True}),
 }  # fmt: skip
 

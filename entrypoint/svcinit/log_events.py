@@ -16,6 +16,7 @@ EventName = Literal[
     "revision_missing",
     "unavailable",
     "no_splay",
+    "own_peers",
     "empty",
     "peers_by_health",
     "peers_maybe_missing",

@@ -11,12 +11,18 @@ if TYPE_CHECKING:
     User = tuple[int, int, tuple[int, ...], Mapping[str, str]]  # uid, gid, all groups, environment
 
 CAP_KILL = 5  # capabilities(7)
+ADDRESSABLE = "without an empty part, '.' or '..' between slashes, which Consul's HTTP API takes out"
 LABEL = 63  # characters, at most, in a part of a name in DNS (RFC 1035, 2.3.4)
 
 
 def is_label(text: str) -> bool:
     """Can `text` be a part of a name in DNS (RFC 1035, 2.3.4), or in Consul's DNS, which has underscores too?"""
     return text.isascii() and text.replace("-", "").replace("_", "").isalnum() and len(text) <= LABEL
+
+
+def is_addressable(path: str) -> bool:
+    """Can a path of an HTTP API contain `path`? HTTP clients and servers take out empty parts, `.` and `..`."""
+    return all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:

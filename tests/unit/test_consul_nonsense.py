@@ -16,7 +16,7 @@ from svcinit.agent.prepare.source import InputId, Kind, digest
 from svcinit.agent.registration import definition
 from svcinit.agent.registration.services import services
 from svcinit.agent.templates.faults import WrongError
-from svcinit.agent.templates.filters import from_json, from_yaml
+from svcinit.agent.templates.formats import from_json, from_yaml
 from svcinit.agent.watch import queries
 from svcinit.errors import ConfigError, SvcinitError
 from svcinit.settings.environment import read
@@ -120,7 +120,7 @@ def test_a_value_that_no_parser_takes_is_told(text: str) -> None:
         from_json(text)
 
 
-@pytest.mark.parametrize("text", ["[" * 5_000, "9" * 5000, "2026-02-30", "{", "!!int x"])
+@pytest.mark.parametrize("text", ["[" * 5_000, "9" * 5000, "!!timestamp 2026-02-30", "{", "!!int x"])
 def test_a_value_that_is_no_yaml_is_told(text: str) -> None:
     pytest.importorskip("yaml")
     with pytest.raises(WrongError, match="the value is not YAML"):

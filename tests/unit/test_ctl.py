@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from svcinit.ctl import fleet
+from svcinit.ctl import external, fleet
 from svcinit.ctl import state as states
 from svcinit.ctl.cli import COMMANDS, run
+from svcinit.ctl.fleet import place
+from svcinit.ctl.fleet.place import Place
+from svcinit.errors import ConfigError
 from testing.process import PATH, ROOT
 
 LOOK = """
@@ -39,6 +44,25 @@ def test_what_stands_in_place_of_a_pid_is_nobody_to_signal(
     monkeypatch.setenv("SVCINIT_RUN", str(tmp_path))
     (tmp_path / "init.json").write_text(f'{{"pid": {pid}, "state": "running"}}')
     assert states.read() is None
+
+
+@pytest.mark.parametrize("given", [["..", "--prefix", ""], ["web", "--prefix", "svcinit/./web"], ["web/../shop"]])
+def test_a_fleet_whose_keys_consul_would_take_for_others_is_refused(given: list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--prefix='svcinit/.*'\.\.' between slashes, which Consul's HTTP API takes out"
+    ):
+        Place(_options(place.add_common, *given))
+
+
+@pytest.mark.parametrize("given", [["web", "--dc", "DC2"], ["register", "db", "--address=a", "--port=1", "--dc=Dc2"]])
+def test_a_datacenter_on_the_command_line_may_be_in_capitals(given: list[str]) -> None:
+    assert _options(external.arguments if "db" in given else place.add_common, *given).dc == "dc2"
+
+
+def _options(add: Callable[[argparse.ArgumentParser], None], *given: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add(parser)
+    return parser.parse_args(given)
 
 
 @pytest.mark.parametrize("command", ["", *fleet.COMMANDS])

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rendering import Data, fault_of, render_all, text_of, tree
-from svcinit.agent.templates import filters
+from svcinit.agent.templates import filters, formats
 from svcinit.agent.templates.engine import Engine
 from svcinit.agent.templates.faults import WrongError
 from svcinit.errors import ConfigError
@@ -60,6 +60,9 @@ SLOW = "(a+)+$", "a*b", "a*a*b", "(?=a*)a*b", "[a-z]*a[a-z]*b"
         ("{{ ('[a]\nb = 1'|from_toml).a.b }}", "1"),
         ("{{ {'main': {'n': 1, 'on': true}, 'x': 'top'}|to_ini }}", "x = top\n\n[main]\nn = 1\non = true\n"),
         ("{{ {}|to_toml }}{{ {}|to_ini }}", ""),
+        ("{{ 'aé'|split('') }} {{ ''|split('') }} {{ 'a b'|split(' ') }}", "['a', 'é'] [] ['a', 'b']"),
+        ("{{ 'é'|go_len }} {{ [1]|go_len }} {{ -7|go_divide(2) }} {{ -7|go_modulo(2) }} {{ 7|go_divide(2.0) }}",
+         "2 1 -3 -1 3.5"),
     ],
 )  # fmt: skip
 def test_a_filter_gives_what_its_name_says(template: str, text: str) -> None:
@@ -82,6 +85,11 @@ def test_a_filter_gives_what_its_name_says(template: str, text: str) -> None:
         "{{ {'a=b': 1}|to_ini }}", "{{ {'a]': {}}|to_ini }}", "{{ {'a': {'b': {}}}|to_ini }}",
         "{{ {'a': 1, 'a/b': 2}|explode_map }}", "{{ {'/': 1}|explode_map }}", "{{ {'a': 1}|merge([1]) }}",
         "{{ '?'|b64decode(urlsafe=true) }}",
+        "{{ 7|go_divide(0) }}", "{{ 7|go_modulo(0) }}", "{{ key('s')|go_divide(2) }}", "{{ 7|go_modulo(1.5) }}",
+        "{{ true|go_divide(2) }}", "{{ 5|go_len }}",
+        "{{ '[NaN]'|from_json }}", "{{ '-Infinity'|from_json }}", "{{ '[1e999]'|from_json }}",
+        "{{ '.nan'|from_yaml|to_json }}", "{{ ['-.inf'|from_yaml]|to_json(compact=true) }}",
+        "{{ {'a': '.inf'|from_yaml}|tojson }}",
     ],
 )  # fmt: skip
 def test_a_value_that_a_filter_cannot_take_is_an_error_without_the_value(template: str) -> None:
@@ -89,10 +97,16 @@ def test_a_value_that_a_filter_cannot_take_is_an_error_without_the_value(templat
     assert "secret" not in fault.replace(template, "")
 
 
+def test_a_number_that_json_does_not_have_is_no_argument_for_vault() -> None:
+    assert "secret: an argument must be" in fault_of("{{ secret('a', b='.inf'|from_yaml) }}")
+
+
 @pytest.mark.parametrize("name", [*filters.FILTERS])
 def test_a_missing_key_is_named_whatever_filter_it_is_given_to(name: str) -> None:
-    more = {"hmac_sha256": "('k')", "regex_replace": "('a', 'b')", "cidr_contains": "('10.0.0.1')",
-            "merge": "({})"}.get(name, "('x')" if name.startswith(("regex", "trim")) else "")  # fmt: skip
+    more = {
+        "hmac_sha256": "('k')", "regex_replace": "('a', 'b')", "cidr_contains": "('10.0.0.1')", "merge": "({})",
+        "go_divide": "(1)", "go_modulo": "(1)",
+    }.get(name, "('x')" if name.startswith(("regex", "trim")) else "")  # fmt: skip
     assert "there is no key absent" in fault_of(f"{{{{ cfg.absent|{name}{more} }}}}", Data({"s": b"1"}))
 
 
@@ -128,6 +142,35 @@ def test_a_text_that_is_too_long_for_a_regular_expression_is_an_error() -> None:
         filters.regex_split("a" * (filters.REGEX_LIMIT + 1), "b")
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("17:45", "17:45"), ("52:54:00:12:34:56", "52:54:00:12:34:56"), ("[22:22, 1:00:00]", ["22:22", "1:00:00"]),
+        ("190:20:30.15", "190:20:30.15"), ("2024-01-31", "2024-01-31"), ("2024-01-31 10:00:00", "2024-01-31 10:00:00"),
+        ("=", "="), ("08", "08"), ("12e45678", "12e45678"), ("1e3", 1000.0), ("1E+3", 1000.0), ("1.5", 1.5),
+        ("-.5", -0.5), ("010", 8), ("0o10", 8), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("-12", -12),
+        (".inf", float("inf")), ("yes", True), ("off", False), ("~", None), ("'1'", "1"),
+    ],
+)  # fmt: skip
+def test_from_yaml_leaves_times_addresses_and_dates_as_they_are_written(written: str, value: object) -> None:
+    assert formats.from_yaml(f"a: {written}") == {"a": value}
+    assert type(formats.from_yaml(written)) is type(value)
+
+
+@settings(deadline=None)
+@given(st.from_regex(r"[-+]?[0-9a-fobxEe._:+-]{1,9}", fullmatch=True))
+@example("1e3")
+@example("0o10")
+@example("08")
+@example("17:45")
+def test_a_text_that_looks_like_a_number_survives_to_yaml_and_from_yaml(text: str) -> None:
+    assert formats.from_yaml(formats.to_yaml({"a": text})) == {"a": text}
+
+
+def test_to_yaml_quotes_what_only_other_readers_take_for_a_number() -> None:
+    assert formats.to_yaml(["08", "1e3", "17:45", "2024-01-31"]) == "- '08'\n- '1e3'\n- '17:45'\n- '2024-01-31'\n"
+
+
 WORDS = st.text(max_size=4)  # short ones: to make long ones takes long on a busy machine
 LEAVES = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | WORDS
 LEVEL = st.dictionaries(WORDS, LEAVES, max_size=3)
@@ -138,13 +181,13 @@ TREES = LEAVES | st.lists(LEAVES | LEVEL, max_size=3) | DEEPER
 @settings(deadline=None)
 @given(st.dictionaries(WORDS, TREES, max_size=3))
 def test_what_to_toml_writes_is_what_from_toml_reads(value: dict[str, Any]) -> None:
-    written = filters.to_toml(value)
-    assert filters.from_toml(written) == tomllib.loads(written) == value
-    assert written == filters.to_toml(json.loads(json.dumps(dict(reversed(value.items())))))
+    written = formats.to_toml(value)
+    assert formats.from_toml(written) == tomllib.loads(written) == value
+    assert written == formats.to_toml(json.loads(json.dumps(dict(reversed(value.items())))))
 
 
 def test_dates_are_dates_in_toml() -> None:
-    assert filters.to_toml({"d": datetime.date(2026, 2, 3)}) == "d = 2026-02-03\n"
+    assert formats.to_toml({"d": datetime.date(2026, 2, 3)}) == "d = 2026-02-03\n"
 
 
 NAMES = st.text("abcXYZ019_-. ", min_size=1).map(str.strip).filter(bool)
@@ -155,7 +198,7 @@ def test_what_to_ini_writes_is_what_python_reads(value: dict[str, dict[str, str]
     parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=())
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.default_section = "\0"
-    parser.read_string(filters.to_ini(value))
+    parser.read_string(formats.to_ini(value))
     assert {name: dict(parser[name]) for name in parser.sections()} == value
 
 

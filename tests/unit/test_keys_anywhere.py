@@ -79,6 +79,33 @@ def test_a_leading_slash_is_a_full_name(tmp_path: Path, template: str, text: str
     assert rendered(template, fetched(ours(tmp_path), Fixed(CONTENTS))) == text
 
 
+@pytest.mark.parametrize("template", ["{{ key('/config/other/x', dc='DC2') }}", "{{ key('/config/web/x', dc='Dc2') }}"])
+def test_the_name_of_a_datacenter_has_no_case(tmp_path: Path, template: str) -> None:
+    """Consul has it in lower case; its HTTP API finds no other, and its DNS does."""
+    assert rendered(template, fetched(ours(tmp_path), Fixed(CONTENTS))) == "far"
+
+
+def test_a_datacenter_in_capitals_is_the_one_that_consul_has_in_lower_case() -> None:
+    read = environment.read({"SVCINIT_KV_PREFIX": "config/_all@DC2", "SVCINIT_WAIT_FOR": "db:2@Dc2"})
+    assert (read.kv_prefix, read.wait_for) == ((("config/_all", "dc2"),), (("db", 2, "dc2"),))
+
+
+def test_names_with_dots_and_slashes_at_their_ends_are_no_mistake() -> None:
+    read = environment.read({"SVCINIT_KV_PREFIX": "/config/..x/.y/", "SVCINIT_WAIT_FOR_KEYS": "/a.b/,...,.c/"})
+    assert (read.kv_prefix, read.wait_for_keys) == ((("config/..x/.y", None),), ("/a.b/", "...", ".c/"))
+
+
+def test_a_prefix_of_a_datacenter_in_capitals_is_read_once(tmp_path: Path) -> None:
+    wanted = InputId(Kind.KV, "config/all", "dc2")
+    source = Fixed({wanted: {"config/all/a": b"1"}})
+    data = fetched(ours(tmp_path, SVCINIT_KV_PREFIX="config/all@DC2"), source)
+    assert (
+        rendered("{{ key('a') }}{{ key('/config/all/a', dc='DC2') }}{{ ls('/config/all', dc='dc2')|length }}", data)
+        == "111"
+    )
+    assert source.asked == [wanted]
+
+
 def test_what_is_below_a_prefix_that_was_read_costs_no_request(tmp_path: Path) -> None:
     source = Fixed(CONTENTS)
     data = fetched(ours(tmp_path), source)
@@ -98,6 +125,15 @@ def test_what_is_below_a_prefix_that_was_read_costs_no_request(tmp_path: Path) -
             'there is no key /x; a path that begins with a slash is a full one: did you mean key("x")?',
         ),
         ("{{ key('x', dc='dc2') }}", "dc= needs the full path of a key, which begins with a slash"),
+        (
+            "{{ key('/config/./x') }}",
+            "line 1, `{{ key('/config/./x') }}`: a full path of a key must be without an empty",
+        ),
+        ("{{ key_or_default('/config/../x', 'd') }}", "which Consul's HTTP API takes out"),
+        ("{{ key_exists('/config//x') }}", "without an empty part, '.' or '..' between slashes"),
+        ("{{ tree('/config/../other', dc='dc2') }}", "without an empty part"),
+        ("{{ ls('/..') }}", "without an empty part"),
+        ("{{ key('/') }}", "there is no key /"),
         ("{{ ls(dc='dc2') }}", "dc= needs the full path"),
         ("{{ key('/b') }}", "the value of key /b is not UTF-8 text"),
     ],

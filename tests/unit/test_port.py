@@ -31,7 +31,11 @@ def turned(tmp_path: Path, text: str) -> tuple[str, list[tuple[int, str]]]:
     [
         ('{{ key "config/a" }}', '{{ key("/config/a") }}'),
         ('{{ key "/config/a@dc2" }}', '{{ key("/config/a", dc="dc2") }}'),
-        ('{{ keyOrDefault "a" "d" }}', '{{ key_or_default("/a", "d") }}'),
+        ('{{ keyOrDefault "a" "d" }}', '{{ key_or_default("/a", "d") or "d" }}'),
+        ('{{ keyOrDefault "a" "" }}{{ keyOrDefault "a" "7" | parseInt }}',
+         '{{ key_or_default("/a", "") }}{{ (key_or_default("/a", "7") or "7")|strict_int }}'),
+        ('{{ divide 2 9 }}{{ range ls "a" | len | loop }}{{ end }}',
+         '{{ 9 // 2 }}{% for item in range(ls("/a")|length) %}{% endfor %}'),
         ('{{ if keyExists "a" }}x{{ end }}', '{% if key_exists("/a") %}x{% endif %}'),
         ("{{ range ls `a/b` }}{{ .Key }}={{ .Value }}{{ end }}",
          '{% for pair in ls("/a/b") %}{{ pair.key }}={{ pair.value }}{% endfor %}'),
@@ -110,6 +114,13 @@ def test_an_action_becomes_a_tag_of_jinja(tmp_path: Path, go: str, jinja: str | 
          "{{ range .b }}{{ . }},{{ end }}"
          "{{ range $k, $v := . }}{{ $k }}{{ end }}{{ end }}", "[1 2.5 true]map[z:1e+30]1,2.5,true,ab"),
         ("a \n{{- /* c */ -}}\n b{{- 1 }}", "ab1"),
+        ('{{ divide 2 -7 }} {{ modulo 2 -7 }} {{ divide -2 7 }} {{ modulo -2 7 }} {{ divide -2 -7 }}',
+         "-3 -1 -3 1 3"),
+        ('{{ with parseJSON "-7" }}{{ divide 2 . }} {{ sprig_mod . 2 }} {{ divide 0.5 . }}{{ end }}', "-3 -1 -14"),
+        ('{{ len "é€" }} {{ with parseJSON "[\\"é\\"]" }}{{ len . }}{{ len (index . 0) }}{{ end }}', "5 12"),
+        ('{{ urlquery "a b/c~é+%" }} {{ "/" | urlquery }}', "a+b%2Fc~%C3%A9%2B%25 %2F"),
+        ('{{ range split "" "aéb" }}[{{ . }}]{{ end }}{{ len (split "" "") }}{{ sprig_splitList "" "ab" }}',
+         "[a][é][b]0[a b]"),
         ("{{ if true }}\n  a\n{{ end }}\n", "\n  a\n\n"),
         ('{{ "{{" }}{{ `"\\n"` }}{{ "\\t\\u00e9" }}', '{{"\\n"\t\u00e9'),
     ],
@@ -228,6 +239,8 @@ RESOURCE_TEMPLATE = """\
 {{ range gets "/x/*" }}{{ base .Key }}{{ .Key }}={{ .Value }} {{ end }}
 {{ range getvs "/x/*" }}{{ . }},{{ end }} {{ range ls "/" }}{{ . }} {{ end }}{{ range lsdir "/" }}{{ . }}{{ end }}
 {{ $j := json (getv "/x/j") }}{{ $j.n }} {{ join (split "b,a" ",") "-" }} {{ replace "aXX" "X" "y" 1 }} {{ add 1 2 }}
+{{ join (split "ab" "") "+" }} {{ len (split "" ",") }} {{ div -7 2 }} {{ mod -7 2 }}
+{{ getenv "EMPTY" "d" }}{{ getenv "A" "d" }}{{ getenv "NO" }}
 """
 
 
@@ -244,8 +257,19 @@ def test_a_resource_of_confd_becomes_a_template_with_options_at_its_target(
     text = (tmp_path / "out/etc/a/a.conf.j2").read_text()
     first, _, rest = text.partition("\n")
     assert first == "{# svcinit: mode=0640 owner=app:web check='nginx -t -c {}' reload='exec:kill -HUP 1' #}"
-    data = Data({"/prod/x/a": b"2", "/prod/x/b": b"1", "/prod/x/j": b'{"n": true}', "/prod/y": b"z"})
-    lines = ["2 d y", 'a/x/a=2 b/x/b=1 j/x/j={"n": true} ', '1,2,{"n": true}, x y x', "true b-a ayX 3", ""]
+    data = Data(
+        {"/prod/x/a": b"2", "/prod/x/b": b"1", "/prod/x/j": b'{"n": true}', "/prod/y": b"z"},
+        env={"A": "x", "EMPTY": ""},
+    )
+    lines = [
+        "2 d y",
+        'a/x/a=2 b/x/b=1 j/x/j={"n": true} ',
+        '1,2,{"n": true}, x y x',
+        "true b-a ayX 3",
+        "a+b 1 -3 -1",
+        "dx",
+        "",
+    ]
     assert text_of(rest, data) == "\n".join(lines)
 
 

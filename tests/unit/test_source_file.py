@@ -123,6 +123,8 @@ def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
         ("kv:\n  a: &x {b: *x}\n", "line 2: nested too deeply: expected at most 50 levels"),
         ("kv:\n  a: " + "[" * 60 + "]" * 60, "line 2: nested too deeply: expected at most 50 levels"),
         ('{"kv": ' + "[" * 200_000, "nested too deeply"),
+        ('{"kv":\n {"a": ' + "[" * 450 + "]" * 450 + "}}", "line 2: nested too deeply: expected at most 50 levels"),
+        ('{"kv":\n ' + '{"a": ' * 450 + "1" + "}" * 451, "line 2: nested too deeply: expected at most 50 levels"),
         ("kv:\n  a: 1\n  b: 2\n  a: 3\n", "line 4: 'a' is set twice, first in line 2"),
         ("kv:\n  a/b: 1\n  a:\n    b: 2\n", "line 4: kv: a/b is set twice"),
         ("kv:\n  /: 1\n", "line 2: kv: expected a name and found '/'"),
@@ -134,6 +136,8 @@ def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
         ("services:\n  db:\n  - address: a\n    port: 70000\n", "line 4: services.db[0].port: expected a port from 0"),
         ("services:\n  db:\n  - address: a\n    port: true\n", "line 4: services.db[0].port: expected a port from 0"),
         ("services:\n  db:\n  - address: a\n    tags: x\n", "line 4: services.db[0].tags: expected a list of tags"),
+        ("services: {db: [{address: a, tags: [x, null]}]}", "line 1: services.db[0].tags: expected a list of tags"),
+        ("services: {db: [{address: a, tags: [[x]]}]}", "line 1: services.db[0].tags: expected a list of tags"),
         ("services: {db: [{address: a, meta: x}]}", "line 1: services.db[0].meta: expected a mapping"),
         ("services: {db: [{address: a, meta: {b: {c: d}}}]}", "line 1: services.db[0].meta: expected a mapping"),
         ("services: {db: [{address: a, weight: 0}]}", "line 1: services.db[0].weight: expected a number"),
@@ -141,6 +145,9 @@ def test_every_text_survives_yaml_and_json(tree: dict[str, object]) -> None:
         ("services: {db: [{address: a, weight: -1}]}", "line 1: services.db[0].weight: expected a number"),
         ("services:\n  db:\n  - address: a\n    dc: [x]\n", "line 4: services.db[0].dc: expected text"),
         ("services:\n  db:\n  - a:1\n  - http://b:2\n", "line 4: services.db[1]='http://b:2': expected HOST:PORT"),
+        ("services:\n  Web: []\n  web: ['a:1']\n", "line 3: services: web is set twice: case makes no difference"),
+        ("services:\n  db:\n  - a:1\n  - null\n", "line 4: services.db[1]: expected HOST:PORT"),
+        ('{"services": {"db": [null]}}', "line 1: services.db[0]: expected HOST:PORT"),
         ("services:\n  db:\n  - address: \n", "line 3: services.db[0].address: expected an IP address or a host name"),
         ('{"kv": {},\n "services": {"db": [\n  {"port": 1}]}}', "line 3: services.db[0]: expected HOST:PORT"),
         ('{"kv": {"}": "\\"{"},\n "services": {"db": [\n  {"port": 1}]}}', "line 3: services.db[0]: expected"),
@@ -163,6 +170,8 @@ def test_what_is_wrong_is_told_with_its_line_and_without_the_value(
 def test_a_json_file_is_judged_as_json(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match=r"source.json, line 2: not JSON: Expecting"):
         read(written(tmp_path, '{"kv":\n {a: 1}}', "source.json"))
+    with pytest.raises(ConfigError, match=r"source.json, line 1: not JSON: a number that JSON does not have"):
+        read(written(tmp_path, '{"kv": {"a": NaN}}', "source.json"))
 
 
 def test_without_pyyaml_json_is_read_and_yaml_is_told_what_it_needs(
@@ -198,6 +207,7 @@ def test_a_directory_is_read_with_one_file_a_key_and_a_service(tmp_path: pathlib
     [
         ({}, "expected keys as files in kv/, or services.yaml, or both"),
         ({"services.yaml": "db: []", "services/db.yaml": "[]"}, "line 1: services: db is set in another file too"),
+        ({"services/Db.yaml": "[]", "services/db.yaml": "[]"}, "line 1: services: db is set in another file too"),
         ({"services/db.txt": "[]"}, "db.txt: expected services/NAME with one of .yaml, .yml, .json"),
         ({"services/db.yaml": "\n- port: 1\n"}, "db.yaml, line 2: services.db[0]: expected HOST:PORT"),
         ({"services.yaml": "- a:1"}, "services.yaml, line 1: services: expected a mapping of names"),

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from rendering import tree
+from svcinit import log
 from svcinit.agent.consul.discovery import Peer
 from svcinit.agent.prepare import cache
 from svcinit.agent.prepare.source import Answer, InputId, Kind, Source, from_json, to_json
@@ -14,8 +16,10 @@ from svcinit.agent.prepare.source_cache import CacheSource
 from svcinit.agent.prepare.source_defaults import DefaultsSource
 from svcinit.agent.prepare.source_watch import WatchSource
 from svcinit.agent.prepare.template_data import TemplateData
+from svcinit.agent.prepare.transaction import Transaction
 from svcinit.agent.templates.render import render_arguments
 from svcinit.errors import Unavailable
+from svcinit.handover import Slots
 from svcinit.settings import environment
 from svcinit.settings.environment import Settings
 
@@ -208,3 +212,37 @@ def test_a_start_with_defaults_waits_for_nothing_only_where_nothing_answers(tmp_
     data.fetch()
     data.wait()
     assert set(missing(TemplateData(ours(tmp_path, **asked), DefaultsSource(Away(Kind.PEERS))))) == {"SVCINIT_WAIT_FOR"}
+
+
+@pytest.mark.parametrize(
+    ("files", "env", "warns"),
+    [
+        ({"a.j2": "{{ service('web')|length }}"}, {}, True),
+        ({"a.j2": "{# svcinit: reload=restart #}{{ instances('web')|length }}"}, {}, True),
+        ({}, {"SVCINIT_RENDER_ARGS": "1"}, True),
+        ({"a.j2": "{{ service('db')|length }}"}, {}, False),
+        ({"a.j2": "{# svcinit: reload=none #}{{ service('web')|length }}"}, {}, False),
+        ({"a.j2": "{# svcinit: reload=HUP #}{{ service('web')|length }}"}, {}, False),
+        ({"a.j2": "{# svcinit: wait=30s,5m #}{{ service('web')|length }}"}, {}, False),
+        ({"a.j2": "{{ service('web')|length }}"}, {"SVCINIT_RELOAD": "signal:HUP"}, False),
+        ({"a.j2": "{{ service('web')|length }}"}, {"SVCINIT_WATCH": "0"}, False),
+        ({"a.j2": "x"}, {"SVCINIT_WAIT_FOR": "web"}, False),
+    ],
+)
+def test_a_start_warns_of_instances_that_would_restart_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], env: dict[str, str], warns: bool
+) -> None:
+    """A restart deregisters the instance, and so changes what the templates of the others list."""
+    folder = tree(tmp_path, {f"{tmp_path}/etc/{name}".lstrip("/"): text for name, text in files.items()})
+    given = {"SVCINIT_SERVICE": "web", "SVCINIT_WATCH": "1", "SVCINIT_RELOAD": "restart", "SVCINIT_TEMPLATES": folder}
+    mine = ours(tmp_path, **{**given, **env})
+    web = Peer("h", "10.0.0.1", 80, "")
+    peers = {InputId(Kind.PEERS, "web"): [web], InputId(Kind.INSTANCES, "web", query="passing=1"): []}
+    logged = list[str]()
+    monkeypatch.setattr(log, "warning", lambda event, *_, **__: logged.append(event))
+    done = Transaction(mine, ("run", "{{ service('web')|length }}"), Fixed({**CONTENTS, **peers}))
+    slots = Slots()
+    slots.verdict.open()
+    slots.fresh.open()
+    done.run(slots.verdict, slots.fresh)
+    assert ("own_peers" in logged) == warns

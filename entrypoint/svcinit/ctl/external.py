@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for action in (register, deregister):
         action.add_argument("--node", type=_read(_node), metavar="NODE", help="its node; by default made from HOST")
         action.add_argument("--id", metavar="ID", help="its id on that node; by default NAME")
-        action.add_argument("--dc", metavar="DATACENTER", help="by default the agent's own")
+        action.add_argument("--dc", type=str.lower, metavar="DATACENTER", help="by default the agent's own")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _signal
 
-from svcinit.names import is_label, split_host_port
+from svcinit.names import ADDRESSABLE, is_addressable, is_label, split_host_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def instance_id(raw: str) -> str:
     """An id that Consul's HTTP API can address: Consul rewrites a path with `//`, `/./` or `/../`, however encoded."""
     if not raw.isascii() or not raw.isprintable() or " " in raw:
         raise ValueError("expected printable ASCII without blanks")
-    if any(part in ("", ".", "..") for part in raw.split("/")):
+    if not is_addressable(raw):
         raise ValueError("Consul's HTTP API cannot address an id with an empty part, '.' or '..' between slashes")
     return raw
 
@@ -110,14 +110,14 @@ def _check_reachable(host: str) -> None:
 
 
 def prefixes(raw: str) -> tuple[tuple[str, str | None], ...]:
-    """`config/web,config/all@dc2` to (prefix without the slashes around it, datacenter or None)."""
+    """`config/web,config/all@dc2` to (prefix without the slashes around it, datacenter in lower case or None)."""
     found = []
     for part in names(raw):
         prefix, at, datacenter = part.rpartition("@") if "@" in part else (part, "", "")
         prefix = prefix.strip("/")
-        if not prefix or "//" in prefix or (at and not is_label(datacenter)):
-            raise ValueError("expected prefixes such as config/web,config/all@dc2, with no empty part")
-        found.append((prefix, datacenter or None))
+        if not is_addressable(prefix) or (at and not is_label(datacenter)):
+            raise ValueError(f"expected prefixes such as config/web,config/all@dc2, {ADDRESSABLE}")
+        found.append((prefix, datacenter.lower() or None))
     return tuple(found)
 
 
@@ -132,8 +132,8 @@ def folder(raw: str) -> str:
 def key_names(raw: str) -> tuple[str, ...]:
     """`db/url,features/,/config/x` to names of keys. A slash at the end: a folder; at the start: a full name."""
     found = names(raw)
-    if not all(name.strip("/") for name in found) or any("//" in name for name in found):
-        raise ValueError("expected names of keys such as db/url,features, with no empty part")
+    if not all(is_addressable(name.removeprefix("/").removesuffix("/")) for name in found):
+        raise ValueError(f"expected names of keys such as db/url,features, {ADDRESSABLE}")
     return found
 
 
@@ -183,8 +183,8 @@ def path(raw: str) -> str:
 
 def positive_duration(raw: str) -> float:
     seconds = duration(raw)
-    if not seconds:
-        raise ValueError("expected a duration above zero, such as 10s")
+    if seconds < UNITS["ms"]:  # Consul gets whole milliseconds
+        raise ValueError("expected a duration of at least 1ms, such as 10s")
     return seconds
 
 
@@ -269,7 +269,7 @@ def service_name(raw: str) -> str:
 
 
 def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
-    """`mysql,redis:2,search@dc2` to (name, least number of instances, datacenter or None).
+    """`mysql,redis:2,search@dc2` to (name, least number of instances, datacenter in lower case or None).
 
     A name has one of the forms that templates can use: NAME, TAG.NAME, _NAME._TAG (RFC 2782), QUERY.query.
     """
@@ -281,7 +281,7 @@ def waits(raw: str) -> tuple[tuple[str, int, str | None], ...]:
             raise ValueError(f"expected NAME, NAME:COUNT or NAME:COUNT@DATACENTER and found {part!r}")
         if not all(is_label(label) for label in name.split(".")):
             raise ValueError(f"expected names of letters, digits, '-' and '_' and found {part!r}")
-        found.append((name, int(count or 1), datacenter or None))
+        found.append((name, int(count or 1), datacenter.lower() or None))
     return tuple(found)
 
 

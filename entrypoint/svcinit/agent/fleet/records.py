@@ -10,13 +10,13 @@ another machine.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
+
+from svcinit.agent import strict_json
 
 VERSION = 1
 PLAN_LIMIT, LOG_LIMIT = 256 * 1024, 64 * 1024  # bytes; both together fit in one transaction
@@ -370,7 +370,7 @@ def _dump(value: Record | Plan | LogEntry) -> bytes:
     """Canonical JSON: the same value has the same bytes."""
     data = dataclasses.asdict(value)
     data = {"v": VERSION, **data.pop("extra"), **data}
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    return strict_json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 Valued = TypeVar("Valued", Record, Plan, LogEntry)
@@ -380,7 +380,7 @@ def _parse(cls: type[Valued], raw: bytes, limit: int, **nested: type[Any]) -> Va
     if len(raw) > limit:
         return FOREIGN
     try:
-        data = json.loads(raw, parse_float=_finite, parse_constant=_finite)
+        data = strict_json.loads(raw)
         if not isinstance(data, dict) or data.pop("v", None) != VERSION:
             return FOREIGN
         inner = {name: _read(kind, data.pop(name, {})) for name, kind in nested.items()}
@@ -397,13 +397,6 @@ def _is_flat(value: object, levels: int) -> bool:
     """Has a value of JSON no more than so many levels? What was read may be too deep to be written."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
-
-
-def _finite(text: str) -> float:
-    """A number that JSON can write again: not NaN, not infinite."""
-    if not math.isfinite(float(text)):
-        raise ValueError
-    return float(text)
 
 
 def _read(kind: type[Any], data: object) -> Any:

@@ -1,6 +1,6 @@
 """Reads YAML or JSON text into a tree that keeps each value as it was written, with its line.
 
-YAML's own types would change values: 1.10 to 1.1, 12:30 to 750, 010 to 8, `yes` to true.
+YAML's own types would change values: 1.10 to 1.1, 010 to 8, `yes` to true.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from svcinit.agent import strict_json
+from svcinit.agent.plain_yaml import CORE, loader
 from svcinit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_DEPTH = 50  # levels; an alias in YAML may be part of the node that it refers to
-CORE = "tag:yaml.org,2002:"
 KINDS = {CORE + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq")}
 NULL = CORE + "null"
 MERGE = CORE + "merge"
@@ -70,9 +71,10 @@ def parse(text: str, place: Place, *, only_json: bool = False) -> Node:
     """The tree of a text. Raises ConfigError, with the line, if it is neither JSON nor YAML or sets a name twice."""
     try:
         return _from_json(text, place)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # a JSONDecodeError, or NaN
         if only_json:
-            raise place.wrong(error.lineno, f"not JSON: {error.msg}") from None
+            line, problem = getattr(error, "lineno", 1), getattr(error, "msg", error)
+            raise place.wrong(line, f"not JSON: {problem}") from None
     except RecursionError:
         raise _too_deep(place, 1) from None
     return _from_yaml(text, place)
@@ -110,7 +112,17 @@ def _from_json(text: str, place: Place) -> Node:
     def number(written: str) -> Node:
         return Node(written, 0, literal=True)
 
-    return located(json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
+    found = located(strict_json.loads(text, object_pairs_hook=node, parse_int=number, parse_float=number), 1)
+    _check_depth(found, place, 0)
+    return found
+
+
+def _check_depth(node: Node, place: Place, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _too_deep(place, node.line)
+    if not isinstance(node.value, str):
+        for each in node.value if isinstance(node.value, list) else node.value.values():
+            _check_depth(each, place, depth + 1)
 
 
 def _lines_of_objects(text: str) -> Iterator[int]:
@@ -134,8 +146,7 @@ def _from_yaml(text: str, place: Place) -> Node:
             **place.fields,
         ) from None
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-        node = loader.get_single_node()
+        node = loader(yaml)(text).get_single_node()
         return Node({}, 1) if node is None else _Composed(place).node(node, 0)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

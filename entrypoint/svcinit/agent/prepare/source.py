@@ -8,7 +8,7 @@ takes that as an argument (`source_watch.py`).
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -54,17 +54,27 @@ LABELS = {
 }  # before the name, for people
 
 
-class InputId(NamedTuple):
-    """`name`: a KV prefix, a service or a path; `dc`: a datacenter, None for the agent's own; `tag`: of a service.
-
-    `query`: further parameters of the question, as in a URL.
-    """
-
+class _Parts(NamedTuple):
     kind: str
     name: str
     dc: str | None = None
     tag: str | None = None
     query: str | None = None
+
+
+class InputId(_Parts):
+    """`name`: a KV prefix, a service or a path; `tag`: of a service.
+
+    `dc`: a datacenter, None for the agent's own; in lower case, as Consul has it: its HTTP API minds the case, and its
+    DNS does not. `query`: further parameters of the question, as in a URL.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, kind: str, name: str, dc: str | None = None, tag: str | None = None, query: str | None = None
+    ) -> Self:
+        return super().__new__(cls, kind, name, dc and dc.lower(), tag, query)
 
     @property
     def text(self) -> str:

@@ -95,7 +95,7 @@ class FileSource(Source):
         if wanted.kind != Kind.INSTANCES or "filter=" in (wanted.query or ""):
             what = "filter=" if wanted.kind == Kind.INSTANCES else wanted
             raise ConfigError(f"SVCINIT_SOURCE has no {what}: only Consul has", variable="SVCINIT_SOURCE")
-        tag, where = (wanted.tag or "").lower(), (wanted.dc or "").lower()
+        tag, where = (wanted.tag or "").lower(), wanted.dc or ""
         found = [
             {
                 "id": f"{wanted.name}-{number}", "name": wanted.name,
@@ -125,7 +125,7 @@ class FileSource(Source):
         name, dc, tag = wanted.name, wanted.dc, wanted.tag
         question_for(name, tag, dc, self._domain)  # a name that DNS cannot be asked for is an error here too
         name, tag = _name_and_tag(name.lower(), (tag or "").lower())
-        return sorted({each.peer for each in self.instances(name) if each.is_for(tag, (dc or "").lower())})
+        return sorted({each.peer for each in self.instances(name) if each.is_for(tag, dc or "")})
 
 
 def _name_and_tag(name: str, tag: str) -> tuple[str, str]:
@@ -293,8 +293,10 @@ def _services(node: Node, place: Place) -> dict[str, list[Instance]]:
         return {}
     if not isinstance(node.value, dict):
         raise place.wrong(node.line, "services: expected a mapping of names to lists of instances")
-    found = {}
+    found = dict[str, list[Instance]]()
     for name, below in node.value.items():
+        if name.lower() in found:
+            raise place.wrong(below.line, f"services: {name} is set twice: case makes no difference")
         if not isinstance(below.value, list) and not below.is_null:
             raise place.wrong(below.line, f"services.{name}: expected a list of instances")
         each = enumerate(below.value if isinstance(below.value, list) else ())
@@ -304,7 +306,7 @@ def _services(node: Node, place: Place) -> dict[str, list[Instance]]:
 
 def _instance(node: Node, place: Place, where: str) -> Instance:
     given = node.value
-    if isinstance(given, str):
+    if isinstance(given, str) and not node.is_null:
         try:
             host, port = host_port(given, 0)
         except ValueError:
@@ -337,12 +339,16 @@ def _check_field(name: str, field: Node, place: Place, where: str) -> None:
     is_right, expected = {
         "address": (_is_host(field.text), "an IP address or a host name"),
         "port": (_is_port(field.value), f"a port from 0 to {PORTS}"),
-        "tags": (isinstance(field.value, list), "a list of tags"),
+        "tags": (_is_list(field.value), "a list of tags"),
         "meta": (_is_flat(field.value), "a mapping of names to texts"),
         "weight": (_is_port(field.value) and field.value != "0", f"a number from 1 to {WEIGHTS}"),
     }.get(name, (isinstance(field.value, str), "text"))
     if not is_right:
         raise place.wrong(field.line, f"{where}.{name}: expected {expected}")
+
+
+def _is_list(given: object) -> bool:
+    return isinstance(given, list) and not any(each.is_null or isinstance(each.value, dict | list) for each in given)
 
 
 def _is_flat(given: object) -> bool:

@@ -26,7 +26,7 @@ class TemplateData:
 
     def __init__(self, settings: Settings, source: Source, earlier: Mapping[InputId, int] | None = None) -> None:
         self.settings, self.source = settings, source
-        self._is_first = earlier is None
+        self.is_first = earlier is None
         self.earlier: Mapping[InputId, int] = earlier or {}
         self.answers: dict[InputId, Answer] = {}
         self.kv: dict[str, bytes] = {}
@@ -90,19 +90,19 @@ class TemplateData:
         if count or self.settings.allow_empty or not self.source.may_lose_data:
             return
         before = self.earlier.get(wanted, 0)
-        if self._is_first and wanted.kind == Kind.KV:  # keys stay; peers come and go
+        if self.is_first and wanted.kind == Kind.KV:  # keys stay; peers come and go
             from svcinit.agent.prepare import cache
 
             before = cache.count(self.settings, wanted)
-        if before and not (before == 1 and self._is_own(wanted)):
+        if before and not (before == 1 and wanted.kind == Kind.PEERS and self.is_own(wanted)):
             raise Unavailable(
                 f"{wanted} had {before} entries and now has none: this counts as a failed fetch "
                 "(may the token still read them? SVCINIT_ALLOW_EMPTY=1 if they were removed on purpose)"
             )
 
-    def _is_own(self, wanted: InputId) -> bool:
+    def is_own(self, wanted: InputId) -> bool:
         """Are these the instances of a service of this container? It may be the only one, and it comes and goes."""
-        if wanted.kind != Kind.PEERS or wanted.dc is not None:
+        if wanted.kind not in (Kind.PEERS, Kind.INSTANCES) or wanted.dc is not None:
             return False
         from svcinit.agent.registration.services import services
 
@@ -146,15 +146,16 @@ class TemplateData:
         return self.source.token_hint if self.settings.consul_http_token else ""
 
     def key_at(self, path: str, dc: str | None = None) -> bytes | None:
-        folder = self._folder_with(path, dc)
-        value: bytes | None = (self.read(InputId(Kind.KEY, path, dc)) if folder is None else folder).get(path)
+        wanted = InputId(Kind.KEY, path, dc)
+        folder = self._folder_with(path, wanted.dc)
+        value: bytes | None = (self.read(wanted) if folder is None else folder).get(path)
         return value
 
     def keys_below(self, path: str, dc: str | None = None) -> Mapping[str, bytes]:
-        start = f"{path}/" if path else ""
-        folder = self._folder_with(start, dc)
+        start, wanted = f"{path}/" if path else "", InputId(Kind.KV, path, dc)
+        folder = self._folder_with(start, wanted.dc)
         if folder is None:
-            found: Mapping[str, bytes] = self.read(InputId(Kind.KV, path, dc))
+            found: Mapping[str, bytes] = self.read(wanted)
             return found
         return {key: value for key, value in folder.items() if key.startswith(start)}
 

@@ -250,6 +250,7 @@ class Transaction:
         finally:
             self.source.close()
         self.data.warn_about_empty()
+        self.warn_about_restarts()
         self.source.used(self.data.answers)
         fresh.write(Memory(to_json(self.data.counts()), rollback_record))
         self.remember_secrets()
@@ -260,6 +261,18 @@ class Transaction:
             trouble=self.source.trouble, limits=self.limits(),
         ))  # fmt: skip
         self.write_intent(b"")
+
+    def warn_about_restarts(self) -> None:
+        """At a start: where a restart of one instance changes the files of the others, so that they restart too."""
+        settings, default = self.settings, self.settings.reload.kind
+        if not (settings.watch and settings.uses_consul and self.data.is_first and default == RESTART):
+            return
+        awaited = [name for name, _, _ in settings.wait_for]  # which the files may not contain
+        own = [each.name for each in self.data.answers if self.data.is_own(each) and each.name not in awaited]
+        if own and all((each.reload or RESTART) == RESTART and not each.wait for each in self.files):
+            log.warning("own_peers", "the files contain the instances of {service} itself: one that restarts changes "
+                        "the files of the others, and these restart too; give this file reload=none or a signal",
+                        service=own[0])  # fmt: skip
 
     def check_registration(self) -> None:
         """Raise the errors at which presence would fail again and again."""

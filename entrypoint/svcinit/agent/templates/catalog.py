@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from svcinit.agent.consul.answers import PASSING, WARNING
@@ -12,6 +13,7 @@ from svcinit.agent.prepare.source import InputId, Kind
 from svcinit.agent.templates.faults import NoSecretError, WrongError
 from svcinit.agent.templates.secret import Secret, Unissued
 from svcinit.errors import Unavailable
+from svcinit.names import is_addressable
 
 if TYPE_CHECKING:
     from svcinit.agent.templates.engine import Data
@@ -124,7 +126,7 @@ def _path(path: str) -> str:
     name = str(path).strip("/")
     if "?" in name:
         raise WrongError("secret: a path has no question mark: write version=1 instead of ?version=1")
-    if not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/")):
+    if not name.isprintable() or not is_addressable(name):
         raise WrongError("secret: the path has an empty part, a part of dots, or a character that no path has")
     return name
 
@@ -140,6 +142,6 @@ def _argument(value: Any) -> Any:
     """As Vault takes it: text, a number or a boolean; a list is a text with commas."""
     if isinstance(value, list | tuple):
         return ",".join(str(each) for each in value)
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
         raise WrongError("secret: an argument must be text, a number, a boolean or a list of them")
     return value

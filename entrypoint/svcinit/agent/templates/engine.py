@@ -25,6 +25,7 @@ from svcinit import regular_file
 from svcinit.agent.templates import faults, filters, output
 from svcinit.agent.templates.faults import NoKeyError, NoNameError, NoSecretError, NoVariableError, WrongError
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
+from svcinit.names import ADDRESSABLE, is_addressable
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -52,8 +53,7 @@ if TYPE_CHECKING:
             """All keys, relative to the prefix: `uwsgi/workers` -> `b"4"`. Later prefixes override earlier ones."""
 
         @property
-        def env(self) -> Mapping[str, str]:
-            """The environment."""
+        def env(self) -> Mapping[str, str]: ...
 
         @property
         def names(self) -> Mapping[str, object]:
@@ -79,8 +79,7 @@ if TYPE_CHECKING:
             """An input of Vault, for each use, as `peers`."""
 
         @property
-        def node(self) -> str:
-            """The name of the Consul node."""
+        def node(self) -> str: ...
 
         @property
         def token_hint(self) -> str:
@@ -247,12 +246,9 @@ class _Missing(StrictUndefined):
     __slots__ = ()
 
     def __init__(
-        self,
-        hint: str | None = None,
-        obj: Any = missing,
-        name: str | None = None,
+        self, hint: str | None = None, obj: Any = missing, name: str | None = None,
         exc: type[UndefinedError] = UndefinedError,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if not hint and name is not None:
             if obj is missing:
                 hint, exc = name, NoNameError
@@ -392,9 +388,10 @@ class _Names:
         return self._raw(path, dc) is not None
 
     def _raw(self, path: str, dc: str | None) -> bytes | None:
+        name = path.strip("/")
         if _is_whole(path, dc):
-            return self._data.key_at(path.strip("/"), dc)
-        return self._data.kv.get(path.strip("/"))
+            return self._data.key_at(name, dc) if name else None
+        return self._data.kv.get(name)
 
     def ls(self, path: str = "", dc: str | None = None) -> list[Pair]:
         """The keys directly below a path, sorted."""
@@ -486,6 +483,8 @@ def _is_whole(path: str, dc: str | None) -> bool:
     """Is it a full name of Consul's KV, and not one below the service's prefix?"""
     if dc and not path.startswith("/"):
         raise WrongError("dc= needs the full path of a key, which begins with a slash")
+    if path.startswith("/") and path.strip("/") and not is_addressable(path.strip("/")):
+        raise WrongError(f"a full path of a key must be {ADDRESSABLE}")
     return path.startswith("/")
 
 

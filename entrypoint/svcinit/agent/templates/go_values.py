@@ -1,6 +1,6 @@
 """Values as the templates of Go print and list them: for templates that `svcinitctl port` made.
 
-Source: Go's packages fmt (the verb %v) and text/template (`range`).
+Source: Go's packages fmt (the verb %v) and text/template (`range`, `len`), its specification (arithmetic operators).
 """
 
 from __future__ import annotations
@@ -43,3 +43,40 @@ def go_items(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, list | tuple):
         return list(enumerate(value))
     raise WrongError("go_items: expected a list or a mapping")
+
+
+def go_len(value: Any) -> int:
+    """Of a text, the bytes in UTF-8."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogateescape"))
+    if isinstance(value, Mapping | list | tuple):
+        return len(value)
+    raise WrongError("go_len: expected a text, a list or a mapping")
+
+
+def go_divide(value: Any, by: Any) -> int | float:
+    """Of whole numbers, a whole number, rounded towards zero."""
+    _check_numbers("go_divide", value, by)
+    if isinstance(value, int) and isinstance(by, int):
+        return _quotient(value, by)
+    return float(value / by)
+
+
+def go_modulo(value: Any, by: Any) -> int:
+    """The rest of go_divide, with the sign of `value`."""
+    _check_numbers("go_modulo", value, by)
+    if not isinstance(value, int) or not isinstance(by, int):
+        raise WrongError("go_modulo: expected whole numbers")
+    return value - by * _quotient(value, by)
+
+
+def _quotient(value: int, by: int) -> int:
+    whole = abs(value) // abs(by)
+    return whole if (value < 0) == (by < 0) else -whole
+
+
+def _check_numbers(name: str, *given: Any) -> None:
+    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in given):
+        raise WrongError(f"{name}: expected numbers")
+    if not given[-1]:
+        raise WrongError(f"{name}: division by zero")

@@ -9,6 +9,7 @@ import time
 
 from svcinit.ctl.output import complain, drop, put
 from svcinit.errors import EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, ConfigError, SvcinitError
+from svcinit.settings.parsers import folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Place:
             raise ConfigError(f"name a service: svcinitctl fleet COMMAND NAME; in KV are: {', '.join(known) or 'none'}")
         self.is_own = self.name == own
         prefix = options.prefix or (self.settings.roll_prefix if self.is_own else f"svcinit/{self.name}")
-        self.fleet: Fleet = Fleet(Store(self.consul, options.dc), Keys(prefix), self.name)
+        self.fleet: Fleet = Fleet(Store(self.consul, options.dc), Keys(_folder(prefix)), self.name)
         self.who = f"{_user()}@{socket.gethostname()}"
 
     @property
@@ -145,10 +146,17 @@ def services(store: Store) -> list[str]:
     return sorted({parts[1] for parts in found if len(parts) == 3 and parts[2] == "plan"})
 
 
+def _folder(prefix: str) -> str:
+    try:
+        return folder(prefix)
+    except ValueError as wrong:
+        raise ConfigError(f"--prefix={prefix!r}: {wrong}") from None
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the service; by default that of this container")
     parser.add_argument("--prefix", metavar="PREFIX", help="SVCINIT_ROLL_PREFIX of the instances [svcinit/NAME]")
-    parser.add_argument("--dc", metavar="DATACENTER", help="by default the agent's own")
+    parser.add_argument("--dc", type=str.lower, metavar="DATACENTER", help="by default the agent's own")
     parser.add_argument("--json", action="store_true", help="for programs: one document on standard output at the end")
 
 

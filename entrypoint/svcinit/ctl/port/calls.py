@@ -21,7 +21,7 @@ from svcinit.ctl.port.expressions import (
     quoted,
     text,
 )
-from svcinit.ctl.port.functions import NUMBERS, TESTS
+from svcinit.ctl.port.functions import NUMBERS, OF_GO, TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +68,22 @@ def _computed(sign: str, swapped: int, arguments: Sequence[Expr]) -> Expr:
     one, other = reversed(arguments) if swapped else arguments
     kind = "int" if one.type == other.type == "int" else "float" if "float" in (one.type, other.type) else "any"
     sign = "/" if sign == "//" and kind == "float" else sign
+    if sign in OF_GO and not (one.code.isdigit() and other.code.isdigit()):
+        return Expr(f"{one:f}|{OF_GO[sign]}({other.code})", kind, FILTER)
     return Expr(f"{one:f} {sign} {other:f}", kind, SUM)
+
+
+def _len(arguments: Sequence[Expr]) -> Expr:
+    (found,) = arguments
+    return Expr(f"{found:f}|{'length' if found.type.startswith(('list', 'map')) else 'go_len'}", "int", FILTER)
+
+
+def _split(arguments: Sequence[Expr]) -> Expr:
+    """Go's strings.Split: an empty text has one part, and an empty separator separates the letters."""
+    separator, found = arguments
+    if constant(separator) == "":
+        return Expr(f"{found:f}|list", "list:str", FILTER)
+    return Expr(f"{found:a}.split({separator.code})", "list:str")
 
 
 def _all_or_any(word: str) -> Callable[[Sequence[Expr]], Expr]:
@@ -208,12 +223,14 @@ _SPECIAL: dict[str, Callable[[Sequence[Expr]], Expr]] = {
     "print": _print,
     "println": _println,
     "printf": _printf,
+    "len": _len,
     "loop": _loop,
     "slice": _slice,
     "regexMatch": _regex_match,
     "regexReplaceAll": _regex_replace,
     "sprig_list": _list,
     "sprig_dict": _dict,
+    "sprig_splitList": _split,
     "sprig_cat": lambda arguments: joined(tuple(p for each in arguments for p in (" ", *parts_of(each)))[1:]),
     "sprig_coalesce": _all_or_any("or"),
 }

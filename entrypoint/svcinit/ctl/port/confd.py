@@ -12,7 +12,7 @@ from svcinit.ctl.port.expressions import (
     ATOM,
     COMPARISON,
     FILTER,
-    SUM,
+    LOGIC,
     CannotTurn,
     Expr,
     constant,
@@ -29,7 +29,6 @@ _ROWS: dict[str, Row] = {
     "jsonArray": ("{0:f}|from_json", FILTER, "any"),
     "base": ('{0:f}|split("/")|last', FILTER, "str"),
     "dir": ('{0:a}.rpartition("/")[0]', ATOM, "str"),
-    "split": ("{0:f}|split({1})", FILTER, "list:str"),
     "join": ("{0:f}|join({1})", FILTER, "str"),
     "replace": ("{0:a}.replace({1}, {2}, {3})", ATOM, "str"),
     "contains": ("{1} in {0:f}", COMPARISON, "bool"),
@@ -41,8 +40,7 @@ _ROWS: dict[str, Row] = {
     "atoi": ("{0:f}|strict_int", FILTER, "int"),
     "reverse": ("{0:f}|reverse|list", FILTER, "list:any"),
     "seq": ("range({0}, {1} + 1)", ATOM, "list:int"),
-    **{name: (f"{{0:f}} {sign} {{1:f}}", SUM, "int") for name, sign in SIGNS.items()},
-    **{name: FUNCTIONS[name] for name in ("toUpper", "toLower", "base64Encode", "base64Decode", "parseBool", "len")},
+    **{name: FUNCTIONS[name] for name in ("toUpper", "toLower", "base64Encode", "base64Decode", "parseBool")},
 }  # fmt: skip
 _REFUSED = {
     "datetime": "the same input must always render to the same bytes: let the service write the time",
@@ -105,10 +103,19 @@ def _asked(prefix: str, name: str, arguments: list[Expr]) -> Expr | None:
             raise CannotTurn(f"{name}: its path is missing")
         return call[name](prefix, arguments)
     if name == "getenv":
-        return Expr(f"env.get({arguments[0].code}, {arguments[1].code if len(arguments) > 1 else quoted('')})", "str")
+        value = f"env.get({arguments[0].code}, {quoted('')})"
+        return Expr(value, "str") if len(arguments) == 1 else Expr(f"{value} or {arguments[1]:c}", "str", LOGIC)
+    if name in ("map", "split") or name in SIGNS:
+        return _as_sprig(name, arguments)
+    return None
+
+
+def _as_sprig(name: str, arguments: list[Expr]) -> Expr | None:
     if name == "map":
         return calls.special("sprig_dict", arguments)
-    return None
+    if name == "split":
+        return calls.special("sprig_splitList", arguments[::-1])
+    return calls.special(f"sprig_{name}", arguments)
 
 
 def _path(prefix: str, path: Expr) -> Expr:

@@ -59,6 +59,7 @@ TESTS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 NUMBERS = {"add": ("+", 0), "subtract": ("-", 1), "multiply": ("*", 0), "divide": ("//", 1), "modulo": ("%", 1)}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "//", "mod": "%"}
 NUMBERS |= {f"sprig_{name}": (sign, 0) for name, sign in SIGNS.items()}
+OF_GO = {"//": "go_divide", "%": "go_modulo"}  # filters: Python rounds down, Go towards zero
 
 _TEXT: dict[str, str] = {  # functions from texts to a text
     "replaceAll": "{2:f}|replace({0}, {1})",
@@ -85,7 +86,7 @@ _TEXT: dict[str, str] = {  # functions from texts to a text
     "toUnescapedJSONPretty": "{0:f}|to_json(indent=2)",
     "toYAML": "{0:f}|to_yaml|trim",
     "toTOML": "{0:f}|to_toml|trim",
-    "urlquery": "{0:f}|urlencode",
+    "urlquery": '{0:f}|urlencode|replace("/", "%2F")|replace("%20", "+")',
     "file": "file({0})",
     "sprig_upper": "{0:f}|upper",
     "sprig_lower": "{0:f}|lower",
@@ -126,7 +127,6 @@ _BOOL: dict[str, str] = {
     "sprig_empty": "not {0:f}",
 }
 _OTHER: dict[str, Row] = {
-    "len": ("{0:f}|length", FILTER, "int"),
     "parseJSON": ("{0:f}|from_json", FILTER, "any"),
     "parseYAML": ("{0:f}|from_yaml", FILTER, "any"),
     "parseInt": ("{0:f}|strict_int", FILTER, "int"),
@@ -158,7 +158,6 @@ _OTHER: dict[str, Row] = {
     "sprig_sortAlpha": ("{0:f}|sort(case_sensitive=true)", FILTER, "list:str"),
     "sprig_reverse": ("{0:f}|reverse|list", FILTER, "list:any"),
     "sprig_append": ("{0:f} + [{1}]", SUM, "list:any"),
-    "sprig_splitList": ("{1:a}.split({0})", ATOM, "list:str"),
     "sprig_compact": ("{0:f}|select|list", FILTER, "list:any"),
     "sprig_keys": ("{0:f}|list", FILTER, "list:str"),
     "sprig_get": ("{0:a}[{1}]", ATOM, "any"),

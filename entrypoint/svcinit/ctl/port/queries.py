@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from svcinit.ctl.port.expressions import ATOM, FILTER, CannotTurn, Expr, joined, parts_of, quoted
+from svcinit.ctl.port.expressions import ATOM, FILTER, LOGIC, CannotTurn, Expr, constant, joined, parts_of, quoted
 
 _MARK = 0xE000  # private characters: one stands for each part that is known only at run time
 _ANY = "\ue000-\uf8ff"
@@ -58,7 +58,10 @@ def asked(function: str, arguments: list[Expr]) -> Expr:
 def _key(function: str, arguments: list[Expr]) -> Expr:
     wanted = _Asked(_PATH, parts_of(arguments[0]))
     more = "".join(f", {each.code}" for each in arguments[1:])
-    return Expr(f"{KEYS[function]}({_whole(wanted).code}{more}{wanted.options(dc='dc')})", TYPES[function])
+    call = f"{KEYS[function]}({_whole(wanted).code}{more}{wanted.options(dc='dc')})"
+    if function == "keyOrDefault" and constant(arguments[1]) != "":  # an empty key has the default too
+        return Expr(f"{call} or {arguments[1]:c}", "str", LOGIC)
+    return Expr(call, TYPES[function])
 
 
 def _folder(function: str, arguments: list[Expr]) -> Expr:
