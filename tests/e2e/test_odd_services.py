@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -33,7 +33,8 @@ while True:
     time.sleep(0.02)
 """
 TRACED = HANDLES.format(act="ctypes.CDLL(None).ptrace(0, 0, 0, 0)  # PTRACE_TRACEME: as programs against debuggers do")
-MOVED = HANDLES.format(act="os.setpgid(0, os.getpgid(os.getppid()))")
+MOVE = "os.setpgid(0, os.getpgid(os.getppid()))"
+LEAVE = "if os.fork() == 0: signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1); os._exit(0)"
 
 
 @pytest.mark.not_emulated("ptrace(2)")
@@ -58,10 +59,12 @@ def test_svcinitctl_reload_does_not_wait_for_a_hup_that_is_rewritten(tmp_path: p
 
 
 @pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])
+@pytest.mark.parametrize("act", [MOVE, f"{LEAVE}\n{MOVE}"], ids=["alone", "another process stays"])
 def test_a_service_that_leaves_its_process_group_is_signalled_all_the_same(
-    env: dict[str, str], tmp_path: pathlib.Path
+    env: dict[str, str], act: str, tmp_path: pathlib.Path
 ) -> None:
-    with running(tmp_path, sys.executable, "-c", MOVED, env={**env, "SVCINIT_SIGNAL_GROUP": "1"}) as svcinit:
+    script = HANDLES.format(act=act)
+    with running(tmp_path, sys.executable, "-c", script, env={**env, "SVCINIT_SIGNAL_GROUP": "1"}) as svcinit:
         svcinit.says("is-up")
         assert svcinit.stop() == 3
 
@@ -129,25 +132,31 @@ def test_a_user_who_has_too_many_processes_for_a_moment_delays_the_service_and_d
             other.wait()
 
 
+@pytest.fixture
+def home() -> Iterator[pathlib.Path]:
+    """A directory that only the user BUSY may enter."""
+    made = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chown(made, BUSY, BUSY)
+    made.chmod(0o700)
+    yield made
+    made.rmdir()
+
+
 @root
 @pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])
-def test_a_service_starts_in_its_working_directory_also_if_only_its_user_may_enter_it(
-    env: dict[str, str], tmp_path: pathlib.Path
+@pytest.mark.parametrize("drops", [[], ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]])
+def test_service_and_commands_have_their_working_directory_also_if_only_their_user_may_enter_it(
+    env: dict[str, str], drops: list[str], home: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    home = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))
-    try:
-        os.chown(home, BUSY, BUSY)
-        home.chmod(0o700)
+    def launch(*command: str) -> list[str]:
+        enter = "import os, sys; os.chdir(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
+        return [sys.executable, "-c", enter, str(home), *drops, *svcinit_command(*command)]
 
-        def launch(*command: str) -> list[str]:
-            drops = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
-            enter = "import os, sys; os.chdir(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
-            return [sys.executable, "-c", enter, str(home), *drops, *svcinit_command(*command)]
-
-        with running(
-            tmp_path, "sh", "-c", "pwd; exit 4", env={**env, "SVCINIT_USER": str(BUSY)}, launch=launch
-        ) as svcinit:
-            assert svcinit.wait() == 4
-            assert svcinit.out == f"{home}\n", svcinit.err
-    finally:
-        home.rmdir()
+    own = {"SVCINIT_USER": str(BUSY)} | ({"SVCINIT_RELOAD": "exec:sh -c 'echo reloads in $PWD'"} if env else {})
+    with running(tmp_path, "sh", "-c", "pwd; exec sleep 100", env={**env, **own}, launch=launch) as svcinit:
+        svcinit.says(f"{home}\n")
+        if env:
+            svcinit.signal(signal.SIGHUP)
+            svcinit.says(f"reloads in {home}")
+        assert svcinit.stop() == 143
+        assert "working directory" not in svcinit.err

@@ -91,6 +91,48 @@ def test_svcinit_stops_a_suspended_service_where_no_shell_could_continue_it(
         assert svcinit.stop() == 143
 
 
+@pytest.mark.parametrize("env", [{**SERVICE, "SVCINIT_FOREGROUND": "1"}, SERVICE], ids=["foreground", "service"])
+def test_docker_stop_ends_a_service_that_was_suspended_under_docker_init(env: dict[str, str]) -> None:
+    """docker run --init -t: tini is PID 1. It is no shell, and continues nobody."""
+    tini = ["unshare", "--pid", "--fork", "--mount-proc", "tini", "--"] if os.geteuid() == 0 else ["tini", "-s", "--"]
+    terminal = Terminal([*tini, *svcinit_command("sh", "-c", "echo is-up; exec sleep 100")], {**PATH, **env})
+    try:
+        terminal.says(b"is-up")
+        terminal.type(b"\x1a")
+        pids = descendants(terminal.pid)
+        eventually(lambda: state(pids[-1]) == "T", "the service is suspended")
+        os.kill(pids[0], signal.SIGTERM)
+        terminal.says(b"exit 143: TERM")
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {**SERVICE, "SVCINIT_FOREGROUND": "1"}, SERVICE], ids=["plain", "foreground", "service"]
+)
+@pytest.mark.parametrize("job", ["{} sleep 100", "{} sleep 100 </dev/null", "sleep 100 | {} cat"])
+def test_ctrl_z_gives_the_prompt_back(env: dict[str, str], job: str) -> None:
+    terminal = Terminal(["/bin/bash", "--norc", "--noediting", "-i"], {**PATH, **env})
+    try:
+        terminal.type(b"echo up-$((1+1))\n")
+        terminal.says(b"up-2")
+        terminal.type(b"%s\n" % os.fsencode(job.format(shlex.join(svcinit_command()))))
+        (init,) = eventually(lambda: inits(terminal.pid), "svcinit runs")
+        eventually(lambda: descendants(init), "the service runs")
+        terminal.type(b"\x1a")
+        terminal.says(b"Stopped")
+        terminal.type(b"echo back-$((1+1))\n")
+        terminal.says(b"back-2")
+    finally:
+        terminal.close()
+
+
+def inits(shell: int) -> list[int]:
+    """The svcinit below a shell that has executed its service."""
+    names = {pid: pathlib.Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(shell)}
+    return [pid for pid, name in names.items() if name.startswith("python") and descendants(pid)]
+
+
 def state(pid: int) -> str:
     return stat_fields(f"/proc/{pid}/stat")[0]
 

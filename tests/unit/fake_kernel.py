@@ -212,7 +212,7 @@ class Kernel:
         """`module`, each call of which counts, and is this kernel's where that has it."""
         kernel, own = self, {"getpid": lambda: 1, "getpgrp": lambda: 1, "setpgid": lambda *_: None}
         own |= {"chdir": lambda _: None, "monotonic": lambda: kernel.clock, "tcgetpgrp": lambda _: 99}
-        own |= {"signal": lambda *_: None}
+        own |= {"signal": lambda *_: None, "getpgid": lambda pid: pid}
 
         class Proxy:
             def __getattr__(self, name: str) -> Any:

@@ -118,7 +118,7 @@ def test_a_service_that_cannot_be_forked_gets_its_room() -> None:
     assert crew.log == ["+presence:ahead", "+prepare", "presence<-SIGKILL", *START_LOG[1:], *STOP_LOG]
 
 
-@pytest.mark.parametrize(("executed", "looks"), [([None, None, True], 9), ([None, False], 1), ([None], 700)])
+@pytest.mark.parametrize(("executed", "looks"), [([None, None, True], 9), ([None, False], 1), ([None], 2500)])
 def test_it_gets_its_word_when_the_program_was_executed_or_that_takes_long(
     executed: list[bool | None], looks: int
 ) -> None:

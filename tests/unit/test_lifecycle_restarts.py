@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 
 import pytest
@@ -133,3 +135,38 @@ def test_a_hup_that_is_rewritten_is_no_reload_that_anybody_waits_for() -> None:
     )
     assert "main<-SIGUSR2" in log
     assert (life.reload.hups, life.reload.served) == (1, 1)
+
+
+@pytest.mark.parametrize("step", ["start_prepare", "take_refusal"])
+def test_a_step_that_fails_after_the_start_starts_no_second_presence(step: str) -> None:
+    """The first one would keep the registration, and nobody would stop it."""
+    crew = FakeCrew([Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(HUP), Exited(Role.PREPARE, 0)])
+    real, calls = getattr(crew, step), itertools.count()
+
+    def fails(*given: object, **named: object) -> object:
+        if crew.running and Role.MAIN in crew.running and next(calls) == 0:
+            raise OSError(24, "Too many open files")
+        return real(*given, **named)
+
+    setattr(crew, step, fails)
+    crew.news = step == "take_refusal"
+    life = Lifecycle(environment.read(FULL), crew)
+    with contextlib.suppress(StopIteration, pytest.fail.Exception):
+        life.run()
+    assert crew.log.count("+presence") == 1
+
+
+def test_a_reload_that_became_due_during_the_start_begins_after_the_start_is_logged(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The log of the start would have the number of the reload."""
+    env = {**FULL, "SVCINIT_PRE_START": "hook"}
+    again: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0)]
+    looks: list[Event] = [Deadline(), Deadline(), Deadline()]
+    crew = FakeCrew([*again, *again, Exited(Role.HOOK, 0), *looks, Exited(Role.PREPARE, 0), Signalled(TERM), *STOPPED])
+    answers = iter([None, None])
+    crew.executed = lambda: next(answers, True)  # type: ignore[method-assign]
+    Lifecycle(environment.read(env), crew).run()
+    said = capfd.readouterr().err
+    assert said.index("<started>") < said.index("<reload_started> reload=1")
+    assert "reload=" not in next(line for line in said.splitlines() if "<started>" in line)

@@ -126,11 +126,12 @@ def test_only_a_full_queue_of_signals_makes_a_transition_fail(
 
 
 def test_a_suspended_service_gives_the_terminal_to_the_shell_and_gets_it_back(
-    crew: Crew, kills: Kills, terminal: list[int]
+    crew: Crew, kills: Kills, terminal: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crew.is_pid1 = False
+    monkeypatch.setattr(dispositions, "is_job", lambda: True)
     crew.suspend(_signal.SIGTSTP)
-    assert (terminal, kills) == ([MAIN, OWN_GROUP], [(os.getpid(), _signal.SIGTSTP)])
+    assert (terminal, kills) == ([MAIN, OWN_GROUP], [(os.getpid(), _signal.SIGSTOP)])
     crew.resume()
     assert (terminal, kills[1:]) == ([MAIN, OWN_GROUP, MAIN], [(-MAIN, _signal.SIGCONT)]), "the whole group continues"
 

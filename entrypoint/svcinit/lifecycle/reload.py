@@ -361,6 +361,9 @@ class Reload:
         self.lifecycle.history.reload_ended(outcome, reason)
 
     def begin_next(self) -> None:
+        """Begin what became due meanwhile. Before the start of the service is logged, that is left to its log."""
+        if not self.lifecycle.start.is_logged or self.lifecycle.state != State.RUNNING:
+            return
         if self.due:
             self.begin()
         elif self.news:

@@ -43,7 +43,8 @@ class Residents:
     def start(self) -> None:
         """The service was started."""
         self.start_metrics()
-        if self.lifecycle.settings.needs_presence:  # last: what fails after it would start a second one
+        is_there = self.crew.alive(Role.PRESENCE) and not self.crew.waits  # all is repeated if a later step failed
+        if self.lifecycle.settings.needs_presence and not is_there:
             self.begin_presence()
 
     def begin_presence(self) -> None:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from svcinit.lifecycle.table import Lifecycle
 
 START_RETRY_TIMEOUT = 3.0  # seconds in which the start of the service is tried again while no process can be had
-EXEC_TIMEOUT = 1.0  # seconds after which the service counts as started, whether or not its program was executed
+# Seconds after which the service counts as started, whether or not its program was executed. More than the time in
+# which execve(2) is tried again without room (processes/child.py).
+EXEC_TIMEOUT = 4.0
 EXEC_POLL_INTERVAL = 0.01
 STARTED_WITHOUT = {
     "cache": "started from SVCINIT_CACHE, without Consul; the next HUP tries again",
@@ -28,7 +30,7 @@ class Start:
         self.crew, self.job = lifecycle.crew, lifecycle.job
         self.ever_started = False
         self._prepared_again = False  # because of a HUP during the first start
-        self._cached, self._is_logged = False, True  # of the last start
+        self._cached, self.is_logged = False, True  # of the last start
         self.service_since = 0.0  # when the service was started
 
     def begin(self) -> None:
@@ -64,7 +66,7 @@ class Start:
         return "defaults" if self.settings.start_without == "defaults" and tried != "defaults" else ""
 
     def prepared(self) -> None:
-        """The files are in place. If a HUP arrived meanwhile, they may be old already and are prepared again."""
+        """The files are in place."""
         preparation, reload = self.lifecycle.preparation, self.lifecycle.reload
         if not preparation.take():
             return
@@ -119,7 +121,7 @@ class Start:
         if not restarted:
             lifecycle.history.degraded = lifecycle.reload.reason
         lifecycle.reload.service_started(restarted=restarted)
-        self._cached, self._is_logged = cached, False
+        self._cached, self.is_logged = cached, False
         self.log_start()
         lifecycle.residents.start()
         lifecycle.reload.go_on(restarted=restarted)
@@ -127,13 +129,13 @@ class Start:
     def log_start(self) -> None:
         """Log the start as soon as the program of the service was executed, and not if that failed."""
         executed = self.crew.executed()
-        if self._is_logged:
+        if self.is_logged:
             return
         waits = self.crew.alive(Role.MAIN) and self.crew.now() < self.service_since + EXEC_TIMEOUT
         if executed is None and waits:
             self.lifecycle.timers["started"] = self.crew.now() + EXEC_POLL_INTERVAL
             return
-        self._is_logged = True
+        self.is_logged = True
         if executed is not False:
             self.lifecycle.history.log_start(
                 self.crew.argv[0], self.crew.pid(Role.MAIN), self.settings, self.crew.prepared, cached=self._cached
@@ -147,6 +149,7 @@ class Start:
         self.exit_before_start(EX_SOFTWARE, "the service could not be started")
 
     def exit_before_start(self, code: int, reason: str) -> None:
+        """Exit without the service."""
         lifecycle = self.lifecycle
         lifecycle.history.ended_before_start(code, reason)
         lifecycle.code = code

@@ -277,6 +277,7 @@ class Lifecycle:
                 self.residents.check_presence()
             case _, Deadline("started"):
                 self.start.log_start()
+                self.reload.begin_next()
             case State.STARTING | State.RUNNING | State.RELOADING, Deadline("metrics"):
                 self.residents.start_metrics()
             case State.DEREGISTERING, Deadline("deregister"):

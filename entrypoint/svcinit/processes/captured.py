@@ -235,7 +235,8 @@ def _watch_over(first: int, grace: float) -> int:
                 limit = time.monotonic() + grace
                 send(-first, _signal.SIGTERM)
         elif dead.si_code == os.CLD_TRAPPED:
-            untrace(dead.si_pid, dead.si_status)
+            if not untrace(dead.si_pid, dead.si_status):
+                send(dead.si_pid, _signal.SIGKILL)
         elif dead.si_pid == first:
             if limit is not None:
                 return TERMINATED

@@ -33,6 +33,7 @@ ENOEXEC = 8
 NO_ROOM = 11, 12  # EAGAIN: the user's limit of processes (RLIMIT_NPROC); ENOMEM
 ROOM_TIMEOUT, ROOM_PAUSE = 3.0, 0.1  # seconds in which execve(2) is tried again without room; between two tries
 PTRACE_DETACH = 17  # ptrace(2)
+_missed: str | None = None  # the working directory that this process could not enter yet
 PAUSED = 1.0  # seconds: a wait that lasts so much longer than requested means that the process was paused
 
 
@@ -72,16 +73,33 @@ def own_signals(*, blocked: bool) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
+def enter(folder: str | None, *, is_last: bool = True) -> None:
+    """Change to the working directory. `is_last`: False if `become` is to try it again: perhaps only SVCINIT_USER may
+    enter it."""
+    global _missed
+    _missed = None
+    if folder is None:
+        return
+    try:
+        posix.chdir(folder)
+    except OSError as error:
+        if not is_last:
+            _missed = folder
+            return
+        log.warning("run_dir_failed", "cannot change to the working directory {file}: {error}; using / instead",
+                    file=folder, error=error.strerror)  # fmt: skip
+
+
 def become(user: User | None) -> None:
-    """Become SVCINIT_USER. Raises PermissionError."""
+    """Become SVCINIT_USER. Raises OSError."""
     if user is None:
         return
     uid, gid, groups, _ = user
-    if (posix.getuid(), posix.getgid()) == (uid, gid) and uid != 0:
-        return  # nothing to change, and only root may call setgroups(2)
-    posix.setgroups(groups)
-    posix.setgid(gid)
-    posix.setuid(uid)
+    if (posix.getuid(), posix.getgid()) != (uid, gid) or uid == 0:  # only root may call setgroups(2)
+        posix.setgroups(groups)
+        posix.setgid(gid)
+        posix.setuid(uid)
+    enter(_missed)
 
 
 def execute(argv: tuple[str, ...], env: Mapping[str, str]) -> int:
@@ -199,10 +217,11 @@ def prctl(option: int, value: int) -> bool:
     return _libc("prctl", option, value, 0, 0, 0)
 
 
-def untrace(pid: int, number: int) -> None:
+def untrace(pid: int, number: int) -> bool:
     """A child that called ptrace(2) with PTRACE_TRACEME stops at each signal, until its parent lets it go on. Nobody
-    debugs it here: give it the signal, and end the tracing. The stop after its execve(2) is SIGTRAP: no signal."""
-    _libc("ptrace", PTRACE_DETACH, pid, 0, 0 if number == _signal.SIGTRAP else number)
+    debugs it here: give it the signal, and end the tracing. The stop after its execve(2) is SIGTRAP: no signal. False
+    if that fails."""
+    return _libc("ptrace", PTRACE_DETACH, pid, 0, 0 if number == _signal.SIGTRAP else number)
 
 
 def _libc(name: str, *numbers: int) -> bool:

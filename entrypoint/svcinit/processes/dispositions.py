@@ -32,6 +32,20 @@ def unhandled(main: int, number: int, *, group: bool) -> tuple[str, str]:
     return found[ENDS], found[BLOCKS]
 
 
+def is_job() -> bool:
+    """Is this process a job of a shell, which notices that it stops, and can continue it? A shell with job control
+    ignores or catches TSTP itself. An init such as tini does not, and could not continue anybody."""
+    try:
+        group, parent = os.getpgrp(), os.getppid()
+        while parent and os.getpgid(parent) == group:  # the other processes of the job
+            parent = int(_status(parent).get(b"PPid", b"0"))
+        is_in_session = parent != 0 and os.getsid(parent) == os.getsid(0)
+    except OSError:  # it ended meanwhile
+        return False
+    status = _status(parent) if is_in_session and proc_is_ours() else {}
+    return any(_has(int(status[mask], 16), _signal.SIGTSTP) for mask in (b"SigIgn", b"SigCgt") if status)
+
+
 def _others(main: int) -> list[int]:
     """The other processes in the process group of `main`."""
     found = []

@@ -22,10 +22,12 @@ from svcinit.processes.child import (
     Clock,
     become,
     descendants,
+    enter,
     execute,
     fork,
     prctl,
     proc_is_ours,
+    send,
     untrace,
 )
 
@@ -152,7 +154,7 @@ class Init:
         def run() -> int:
             log.context(role=role)
             self._unprotect()
-            self._return(quietly=self.settings.user is not None)
+            enter(self._folder, is_last=self.settings.user is None)
             if role == Role.MAIN and self._has_foreground:
                 _pass_terminal((group, self._group), posix.getpid())
             sys.stderr = None  # a library that writes there could block; log.py does not use it
@@ -231,36 +233,20 @@ class Init:
                           "CAP_SETGID, and a user namespace that has these IDs",
                           variable="SVCINIT_USER", error=error.strerror)  # fmt: skip
                 return EX_CONFIG
-            if self.settings.user is not None:
-                self._return()
             return body()
 
         return run
-
-    def _return(self, *, quietly: bool = False) -> None:
-        """Return to the working directory. `quietly`: this is tried again as SVCINIT_USER, who may be the only one that
-        can enter it."""
-        if self._folder is None:
-            return
-        try:
-            posix.chdir(self._folder)
-        except OSError as error:
-            if not quietly:
-                log.warning("run_dir_failed", "cannot change to the working directory {file}: {error}; using / instead",
-                            file=self._folder, error=error.strerror)  # fmt: skip
 
     def signal(self, role: str, number: int, *, group: bool = False) -> None:
         """Send a signal to the child of `role`, or to its whole process group. Without such a child nothing happens."""
         pid = self._pids.get(role)
         if pid is None:
             return
+        if group and _has_moved(pid):
+            send(-pid, number)
+            group = False
         try:
-            try:
-                posix.kill(-pid if group else pid, number)
-            except ProcessLookupError:  # it is our child, and not reaped: it has moved to another group
-                if not group:
-                    raise
-                posix.kill(pid, number)
+            posix.kill(-pid if group else pid, number)
         except BlockingIOError:  # EAGAIN: the queue of real-time signals is full: the transition is tried again
             raise
         except OSError as error:
@@ -272,23 +258,21 @@ class Init:
         self.signal(role, _signal.SIGKILL, group=True)
 
     def suspend(self, number: int) -> None:
-        """The service was suspended by signal `number`. If a terminal is shared with it, stop like a job of a shell,
-        until a CONT arrives; the shell can take the terminal back.
+        """The service was suspended by signal `number`. If we are a job of a shell, stop until a CONT arrives, and let
+        the shell take the terminal back. Otherwise nobody would continue us.
 
-        TSTP is the signal for that: the kernel does not obey it where no shell could continue us (an orphaned process
-        group). PID 1 never stops. A CONT that came meanwhile is obeyed: a stop would discard it (signal(7)), and
-        nothing would send another one.
+        A CONT that came meanwhile is obeyed: a stop would discard it (signal(7)), and nothing would send another one.
         """
         if number in OF_TERMINAL and not self._has_foreground:
             log.warning("suspended", "signal {signal} suspended the service: it uses the terminal; set {variable}=1",
                         signal=number, variable="SVCINIT_FOREGROUND")  # fmt: skip
-        if self.is_pid1 or not self._has_foreground:
+        from svcinit.processes import dispositions
+
+        if self.is_pid1 or not dispositions.is_job():
             return
-        has_terminal = _pass_terminal((self._pids.get(Role.MAIN),), posix.getpgrp())
-        if has_terminal and _signal.SIGCONT not in _signal.sigpending():
-            posix.kill(posix.getpid(), _signal.SIGTSTP)
-            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTSTP})  # we stop here
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGTSTP})
+        _pass_terminal((self._pids.get(Role.MAIN),), posix.getpgrp())
+        if _signal.SIGCONT not in _signal.sigpending():
+            posix.kill(posix.getpid(), _signal.SIGSTOP)
 
     def resume(self) -> None:
         """Send CONT to the service and its group. They get the terminal back if the shell gave it to us."""
@@ -381,15 +365,21 @@ def _end_with_parent(number: int) -> None:
         posix.kill(posix.getpid(), number)
 
 
-def _pass_terminal(owners: tuple[int | None, ...], heir: int) -> bool:
-    """Make process group `heir` the foreground group of the terminal, if one of `owners` is that now. False: there is
-    no terminal."""
+def _has_moved(pid: int) -> bool:
+    """Has a child left its own process group?"""
+    try:
+        return posix.getpgid(pid) != pid
+    except OSError:
+        return False
+
+
+def _pass_terminal(owners: tuple[int | None, ...], heir: int) -> None:
+    """Make process group `heir` the foreground group of the terminal, if one of `owners` is that now."""
     try:
         if posix.tcgetpgrp(0) in owners:
             posix.tcsetpgrp(0, heir)
-    except OSError:
-        return False
-    return True
+    except OSError:  # no terminal
+        pass
 
 
 def _leave_folder() -> str | None:
