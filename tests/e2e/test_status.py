@@ -393,7 +393,7 @@ def test_what_others_wrote_does_nothing_to_the_terminal(service: Service) -> Non
     _, said = eventually(lambda: _with(ctl(svcinit, "status"), "in maintenance"), "it has seen it") or (1, "")
     assert "in maintenance (disk\\n\\x1b[2J)" in said
     _, said = ctl(svcinit, "doctor", env=service.env)
-    assert "disk\n\\x1b[2J\n" in said
+    assert "disk\n\\x1b[2J [maintenance]\n" in said
 
 
 def _with(answer: tuple[int, str], text: str) -> tuple[int, str] | None:

@@ -140,7 +140,8 @@ def test_a_hup_that_is_rewritten_is_no_reload_that_anybody_waits_for() -> None:
 @pytest.mark.parametrize("step", ["start_prepare", "take_refusal"])
 def test_a_step_that_fails_after_the_start_starts_no_second_presence(step: str) -> None:
     """The first one would keep the registration, and nobody would stop it."""
-    crew = FakeCrew([Signalled(HUP), Exited(Role.PREPARE, 0), Signalled(HUP), Exited(Role.PREPARE, 0)])
+    again: list[Event] = [Signalled(HUP), Exited(Role.PREPARE, 0)]
+    crew = FakeCrew([*again, *again, Deadline()])  # at which the failed step is tried again
     real, calls = getattr(crew, step), itertools.count()
 
     def fails(*given: object, **named: object) -> object:
