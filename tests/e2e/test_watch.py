@@ -300,15 +300,22 @@ def test_a_consul_that_comes_back_with_other_keys_is_followed_again(
 def test_presence_killed_at_any_time_loses_no_change(followed: Service) -> None:
     followed.consul.kv_put("config/web/n", "0")
     target = followed.template("app.ini", '{{ key("n") }}')
-    svcinit = up(followed)
+    svcinit, presence = up(followed), 0
     for value in "12345":
         hups = followed.notes.count("SIGHUP")
         followed.consul.kv_put("config/web/n", value)
-        os.kill(svcinit.child("presence"), signal.SIGKILL)
+        presence = eventually(lambda killed=presence: other_presence(svcinit, killed), "presence runs")  # type: ignore[misc]
+        os.kill(presence, signal.SIGKILL)
         eventually(lambda value=value: target.read_text() == value, f"the change arrives; {svcinit.err}", 30)  # type: ignore[misc]
         eventually(lambda hups=hups: followed.notes.count("SIGHUP") > hups, "the service heard of it")  # type: ignore[misc]
         has_state(svcinit, state="running")
     assert svcinit.stop() == 0
+
+
+def other_presence(svcinit: Running, killed: int) -> int:
+    """0 while init has not noticed yet that it was killed."""
+    pid = svcinit.child("presence")
+    return 0 if pid == killed else pid
 
 
 def test_the_child_that_waits_for_a_change_may_be_killed_and_ends_with_its_presence(followed: Service) -> None:
