@@ -33,19 +33,37 @@ while True:
     time.sleep(0.02)
 """
 TRACED = HANDLES.format(act="ctypes.CDLL(None).ptrace(0, 0, 0, 0)  # PTRACE_TRACEME: as programs against debuggers do")
+LEADS_TO_EXEC = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, "-c", {HANDLES.format(act="")!r}])
+"""
 MOVE = "os.setpgid(0, os.getpgid(os.getppid()))"
 LEAVE = "if os.fork() == 0: signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1); os._exit(0)"
 
 
 @pytest.mark.not_emulated("ptrace(2)")
 @pytest.mark.parametrize("env", [{}, SERVICE], ids=["plain", "service"])
+@pytest.mark.parametrize("script", [TRACED, LEADS_TO_EXEC], ids=["itself", "before execve"])
 def test_a_service_that_asks_to_be_traced_gets_its_signals_and_keeps_its_exit_status(
-    env: dict[str, str], tmp_path: pathlib.Path
+    env: dict[str, str], script: str, tmp_path: pathlib.Path
 ) -> None:
-    with running(tmp_path, sys.executable, "-c", TRACED, env=env) as svcinit:
+    with running(tmp_path, sys.executable, "-c", script, env=env) as svcinit:
         svcinit.says("is-up")
         svcinit.signal(signal.SIGHUP)
         svcinit.says("got SIGHUP")
+        assert svcinit.stop() == 3
+
+
+@pytest.mark.not_emulated("ptrace(2)")
+def test_a_command_that_asks_to_be_traced_runs_to_its_end(tmp_path: pathlib.Path) -> None:
+    act = 'import ctypes, os; ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), 28); print("goes on")'
+    env = {**SERVICE, "SVCINIT_RELOAD": f"exec:{sys.executable} -c '{act}'", "SVCINIT_RELOAD_TIMEOUT": "5s"}
+    with running(tmp_path, sys.executable, "-c", HANDLES.format(act=""), env=env) as svcinit:
+        svcinit.says("is-up")
+        svcinit.signal(signal.SIGHUP)
+        svcinit.says("goes on")
+        svcinit.says("reload 1: done")
         assert svcinit.stop() == 3
 
 

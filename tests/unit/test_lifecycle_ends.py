@@ -93,6 +93,12 @@ def test_a_service_that_was_continued_is_not_continued_again_at_its_stop() -> No
     assert crew.log[4:] == ["0 suspended", "0 resumed", "0 presence<-SIGTERM", "1 main<-SIGTERM"]
 
 
+def test_a_service_that_is_suspended_while_it_drains_does_not_suspend_svcinit_and_is_continued_to_stop() -> None:
+    crew = Clocked(*UP, TERM, DONE[0], Stopped(Role.MAIN, signal.SIGTSTP), *DONE[1:])
+    live(WEB, crew)
+    assert crew.log[-3:] == ["0 presence<-SIGTERM", "1 main<-SIGTERM", "1 resumed"]
+
+
 def test_a_service_that_is_suspended_while_it_stops_is_continued() -> None:
     crew = Clocked(*UP, TERM, *DONE[:2], Stopped(Role.MAIN, signal.SIGSTOP), Exited(Role.MAIN, 0))
     live(WEB, crew)

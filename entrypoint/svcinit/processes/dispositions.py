@@ -35,15 +35,18 @@ def unhandled(main: int, number: int, *, group: bool) -> tuple[str, str]:
 def is_job() -> bool:
     """Is this process a job of a shell, which notices that it stops, and can continue it? A shell with job control
     ignores or catches TSTP itself. An init such as tini does not, and could not continue anybody."""
+    if not proc_is_ours():
+        return False
     try:
         group, parent = os.getpgrp(), os.getppid()
         while parent and os.getpgid(parent) == group:  # the other processes of the job
             parent = int(_status(parent).get(b"PPid", b"0"))
-        is_in_session = parent != 0 and os.getsid(parent) == os.getsid(0)
+        if not parent or os.getsid(parent) != os.getsid(0):
+            return False
     except OSError:  # it ended meanwhile
         return False
-    status = _status(parent) if is_in_session and proc_is_ours() else {}
-    return any(_has(int(status[mask], 16), _signal.SIGTSTP) for mask in (b"SigIgn", b"SigCgt") if status)
+    status = _status(parent)
+    return any(_has(int(status.get(mask, b"0"), 16), _signal.SIGTSTP) for mask in (b"SigIgn", b"SigCgt"))
 
 
 def _others(main: int) -> list[int]:

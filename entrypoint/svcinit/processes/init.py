@@ -294,10 +294,12 @@ class Init:
         that `docker exec` started. Without a /proc of ours, PID 1 cannot spare them, and another process can find only
         the process group of the service."""
         # Outside a PID namespace of our own kill(-1) would reach processes far beyond us.
-        if self.is_pid1 and (exec_sessions or not proc_is_ours()):
+        if self.is_pid1 and exec_sessions:
             found = [-1]
+        elif proc_is_ours():
+            found = descendants(posix.getpid())
         else:
-            found = descendants(posix.getpid()) if proc_is_ours() else [-self._group] * bool(self._group)
+            found = [-1] if self.is_pid1 else [-self._group] * bool(self._group)
         for pid in found:
             try:
                 posix.kill(pid, number)

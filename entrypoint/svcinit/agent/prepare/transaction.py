@@ -65,8 +65,8 @@ def main(
                     raise Unavailable(*error.faults) from None
                 raise
             return EX_OK
-        is_one_of_many = settings.uses_consul and settings.reload.kind == "restart"
-        if is_start and settings.watch and is_one_of_many and not settings.splay:
+        restarts = settings.watch and settings.uses_consul and settings.reload.kind == RESTART
+        if is_start and restarts and not settings.splay:
             log.warning("no_splay", "{variable} is 0s: a change in Consul restarts all instances at the same time",
                         variable="SVCINIT_SPLAY")  # fmt: skip
         # What presence prepared is in place, also while init has not taken it yet: its child may outlive a presence.

@@ -137,8 +137,8 @@ class Follower:
         if was_busy:
             self._look_after(now)
         for each in self._watches() if not self.hurries(now) else ():
-            was_refused = each.digest not in ("", each.known)  # init was told of a change that could not be prepared
-            if each.turn(now) and (was_refused or each.digest != each.known):
+            differed = each.digest not in ("", each.known)  # if the change was refused, its end is a change too
+            if each.turn(now) and (differed or each.digest != each.known):
                 self._last_change = now
                 if not self._changed_at:
                     self._changed_at, self._splay = now, random.uniform(0, self.settings.splay)

@@ -79,9 +79,10 @@ def run(options: argparse.Namespace) -> int:
     if options.detach:
         return 0
     code = conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience, watch=options.watch)
-    reverted, _ = place.fleet.plan() if options.action == "revert" and code == 0 else (None, 0)
-    if reverted is not None:
-        tell_undo(place, reverted, reverted.good)
+    if options.action == "revert" and code == 0:
+        reverted, _ = place.fleet.plan()
+        if reverted is not None:
+            tell_undo(place, reverted, reverted.good)
     return code
 
 

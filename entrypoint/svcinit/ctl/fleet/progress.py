@@ -126,7 +126,8 @@ def _after_failure(place: Place, plan: Plan, target: str) -> None:
 
 
 def tell_undo(place: Place, plan: Plan, expected: str) -> None:
-    """The next step, if the live keys have not what the instances run. If they cannot be read: is `expected` there?"""
+    """Say how to restore the live keys, if they are not those of the good revision. `expected`: the revision to assume
+    if they cannot be read."""
     from svcinit.agent.fleet import revision
     from svcinit.errors import SvcinitError
 
