@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from testing import images, planted
@@ -24,6 +25,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two are Python's own
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
+hypothesis.settings.register_profile("svcinit", deadline=None)  # a busy machine may stop for longer than its 0.2 s
+hypothesis.settings.load_profile("svcinit")
 TOKEN = {"CONSUL_HTTP_TOKEN": planted.token()}  # an agent without ACLs takes any
 
 

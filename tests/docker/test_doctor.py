@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import random
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -46,7 +44,7 @@ class Case:
             self.image, "doctor", "--json", *words, env={**self.env, **env},
             options=["--entrypoint", "svcinitctl", *self.mounts, *options],
         )  # fmt: skip
-        return Diagnosis(container.wait(LONGEST), container.logs)
+        return Diagnosis(container.wait(LONGEST + 20), container.logs)
 
     def start(self, *options: str, command: tuple[str, ...] = ("sleep", "300"), **env: str) -> Container:
         container = self.engine.run(self.image, *command, env={**self.env, **env}, options=[*self.mounts, *options])
@@ -142,10 +140,9 @@ class Network:
     """A Docker network with an agent on its host, which containers on it reach at the gateway."""
 
     def __init__(self, engine: Engine) -> None:
-        self.name = f"svcinit-doctor-{uuid.uuid4().hex[:8]}"
-        net = f"10.{random.randint(128, 250)}.{random.randint(0, 255)}"
-        self.gateway, self.own, self.nobody = f"{net}.1", f"{net}.10", f"{net}.99"
-        docker("network", "create", "--label", engine.mark, "--subnet", f"{net}.0/24", self.name)
+        made = engine.network()
+        self.name, self.gateway = made.name, made.gateway
+        self.own, self.nobody = f"{made.prefix}.10", f"{made.prefix}.99"
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -153,11 +150,8 @@ class Network:
 
 
 @pytest.fixture
-def network(engine: Engine) -> Iterator[Network]:
-    made = Network(engine)
-    yield made
-    engine.clean()
-    docker("network", "rm", made.name)
+def network(engine: Engine) -> Network:
+    return Network(engine)
 
 
 @pytest.fixture

@@ -142,7 +142,10 @@ def of_three(run: Run, version: str, **env: str) -> list[Node]:
 
 
 def finds_one(node: Node) -> bool:
-    hits = node.call("/things/_search")["hits"]["total"]
+    try:
+        hits = node.call("/things/_search")["hits"]["total"]
+    except OSError:  # another node has just left
+        return False
     return bool((hits["value"] if isinstance(hits, dict) else hits) == 1)
 
 
@@ -173,7 +176,7 @@ def test_a_lone_node_serves_restarts_and_stops_without_an_error_in_the_log(run: 
 def test_three_nodes_started_at_once_are_one_cluster_that_outlives_the_stop_the_restart_and_the_kill_of_a_node(
     run: Run, consul: ConsulAgent
 ) -> None:
-    nodes = of_three(run, "8.17.4")
+    nodes = of_three(run, "8.17.4", SVCINIT_DRAIN="5s")  # for an answer of a busy machine, too
     uuid = nodes[0].uuid
 
     elected = next(iter(nodes[0].call("/_cat/master?format=json")))["node"]
@@ -247,9 +250,9 @@ def test_a_signal_while_it_starts_is_acted_on_at_once(run: Run, signal: str) -> 
     if signal == "TERM":
         assert node.container.wait(90) == 0, node.container.logs[-3000:]
         (seconds,) = re.findall(r"stop_seconds=([\d.]+)", node.container.logs)
-        assert float(seconds) < 6
+        assert float(seconds) < 20  # a signal without effect takes 60
     else:
-        eventually(lambda: node.starts == 2, "it is started again", 6)
+        eventually(lambda: node.starts == 2, "it is started again", 20)
         node.is_passing()
 
 

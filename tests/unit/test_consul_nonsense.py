@@ -83,7 +83,7 @@ CALLS = (
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(st.one_of(ANYTHING, st.lists(st.one_of(ENTRY, ANYTHING), max_size=4), ENTRY, st.dictionaries(st.text(), ENTRY)))
 def test_no_answer_is_a_crash(answer: Any) -> None:
     CONSUL.answer = answer

@@ -200,7 +200,7 @@ def test_a_peer_cannot_be_changed_and_reads_as_address_and_port() -> None:
     assert len({FOUND, Peer("h1.node.dc1.consul", "10.0.0.1", 8000, "h1")}) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(2, 150), st.integers(0, 255)), max_size=4), st.integers(0, 60))
 def test_no_answer_however_broken_is_a_crash(changes: list[tuple[int, int]], cut: int) -> None:
     def broken(query: Message) -> Sequence[bytes]:

@@ -189,8 +189,8 @@ def test_what_a_check_refuses_is_not_written_nor_is_anything_else(etc: Path) -> 
         ),
         ("' ' {}", "exit status 127; it said: svcinit: error:  : command not found"),
         ("sh -c 'kill -9 $$' {}", "killed by signal 9"),
-        ("sh -c 'echo waiting; exec sleep 60' {}", "it took longer than 0.2 s; it said: waiting"),
-        ("sh -c 'sleep 2 & exec sleep 60' {}", "it took longer than 0.2 s"),
+        ("sh -c 'echo waiting; exec sleep 60' {}", "it took longer than 1.5 s; it said: waiting"),
+        ("sh -c 'sleep 2 & exec sleep 60' {}", "it took longer than 1.5 s"),
         ("sh -c 'cat; test -t 0' {}", "exit status 1"),
         ("sh -c 'x {}", "a quote in the command is not closed"),
         (r"sh -c 'printf %1000s y; exit 1' {}", "exit status 1; it said: y"),
@@ -198,7 +198,7 @@ def test_what_a_check_refuses_is_not_written_nor_is_anything_else(etc: Path) -> 
 )
 def test_it_is_said_how_a_check_failed(etc: Path, check: str, reason: str) -> None:
     start = time.monotonic()
-    timeout = 0.2 if "took longer" in reason else 10.0
+    timeout = 1.5 if "took longer" in reason else 10.0
     (fault,) = faults_of(Rendered(f"{etc}/a", b"x", check=check), timeout=timeout)
     assert fault == f"{etc}/a was not accepted by its check, `{check}`: {reason}"
     assert time.monotonic() - start < 5
@@ -302,7 +302,7 @@ def test_a_rollback_restores_all_it_can_and_names_the_rest(etc: Path) -> None:
 FILES = st.dictionaries(st.sampled_from(["a", "b", "d/c", "d/e/f"]), st.binary(max_size=20), min_size=1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(FILES, FILES, st.sampled_from(["check", "directory"]))
 def test_a_commit_that_fails_changes_no_byte_and_one_that_does_not_is_repeatable_and_can_be_rolled_back(
     etc: Path, old: dict[str, bytes], new: dict[str, bytes], failure: str

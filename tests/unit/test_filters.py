@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rendering import Data, fault_of, render_all, text_of, tree
@@ -157,7 +157,6 @@ def test_from_yaml_leaves_times_addresses_and_dates_as_they_are_written(written:
     assert type(formats.from_yaml(written)) is type(value)
 
 
-@settings(deadline=None)
 @given(st.from_regex(r"[-+]?[0-9a-fobxEe._:+-]{1,9}", fullmatch=True))
 @example("1e3")
 @example("0o10")
@@ -178,7 +177,6 @@ DEEPER = st.dictionaries(WORDS, LEAVES | LEVEL | st.lists(LEVEL, max_size=2), ma
 TREES = LEAVES | st.lists(LEAVES | LEVEL, max_size=3) | DEEPER
 
 
-@settings(deadline=None)
 @given(st.dictionaries(WORDS, TREES, max_size=3))
 def test_what_to_toml_writes_is_what_from_toml_reads(value: dict[str, Any]) -> None:
     written = formats.to_toml(value)

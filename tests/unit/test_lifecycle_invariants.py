@@ -232,4 +232,4 @@ class Container(RuleBasedStateMachine):
 
 
 TestContainer = Container.TestCase
-TestContainer.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestContainer.settings = hypothesis_settings(max_examples=200, stateful_step_count=40)

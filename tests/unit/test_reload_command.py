@@ -85,8 +85,8 @@ def test_a_command_that_hangs_can_clean_up_and_ends_at_its_time_limit(
     tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    assert run(f"trap 'echo clean > {tmp_path}/cleaned; exit 0' TERM; echo waits; sleep 1000 & wait", 0.5) == 137
-    assert time.monotonic() - began < 5
+    assert run(f"trap 'echo clean > {tmp_path}/cleaned; exit 0' TERM; echo waits; sleep 1000 & wait", 2.0) == 137
+    assert time.monotonic() - began < 10
     err = capfd.readouterr().err
     assert err.index("<timed_out> child=action") < err.index("<reload_command>") < err.index("output=waits")
     assert (tmp_path / "cleaned").read_text() == "clean\n"
@@ -98,8 +98,8 @@ def test_a_command_that_hangs_can_clean_up_and_ends_at_its_time_limit(
 def test_nothing_of_a_command_that_is_late_goes_on_whatever_it_ignores(late: str, tmp_path: pathlib.Path) -> None:
     pid = tmp_path / "pid"
     began = time.monotonic()
-    assert run(late.replace("echo $!", f"echo $! > {pid}"), 0.5) == 137
-    assert time.monotonic() - began < 5
+    assert run(late.replace("echo $!", f"echo $! > {pid}"), 2.0) == 137
+    assert time.monotonic() - began < 10
     assert not is_alive(int(pid.read_text()))
 
 

@@ -328,6 +328,5 @@ TestFleet.pytestmark = [pytest.mark.timeout(60 + EXAMPLES)]  # type: ignore[attr
 TestFleet.settings = hypothesis_settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import signal
@@ -90,7 +91,11 @@ def test_a_claim_whose_answer_is_lost_is_a_claim() -> None:
 
 
 def test_ctrl_c_ends_the_command_before_its_turn_ends() -> None:
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def interrupt() -> None:
+        eventually(lambda: "sleep" in names_below(os.getpid()), "the command runs")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     began = time.monotonic()
     assert host_of(Store(Record()), "sleep", "30")._command() == 128 + signal.SIGINT
     assert time.monotonic() - began < 10
@@ -228,6 +233,17 @@ def descendants(pid: int) -> list[int]:
     return [found.pid for found in psutil.Process(pid).children()]
 
 
+def names_below(pid: int) -> list[str]:
+    names = []
+    for each in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(each.name())
+    return names
+
+
 def sockets(pid: int) -> list[str]:
-    folder = pathlib.Path(f"/proc/{pid}/fd")
-    return [text for each in folder.iterdir() if (text := os.readlink(each)).startswith("socket:")]
+    found = []
+    for each in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(each))
+    return [text for text in found if text.startswith("socket:")]
