@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal
 import posix  # not `os`: its import costs every container start 1 ms
+from time import monotonic
 
 from svcinit import __version__, log
 from svcinit.model import RESTART, Role
@@ -116,14 +117,16 @@ class Crew(Init):
         slots.verdict.renew()
         slots.fresh.renew()
         slots.verdict.write(Progress(Progress.FETCHING))
+        until = monotonic() + seconds  # also the imports of the child take time
         is_fetched = self._pipe.read_end if self._pipe is not None and not fallback else -1
 
         def body() -> int:
             _load_quickly(settings)
             from svcinit.agent.prepare import transaction
 
+            left = until - monotonic()
             return transaction.main(
-                settings, command, slots, seconds=seconds, fallback=fallback, life=life, is_fetched=is_fetched
+                settings, command, slots, seconds=left, fallback=fallback, life=life, is_fetched=is_fetched
             )
 
         self.fork(Role.PREPARE, body)
