@@ -66,7 +66,7 @@ def test_lines_reach_the_collector_that_is_there_over_its_replacement_and_a_rota
     forwarder.says("cannot connect")
     log(port, "three")  # waits in the forwarder
     second, second_port, second_file = start("collector")
-    conf = "/etc/rsyslog.svcinit.conf"
+    conf = "/run/rsyslog/svcinit.conf"
     eventually(lambda: f'port="{second_port}"' in forwarder.read(conf).decode(), "the forwarder follows", 30)
     eventually(lambda: consul.passing("log-forwarder"), "the forwarder is up again", 20)
     log(port, "four")
@@ -92,7 +92,7 @@ def test_what_cannot_be_sent_is_saved_at_a_stop_and_sent_after_the_next_start(
     eventually(lambda: file.exists() and " app: kept\n" in file.read_text(), f"the line came: {forwarder.logs}", 30)
 
 
-def test_no_line_waits_for_a_name_server(
+def test_no_line_waits_for_a_name_server_and_a_read_only_root_is_enough(
     start: Callable[..., tuple[Container, int, pathlib.Path]], consul: ConsulAgent
 ) -> None:
     (own,) = free_ports(1)
@@ -100,7 +100,8 @@ def test_no_line_waits_for_a_name_server(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind((address, 53))
         silent.setblocking(False)
-        collector, port, file = start("collector", "--dns", address)
+        read_only = "--read-only", "--tmpfs=/run", "--tmpfs=/var/spool/rsyslog"
+        collector, port, file = start("collector", "--dns", address, *read_only)
         eventually(lambda: consul.passing("log-collector"), f"it is up: {collector.logs}", 30)
         log(port, "here", sender="127.0.0.7")  # whose name stands in no file
         eventually(lambda: file.exists() and " app: here\n" in file.read_text(), "the line is collected", 60)

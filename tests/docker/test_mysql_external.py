@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ import dns.message
 import dns.query
 import pytest
 
-from testing.consul import ConsulAgent
+from testing.consul import ConsulAgent, free_ports
 from testing.docker import Container, Engine, build, docker
 from testing.waiting import eventually
 from tests.docker.conftest import ROOT
@@ -108,6 +109,14 @@ def test_it_is_in_dns_while_it_answers_and_where_its_name_leads_to(
 
     assert keeper.stop() == 0
     place.is_gone()
+
+
+def test_another_server_at_the_port_of_the_database_is_no_obstacle(place: Place) -> None:
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
+        settings = {"SVCINIT_ADVERTISE": f"host:{NAME}", "SVCINIT_PORT": str(port), "SVCINIT_CHECK": "none"}
+        keeper = place.engine.run(place.images["mysql-external"], env={**place.consul.env, **settings})
+        eventually(lambda: place.consul.instances("mysql"), f"it is registered: {keeper.logs}", 20)
 
 
 def test_when_one_of_two_keepers_stops_the_other_one_keeps_it(place: Place) -> None:

@@ -98,10 +98,12 @@ class Held:
 
     def __init__(self) -> None:
         self.arrived, self.let_go = threading.Semaphore(0), threading.Semaphore(0)
+        self.host = ""  # of the last request
         held = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                held.host = self.headers["Host"]
                 held.arrived.release()
                 held.let_go.acquire(timeout=60)
                 self.send_response(200)
@@ -146,6 +148,7 @@ def test_what_is_in_flight_is_finished_over_a_reload_and_a_stop_whichever_signal
 
     for signal in ("HUP", ends_it):
         asked = held.ask(port)
+        assert held.host == f"127.0.0.1:{port}", "with the port: an app makes URLs of it, and compares it with Origin"
         container.kill(signal)
         eventually(leaves, f"a worker was told to end by {signal}; {container.logs}", 20)
         held.let_go.release()

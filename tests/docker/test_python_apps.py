@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
+import urllib.request
 from collections.abc import Callable
 
 import pytest
@@ -68,12 +69,23 @@ def test_a_stop_finishes_what_is_in_flight(make: Make, name: str) -> None:
     app.is_gone(container)
 
 
-def test_a_number_of_workers_that_is_none_ends_the_reload(make: Make) -> None:
+@pytest.mark.parametrize("name", ["gunicorn", "flask-uwsgi"])
+def test_a_request_with_as_many_headers_as_nginx_passes_on_is_answered(make: Make, name: str) -> None:
+    app = make(name)
+    app.start()
+    headers = {f"X-{number}": "x" * 7000 for number in range(4)}
+    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{app.port}/", headers=headers)) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("workers", ["2w", "0"])
+def test_a_number_of_workers_that_is_none_ends_the_reload(make: Make, workers: str) -> None:
     app = make("gunicorn")
     container = app.start()
-    app.consul.kv_put("config/shop/gunicorn/workers", "2w")
+    app.consul.kv_put("config/shop/gunicorn/workers", workers)
     container.kill("HUP")
     container.says("reload 1: aborted: SVCINIT_PRE_RELOAD failed", 30)
+    assert container.exec("ls", "-A", "/run/gunicorn") == "gunicorn.conf.py", "the check of the file leaves nothing"
 
 
 def test_what_starts_no_stop_is_gunicorns_own_affair_as_its_documentation_has_it(make: Make) -> None:

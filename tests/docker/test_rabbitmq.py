@@ -144,10 +144,13 @@ def test_a_hup_takes_over_a_new_password_without_a_restart_and_new_settings_with
 
     for address in others:
         cluster.consul.deregister(address)
-    cluster.configure(**{"log-level": "loud"})
-    node.kill("HUP")
-    node.says("reload 2: aborted")
-    cluster.configure(**{"log-level": "warning", "plugins": "no-such"})  # it would not start with either
+    # with neither would it start
+    for number, wrong in enumerate(({"log-level": "loud"}, {"partition-handling": "pause_if_all_down"}), 2):
+        cluster.configure(**wrong)
+        node.kill("HUP")
+        node.says(f"reload {number}: aborted")
+        cluster.configure(**{"log-level": "warning"})
+    cluster.configure(**{"partition-handling": "ignore", "plugins": "no-such"})  # RabbitMQ ignores such a plugin
     node.kill("HUP")
     eventually(lambda: node.logs.count("svcinit: ready") == 2, f"it was restarted: {node.logs}", PATIENCE)
     cluster.connect(11, ANOTHER).close()

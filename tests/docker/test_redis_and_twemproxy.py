@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -91,6 +92,30 @@ def test_twemproxy_waits_for_redis_follows_those_that_come_and_go_and_stops(
     assert proxy.stop() == 0
     consul.has_no("twemproxy")
     assert second.stop() == 0
+
+
+@pytest.mark.parametrize(("key", "value"), [("maxmemory", "1 GB"), ("maxmemory-policy", "lru"), ("save", "900")])
+def test_a_value_that_redis_would_not_start_with_leaves_the_running_one_alone(
+    pool: Pool, consul: ConsulAgent, key: str, value: str
+) -> None:
+    consul.kv_put("config/redis/maxmemory", "100mb\n")
+    redis, port = pool.redis()
+    eventually(lambda: consul.passing("redis"), f"redis is up: {redis.logs}", 30)
+    assert redis.exec("redis-cli", "-p", str(port), "config", "get", "maxmemory").split() == ["maxmemory", "104857600"]
+    consul.kv_put(f"config/redis/{key}", value)
+    redis.kill("HUP")
+    redis.says("reload 1: aborted", 20)
+    assert ask(port, "PING") == "+PONG"
+
+
+def test_a_redis_with_an_ipv6_address_is_a_server_of_twemproxy(
+    engine: Engine, image: Callable[[str], str], tmp_path: pathlib.Path
+) -> None:
+    fixture = tmp_path / "fixture.yaml"
+    fixture.write_text('services: {redis: ["10.0.0.1:6379", {address: "fd00::2", port: 6379}]}\n')
+    options = ["--volume", f"{fixture}:/fixture.yaml:ro", "--entrypoint", "svcinitctl", "--network=none"]
+    container = engine.run(image("twemproxy"), "check", "--fixture", "/fixture.yaml", options=options)
+    assert (container.wait(), container.logs) == (0, "files 1, check commands 1\n")
 
 
 def test_redis_saves_at_a_restart_and_a_stop_where_it_has_save_points(pool: Pool, consul: ConsulAgent) -> None:

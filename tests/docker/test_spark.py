@@ -27,6 +27,7 @@ from pyspark import SparkContext
 spark = SparkContext()
 parts = spark.parallelize(range(1000), 4).mapPartitions(lambda part: [(os.getcwd(), sum(part))]).collect()
 print("done:", spark.master, sum(total for _, total in parts), *sorted({folder for folder, _ in parts}))
+print("note:", spark.getConf().get("spark.note"))
 """
 
 
@@ -85,13 +86,16 @@ def test_a_worker_waits_for_its_master_does_a_job_follows_the_masters_successor_
     cluster.is_passing("master", first)
     cluster.is_passing("worker", worker)
     cluster.has_a_worker(pages, worker)
+    consul.kv_put("config/spark-worker/conf/spark.note", "C:\\temp\\new\n")
     consul.kv_put("config/spark-worker/conf/spark.app.name", "sums")
     eventually(lambda: b"spark.app.name sums" in worker.read(CONF), "a property arrives", 20)
     assert worker.logs.count("started sh") == 1, "and restarts nothing"
     worker.kill("HUP")
     eventually(lambda: worker.logs.count("started sh") == 2, f"HUP does; {worker.logs}", START)
     cluster.is_passing("worker", worker)
-    assert done(worker).startswith(f"done: spark://127.0.0.1:{first_port} 499500 /var/lib/spark/app-")
+    said = done(worker)
+    assert said.startswith(f"done: spark://127.0.0.1:{first_port} 499500 /var/lib/spark/app-")
+    assert "note: C:\\temp\\new" in said, "a property is what the key says"
     dumps_its_threads(first)
     dumps_its_threads(worker)
 

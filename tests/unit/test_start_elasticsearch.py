@@ -11,18 +11,21 @@ from testing.process import PATH, ROOT
 
 SCRIPT = ROOT / "images" / "elasticsearch" / "start-elasticsearch"
 NAMES = "es-1, es-2"
-FIRST = "eswrapper -Ecluster.initial_master_nodes=es-1,es-2"  # for the first start of a cluster
+FIRST = "eswrapper cluster.initial_master_nodes=es-1,es-2"  # for the first start of a cluster
 # from the file that a real 8.17.4 wrote: a length, then the bytes, of a key and of its value
 COMMITTED, NOT_YET = b"\x16cluster_uuid_committed\x04true", b"\x16cluster_uuid_committed\x05false"
 
 
-def arguments(home: pathlib.Path, masters: str = NAMES, yaml: str = "") -> str:
-    """Run the script with another home than the image's; what the entrypoint gets."""
+def given(home: pathlib.Path, masters: str = NAMES, yaml: str = "") -> str:
+    """Run the script with another home than the image's. What the entrypoint gets: arguments and settings."""
     (home / "config").mkdir()
     (home / "config" / "elasticsearch.yml").write_text(f'# rendered\ncluster.name: "logs"\n{yaml}')
     text = SCRIPT.read_text().replace("/usr/share/elasticsearch", str(home))
     script = home / "start"
-    script.write_text(text.replace("exec /usr/local/bin/docker-entrypoint.sh", "exec echo"))
+    entrypoint = home / "entrypoint"
+    entrypoint.write_text('#!/bin/bash\necho "$@" $(env | grep ^cluster)\n')
+    entrypoint.chmod(0o755)
+    script.write_text(text.replace("/usr/local/bin/docker-entrypoint.sh", str(entrypoint)))
     command = ["sh", str(script), "eswrapper"]
     done = subprocess.run(command, env={**PATH, "ES_MASTERS": masters}, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -39,18 +42,18 @@ def test_a_node_gets_the_masters_until_its_data_belong_to_a_cluster(
     tmp_path: pathlib.Path, content: bytes, expected: str
 ) -> None:
     has_data(tmp_path / "data", content)
-    assert arguments(tmp_path) == expected
+    assert given(tmp_path) == expected
 
 
 def test_a_node_without_data_gets_the_masters(tmp_path: pathlib.Path) -> None:
     (tmp_path / "data").mkdir()
-    assert arguments(tmp_path) == FIRST
+    assert given(tmp_path) == FIRST
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_the_data_are_where_the_configuration_has_them(tmp_path: pathlib.Path, quote: str) -> None:
     has_data(tmp_path / "elsewhere", COMMITTED)
-    assert arguments(tmp_path, yaml=f"path.data: {quote}{tmp_path}/elsewhere{quote}\n") == "eswrapper"
+    assert given(tmp_path, yaml=f"path.data: {quote}{tmp_path}/elsewhere{quote}\n") == "eswrapper"
 
 
 @pytest.mark.parametrize("yaml", ["cluster.initial_master_nodes: es-9\n", 'discovery.zen.hosts_provider: "file"\n'])
@@ -58,9 +61,9 @@ def test_masters_of_the_configuration_and_a_version_without_this_setting_are_lef
     tmp_path: pathlib.Path, yaml: str
 ) -> None:
     (tmp_path / "data").mkdir()
-    assert arguments(tmp_path, yaml=yaml) == "eswrapper"
+    assert given(tmp_path, yaml=yaml) == "eswrapper"
 
 
 def test_without_masters_none_are_given(tmp_path: pathlib.Path) -> None:
     (tmp_path / "data").mkdir()
-    assert arguments(tmp_path, masters="") == "eswrapper"
+    assert given(tmp_path, masters="") == "eswrapper"

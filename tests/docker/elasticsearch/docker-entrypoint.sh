@@ -11,4 +11,5 @@ options=()
 while IFS='=' read -r name value; do
     [[ ! $name =~ ^[a-z0-9_]+\.[a-z0-9_.]+$ ]] || options+=("-E$name=$value")
 done < <(env)
-exec bin/elasticsearch "$@" "${options[@]}" </dev/null
+# as in 7.x: the arguments are not passed on
+exec bin/elasticsearch "${options[@]}" </dev/null
