@@ -19,7 +19,7 @@ from testing.rollout import Group
 from testing.waiting import Repeatedly
 
 INTERVAL = 0.5  # seconds between two samples
-PATIENCE = 2.0  # seconds for all answers of a sample
+PATIENCE = 5.0  # seconds for all answers of a sample
 REQUEST = b"GET /health HTTP/1.0\r\n\r\n"
 
 
@@ -168,7 +168,7 @@ class Client(Repeatedly):
     def _ports(self) -> list[int]:
         """Those of the answer, which has some of the instances; they all listen on 127.0.0.1."""
         try:
-            answer = dns.query.udp(self._question, self._agent.address, 2.0, self._agent.dns_port)
+            answer = dns.query.udp(self._question, self._agent.address, 5.0, self._agent.dns_port)
         except (OSError, dns.exception.DNSException) as error:
             self.unresolved.append(repr(error))
             return []

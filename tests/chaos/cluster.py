@@ -237,7 +237,7 @@ class Client:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster
-        self._resolver = Resolver([(cluster.far.address, DNS)], timeout=1.0)
+        self._resolver = Resolver([(cluster.far.address, DNS)], timeout=5.0)
         self._name = name
         self.good = 0
         self.unresolved: list[str] = []  # why there was no address

@@ -153,7 +153,10 @@ def test_presence_is(live: Live, row: Row, signal: str) -> None:
 def test_prepare_is(live: Live, row: Row, templates: Callable[[str, str], str], signal: str) -> None:
     """In the middle of a reload, with its files half way."""
     waits = "sh -c 'while test -e /tmp/hold; do sleep 0.05; done' {}"
-    life = live(templates("/out/held", f'{{# svcinit: check="{waits}" #}}held {{{{ key_or_default("n", "0") }}}}\n'))
+    held = templates(
+        "/out/held", f'{{# svcinit: check="{waits}" timeout=30s #}}held {{{{ key_or_default("n", "0") }}}}\n'
+    )
+    life = live(held, SVCINIT_RELOAD_TIMEOUT="60s")
     life.container.exec("touch", "/tmp/hold")
     life.cluster.local.put(f"/v1/kv/config/{life.name}/n", b"1")
     life.reload()

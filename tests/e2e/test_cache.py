@@ -13,7 +13,7 @@ from testing.consul import LOOPBACK, ConsulAgent, connections
 from testing.faults import between
 from testing.process import Running
 from testing.waiting import eventually, stays
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import LONG, Service
 from tests.e2e.failing import AT_ONCE, ctl, has_state, is_passing
 
 pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
@@ -89,7 +89,7 @@ def test_a_prefix_that_had_keys_and_is_empty_is_taken_from_it_unless_that_is_all
     svcinit = starts_from_it(known)
     assert "KV prefix config/web had 2 entries and now has none: this counts as a failed fetch" in svcinit.err
     svcinit.stop()
-    known.env["SVCINIT_ALLOW_EMPTY"] = "1"
+    known.env |= {"SVCINIT_ALLOW_EMPTY": "1", "SVCINIT_START_TIMEOUT": LONG}
     known.template("app.ini", "none")
     known.start().says("started")
     assert (known.out / "app.ini").read_text() == "none"
@@ -97,6 +97,7 @@ def test_a_prefix_that_had_keys_and_is_empty_is_taken_from_it_unless_that_is_all
 
 def test_a_template_that_is_wrong_never_starts_from_it(known: Service) -> None:
     known.template("app.ini", '{{ key("nosuch") }}')
+    known.env["SVCINIT_START_TIMEOUT"] = LONG
     svcinit = known.start()
     assert svcinit.wait() == 78
     assert "SVCINIT_CACHE" not in svcinit.err
@@ -116,7 +117,7 @@ def test_a_cache_that_is_damaged_is_said_to_be_and_not_used(known: Service) -> N
 def test_switched_off_nothing_is_kept(known: Service) -> None:
     path = pathlib.Path(known.env["SVCINIT_CACHE"])
     path.unlink()
-    known.env["SVCINIT_CACHE"] = ""
+    known.env |= {"SVCINIT_CACHE": "", "SVCINIT_START_TIMEOUT": LONG}
     svcinit = known.start()
     is_passing(known)
     assert svcinit.stop() == 0
@@ -141,7 +142,7 @@ def test_a_question_that_the_cache_has_no_answer_to_is_named(known: Service) -> 
 
 
 def test_a_place_that_cannot_be_written_is_told_and_nothing_else_suffers(known: Service) -> None:
-    known.env["SVCINIT_CACHE"] = "/proc/svcinit/cache.json"
+    known.env |= {"SVCINIT_CACHE": "/proc/svcinit/cache.json", "SVCINIT_START_TIMEOUT": LONG}
     svcinit = known.start()
     is_passing(known)
     assert "warning: SVCINIT_CACHE='/proc/svcinit/cache.json' cannot be written: " in svcinit.err

@@ -204,7 +204,7 @@ def test_an_agent_that_is_not_there_is_named_with_what_was_asked(connect: Connec
 def test_an_agent_that_hangs_costs_bounded_time_and_works_again_when_it_wakes(
     own_consul: ConsulAgent, connect: Connect
 ) -> None:
-    client = connect(own_consul.url, timeout=(1.0, 0.3))
+    client = connect(own_consul.url, timeout=(3.0, 1.0))
     own_consul.kv_put("config/app/n", "1")
     assert client.kv("config/app")
     own_consul.pause()

@@ -116,6 +116,7 @@ def test_a_followed_change_that_is_too_large_is_not_taken_and_the_next_one_is(so
     svcinit.stop()
 
 
+@pytest.mark.timeout(60)
 def test_a_hook_runs_however_many_files_changed_and_is_told_how_many_are_not_named(
     source: Source, start: Start, tmp_path: pathlib.Path
 ) -> None:

@@ -65,8 +65,8 @@ class Disk:
         for name in NAMES:
             self.template(name)
         self.env = {
-            "SVCINIT_SOURCE": f"file:{self.source}", "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_RELOAD_TIMEOUT": "2s",
-            "SVCINIT_TEMPLATES": str(folder / "templates"), "SVCINIT_START_TIMEOUT": "2s", "SVCINIT_SETTLE": "0s",
+            "SVCINIT_SOURCE": f"file:{self.source}", "SVCINIT_KV_PREFIX": "config/web", "SVCINIT_RELOAD_TIMEOUT": "20s",
+            "SVCINIT_TEMPLATES": str(folder / "templates"), "SVCINIT_START_TIMEOUT": "20s", "SVCINIT_SETTLE": "0s",
             "SVCINIT_PRE_RELOAD": f"sh -c '{HOOK}' {folder}",
         }  # fmt: skip
 
@@ -131,6 +131,7 @@ def all_of(disk: Disk) -> list[str]:
 
 
 def test_a_disk_that_is_too_slow_aborts_the_reload_and_the_files_are_the_former_ones(disk: Disk) -> None:
+    disk.env["SVCINIT_RELOAD_TIMEOUT"] = "2s"
     svcinit = disk.up()
     disk.value("2")
     disk.stall(LAST_FSYNC)
@@ -152,6 +153,7 @@ def test_a_disk_that_is_too_slow_aborts_the_reload_and_the_files_are_the_former_
 
 
 def test_a_disk_that_is_too_slow_to_put_back_either_is_told_so_and_the_next_reload_mends_it(disk: Disk) -> None:
+    disk.env["SVCINIT_RELOAD_TIMEOUT"] = "2s"
     svcinit = disk.up()
     disk.value("2")
     disk.stall(LAST_FSYNC)
@@ -240,6 +242,7 @@ def test_a_worker_that_is_killed_with_a_change_is_as_if_it_had_not_begun(disk: D
 
 
 def test_a_worker_whose_disk_is_too_slow_says_nothing_that_is_not_so(disk: Disk) -> None:
+    disk.env["SVCINIT_RELOAD_TIMEOUT"] = "2s"
     disk.env |= {"SVCINIT_WATCH": "1", "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "1", "CONSUL_HTTP_ADDR": "127.0.0.1:1"}
     svcinit = disk.up()
     disk.stall(LAST_FSYNC)

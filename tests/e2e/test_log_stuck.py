@@ -27,6 +27,7 @@ SLEEP = "exec sleep 100"
 QUIET = {"SVCINIT_RELOAD": "none", "SVCINIT_STOP_TIMEOUT": "30s", "SVCINIT_RELOAD_TIMEOUT": "30s"}
 GLIBC = 0x180000000  # 32 and 33: nobody can reset them
 Start = Callable[..., Running]
+pytestmark = pytest.mark.timeout(60)
 
 
 def pid1_command(*command: str) -> list[str]:

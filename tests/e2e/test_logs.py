@@ -75,11 +75,16 @@ def test_every_line_of_a_life_is_as_the_schema_says_and_belongs_to_its_reload(
     own_consul.start()
     own_consul.kv_put("config/web/m", planted.secret("m"))
     tells(svcinit, AGAIN, event="consul_available", role="presence")
-    tells(svcinit, AGAIN, event="reload_ended", reload=4, outcome="done")
+
+    def last_done() -> int:
+        return max(int(line["reload"]) for line in told(svcinit, event="reload_ended", outcome="done"))
+
+    # it is the fifth if it saw the empty KV first
+    last = eventually(lambda: (last_done() > 3) * last_done(), "the new key is rendered", AGAIN)
     is_passing(followed)
     assert svcinit.stop() == 0
 
-    for number in range(1, 5):
+    for number in range(1, last + 1):
         events = [line["event"] for line in told(svcinit, reload=number)]
         assert (events[0], events[-1]) == ("reload_started", "reload_ended"), number
     (rendered,) = told(svcinit, reload=1, event="rendered")

@@ -98,6 +98,7 @@ def test_without_it_no_such_process_runs(tmp_path: pathlib.Path) -> None:
 def test_a_start_that_waits_for_consul_can_be_looked_at(tmp_path: pathlib.Path, port: int) -> None:
     env = at(port, SVCINIT_SERVICE="web", CONSUL_HTTP_ADDR=AWAY)
     with running(tmp_path, "sh", "-c", SLEEP, env=env) as svcinit:
+        comes_to(port, 1, "preparation_failed")
         found = scraped(port)
         assert found.value("state", state="starting") == 1
         assert (found.value("consul_requests_total", kind="GET kv", outcome="unreachable") or 0) > 0

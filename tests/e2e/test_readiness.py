@@ -59,7 +59,7 @@ def test_a_stop_before_it_is_ready_is_immediate(service: Service) -> None:
 
 
 def test_a_service_that_was_ready_once_is_not_asked_again_when_its_presence_is_killed(service: Service) -> None:
-    service.env |= {"SVCINIT_READY": "exec:test -e start", "SVCINIT_START_TIMEOUT": "1s", "SVCINIT_CHECK": "none"}
+    service.env |= {"SVCINIT_READY": "exec:test -e start", "SVCINIT_START_TIMEOUT": "10s", "SVCINIT_CHECK": "none"}
     start = service.folder / "start"
     service.env["SVCINIT_READY"] = f"exec:test -e {start}"
     start.touch()

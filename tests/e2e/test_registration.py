@@ -255,7 +255,7 @@ def test_deregistering_is_tried_on_while_the_service_stops(make_service: MakeSer
 
 def test_a_service_that_ends_by_itself_is_deregistered(service: Service) -> None:
     service.env |= {"SVCINIT_CHECK": "none", "SVCINIT_DRAIN": "0s"}
-    svcinit = service.start("bash", "-c", "read -rt 2 <> <(:); exit 3")
+    svcinit = service.start("bash", "-c", "read -rt 6 <> <(:); exit 3")
     svcinit.says("registered web")
     assert svcinit.wait() == 3
     service.consul.has_no("web")

@@ -70,7 +70,7 @@ def test_an_edit_on_a_laptop_does_not_end_a_command_without_a_handler(start: Sta
 
 @pytest.mark.parametrize("number", ["USR2", "RTMIN+3"])
 def test_a_reload_signal_of_any_number_is_looked_at(start: Start, number: str) -> None:
-    svcinit = start("sh", "-c", HEARS, SVCINIT_RELOAD=f"signal:{number}", SVCINIT_RELOAD_TIMEOUT="1s")
+    svcinit = start("sh", "-c", HEARS, SVCINIT_RELOAD=f"signal:{number}", SVCINIT_RELOAD_TIMEOUT="3s")
     svcinit.signal(HUP)
     refused(svcinit, "sh", number)
     assert "told" not in svcinit.out
@@ -78,7 +78,7 @@ def test_a_reload_signal_of_any_number_is_looked_at(start: Start, number: str) -
 
 def test_with_the_group_one_process_without_a_handler_is_enough(start: Start) -> None:
     script = 'trap "echo told" HUP; sleep 1000 & echo up; while :; do wait; done'
-    svcinit = start("sh", "-c", script, SVCINIT_SIGNAL_GROUP="1", SVCINIT_RELOAD_TIMEOUT="1s")
+    svcinit = start("sh", "-c", script, SVCINIT_SIGNAL_GROUP="1", SVCINIT_RELOAD_TIMEOUT="3s")
     svcinit.signal(HUP)
     refused(svcinit, "sleep")
 

@@ -29,8 +29,9 @@ class Files:
         eventually(lambda: service.notes == ["up"], "the service is up")
 
     def change(self, value: str) -> float:
+        began = time.monotonic()
         self.service.consul.kv_put("config/web/n", value)
-        return time.monotonic()
+        return began
 
     def becomes(self, file: pathlib.Path, text: str) -> float:
         eventually(lambda: file.read_text() == text, f"{file.name} is {text}; {self.svcinit.err}", timeout=15.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 
 import pytest
 
 from svcinit.agent.fleet import revision
-from svcinit.agent.fleet.records import How, Plan, PlanState, TurnOutcome, TurnState
+from svcinit.agent.fleet.records import How, Plan, PlanState, Turn, TurnOutcome, TurnState
 from svcinit.errors import EX_UNAVAILABLE
 from testing.consul import free_ports
 from testing.ctl import svcinitctl
@@ -220,11 +221,13 @@ def test_an_old_grant_is_ignored(rolled: Service, fleet: Fleet) -> None:
     good = fleet.live()
     fleet.plan(good)
     fleet.wait_for("it has a record")
-    serial = fleet.grant(good)
-    before = fleet.store.get(fleet.keys.at("web-1"))
+    before = fleet.record()
     assert before is not None
+    serial = fleet.grant(good)
     fleet.ended(serial)
-    fleet.store.put(before.key, before.value)  # as when Consul is restored from a snapshot
+    granted = Turn(n=1, serial=serial, rev=good, how=How.APPLY, restart=True, state=TurnState.GRANTED)
+    restored = dataclasses.replace(before, turn=granted)  # as when Consul is restored from a snapshot
+    fleet.store.put(fleet.keys.at("web-1"), restored.dump())
     fleet.wait_for("its own facts are written again", last=serial, turn_state=TurnState.GRANTED)
     stays(lambda: svcinit.err.count("has its turn") == 1, "the grant is not claimed again")
 

@@ -190,14 +190,14 @@ def test_a_container_that_registers_nothing_renews_its_token_too(shop: Service, 
     for name in ("SVCINIT_SERVICE", "SVCINIT_PORT"):
         del shop.env[name]
     shop.env |= {
-        "VAULT_TOKEN": vault.token(policies=["shop"], period="3s"), "SVCINIT_VAULT_INTERVAL": "1h",
+        "VAULT_TOKEN": vault.token(policies=["shop"], period="6s"), "SVCINIT_VAULT_INTERVAL": "1h",
         "SVCINIT_WATCH": "0", "CONSUL_HTTP_ADDR": "127.0.0.1:1",
     }  # fmt: skip
     target = shop.template("app.ini", TEMPLATE)
     svcinit = shop.start()
     eventually(target.exists, "it was rendered")
     began = time.monotonic()
-    eventually(lambda: time.monotonic() - began > 6, "longer than the token's time", 20)
+    eventually(lambda: time.monotonic() - began > 9, "longer than the token's time", 20)
     vault.put("kv/data/shop", password=SECOND)
     svcinit.signal(signal.SIGHUP)
     reads(target, lambda text: SECOND in text)
@@ -233,8 +233,7 @@ def test_a_revoked_token_leaves_the_files_and_the_log_says_so(shop: Service, vau
     svcinit = shop.start()
     is_passing(shop)
     vault.call("POST", "auth/token/revoke", {"token": shop.env["VAULT_TOKEN"]})
-    (first, *_) = logs(svcinit, "vault_failed")
-    assert first["input"] == "secret kv/shop"
+    eventually(lambda: "secret kv/shop" in [line["input"] for line in logs(svcinit, "vault_failed")], "it is told")
     assert target.read_text() == f"password = {PASSWORD}\n"
     svcinit.signal(signal.SIGHUP)
     ended = logs(svcinit, "reload_ended")[-1]
@@ -289,7 +288,7 @@ def test_a_vault_that_hangs_does_not_delay_a_stop(shop: Service, vault: VaultSer
     eventually(lambda: len(descendants(presence)) > 1, "a round waits for Vault, beside the worker")
     assert svcinit.stop() == 0
     (line,) = logs(svcinit, "deregistered")
-    assert line["seconds"] < 0.5
+    assert line["seconds"] < 2
     os.kill(vault.pid, signal.SIGCONT)
 
 

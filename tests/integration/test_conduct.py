@@ -228,7 +228,7 @@ def test_the_analysis_command_compares_those_that_changed_with_the_others(
 ) -> None:
     service.start(3, "old")
     noted = tmp_path / "noted"
-    asked = f"sh -c 'cat >{noted}; echo $SVCINIT_FLEET_TO >>{noted}; exit {status}'"
+    asked = f"sh -c 'cat >{noted}.new; echo $SVCINIT_FLEET_TO >>{noted}.new; mv {noted}.new {noted}; exit {status}'"
     service.plan(analysis=asked, analysis_interval="1s", bake="1s", canary="1", phase=Phase.CANARY)
     conductor = service.conductor("one")
 

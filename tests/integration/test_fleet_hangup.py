@@ -87,7 +87,7 @@ def test_a_conductor_that_gets_a_signal_pauses_and_gives_the_lock_back(
         argv("resume", "web"), env=environment(web), stdout=subprocess.PIPE, text=True
     )  # fmt: skip
     try:
-        eventually(web.fleet.is_led, "it conducts")
+        eventually(lambda: web.turns(TurnState.GRANTED), "it conducts, and knows its lock")
         for number in numbers:
             conductor.send_signal(number)
         said, _ = conductor.communicate(timeout=20)

@@ -18,7 +18,7 @@ from testing.schemas import fleet_validator
 pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 RESULT = fleet_validator("fleet-result")
 HISTORY = fleet_validator("fleet-history")
-QUICK = "--healthy 1s --bake 0s --spread none --deadline 2s"
+QUICK = "--healthy 1s --bake 0s --spread none --deadline 20s"
 OTHERS = "status", "history", "diff"  # they change nothing
 
 
