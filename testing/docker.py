@@ -78,7 +78,7 @@ class Container:
         if copied.returncode == 0:
             planted.look(f"{STATES} of container {self.id}", copied.stdout.decode("utf-8", "replace"))
 
-    def says(self, text: str, timeout: float = 20.0) -> None:
+    def says(self, text: str, timeout: float = 40.0) -> None:
         try:
             eventually(lambda: text in self.logs, f"the container says {text!r}", timeout)
         except AssertionError as error:
