@@ -267,6 +267,47 @@ def test_a_roll_out_of_turns_that_no_host_waits_for_holds_up_no_other_one(web: C
     assert web.fleet.entry(1).outcome is RollOutcome.DONE  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [(PlanState.HALTED, "apply --detach web"), (PlanState.HALTED, "settle --detach web"),
+     (PlanState.ROLLING, "abort --detach web")],
+)  # fmt: skip
+def test_a_roll_out_that_another_one_replaces_is_in_the_history_with_the_same_write(
+    web: Commands, state: PlanState, command: str
+) -> None:
+    """A command that is killed between two writes would leave none."""
+    good, new = web.keep(n="1"), web.keep(n="2")
+    web.start(1, good)
+    web.consul.kv_put("config/web/n", "3")
+    web.plan(state, good, new)
+    assert web.run(*command.split())[0] == 0
+    plan, entry = (web.fleet.store.get(key) for key in (web.fleet.keys.plan, web.fleet.keys.log(1)))
+    assert plan is not None
+    assert entry is not None
+    assert plan.modified == entry.modified
+
+
+def test_a_roll_out_that_is_resumed_after_an_abort_ends_as_done(web: Commands) -> None:
+    new = web.keep(n="2")
+    web.start(2, new)
+    web.plan(good=web.keep(n="1"), target=new)
+    assert web.run("abort", "--keep", "web")[0] == 1
+    assert web.fleet.entry(1).outcome is RollOutcome.ABORTED  # type: ignore[union-attr]
+    code, said = web.run("resume", "web")
+    assert (code, web.fleet.entry(1).outcome) == (0, RollOutcome.DONE), said  # type: ignore[union-attr]
+    assert web.run("status", "web")[0] == 0
+
+
+def test_a_roll_out_that_is_aborted_and_then_replaced_stays_aborted_in_the_history(web: Commands) -> None:
+    good, new = web.keep(n="1"), web.keep(n="2")
+    web.start(1, good)
+    web.consul.kv_put("config/web/n", "3")
+    web.plan(good=good, target=new)
+    assert web.run("abort", "--keep", "--detach", "web")[0] == 0
+    assert web.run("apply", "--detach", "web")[0] == 0
+    assert web.fleet.entry(1).outcome is RollOutcome.ABORTED  # type: ignore[union-attr]
+
+
 def test_an_instance_outside_the_catalog_gets_no_turn_and_the_command_ends_at_once(web: Commands) -> None:
     web.start(2, "old")
     web.consul.call("PUT", "/v1/agent/service/deregister/web-1")

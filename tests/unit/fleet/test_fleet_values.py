@@ -360,7 +360,7 @@ def test_a_roll_out_and_its_revert_say_which_revision_they_replace() -> None:
     assert (entry.source, entry.target) == ("old", "new")
     assert (back.before, back.target) == ("new", "old")
     assert replace(back, state=PlanState.IDLE).before == "new"
-    settled = commands.settle(IDLE, [], APPLY)
+    settled, _ = commands.settle(IDLE, [], APPLY)
     assert (settled.before, settled.target) == ("", "old")
 
 
@@ -407,8 +407,16 @@ def test_abort_gives_the_good_revision_back_and_with_keep_it_touches_nobody() ->
 
 
 def test_settle_gives_the_good_revision_to_those_that_are_not_on_it() -> None:
-    plan = commands.settle(IDLE, [], Request(How.APPLY))
+    plan, entry = commands.settle(IDLE, [], Request(How.APPLY))
     assert (plan.state, plan.target, plan.good, plan.n) == (PlanState.ROLLING, "old", "old", 8)
+    assert entry is None
+
+
+def test_the_history_has_a_halted_roll_out_after_which_the_instances_are_settled() -> None:
+    halted = replace(ROLLING, state=PlanState.HALTED, how=How.RELOAD, target="")
+    _, entry = commands.settle(halted, [], Request(How.APPLY))
+    assert entry is not None
+    assert (entry.n, entry.outcome, entry.source) == (8, RollOutcome.SUPERSEDED, "old")
 
 
 @pytest.mark.parametrize(

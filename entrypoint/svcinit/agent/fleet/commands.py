@@ -203,12 +203,15 @@ def revert(plan: Plan) -> tuple[Plan, LogEntry]:
     return endings.reverting(plan, RollOutcome.ABORTED)
 
 
-def settle(plan: Plan, records: Iterable[Record], request: Request, *, is_led: bool = False) -> Plan:
-    """A roll-out of the good revision, for instances that are not on it."""
+def settle(
+    plan: Plan, records: Iterable[Record], request: Request, *, is_led: bool = False
+) -> tuple[Plan, LogEntry | None]:
+    """A roll-out of the good revision, for instances that are not on it; the entry as in `begin`."""
     found = list(records)
     if is_running(plan, found, is_led=is_led):
         raise NotNow(Why.RUNNING, plan)
     if not plan.good:
         raise NotNow(Why.NO_GOOD, plan)
-    rolling, _ = begin(replace(plan, good=""), found, replace(request, how=How.APPLY, target=plan.good), retry=True)
-    return replace(rolling, good=plan.good, source=plan.good)
+    rolling, entry = begin(replace(plan, good=""), found, replace(request, how=How.APPLY, target=plan.good), retry=True)
+    before = None if entry is None else replace(entry, source=plan.before)
+    return replace(rolling, good=plan.good, source=plan.good), before

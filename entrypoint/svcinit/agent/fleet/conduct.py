@@ -23,7 +23,7 @@ from svcinit.agent.consul.store import (
 )
 from svcinit.agent.fleet import health, policy, revision
 from svcinit.agent.fleet.conductor import decide
-from svcinit.agent.fleet.records import Keys, LogEntry, Plan, Record, is_own
+from svcinit.agent.fleet.records import Keys, LogEntry, Plan, Record, RollOutcome, is_own
 from svcinit.agent.fleet.view import Decision, Kind, Memory, Seen, View
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 from svcinit.state_files import MISSHAPEN
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from svcinit.agent.fleet.analysis import Analyses
     from svcinit.agent.fleet.policy import Policy
+    from svcinit.agent.fleet.records import Foreign
     from svcinit.agent.fleet.view import Analysis, Event, Health, Write
 
 TTL, LOCK_DELAY = 15.0, 1.0  # seconds; each write is fenced, so that the least delay is enough
@@ -113,6 +114,21 @@ class Fleet:
     def records(self) -> dict[str, Seen]:
         found = self.store.below(self.keys.records)
         return {self.keys.instance(each.key): Seen(Record.parse(each.value), each.modified) for each in found}
+
+    def write_plan(
+        self, raw: bytes, index: int, log: LogEntry | None,
+        transact: Callable[[Sequence[Operation]], list[int]] | None = None,
+    ) -> bool:  # fmt: skip
+        """By check-and-set. With the entry in the history of the roll-out that ends: a process may be killed between
+        two writes, and `svcinitctl` reads the entry as soon as the roll-out is over. `transact`: with a lock.
+
+        An entry that is there already stays, unless the roll-out went on after its abort.
+        """
+        operations = [writes(self.keys.plan, raw, index)]
+        there = None if log is None else self.store.get(self.keys.log(log.n))
+        if log is not None and (there is None or _goes_on(LogEntry.parse(there.value), log)):
+            operations.append(writes(self.keys.log(log.n), dated(log).dump(), there.modified if there else 0))
+        return not (transact or self.store.transact)(operations)
 
     def is_led(self) -> bool:
         """Does a process conduct?"""
@@ -215,13 +231,8 @@ class Conductor:
         self._all(decision.collects)
 
     def write_plan(self, raw: bytes, index: int, log: LogEntry | None) -> bool:
-        """By check-and-set, if we have the lock. With the entry in the history of the roll-out that ends: a conductor
-        may be killed between two writes, and `svcinitctl` reads the entry as soon as the roll-out is over."""
-        plan = writes(self.fleet.keys.plan, raw, index)
-        if log is None:
-            return not self._transact([plan])
-        failed = self._transact([plan, writes(self.fleet.keys.log(log.n), dated(log).dump(), 0)])
-        return not (self._transact([plan]) if failed == [1] else failed)  # an entry that is there already stays
+        """As Fleet.write_plan, if we have the lock."""
+        return self.fleet.write_plan(raw, index, log, self._transact)
 
     def _all(self, wanted: Sequence[Write], plan_index: int | None = None) -> None:
         conditions = [] if plan_index is None else [requires(self.fleet.keys.plan, plan_index)]
@@ -284,6 +295,12 @@ def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
     for entry in history[:-HISTORY]:
         fleet.store.delete(fleet.keys.log(entry.n))
     return revision.collect(fleet.store, fleet.keys.prefix, sorted(before), wanted)
+
+
+def _goes_on(before: LogEntry | Foreign, entry: LogEntry) -> bool:
+    """Does `entry` end a roll-out that was aborted with `keep`, and resumed?"""
+    is_aborted = is_own(before) and before.outcome is RollOutcome.ABORTED
+    return is_aborted and entry.outcome is not RollOutcome.SUPERSEDED
 
 
 def dated(entry: LogEntry) -> LogEntry:

@@ -11,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from svcinit.agent.fleet.conduct import Fleet
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.records import LogEntry, Plan, Record
     from svcinit.agent.fleet.revision import Content
@@ -116,8 +115,7 @@ class Beginning:
             if self.options.dry_run:
                 self.order(following)
                 return following
-            if self.fleet.store.put(self.fleet.keys.plan, following.dump(), index=index):
-                self.log(entry)
+            if self.fleet.write_plan(following.dump(), index, entry):
                 return following
         raise Busy("the plan is written by others all the time: try again")
 
@@ -165,7 +163,7 @@ class Beginning:
             reason=options.reason, began=int(time.time()), rehearse=policy.rehearse,
         )  # fmt: skip
         if action == "settle":
-            return commands.settle(plan, records, request, is_led=self.fleet.is_led()), None
+            return commands.settle(plan, records, request, is_led=self.fleet.is_led())
         return commands.begin(
             plan, records, request, supersede=options.supersede, retry=action in ("retry", "revert"),
             is_led=self.fleet.is_led(),
@@ -231,16 +229,6 @@ class Beginning:
             say(batch.phase, f"{number}. {', '.join(ids)}")
         if found.waiting:
             say("waiting", f"no turn for {', '.join(found.waiting)} while the fleet is as it is now")
-
-    def log(self, entry: LogEntry | None) -> None:
-        if entry is not None:
-            write_entry(self.fleet, entry)
-
-
-def write_entry(fleet: Fleet, entry: LogEntry) -> None:
-    from svcinit.agent.fleet.conduct import dated
-
-    fleet.store.put(fleet.keys.log(entry.n), dated(entry).dump(), index=0)
 
 
 def _is_idle(plan: Plan) -> bool:

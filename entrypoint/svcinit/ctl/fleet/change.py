@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from svcinit.ctl.fleet.begin import write_entry
 from svcinit.ctl.fleet.place import Busy, Place, add_common, refusal, say
 
 TYPE_CHECKING = False
@@ -55,9 +54,7 @@ def _changed(place: Place, options: argparse.Namespace) -> Plan:
         if plan is None:
             raise Busy(f"{place.name} has no roll-out yet", 1)
         following, entry = _following(plan, options)
-        if place.fleet.store.put(place.fleet.keys.plan, following.dump(), index=index):
-            if entry is not None:
-                write_entry(place.fleet, entry)
+        if place.fleet.write_plan(following.dump(), index, entry):
             return following
     raise Busy("the plan is written by others all the time: try again")
 

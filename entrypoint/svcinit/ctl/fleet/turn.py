@@ -183,7 +183,7 @@ class Host:
         from svcinit.agent.fleet import commands, policy
         from svcinit.agent.fleet.conduct import stored_texts
         from svcinit.agent.fleet.records import How, Plan, PlanState, is_own
-        from svcinit.ctl.fleet.begin import flags_of, write_entry
+        from svcinit.ctl.fleet.begin import flags_of
         from svcinit.ctl.fleet.place import refusal
 
         fleet = self._place.fleet
@@ -212,9 +212,7 @@ class Host:
                 following, before = commands.begin(plan or Plan(), records, request, is_led=is_led)
             except commands.NotNow as not_now:
                 raise refusal(not_now) from None
-            if self._store.put(fleet.keys.plan, following.dump(), index=index):
-                if before is not None:
-                    write_entry(fleet, before)
+            if fleet.write_plan(following.dump(), index, before):
                 self._look_at = 0.0  # conduct at once
                 return
 
