@@ -20,6 +20,7 @@ from svcinit.agent.metrics.families import of_roll_out
 from svcinit.settings import environment
 from svcinit.state_files import read_of_life
 from testing.consul import ConsulAgent
+from testing.ctl import svcinitctl
 from testing.fleet import POLICY, Catalog
 from testing.waiting import eventually
 
@@ -183,6 +184,67 @@ def test_a_prefix_that_is_suddenly_empty_begins_nothing(auto: Auto) -> None:
     assert state(auto) == (0, PlanState.IDLE, good)
 
 
+def rolled(auto: Auto, value: str, policy: dict[str, str] | None = None) -> str:
+    """A change begins a roll-out, the first one. Returns the revision from which it comes."""
+    good = auto.begin(3)
+    auto.fleet.store.put(auto.fleet.keys.policy, json.dumps({**POLICY, **(policy or {})}).encode())
+    for _ in range(3):
+        auto.turn()
+    auto.consul.kv_put("config/web/n", value)
+    eventually(lambda: auto.turn() or state(auto)[0] == 1, "the roll-out begins", 20)  # type: ignore[func-returns-value]
+    return good
+
+
+def ordered(auto: Auto, *command: str) -> None:
+    done = svcinitctl("fleet", *command, "--detach", "web", env=auto.consul.env)
+    assert done.returncode == 0, done
+
+
+def test_what_a_person_aborts_and_settles_is_not_begun_again(auto: Auto) -> None:
+    good = rolled(auto, "2")
+    ordered(auto, "abort", "--keep")
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (1, PlanState.HALTED, good)
+    ordered(auto, "settle")
+    assert auto.until(2) == RollOutcome.DONE
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (2, PlanState.IDLE, good)
+    assert {record.rev for record in auto.fleet.own_records()} == {good}
+
+
+def test_an_abort_of_the_first_roll_out_without_a_good_revision_is_its_end(auto: Auto) -> None:
+    auto.begin(2)
+    auto.consul.kv_put("config/web/n", "2")  # what they run is stored nowhere
+    auto.turn()
+    eventually(lambda: auto.turn() or state(auto)[0] == 1, "the roll-out begins", 20)  # type: ignore[func-returns-value]
+    ordered(auto, "abort")
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (1, PlanState.IDLE, "")
+
+
+def test_after_a_halt_the_former_value_of_the_key_is_rolled_out(auto: Auto) -> None:
+    auto.outcome = TurnOutcome.FAILED
+    good = rolled(auto, "bad", {"on_failure": "pause"})
+    eventually(lambda: auto.turn() or state(auto)[1] is PlanState.HALTED, "it is halted", 20)  # type: ignore[func-returns-value]
+    auto.outcome = TurnOutcome.DONE
+    auto.consul.kv_put("config/web/n", "1")
+    assert auto.until(2) == RollOutcome.DONE
+    assert state(auto) == (2, PlanState.IDLE, good)
+    assert {record.rev for record in auto.fleet.own_records()} == {good}
+
+
+def test_after_an_abort_with_keep_the_former_value_of_the_key_begins_nothing(auto: Auto) -> None:
+    good = rolled(auto, "2")
+    ordered(auto, "abort", "--keep")
+    auto.consul.kv_put("config/web/n", "1")
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (1, PlanState.HALTED, good)
+
+
 class Person:
     """Rolls out `target` at the moment when the automatic conductor has read the plan and not written it yet."""
 
@@ -224,16 +286,20 @@ def test_a_roll_out_that_a_person_begins_while_auto_decides_stays_as_it_is(
     assert state(auto) == (person.n, PlanState.IDLE, target)
 
 
+@pytest.mark.parametrize("state_", [PlanState.ROLLING, PlanState.HALTED])
 @pytest.mark.parametrize("good", ["", "1"], ids=["without a good revision", "with a good revision"])
-def test_auto_changes_nothing_in_a_roll_out_in_which_hosts_run_their_commands(auto: Auto, good: str) -> None:
-    """Their instances read the live prefixes until its end; and hosts that wait would give up."""
+def test_auto_changes_nothing_in_a_roll_out_in_which_hosts_run_their_commands(
+    auto: Auto, good: str, state_: PlanState
+) -> None:
+    """Their instances read the live prefixes until its end; and hosts that wait would give up. A halt is for later
+    hosts, too."""
     found = auto.begin(3)
-    plan = Plan(n=1, state=PlanState.ROLLING, how=How.TURN, good=found if good else "", policy=POLICY)
+    plan = Plan(n=1, state=state_, how=How.TURN, good=found if good else "", policy=POLICY)
     auto.fleet.store.put(auto.fleet.keys.plan, plan.dump())
     auto.step("web-1", TurnState.ASKED, how=How.TURN)
     auto.consul.kv_put("config/web/n", "2")
     for _ in range(10):
         auto.lead.take()
         auto.automatic._turn()
-        assert state(auto) == (1, PlanState.ROLLING, plan.good)
+        assert state(auto) == (1, state_, plan.good)
         time.sleep(0.1)

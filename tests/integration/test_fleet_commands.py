@@ -308,6 +308,16 @@ def test_a_roll_out_that_is_aborted_and_then_replaced_stays_aborted_in_the_histo
     assert web.fleet.entry(1).outcome is RollOutcome.ABORTED  # type: ignore[union-attr]
 
 
+def test_an_abort_without_a_good_revision_refuses_and_names_nothing_to_restore(web: Commands) -> None:
+    web.start(1, "old")
+    web.consul.kv_put("config/web/n", "2")
+    web.plan(good="", target=web.keep(n="2"))
+    code, said = web.run("abort", "web")
+    assert (code, "is refused until" in said, "undo" in said) == (1, True, False), said
+    code, said = web.run("apply", "web")
+    assert (code, "was refused" in said) == (1, True), said
+
+
 def test_an_instance_outside_the_catalog_gets_no_turn_and_the_command_ends_at_once(web: Commands) -> None:
     web.start(2, "old")
     web.consul.call("PUT", "/v1/agent/service/deregister/web-1")

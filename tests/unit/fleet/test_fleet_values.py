@@ -406,6 +406,17 @@ def test_abort_gives_the_good_revision_back_and_with_keep_it_touches_nobody() ->
     assert (kept.state, kept.n) == (PlanState.HALTED, 8)
 
 
+@pytest.mark.parametrize("good", ["old", ""], ids=["with keep", "no good revision"])
+def test_a_roll_out_that_is_aborted_without_a_revert_has_its_revision_refused_until_it_is_resumed(good: str) -> None:
+    kept, _ = commands.abort(replace(ROLLING, good=good), keep=bool(good))
+    assert set(kept.refused) == {"bad", "new"}
+    with pytest.raises(NotNow) as caught:
+        commands.begin(kept, [], APPLY)
+    assert caught.value.why == Why.REFUSED
+    if good:
+        assert set(commands.resume(kept).refused) == {"bad"}
+
+
 def test_settle_gives_the_good_revision_to_those_that_are_not_on_it() -> None:
     plan, entry = commands.settle(IDLE, [], Request(How.APPLY))
     assert (plan.state, plan.target, plan.good, plan.n) == (PlanState.ROLLING, "old", "old", 8)

@@ -38,6 +38,7 @@ IDLE_INTERVAL = 4.0  # seconds between two looks of the conductor at the live pr
 CONDUCTOR = "conductor"  # the state file
 COUNTED = "expected", "takes_turns", "not_passing", "in_turn", "out", "done", "needs"  # of view.py: Counts
 OWN = "auto"  # `Plan.by` of the roll-outs that begin here
+MOVING = PlanState.ROLLING, PlanState.HALTED  # a changed key begins another roll-out in their place
 
 
 class Standby:
@@ -242,14 +243,17 @@ class Automatic:
 
 
 def _must_end_first(plan: Plan) -> bool:
-    """A paused one is a person's. Hosts wait in one of `fleet turn`, and run their commands in it."""
-    is_of_hosts = plan.how is How.TURN and plan.state is PlanState.ROLLING
+    """A paused one is a person's. Hosts wait in one of `fleet turn`, and run their commands in it; if it was halted,
+    further hosts are stopped until a person ends it."""
+    is_of_hosts = plan.how is How.TURN and plan.state in MOVING
     return is_of_hosts or plan.state in (PlanState.PAUSED, PlanState.REVERTING)
 
 
 def _is_news(plan: Plan, name: str) -> bool:
     """Is the revision of the live prefixes one to roll out?"""
-    if name in plan.refused or name == plan.good:
-        # while another one rolls, the way back is a roll-out too
-        return name == plan.good and plan.state is PlanState.ROLLING and plan.target not in ("", name)
-    return not (plan.state in (PlanState.ROLLING, PlanState.HALTED) and plan.target == name)
+    if name in plan.refused:
+        return False
+    if name == plan.good:
+        # while another one rolls, or is halted, the way back is a roll-out too; not after `abort` with `keep`
+        return plan.state in MOVING and plan.target not in ("", name, *plan.refused)
+    return not (plan.state in MOVING and plan.target == name)

@@ -160,7 +160,7 @@ def begin(
         n=newest(plan, found) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,
         previous=plan.previous, source=plan.good if request.target else "", restart=request.restart, phase=phase,
         settled=plan.settled,
-        refused={revision: why for revision, why in plan.refused.items() if revision != request.target},
+        refused=endings.accepted(plan.refused, request.target),
         policy=request.policy or {}, paths=request.paths or plan.paths, keys=keys, canary_id=request.canary_id,
         by=shortened(request.by), token=request.token, reason=shortened(request.reason), began=request.began,
         extra=plan.extra,
@@ -181,7 +181,8 @@ def resume(plan: Plan) -> Plan:
     if plan.state not in (PlanState.PAUSED, PlanState.HALTED):
         raise NotNow(Why.NOT_PAUSED, plan)
     forgiven = len(plan.failed) if plan.state == PlanState.HALTED else plan.forgiven
-    return replace(plan, state=PlanState.ROLLING, forgiven=forgiven, stuck=False)
+    accepted = endings.accepted(plan.refused, plan.target)  # `abort` with `keep` refused it
+    return replace(plan, state=PlanState.ROLLING, forgiven=forgiven, stuck=False, refused=accepted)
 
 
 def abort(plan: Plan, *, keep: bool = False) -> tuple[Plan, LogEntry]:
@@ -190,7 +191,8 @@ def abort(plan: Plan, *, keep: bool = False) -> tuple[Plan, LogEntry]:
         raise NotNow(Why.REVERTING if plan.state == PlanState.REVERTING else Why.OVER, plan)
     if not keep and endings.can_revert(plan):
         return endings.reverting(plan, RollOutcome.ABORTED)
-    end = replace(plan, state=PlanState.HALTED if keep and plan.target else PlanState.IDLE, stuck=False)
+    state = PlanState.HALTED if keep and plan.target else PlanState.IDLE
+    end = replace(plan, state=state, stuck=False, refused=endings.with_refused(plan))
     return end, endings.entry(plan, RollOutcome.ABORTED)
 
 

@@ -70,9 +70,14 @@ def with_refused(plan: Plan) -> Mapping[str, str]:
     if not plan.target or plan.target == plan.good:
         return plan.refused
     id, reason = plan.failed[-1] if plan.failed else ("", "")
-    older = {revision: why for revision, why in plan.refused.items() if revision != plan.target}
+    older = accepted(plan.refused, plan.target)
     kept = dict(sorted(older.items(), key=lambda item: _number(item[1]))[-(REFUSED_LIMIT - 1) :])
     return {**kept, plan.target: shortened(f"roll-out {plan.n}: {id} {reason}".rstrip(": "))}
+
+
+def accepted(refused: Mapping[str, str], target: str) -> Mapping[str, str]:
+    """The refused revisions, without one that is rolled out again."""
+    return {revision: why for revision, why in refused.items() if revision != target}
 
 
 def _number(why: str) -> int:

@@ -135,7 +135,7 @@ def tell_undo(place: Place, plan: Plan, expected: str) -> None:
         live = revision.name_of(place.live(place.fleet.own_records(), plan))
     except SvcinitError:  # the roll-out has ended all the same
         live = expected
-    if live != plan.good:
+    if plan.good and live != plan.good:
         put(f"         {', '.join(plan.paths)} still has {short(live)}: "
             f"`svcinitctl fleet undo {place.name}` puts {short(plan.good)} there\n")  # fmt: skip
 
