@@ -214,6 +214,20 @@ def test_what_a_person_aborts_and_settles_is_not_begun_again(auto: Auto) -> None
     assert {record.rev for record in auto.fleet.own_records()} == {good}
 
 
+@pytest.mark.parametrize("to", [False, True], ids=["the one before", "an older one"])
+def test_a_roll_out_that_a_person_reverts_is_not_begun_again(auto: Auto, to: bool) -> None:
+    """The keys still have it. A further change is rolled out."""
+    before = rolled(auto, "2")
+    assert auto.until(1) == RollOutcome.DONE
+    ordered(auto, "revert", *(["--to", before] if to else []))
+    assert auto.until(2) == RollOutcome.DONE
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (2, PlanState.IDLE, before)
+    auto.consul.kv_put("config/web/n", "3")
+    assert auto.until(3) == RollOutcome.DONE
+
+
 def test_an_abort_of_the_first_roll_out_without_a_good_revision_is_its_end(auto: Auto) -> None:
     auto.begin(2)
     auto.consul.kv_put("config/web/n", "2")  # what they run is stored nowhere

@@ -375,6 +375,28 @@ def test_a_refused_revision_is_taken_up_again_when_somebody_asks() -> None:
     assert plan.refused == {}
 
 
+@pytest.mark.parametrize(
+    ("plan", "refused"),
+    [
+        (IDLE, {"bad", "old"}),
+        (ROLLING, {"bad", "new"}),  # with --to and --supersede
+        (replace(ROLLING, state=PlanState.HALTED, how=How.RELOAD, target=""), {"bad", "old"}),
+        (Plan(), set()),
+    ],
+)
+def test_a_revision_that_a_person_leaves_for_an_older_one_is_refused(plan: Plan, refused: set[str]) -> None:
+    after = commands.left(plan, "ops@host1")
+    assert set(after.refused) == refused
+    assert all(why == f"roll-out {plan.n}: reverted by ops@host1" for why in after.refused.values() if "by" in why)
+
+
+def test_a_revert_that_is_aborted_accepts_the_good_revision_again() -> None:
+    plan, _ = commands.begin(commands.left(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
+    assert set(plan.refused) == {"bad", "old"}
+    back, _ = commands.abort(plan)
+    assert (back.target, set(back.refused)) == ("old", {"bad", "older"})
+
+
 @pytest.mark.parametrize(("how", "target"), [(How.APPLY, "new"), (How.RELOAD, "new"), (How.RELOAD, ""), (How.TURN, "")])
 def test_each_revision_is_rehearsed_and_code_is_not(how: How, target: str) -> None:
     plan, _ = commands.begin(IDLE, [], Request(how, target))

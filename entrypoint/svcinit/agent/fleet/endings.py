@@ -60,19 +60,25 @@ def reverting(plan: Plan, outcome: RollOutcome) -> tuple[Plan, LogEntry]:
     back = replace(
         plan, n=plan.n + 1, state=PlanState.REVERTING, how=How.APPLY, target=plan.good,
         source=plan.target, phase=Phase.ALL, step=0, base=0,
-        group=0, done=0, most_out=0, failed=(), forgiven=0, stuck=False, refused=with_refused(plan),
+        group=0, done=0, most_out=0, failed=(), forgiven=0, stuck=False,
+        refused=accepted(with_refused(plan), plan.good),
     )  # fmt: skip
     return back, entry(plan, outcome)
 
 
 def with_refused(plan: Plan) -> Mapping[str, str]:
-    """The refused revisions, with the target of this plan; the newest REFUSED_LIMIT of them."""
+    """The refused revisions, with the target of this plan."""
     if not plan.target or plan.target == plan.good:
         return plan.refused
     id, reason = plan.failed[-1] if plan.failed else ("", "")
-    older = accepted(plan.refused, plan.target)
+    return refusing(plan, plan.target, f"{id} {reason}")
+
+
+def refusing(plan: Plan, revision: str, why: str) -> Mapping[str, str]:
+    """The refused revisions, with this one; the newest REFUSED_LIMIT of them."""
+    older = accepted(plan.refused, revision)
     kept = dict(sorted(older.items(), key=lambda item: _number(item[1]))[-(REFUSED_LIMIT - 1) :])
-    return {**kept, plan.target: shortened(f"roll-out {plan.n}: {id} {reason}".rstrip(": "))}
+    return {**kept, revision: shortened(f"roll-out {plan.n}: {why}".rstrip(": "))}
 
 
 def accepted(refused: Mapping[str, str], target: str) -> Mapping[str, str]:

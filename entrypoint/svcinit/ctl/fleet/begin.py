@@ -162,6 +162,8 @@ class Beginning:
             restart=not options.no_restart, canary_id=options.canary_id, by=self.place.who, token=self.place.token,
             reason=options.reason, began=int(time.time()), rehearse=policy.rehearse,
         )  # fmt: skip
+        if action == "revert":
+            plan = commands.left(plan, self.place.who)
         if action == "settle":
             return commands.settle(plan, records, request, is_led=self.fleet.is_led())
         return commands.begin(
