@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -256,10 +257,9 @@ def test_a_first_apply_without_a_change_after_turns_records_what_all_run(web: Co
 def test_a_roll_out_of_turns_that_no_host_waits_for_holds_up_no_other_one(web: Commands) -> None:
     web.start(1, web.keep(n="1"))
     web.consul.kv_put("config/web/n", "1")
-    assert web.run("turn", "--id", "web-0", *QUICK, "web", "--", "true")[0] == 0
-    plan, _ = web.fleet.plan()
-    assert plan is not None
-    assert (plan.n, plan.state, plan.how) == (1, PlanState.ROLLING, How.TURN)
+    spent = Plan(n=1, state=PlanState.ROLLING, how=How.TURN, good=web.keep(n="1"), phase=Phase.ALL)
+    web.fleet.store.put(web.fleet.keys.plan, spent.dump())
+    web.step("web-0", TurnState.ENDED, n=1, serial=1, how=How.TURN, outcome=TurnOutcome.DONE)
     assert web.run("reload", "web", "--detach")[0] == 0
     plan, _ = web.fleet.plan()
     assert plan is not None
@@ -308,6 +308,27 @@ def test_a_roll_out_that_is_aborted_and_then_replaced_stays_aborted_in_the_histo
     assert web.fleet.entry(1).outcome is RollOutcome.ABORTED  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("is_killed", [False, True], ids=["all hosts have ended", "the last host was killed"])
+def test_after_the_last_turn_the_roll_out_is_over_and_a_revert_goes_back(web: Commands, is_killed: bool) -> None:
+    good, previous = web.keep(n="2"), web.keep(n="1")
+    web.start(2, good)
+    plan = Plan(n=1, state=PlanState.IDLE, good=good, previous=previous, target=good, paths=("config/web",))
+    web.fleet.store.put(web.fleet.keys.plan, plan.dump())
+    code, said = web.run("turn", "--id", "web-0", *QUICK, "web", "--", "true")
+    found, index = web.fleet.plan()
+    assert found is not None
+    assert (code, found.n, found.state, web.fleet.is_led()) == (0, 2, PlanState.IDLE, False), said
+    assert web.fleet.entry(2).outcome is RollOutcome.DONE  # type: ignore[union-attr]
+    assert web.run("status", "web")[0] == 0
+    if is_killed:
+        spent = dataclasses.replace(found, state=PlanState.ROLLING, phase=Phase.ALL)
+        assert web.fleet.store.put(web.fleet.keys.plan, spent.dump(), index=index)
+    code, said = web.run("revert", "--detach", "web")
+    found, _ = web.fleet.plan()
+    assert found is not None
+    assert (code, found.n, found.state, found.target) == (0, 3, PlanState.ROLLING, previous), said
+
+
 def test_an_abort_without_a_good_revision_refuses_and_names_nothing_to_restore(web: Commands) -> None:
     web.start(1, "old")
     web.consul.kv_put("config/web/n", "2")
@@ -336,7 +357,7 @@ def test_a_deployment_after_the_end_of_another_one_begins_with_a_canary_again(we
     code, said = web.run("turn", "--id", "web-1", *policy, "web", "--", "true")
     plan, _ = web.fleet.plan()
     assert plan is not None
-    assert (code, plan.n, plan.phase) == (0, 2, Phase.BAKE), said
+    assert (code, plan.n) == (0, 2), said
     assert web.fleet.entry(1).outcome is RollOutcome.DONE  # type: ignore[union-attr]
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from svcinit.agent.consul.store import Entry
-from svcinit.agent.fleet.records import How, Keys, Plan, PlanState, Record, Turn, TurnState, is_own
+from svcinit.agent.fleet.records import How, Keys, Phase, Plan, PlanState, Record, Turn, TurnState, is_own
 from svcinit.ctl.fleet import owner, turn
 from svcinit.ctl.fleet.place import Busy
 from svcinit.ctl.fleet.turn import Host
@@ -73,7 +73,7 @@ def host_of(store: Store, *words: str) -> Host:
         ),
         name="web",
     )
-    options, mine = argparse.Namespace(id="web-0", words=words), SimpleNamespace(text="me@here here 00")
+    options, mine = argparse.Namespace(id="web-0", words=words, timeout=None), SimpleNamespace(text="me@here here 00")
     return Host(place, options, Lost(), mine)  # type: ignore[arg-type]
 
 
@@ -124,6 +124,35 @@ def test_a_host_waits_only_while_the_roll_out_can_give_it_a_turn(
     with pytest.raises(Busy) as error:
         host._go_on(Plan(n=4, state=state, how=how))
     assert (error.value.status, store.record.turn.state) == (status, TurnState.IDLE)
+
+
+def test_a_host_that_waits_in_a_roll_out_that_is_aborted_ends_and_begins_no_other_one() -> None:
+    store = Store(Record(turn=Turn(how=How.TURN, state=TurnState.ASKED)))
+    host = host_of(store)
+    with pytest.raises(Busy, match="aborted") as error:
+        host._go_on(Plan(n=4, state=PlanState.IDLE, how=How.TURN, phase=Phase.CANARY))
+    assert (error.value.status, store.record.turn.state) == (1, TurnState.IDLE)
+
+
+def test_one_error_of_consul_while_a_host_waits_does_not_end_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it begins a roll-out, and when it begins another one at the end of the one that it joined."""
+    store = Store(Record())
+    host = host_of(store, "true")
+    answers = ["500", "", "500", "granted"]
+
+    def begin() -> None:
+        answer = answers.pop(0)
+        if answer == "500":
+            raise Unavailable(answer)
+        if answer == "granted":
+            store.value = Record(turn=Turn(n=5, serial=1, how=How.TURN, state=TurnState.GRANTED)).dump()
+
+    monkeypatch.setattr(host, "_begin", begin)
+    monkeypatch.setattr(host, "_follow", lambda **_: Plan(n=4, state=PlanState.IDLE, how=How.TURN))
+    monkeypatch.setattr(host, "_await_health", lambda: 0)
+    monkeypatch.setattr(host, "_end_if_last", lambda: None, raising=False)
+    assert host.run() == 0
+    assert not answers
 
 
 def test_a_host_that_joins_a_roll_out_at_its_end_begins_another_one(monkeypatch: pytest.MonkeyPatch) -> None:

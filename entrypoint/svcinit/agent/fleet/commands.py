@@ -109,10 +109,15 @@ def newest(plan: Plan | None, records: Iterable[Record]) -> int:
     return max((plan.n if plan is not None else 0, *(record.turn.n for record in records)))
 
 
+def is_of_turns(plan: Plan) -> bool:
+    """Is it a roll-out of `fleet turn`, in which hosts may wait?"""
+    return plan.how == How.TURN and plan.state == PlanState.ROLLING
+
+
 def is_spent(plan: Plan, records: Iterable[Record], *, is_led: bool = False) -> bool:
     """Is it a roll-out of `fleet turn` for which no host waits? It holds up no other one. `is_led`: a process conducts
     it, such as a host that waits until its instance is healthy."""
-    if is_led or plan.how != How.TURN or plan.state != PlanState.ROLLING:
+    if is_led or not is_of_turns(plan):
         return False
     found = list(records)
     waits = HELD if _had_turns(plan, found) else OPEN  # who has asked for long without a conductor was killed
@@ -128,8 +133,7 @@ def is_open_to_hosts(plan: Plan, records: Iterable[Record], *, is_led: bool) -> 
     """May a further host have its turn in it? A spent one in which turns ended is of an earlier deployment: its canary
     says nothing of what this host brings."""
     found = list(records)
-    is_of_turns = plan.how == How.TURN and plan.state == PlanState.ROLLING
-    return is_of_turns and not (_had_turns(plan, found) and is_spent(plan, found, is_led=is_led))
+    return is_of_turns(plan) and not (_had_turns(plan, found) and is_spent(plan, found, is_led=is_led))
 
 
 def _had_turns(plan: Plan, records: Iterable[Record]) -> bool:

@@ -100,8 +100,13 @@ def refused(plan: Plan) -> tuple[Plan, LogEntry]:
 def finished(census: Census) -> tuple[Plan, LogEntry]:
     """Everybody has the target and is healthy: it is the good revision now."""
     plan = replace(census.plan, done=len(census.done), expected=len(census.expected))
+    return done(plan, is_settled=not census.in_turn)
+
+
+def done(plan: Plan, *, is_settled: bool) -> tuple[Plan, LogEntry]:
+    """`is_settled`: no instance has a turn any more, and all that had one are healthy."""
     end = replace(plan, state=PlanState.IDLE, phase=Phase.NONE, step=0, base=0, group=0, stuck=False)
-    if not census.in_turn:
+    if is_settled:
         end = replace(end, settled=plan.n)
     if plan.state == PlanState.REVERTING:
         return end, entry(plan, RollOutcome.REVERTED)

@@ -152,7 +152,7 @@ class Beginning:
         from svcinit.agent.fleet.records import How
 
         options, action = self.options, self.options.action
-        if action == "revert" and not options.to and not _is_idle(plan):
+        if action == "revert" and not options.to and not self.is_over(plan, records):
             return commands.revert(plan)
         takes_live = action in ("apply", "retry") or getattr(options, "apply", False)
         target = self.applied(plan, records) if takes_live else self.older(plan) if action == "revert" else ""
@@ -170,6 +170,11 @@ class Beginning:
             plan, records, request, supersede=options.supersede, retry=action in ("retry", "revert"),
             is_led=self.fleet.is_led(),
         )  # fmt: skip
+
+    def is_over(self, plan: Plan, records: list[Record]) -> bool:
+        from svcinit.agent.fleet import commands
+
+        return plan.state.value == "idle" or commands.is_spent(plan, records, is_led=self.fleet.is_led())
 
     def applied(self, plan: Plan, records: list[Record]) -> str:
         """The revision of what the prefixes have now."""
@@ -231,7 +236,3 @@ class Beginning:
             say(batch.phase, f"{number}. {', '.join(ids)}")
         if found.waiting:
             say("waiting", f"no turn for {', '.join(found.waiting)} while the fleet is as it is now")
-
-
-def _is_idle(plan: Plan) -> bool:
-    return plan.state.value == "idle"

@@ -30,6 +30,7 @@ Value = TypeVar("Value")
 STDOUT, STDERR = 1, 2
 POLL_INTERVAL = 1.0  # seconds between two looks at the own record
 LOOK_INTERVAL = 4.0  # seconds, at most, between two looks at the whole fleet, where another process conducts
+LAST_LOOKS = 3  # looks of the last host, before it leaves the end of the roll-out to others
 PATIENCE = 60.0  # seconds that Consul may be unavailable
 
 
@@ -119,26 +120,31 @@ class Host:
         from svcinit.agent.fleet.records import TurnOutcome, TurnState
 
         until = None if self._options.timeout is None else time.monotonic() + self._options.timeout
-        self._begin()
-        self._change(self._asked)
+        self._patiently(self._begin)
+        self._patiently(lambda: self._change(self._asked))
         while not self._patiently(self._claim):
             if until is not None and time.monotonic() > until:
-                self.give_up()
+                self._patiently(self.give_up)
                 return EX_TEMPFAIL
-            self._go_on(self._patiently(self._follow))
+            self._patiently(lambda: self._go_on(self._follow()))
         say("turn", f"{self._options.id} has its turn")
         began, code = time.monotonic(), self._command()
         outcome = TurnOutcome.FAILED if code else TurnOutcome.DONE
         fields = {"state": TurnState.ENDED, "outcome": outcome, "seconds": round(time.monotonic() - began, 3)}
         self._patiently(lambda: self._change(lambda record: self._ended(record, fields)))
         say("turn", f"{self._options.id}: the command ended with status {code}")
-        return self._await_failure(code) if code else self._await_health()
+        code = self._await_failure(code) if code else self._await_health()
+        self._end_if_last()
+        return code
 
     def _go_on(self, plan: Plan) -> None:
         """While the instance waits: raises Busy if this roll-out gives it no turn. One that ended at the moment when
         this host joined it is followed by another one."""
-        from svcinit.agent.fleet.records import How, PlanState
+        from svcinit.agent.fleet.records import How, Phase, PlanState
 
+        if plan.state is PlanState.IDLE and plan.how is How.TURN and plan.phase is not Phase.NONE:  # it has no end
+            self.give_up()
+            raise Busy(f"roll-out {plan.n} of {self._place.name} was aborted: {self._options.id} gets no turn", 1)
         if plan.state is PlanState.IDLE and self._options.id not in self._place.fleet.health():
             self.give_up()
             raise self._absent()
@@ -310,6 +316,32 @@ class Host:
             if plan.state.value not in ("rolling", "paused"):
                 say(plan.state.value, f"roll-out {plan.n}, before {self._options.id} was healthy for long enough")
                 return 1
+
+    def _end_if_last(self) -> None:
+        """Nobody conducts after the last host, and so it ends the roll-out. Another host may know a little earlier than
+        this one that its instance is healthy."""
+        try:
+            for _ in range(LAST_LOOKS):
+                if self._has_ended():
+                    return
+                time.sleep(POLL_INTERVAL)
+        except SvcinitError as error:
+            warn(str(error))
+
+    def _has_ended(self) -> bool:
+        """End the roll-out, if no host waits. True also if another process conducts, or another host will end it."""
+        from svcinit.agent.fleet import commands, endings
+
+        counts = self._conductor.look().counts
+        plan, index = self._place.fleet.plan()
+        is_open = plan is not None and commands.is_of_turns(plan) and self._conductor.lead.is_ours
+        if plan is None or not is_open or counts.needs or counts.in_turn:
+            return True
+        if counts.unsettled - set(dict(plan.failed)):
+            return False
+        plan = dataclasses.replace(plan, done=len(counts.done), expected=len(counts.expected))
+        end, entry = endings.done(plan, is_settled=not counts.unsettled)
+        return self._conductor.write_plan(end.dump(), index, entry)
 
     def _follow(self, *, always: bool = False) -> Plan:
         """Wait, and look at the whole fleet: always if this process conducts, otherwise now and then, in order to
