@@ -375,28 +375,6 @@ def test_a_refused_revision_is_taken_up_again_when_somebody_asks() -> None:
     assert plan.refused == {}
 
 
-@pytest.mark.parametrize(
-    ("plan", "refused"),
-    [
-        (IDLE, {"bad", "old"}),
-        (ROLLING, {"bad", "new"}),  # with --to and --supersede
-        (replace(ROLLING, state=PlanState.HALTED, how=How.RELOAD, target=""), {"bad", "old"}),
-        (Plan(), set()),
-    ],
-)
-def test_a_revision_that_a_person_leaves_for_an_older_one_is_refused(plan: Plan, refused: set[str]) -> None:
-    after = commands.left(plan, "ops@host1")
-    assert set(after.refused) == refused
-    assert all(why == f"roll-out {plan.n}: reverted by ops@host1" for why in after.refused.values() if "by" in why)
-
-
-def test_a_revert_that_is_aborted_accepts_the_good_revision_again() -> None:
-    plan, _ = commands.begin(commands.left(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
-    assert set(plan.refused) == {"bad", "old"}
-    back, _ = commands.abort(plan)
-    assert (back.target, set(back.refused)) == ("old", {"bad", "older"})
-
-
 @pytest.mark.parametrize(("how", "target"), [(How.APPLY, "new"), (How.RELOAD, "new"), (How.RELOAD, ""), (How.TURN, "")])
 def test_each_revision_is_rehearsed_and_code_is_not(how: How, target: str) -> None:
     plan, _ = commands.begin(IDLE, [], Request(how, target))
@@ -428,28 +406,9 @@ def test_abort_gives_the_good_revision_back_and_with_keep_it_touches_nobody() ->
     assert (kept.state, kept.n) == (PlanState.HALTED, 8)
 
 
-@pytest.mark.parametrize("good", ["old", ""], ids=["with keep", "no good revision"])
-def test_a_roll_out_that_is_aborted_without_a_revert_has_its_revision_refused_until_it_is_resumed(good: str) -> None:
-    kept, _ = commands.abort(replace(ROLLING, good=good), keep=bool(good))
-    assert set(kept.refused) == {"bad", "new"}
-    with pytest.raises(NotNow) as caught:
-        commands.begin(kept, [], APPLY)
-    assert caught.value.why == Why.REFUSED
-    if good:
-        assert set(commands.resume(kept).refused) == {"bad"}
-
-
 def test_settle_gives_the_good_revision_to_those_that_are_not_on_it() -> None:
-    plan, entry = commands.settle(IDLE, [], Request(How.APPLY))
+    plan, _ = commands.settle(IDLE, [], Request(How.APPLY))
     assert (plan.state, plan.target, plan.good, plan.n) == (PlanState.ROLLING, "old", "old", 8)
-    assert entry is None
-
-
-def test_the_history_has_a_halted_roll_out_after_which_the_instances_are_settled() -> None:
-    halted = replace(ROLLING, state=PlanState.HALTED, how=How.RELOAD, target="")
-    _, entry = commands.settle(halted, [], Request(How.APPLY))
-    assert entry is not None
-    assert (entry.n, entry.outcome, entry.source) == (8, RollOutcome.SUPERSEDED, "old")
 
 
 @pytest.mark.parametrize(

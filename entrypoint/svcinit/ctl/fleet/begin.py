@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from svcinit.ctl.fleet.place import EX_CONFIG, Busy, Place, add_common, change, refusal, say, short, warn
+from svcinit.ctl.fleet.place import EX_CONFIG, TRIES, Busy, Place, add_common, change, refusal, say, short, warn
 from svcinit.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.records import LogEntry, Plan, Record
     from svcinit.agent.fleet.revision import Content
-
-TRIES = 5  # of writing the plan, which others may write at the same time
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from svcinit.ctl.fleet.place import Busy, Place, add_common, refusal, say
+from svcinit.ctl.fleet.place import Place, add_common, changed, refusal, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
     from svcinit.agent.fleet.records import LogEntry, Plan
-
-TRIES = 5
 
 
 def arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -37,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         place.check_session()
     before = revision.names(place.fleet.store, place.fleet.keys.prefix)
     try:
-        plan = _changed(place, options)
+        plan = changed(place, lambda plan: _following(plan, options))
     except NotNow as not_now:
         raise refusal(not_now) from None
     options.roll_out = plan.n
@@ -46,17 +44,6 @@ def run(options: argparse.Namespace) -> int:
         return 0
     return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience,
                    watch=options.watch)  # fmt: skip
-
-
-def _changed(place: Place, options: argparse.Namespace) -> Plan:
-    for _ in range(TRIES):
-        plan, index = place.fleet.plan()
-        if plan is None:
-            raise Busy(f"{place.name} has no roll-out yet", 1)
-        following, entry = _following(plan, options)
-        if place.fleet.write_plan(following.dump(), index, entry):
-            return following
-    raise Busy("the plan is written by others all the time: try again")
 
 
 def _following(plan: Plan, options: argparse.Namespace) -> tuple[Plan, LogEntry | None]:

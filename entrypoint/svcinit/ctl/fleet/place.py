@@ -14,12 +14,12 @@ from svcinit.settings.parsers import folder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from svcinit.agent.consul.store import Store
     from svcinit.agent.fleet.commands import NotNow
     from svcinit.agent.fleet.conduct import Fleet
-    from svcinit.agent.fleet.records import Plan, Record
+    from svcinit.agent.fleet.records import LogEntry, Plan, Record
     from svcinit.agent.fleet.revision import Content
     from svcinit.agent.fleet.view import Health
 
@@ -27,6 +27,7 @@ __all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE"]
 ACCESSOR_DIGITS = 6
 READ_ANYWHERE = "status", "history"  # the others take a lock, or the keys, of the agent's own datacenter
 SHOWN_DIGITS = 6  # of a revision
+TRIES = 5  # of writing the plan, which others may write at the same time
 
 
 class Busy(SvcinitError):
@@ -165,6 +166,18 @@ def refusal(not_now: NotNow) -> Busy:
     from svcinit.agent.fleet.commands import Why
 
     return Busy(str(not_now), EX_TEMPFAIL if not_now.why in (Why.RUNNING, Why.REVERTING) else 1, not_now.why)
+
+
+def changed(place: Place, step: Callable[[Plan], tuple[Plan, LogEntry | None]]) -> Plan:
+    """The plan as `step` returns it, written. Raises NotNow, Busy, ConfigError, Unavailable."""
+    for _ in range(TRIES):
+        plan, index = place.fleet.plan()
+        if plan is None:
+            raise Busy(f"{place.name} has no roll-out yet", 1)
+        following, entry = step(plan)
+        if place.fleet.write_plan(following.dump(), index, entry):
+            return following
+    raise Busy("the plan is written by others all the time: try again")
 
 
 def line(word: str, sentence: str) -> str:

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from svcinit.ctl.fleet.claims import Claims
-from svcinit.ctl.fleet.place import EX_TEMPFAIL, Place, line, say, short, warn
+from svcinit.ctl.fleet.place import EX_TEMPFAIL, Place, changed, line, say, short, warn
 from svcinit.ctl.output import is_terminal, put, raw, shown
 
 TYPE_CHECKING = False
@@ -46,9 +46,7 @@ def conduct(
         screen.close()
         analyses.end()
         lead.give_back()
-    if not is_over and not _is_idle(place):
-        return _paused(place)
-    return _ended(place, n)
+    return _ended(place, n) if is_over else _paused(place, n)
 
 
 def _run(conductor: Conductor, screen: Screen, timeout: float | None, patience: float) -> bool:
@@ -79,23 +77,19 @@ def _run(conductor: Conductor, screen: Screen, timeout: float | None, patience: 
     return False
 
 
-def _is_idle(place: Place) -> bool:
-    """Has the roll-out ended already? Then there is nothing to pause."""
+def _paused(place: Place, n: int) -> int:
+    """Others may write the plan at the same time. If the roll-out has ended meanwhile, there is nothing to pause."""
+    from svcinit.agent.fleet import commands
     from svcinit.agent.fleet.records import PlanState
 
-    plan, _ = place.fleet.plan()
-    return plan is not None and plan.state is PlanState.IDLE
-
-
-def _paused(place: Place) -> int:
-    from svcinit.agent.fleet import commands
-
-    plan, index = place.fleet.plan()
-    if plan is not None:
-        try:
-            place.fleet.store.put(place.fleet.keys.plan, commands.pause(plan).dump(), index=index)
-        except commands.NotNow:
-            pass
+    try:
+        changed(place, lambda plan: (commands.pause(plan), None))
+    except commands.NotNow as not_now:
+        if not_now.plan.state is PlanState.IDLE:
+            return _ended(place, n)
+        if not_now.plan.state is PlanState.REVERTING:
+            say("revert", f"not paused; it continues while a process conducts: svcinitctl fleet resume {place.name}")
+            return EX_TEMPFAIL
     return _say_paused(place)
 
 
