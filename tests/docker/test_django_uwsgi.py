@@ -80,7 +80,7 @@ def reload_five_times(shop: Shop) -> tuple[Load, float]:
             return container.logs.count(": done") >= 4 and answers(lately) == {newest}
 
         eventually(is_newest, "only the newest code and configuration answer", PATIENCE)
-        eventually(lambda: "reloading" not in container.exec("svcinitctl", "status"), "no reload runs any more", PATIENCE)
+        eventually(lambda: "reloading" not in container.exec("svcinitctl", "status"), "no reload runs", PATIENCE)
         ended = time.monotonic()
         eventually(lambda: len(made.bodies_since(ended)) and len(made.requests) > 2000, "enough was sent", PATIENCE)
         settled = time.monotonic()
