@@ -449,9 +449,9 @@ def test_the_analysis_decides_whether_the_roll_out_goes_on() -> None:
     assert len(due.data()["others"]) == 3
     assert isinstance(world.plan, Plan)
     assert world.plan.phase == Phase.BAKE  # no answer yet
-    world.analysis = Analysis(due.number, Analysed.GO)
+    world.analysis = Analysis(due.number, Analysed.GO, n=5, began=due.began)
     assert plan_of(world.follow(1)).phase == Phase.ALL
-    world.analysis = Analysis(due.number + 1, Analysed.FAILED)
+    world.analysis = Analysis(due.number + 1, Analysed.FAILED, n=5)
     decision = world.follow(30)
     assert plan_of(decision).state == PlanState.REVERTING
     assert decision.log is not None

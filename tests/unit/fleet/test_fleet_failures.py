@@ -265,12 +265,12 @@ def test_fleet_turn_from_the_first_host_to_the_last() -> None:
 def test_after_resume_an_analysis_of_before_is_not_counted_again() -> None:
     world = World(replace(PLAN, policy={**TEXTS, "analysis": "/bin/compare", "on_failure": "pause"})).many(9)
     world.follow()
-    world.analysis = Analysis(1, Analysed.FAILED)
+    world.analysis = Analysis(1, Analysed.FAILED, n=5)
     assert plan_of(world.follow(1)).state == PlanState.HALTED
     assert isinstance(world.plan, Plan)
     world.follow(1)
     world.plan = commands.resume(world.plan)
     world.follow(1)
     assert world.plan.state == PlanState.ROLLING
-    world.analysis = Analysis(2, Analysed.FAILED)
+    world.analysis = Analysis(2, Analysed.FAILED, n=5)
     assert plan_of(world.follow(1)).state == PlanState.HALTED

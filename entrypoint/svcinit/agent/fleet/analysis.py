@@ -32,19 +32,19 @@ class Analyses:
 
     def __init__(self, env: Mapping[str, str], user: User | None = None) -> None:
         self._env, self._user = env, user
-        self._running: tuple[int, Child] | None = None
+        self._running: tuple[Analyse, int, Child] | None = None
         self.last: Analysis | None = None
 
     def turn(self) -> None:
         """Take the result of a run that has ended."""
         if self._running is None:
             return
-        number, child = self._running
+        due, n, child = self._running
         if child.turn(time.monotonic()):
             self._running = None
             lines = child.output.decode("utf-8", "replace").splitlines()
             result = RESULTS.get(child.code, Analysed.FAILED)
-            self.last = Analysis(number, result, lines[-1] if lines else "")
+            self.last = Analysis(due.number, result, lines[-1] if lines else "", n, due.began)
 
     def begin(self, due: Analyse, service: str, plan: Plan) -> None:
         """Nothing happens while a run is in progress. Without a process for it, the next look begins it."""
@@ -63,12 +63,12 @@ class Analyses:
             return run()
 
         try:
-            self._running = due.number, Child(body, due.timeout)
+            self._running = due, plan.n, Child(body, due.timeout)
         except OSError as error:
             log.warning("fork_failed", "no process to run the analysis in: {error}; trying again",
                         error=error.strerror)  # fmt: skip
 
     def end(self) -> None:
         if self._running is not None:
-            self._running[1].end()
+            self._running[-1].end()
             self._running = None

@@ -120,9 +120,9 @@ def _is_revoked(record: Record, plan: Plan) -> bool:
 def _analysis(view: View, memory: Memory, now: float, same_phase: bool) -> Memory:
     if not same_phase:
         memory = replace(memory, undecided_since=None)
-    if view.analysis is None or view.analysis.number <= memory.analysed:
+    if view.analysis is None or view.analysis.n != memory.plan or view.analysis.number <= memory.analysed:
         return memory
     undecided = None
-    if view.analysis.result == Analysed.WAIT:
+    if view.analysis.result == Analysed.WAIT and view.analysis.began >= memory.phase_since:
         undecided = now if memory.undecided_since is None else memory.undecided_since
     return replace(memory, analysed=view.analysis.number, analysed_at=now, undecided_since=undecided)

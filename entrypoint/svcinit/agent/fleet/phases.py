@@ -7,7 +7,7 @@ from dataclasses import replace
 from svcinit.agent.fleet.census import Census, groups
 from svcinit.agent.fleet.policy import Ramp
 from svcinit.agent.fleet.records import How, Phase, Plan, PlanState, Rehearsed
-from svcinit.agent.fleet.view import Analyse, Analysed, Reason
+from svcinit.agent.fleet.view import Analyse, Analysed, Analysis, Reason
 
 MANY = 10**9
 LINGER = 30.0  # seconds: a roll-out of `svcinitctl fleet turn` waits so long for the next host
@@ -91,10 +91,10 @@ def _is_baked(census: Census) -> bool:
     since = census.memory.phase_since
     if census.now - since < census.policy.bake or not _is_over(census):
         return False
-    analysis = census.view.analysis
+    analysis = _analysis(census)
     if not census.policy.analysis:
         return True
-    return analysis is not None and analysis.result == Analysed.GO and census.memory.analysed_at >= since
+    return analysis is not None and analysis.result == Analysed.GO and analysis.began >= since
 
 
 def is_unasked(census: Census, id: str) -> bool:
@@ -159,6 +159,8 @@ def analysis_due(census: Census) -> Analyse | None:
     if not policy.analysis or plan.state != PlanState.ROLLING or plan.phase not in (Phase.BAKE, Phase.RAMP, Phase.ALL):
         return None
     if plan.phase == Phase.BAKE:
+        if memory.phase[0] != plan.phase:
+            return None  # it begins with this look
         due = max(memory.phase_since + policy.bake, _since_last(census))
     else:
         due = memory.analysed_at + policy.analysis_interval
@@ -167,19 +169,28 @@ def analysis_due(census: Census) -> Analyse | None:
     rows = [row for id, row in sorted(census.health.items()) if id in census.takes_turns]
     done = tuple(row for row in rows if row.id in census.done)
     others = tuple(row for row in rows if row.id not in census.done)
-    return Analyse(policy.analysis, memory.analysed + 1, policy.analysis_interval, done, others)
+    return Analyse(policy.analysis, memory.analysed + 1, policy.analysis_interval, done, others, census.now)
+
+
+def _analysis(census: Census) -> Analysis | None:
+    """The newest result, if it is of this roll-out: a command of the one before may end in this one."""
+    found = census.view.analysis
+    return found if found is not None and found.n == census.plan.n else None
 
 
 def _since_last(census: Census) -> float:
     """In the bake the first run is not held up by a run before it."""
-    last = census.memory.analysed_at
-    return last + census.policy.analysis_interval if last > census.memory.phase_since else 0
+    last, memory = _analysis(census), census.memory
+    is_of_phase = last is not None and last.began >= memory.phase_since
+    return memory.analysed_at + census.policy.analysis_interval if is_of_phase else 0
 
 
 def analysis_failed(census: Census) -> bool:
     """Did the newest analysis fail, or do the analyses say `wait` for longer than `deadline`?"""
-    analysis, memory = census.view.analysis, census.memory
-    if analysis is None or not census.policy.analysis or memory.analysed_at < memory.phase_since:
-        return False  # none, or it belongs to what was before `resume`
+    analysis, memory = _analysis(census), census.memory
+    if analysis is None or not census.policy.analysis or census.plan.state != PlanState.ROLLING:
+        return False
+    if memory.analysed_at < memory.phase_since:
+        return False  # it belongs to what was before `resume`
     since = memory.undecided_since
     return analysis.result == Analysed.FAILED or (since is not None and census.now - since > census.policy.deadline)

@@ -67,11 +67,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A run of the analysis command that ended. `number` rises with each run."""
+    """A run of the analysis command that ended. `number` rises with each run. `n`: the roll-out that it judges.
+    `began`: as in Analyse."""
 
     number: int
     result: Analysed
     line: str = ""
+    n: int = 0
+    began: float = 0
 
 
 @dataclass(frozen=True)
@@ -144,13 +147,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Analyse:
-    """The analysis command is due. Its standard input has both lists, see `data`."""
+    """The analysis command is due. Its standard input has both lists, see `data`. `began`: now, by the conductor's
+    clock."""
 
     command: str
     number: int
     timeout: float
     done: tuple[Health, ...]
     others: tuple[Health, ...]
+    began: float = 0
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         """`{"done": [{id, address, port, node}], "others": [...]}`"""
