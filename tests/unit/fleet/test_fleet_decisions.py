@@ -190,6 +190,32 @@ def test_one_group_after_the_other_and_the_limit_holds_in_each() -> None:
     )
 
 
+@pytest.mark.parametrize("first", [None, replace(OLD, rev="new"), FOREIGN], ids=["nobody", "on the target", "no turns"])
+def test_a_first_group_without_a_turn_leaves_the_canary_to_the_next_one(first: Record | Foreign | None) -> None:
+    """Such as after a typing error in the name of a tag."""
+    policy = {**TEXTS, "max_unavailable": "5", "groups": "tag:canary,tag:none,tag:prod"}
+    world = World(replace(PLAN, phase=Phase.CANARY, step=0, policy=policy))
+    for number in range(9):
+        world.add(f"prod{number}", tags=frozenset({"prod"}))
+    if first is not None:
+        world.add("first", first, tags=frozenset({"canary"}))
+    granted: set[str] = set()
+    for _ in range(6):
+        granted |= ids(world.follow(10))
+    assert isinstance(world.plan, Plan)
+    assert (len(granted), world.plan.phase, world.plan.group) == (1, Phase.CANARY, 2)
+
+
+def test_with_fleet_turn_the_first_group_has_time_to_ask() -> None:
+    policy = {**TEXTS, "groups": "tag:blue,tag:green"}
+    world = World(replace(PLAN, how=How.TURN, target="", phase=Phase.CANARY, step=0, policy=policy))
+    world.add("green", at(TurnState.ASKED, n=4), tags=frozenset({"green"})).follow()
+    for _ in range(2):
+        assert not world.follow(10).grants
+    world.add("blue", at(TurnState.ASKED, n=4), tags=frozenset({"blue"}))
+    assert ids(world.follow(1)) == {"blue"}
+
+
 def test_the_conducting_instance_is_the_last_one_and_hands_the_lock_over() -> None:
     world = World(me="a").many(2).add("a")
     assert "a" not in ids(world.look())

@@ -64,6 +64,9 @@ def advanced(census: Census) -> Plan:
             return replace(plan, phase=Phase.CANARY) if canary_size(census) else first(plan, census)
         case Phase.CANARY if not canary_size(census):
             return first(plan, census)
+        case Phase.CANARY if not census.attempted and not _left(census) and not is_last_group(census):
+            has_nobody = plan.how != How.TURN or census.now - census.memory.progress_since >= LINGER
+            return replace(plan, group=plan.group + has_nobody)  # the canary is one of the next group
         case Phase.CANARY if _is_over(census) and (not room(census) or not _left(census)):
             return replace(plan, phase=Phase.BAKE)
         case Phase.BAKE if _is_baked(census):
