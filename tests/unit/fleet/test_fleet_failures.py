@@ -126,6 +126,16 @@ def test_in_the_ramp_only_the_share_of_those_that_had_their_turn_may_fail(had: i
     assert (plan_of(world.look()).state == PlanState.REVERTING) == stops
 
 
+@pytest.mark.parametrize(("failures", "stops"), [(5, False), (6, True)])
+def test_a_number_of_failures_is_allowed_as_it_is_in_the_ramp_too(failures: int, stops: bool) -> None:
+    policy = {**TEXTS, "max_failures": "5"}
+    world = World(replace(PLAN, phase=Phase.RAMP, step=8, base=1, policy=policy)).many(33)
+    world.many(failures, at(ENDED, outcome=TurnOutcome.FAILED), prefix="f")
+    world.follow()
+    assert isinstance(world.plan, Plan)
+    assert (world.plan.state == PlanState.REVERTING) == stops
+
+
 @pytest.mark.parametrize(
     ("had", "failures", "stops"), [(100, 1, False), (100, 2, True), (101, 2, False), (1000, 11, True)]
 )

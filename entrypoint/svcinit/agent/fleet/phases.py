@@ -131,12 +131,13 @@ def is_too_much(census: Census) -> bool:
 
 def _allowed(census: Census) -> int:
     """The canary has no failure to spend. Later, a share is one of the instances that had their turn so far: a change
-    that breaks 2% of them stops early, although 1% of all may fail. In the ramp it is rounded down."""
+    that breaks 2% of them stops early, although 1% of all may fail. In the ramp it is rounded down. A number is the
+    same in all later phases."""
     plan, budget = census.plan, census.policy.budget
     if plan.phase in (Phase.REHEARSAL, Phase.CANARY) or (plan.phase == Phase.BAKE and not plan.step):
         return 0
     whole, had = max(1, len(census.expected)), len(census.attempted - census.in_turn)
-    if plan.phase == Phase.RAMP:
+    if plan.phase == Phase.RAMP and census.policy.max_failures.percent:
         return budget(whole) * had // whole
     return budget(had)
 
