@@ -172,6 +172,21 @@ def test_an_instance_that_could_not_fetch_the_revision_gets_more_tries_and_then_
     assert not decision.grants or plan_of(decision).state == PlanState.REVERTING
 
 
+@pytest.mark.parametrize("outcome", ["done", "failed"])
+def test_an_instance_that_breaks_in_its_turn_after_the_end_is_not_waited_for_without_end(outcome: str) -> None:
+    """Two started with the old revision at the end. The first one is critical after its turn; there is room for one."""
+    policy = {**TEXTS, "max_unavailable": "1"}
+    plan = replace(PLAN, state=PlanState.IDLE, good="new", phase=Phase.NONE, settled=5, policy=policy)
+    world = World(plan).many(3, at(ENDED)).many(2, prefix="late")
+    (broken,) = ids(world.follow(60))
+    world.add(broken, at(CLAIMED), passing=False)
+    assert not world.follow(1).over
+    world.add(broken, at(ENDED, outcome=TurnOutcome(outcome)), passing=False)
+    world.follow(1)
+    decision = world.follow(60)
+    assert (decision.over, decision.grants) == (True, ())
+
+
 # ---- grants that are not claimed
 
 

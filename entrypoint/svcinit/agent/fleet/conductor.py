@@ -100,11 +100,12 @@ def _advance(census: Census) -> tuple[Plan, LogEntry | None, Failures]:
 
 
 def _stragglers(census: Census, plan: Plan) -> set[str]:
-    """Instances that have their turn after the end of the roll-out; those that failed in it are not waited for. Where
-    others need a turn, those that are not healthy for long enough yet hold the room for them."""
+    """Instances that have their turn after the end of the roll-out; those that failed, in it or after it, are not
+    waited for. Where others need a turn, those that are not healthy for long enough yet hold the room for them."""
     if plan.state != PlanState.IDLE:
         return set()
-    return (census.in_turn | (census.unsettled if census.needs else set())) - census.failed
+    failed = census.failed | {id for id, _ in census.failures()}
+    return (census.in_turn | (census.unsettled if census.needs else set())) - failed
 
 
 def _write(census: Census, kind: Kind, id: str, record: Record | None) -> Write:
