@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import uuid
 from collections.abc import Iterator
@@ -104,6 +105,17 @@ def test_a_transaction_creates_and_deletes(store: Store) -> None:
 def test_a_transaction_takes_as_many_operations_as_promised(store: Store) -> None:
     assert store.transact([writes(f"many/{n}", b"x" * 300, 0) for n in range(MOST_OPERATIONS)]) == []
     assert len(store.below("many/")) == MOST_OPERATIONS
+
+
+def test_values_that_no_transaction_has_room_for_are_written_too_and_by_check_and_set(store: Store) -> None:
+    wanted = {f"large/{n}": os.urandom(size) for n, size in enumerate((10, 380 << 10, 500 << 10, 512 << 10, 10))}
+    assert store.write_all([writes(key, value, 0) for key, value in wanted.items()])
+    assert {entry.key: entry.value for entry in store.below("large/")} == wanted
+    indexes = {entry.key: entry.modified for entry in store.below("large/")}
+    store.put("large/2", b"theirs")
+    assert not store.write_all([writes(key, wanted[key], index) for key, index in indexes.items()])
+    assert store.get("large/2").value == b"theirs"  # type: ignore[union-attr]
+    assert index_of(store, "large/4") == indexes["large/4"]
 
 
 def test_only_the_holder_of_a_lock_writes_what_requires_it(store: Store) -> None:

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -97,6 +99,17 @@ def test_a_prefix_that_lost_all_its_keys_is_not_rolled_out(web: Commands) -> Non
     assert plan.state is PlanState.IDLE
     assert web.run("undo", "web")[0] == 0
     assert web.consul.kv_get("config/web/n") == b"1"
+
+
+def test_undo_restores_a_value_as_large_as_consul_takes(web: Commands) -> None:
+    large = "".join(random.choices(string.printable, k=512 << 10))
+    good = web.keep(n="1", large=large)
+    web.start(1, good)
+    web.plan(PlanState.IDLE, good, good)
+    web.consul.kv_put("config/web/n", "2")
+    code, said = web.run("undo", "web")
+    assert (code, "2 keys are" in said) == (0, True), said
+    assert (web.consul.kv_get("config/web/n"), web.consul.kv_get("config/web/large")) == (b"1", large.encode())
 
 
 def test_a_plan_of_another_state_refuses_a_command_with_its_status(web: Commands) -> None:

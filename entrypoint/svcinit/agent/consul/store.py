@@ -95,6 +95,19 @@ class Store:
                          variable="CONSUL_HTTP_TOKEN")  # fmt: skip
         return sorted(failed)
 
+    def write_all(self, operations: Sequence[Operation]) -> bool:
+        """All writes and deletes, in as few transactions as they have room in; a value that no transaction has room for
+        is written alone. False: one failed, and those after it were not tried."""
+        for each in batches(operations):
+            first = each[0]["KV"]
+            if _length(each[0]) > BODY_LIMIT:
+                is_written = self.put(first["Key"], base64.b64decode(first["Value"]), index=first["Index"])
+            else:
+                is_written = not self.transact(each)
+            if not is_written:
+                return False
+        return True
+
     def create_session(self, name: str, ttl: float, lock_delay: float) -> str:
         """A session of the agent's node, with the node's serfHealth. `ttl`, `lock_delay`: seconds."""
         path = "/v1/session/create"
@@ -191,7 +204,7 @@ def batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
     """The operations in as few transactions as they have room in: not all of them or none any more."""
     start = size = 0
     for at, each in enumerate(operations):
-        length = len(each["KV"].get("Value", "")) + OVERHEAD
+        length = _length(each)
         if at > start and (size + length > BODY_LIMIT or at - start == MOST_OPERATIONS):
             yield operations[start:at]
             start, size = at, 0
@@ -202,6 +215,11 @@ def batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
 
 def _operation(verb: str, key: str, **fields: object) -> Operation:
     return {"KV": {"Verb": verb, "Key": key, **fields}}
+
+
+def _length(operation: Operation) -> int:
+    """Bytes in the body of a transaction, at most."""
+    return len(operation["KV"].get("Value", "")) + OVERHEAD
 
 
 def _is_denial(words: str) -> bool:

@@ -53,7 +53,7 @@ def _diff(place: Place, options: argparse.Namespace) -> int:
 
 def _undo(place: Place, options: argparse.Namespace) -> int:
     """Write the good revision to the live prefixes: each key by check-and-set."""
-    from svcinit.agent.consul.store import Store, batches, deletes, writes
+    from svcinit.agent.consul.store import Store, deletes, writes
     from svcinit.agent.fleet import revision
 
     good = _content(place, "")
@@ -71,9 +71,8 @@ def _undo(place: Place, options: argparse.Namespace) -> int:
         for operation in operations:
             put(operation["KV"]["Key"], "\n")
             options.changed_keys.append(operation["KV"]["Key"])
-        for each in batches(operations) if not options.dry_run else ():
-            if store.transact(each):
-                raise Busy(f"{text} was changed at the same moment: look at `fleet diff`, and try again")
+        if not options.dry_run and not store.write_all(operations):
+            raise Busy(f"{text} was changed at the same moment: look at `fleet diff`, and try again")
     say("undo", f"{len(options.changed_keys)} keys {'would be' if options.dry_run else 'are'} as in the good revision")
     return 0
 
