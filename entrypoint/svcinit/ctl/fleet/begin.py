@@ -101,7 +101,7 @@ class Beginning:
         """Raises NotNow, Busy, ConfigError, Unavailable."""
         policy = self.policy()
         for _ in range(TRIES):
-            plan, index = self.fleet.plan()
+            plan, index = self.place.plan()
             records = self.fleet.own_records()
             if plan is None or not plan.good:
                 adopted = self.adopted(plan, records, index)

@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     place = Place(options)
     if options.action != "pause" and not options.detach:
         place.check_session()
+    if options.action == "resume" or (options.action == "abort" and not options.keep):
+        place.check_catalog(place.fleet.health(), place.fleet.own_records())
     before = revision.names(place.fleet.store, place.fleet.keys.prefix)
     try:
         plan = changed(place, lambda plan: _following(plan, options))

@@ -81,7 +81,7 @@ def _content(place: Place, name: str) -> Content:
     """Of the revision whose name begins with `name`; of the good one without a name."""
     from svcinit.agent.fleet import revision
 
-    plan, _ = place.fleet.plan()
+    plan, _ = (None, 0) if name else place.plan()
     wanted = name or (plan.good if plan is not None else "")
     if not wanted:
         raise Busy(f"{place.name} has no good revision yet: `svcinitctl fleet apply {place.name}`", EX_CONFIG)

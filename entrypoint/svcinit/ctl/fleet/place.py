@@ -117,8 +117,20 @@ class Place:
         if live and not health:
             raise ConfigError(
                 f"{live} instances of {self.name} have records, and the catalog has none of them. If ACLs are on, the "
-                f"token needs {service_rule(self.name, 'read')} and {NODES_RULE}"
+                f"token needs {service_rule(self.name, 'read')} and {NODES_RULE}. If the instances do not come back: "
+                "`svcinitctl fleet forget`"
             )
+
+    def plan(self) -> tuple[Plan | None, int]:
+        """As Fleet.plan. Raises ConfigError if there is one that cannot be read: a plan in its place could make a
+        revision good that is not proven yet."""
+        plan, index = self.fleet.plan()
+        if plan is None and index:
+            raise ConfigError(
+                f"{self.fleet.keys.plan} in KV cannot be read: this svcinitctl may be too old. If the value is damaged, "
+                "delete the key"
+            )
+        return plan, index
 
     def prefixes(self, records: Mapping[str, Record] | list[Record], plan: Plan | None) -> tuple[str, ...]:
         """Those of all instances; without one, those of the last plan, of this container, or of the service's name."""
@@ -171,7 +183,7 @@ def refusal(not_now: NotNow) -> Busy:
 def changed(place: Place, step: Callable[[Plan], tuple[Plan, LogEntry | None]]) -> Plan:
     """The plan as `step` returns it, written. Raises NotNow, Busy, ConfigError, Unavailable."""
     for _ in range(TRIES):
-        plan, index = place.fleet.plan()
+        plan, index = place.plan()
         if plan is None:
             raise Busy(f"{place.name} has no roll-out yet", 1)
         following, entry = step(plan)

@@ -133,6 +133,7 @@ def state(place: Place) -> dict[str, Any]:
         "service": place.name,
         "datacenter": place.datacenter,
         "plan": None if plan is None else plan_of(plan),
+        "has_plan": view.plan is not None,
         "conductor": _conductor(place),
         "limit": decision.counts.limit,
         "out": sorted(decision.counts.out),
@@ -181,7 +182,10 @@ def _lines(found: dict[str, Any], *, instances: bool) -> Iterator[str]:
     where = f" in {found['datacenter']}" if found["datacenter"] else ""
     takers = [each for each in all_instances if each["takes_turns"]]
     if plan is None:
-        yield f"{found['service']}{where}: no roll-out yet"
+        what = (
+            "the plan in KV cannot be read: this svcinitctl may be too old" if found["has_plan"] else "no roll-out yet"
+        )
+        yield f"{found['service']}{where}: {what}"
     else:
         failed = f", {len(plan['failed'])} failed"
         stuck = ", stuck" if plan["stuck"] else ""
