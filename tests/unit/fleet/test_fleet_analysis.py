@@ -7,11 +7,23 @@ from dataclasses import replace
 import pytest
 
 from fleet_world import CLAIMED, ENDED, OLD, PLAN, TEXTS, World, at
+from svcinit.agent.fleet import policy
 from svcinit.agent.fleet.records import Phase, Plan, PlanState, TurnOutcome
 from svcinit.agent.fleet.view import Analyse, Analysed, Analysis
+from svcinit.errors import ConfigError
 
 POLICY = {**TEXTS, "analysis": "/bin/compare"}
 BAKING = replace(PLAN, phase=Phase.BAKE, step=0, policy=POLICY)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("x" * 4097, "4096 characters"), ("cat /srv/caf\udce9", "UTF-8")], ids=["long", "a byte"]
+)
+def test_an_analysis_that_no_plan_can_keep_is_refused_before_the_roll_out(text: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        policy.read({"analysis": text})
+    longest = replace(PLAN, policy=policy.read({"analysis": "x" * 4096}).texts)
+    assert Plan.parse(longest.dump()) == longest
 
 
 def plan(world: World) -> Plan:
@@ -84,8 +96,8 @@ def test_the_analysis_runs_at_the_end_of_the_bake_however_long_the_canary_took()
 @pytest.mark.parametrize("result", [Analysed.GO, Analysed.WAIT])
 def test_a_bake_after_a_group_does_not_take_the_result_of_a_run_that_began_before_it(result: Analysed) -> None:
     """Neither as its own success, nor as undecided for the whole bake."""
-    policy = {**POLICY, "groups": "tag:a,tag:b", "bake": "10m", "deadline": "2m"}
-    world = World(replace(PLAN, policy=policy))
+    texts = {**POLICY, "groups": "tag:a,tag:b", "bake": "10m", "deadline": "2m"}
+    world = World(replace(PLAN, policy=texts))
     world.add("x", at(CLAIMED), tags=frozenset({"a"})).add("y", OLD, tags=frozenset({"b"}))
     due = world.follow().analyse or world.follow(30).analyse
     world.records["x"] = at(ENDED)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from svcinit.agent.fleet.records import FAILED_LIMIT
+from svcinit.agent.fleet.records import FAILED_LIMIT, RECORD_ROOM, shortened
 from svcinit.errors import ConfigError, Fault
 from svcinit.names import nearest
 from svcinit.settings import parsers
@@ -237,15 +237,26 @@ def read(*layers: Mapping[str, str]) -> Policy:
     values: dict[str, Any] = {}
     for name, (default, parse) in POLICY.items():
         try:
-            values[name] = parse(texts.get(name) or default)
+            values[name] = parse(_kept(texts.get(name) or default))
         except ValueError as error:
-            faults.append(Fault(f"{name}={texts[name]}: {error}", key=name))
+            faults.append(Fault(f"{name}={shortened(texts[name])}: {error}", key=name))
     if not faults and values["healthy"] and values["healthy"] >= values["deadline"]:
         faults.append(Fault("healthy must be shorter than deadline", key="healthy"))
     if faults:
         raise ConfigError(*faults)
     values["ramp"], values["steps"] = values["ramp"]
     return Policy(**values, texts={name: text for name, text in texts.items() if text})
+
+
+def _kept(text: str) -> str:
+    """The text, if a plan can keep it: see records.py: _text."""
+    if len(text) > RECORD_ROOM:
+        raise ValueError(f"expected at most {RECORD_ROOM} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected UTF-8") from None
+    return text
 
 
 def _unknown(name: str) -> Fault:
