@@ -177,7 +177,7 @@ def test_without_a_name_the_status_has_all_services_that_have_a_plan(web: Comman
         web.fleet.store.delete(f"svcinit/{key}/plan")
     assert web.run("status")[0] == 0
     code, said = web.run("diff")
-    assert (code, "in KV are: web" in said) == (78, True), said
+    assert (code, "in KV are: web" in said) == (2, True), said
 
 
 def test_without_consul_or_a_name_the_status_says_so(consul: ConsulAgent) -> None:

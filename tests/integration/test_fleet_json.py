@@ -64,7 +64,7 @@ TABLE: list[tuple[PlanState | None, str, int, dict[str, object]]] = [
     (IDLE, f"turn --id web-0 {QUICK} web -- echo said", 0, {"roll_out": 2}),
     (IDLE, f"turn --id web-0 {QUICK} web -- sh -c 'exit 3'", 3, {"roll_out": 2}),
     (IDLE, f"turn --id web-9 {QUICK} web -- true", 78, {"roll_out": None}),
-    (IDLE, "settle", 78, {"service": ""}),
+    (IDLE, "settle", 2, {"service": ""}),
 ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE"]
 ACCESSOR_DIGITS = 6
+EX_USAGE = 2  # as argparse has it
 READ_ANYWHERE = "status", "history"  # the others take a lock, or the keys, of the agent's own datacenter
 SHOWN_DIGITS = 6  # of a revision
 TRIES = 5  # of writing the plan, which others may write at the same time
@@ -55,6 +56,13 @@ def names(options: argparse.Namespace) -> list[str] | None:
         consul.close()
 
 
+class Usage(Busy):
+    """A wrong or missing word that argparse does not notice."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault, EX_USAGE)
+
+
 class Place:
     """`name`: of the service; `who`: of the person, as USER@HOST."""
 
@@ -75,7 +83,7 @@ class Place:
             )
         if not self.name:
             known = services(Store(self.consul, options.dc))
-            raise ConfigError(f"name a service: svcinitctl fleet COMMAND NAME; in KV are: {', '.join(known) or 'none'}")
+            raise Usage(f"name a service: svcinitctl fleet COMMAND NAME; in KV are: {', '.join(known) or 'none'}")
         self.is_own = self.name == own
         prefix = options.prefix or (self.settings.roll_prefix if self.is_own else f"svcinit/{self.name}")
         self.fleet: Fleet = Fleet(Store(self.consul, options.dc), Keys(_folder(prefix)), self.name)
@@ -127,8 +135,8 @@ class Place:
         plan, index = self.fleet.plan()
         if plan is None and index:
             raise ConfigError(
-                f"{self.fleet.keys.plan} in KV cannot be read: this svcinitctl may be too old. If the value is damaged, "
-                "delete the key"
+                f"{self.fleet.keys.plan} in KV cannot be read: this svcinitctl may be too old. If the value is "
+                "damaged, delete the key"
             )
         return plan, index
 

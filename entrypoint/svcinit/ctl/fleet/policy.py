@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from svcinit.ctl.fleet.place import Busy, Place, add_common, say
+from svcinit.ctl.fleet.place import Busy, Place, Usage, add_common, say
 from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
@@ -34,6 +34,9 @@ def _policy(place: Place, options: argparse.Namespace) -> int:
 
     texts, index = stored_texts(place.fleet)
     if options.values:
+        wrong = [each for each in options.values if "=" not in each]
+        if wrong:
+            raise Usage(f"{', '.join(wrong)}: expected KEY=VALUE, or KEY= for the default")
         pairs = dict(each.partition("=")[::2] for each in options.values)
         texts = {name: text for name, text in {**texts, **pairs}.items() if text}
         policy.read(texts, pairs)  # all errors

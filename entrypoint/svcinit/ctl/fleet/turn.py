@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TypeVar
 
-from svcinit.ctl.fleet.place import EX_TEMPFAIL, Busy, Place, add_common, say, warn
+from svcinit.ctl.fleet.place import EX_TEMPFAIL, Busy, Place, Usage, add_common, say, warn
 from svcinit.errors import ConfigError, SvcinitError, Unavailable
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     place = Place(options)
     options.id = options.id or (place.settings.id if place.is_own else "")
     if not options.id:
-        raise ConfigError("name the instance: --id ID")
+        raise Usage("name the instance: --id ID")
     lead = Lead(place.fleet.store, place.fleet.keys, f"svcinitctl of {place.who}")
     analyses = Analyses(os.environ)
     owner = Owner(place.who)
@@ -79,7 +79,7 @@ def _separate(options: argparse.Namespace) -> None:
         if options.name not in sys.argv[:at]:
             options.name = None
     if not options.words:
-        raise ConfigError("the command is missing: svcinitctl fleet turn [OPTIONS] NAME -- COMMAND")
+        raise Usage("the command is missing: svcinitctl fleet turn [OPTIONS] NAME -- COMMAND")
 
 
 def _is_held(record: Record | Foreign) -> bool:
