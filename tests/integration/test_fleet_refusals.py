@@ -67,3 +67,35 @@ def test_without_a_rule_for_the_catalog_abort_and_resume_name_it_and_change_noth
         done = svcinitctl("fleet", command, "web", "--timeout", "3", env=guarded.env)
         assert (done.returncode, rule in done.stderr) == (78, True), done
         assert guarded.kv_get(PLAN) == plan
+
+
+def test_a_canary_that_is_no_instance_is_an_error_and_no_other_one_goes_first(web: Commands) -> None:
+    good = web.keep(n="1")
+    web.start(2, good)
+    web.plan(PlanState.IDLE, good, good)
+    web.consul.kv_put("config/web/n", "2")
+    before = web.consul.kv_get(PLAN)
+    code, said = web.run("apply", "web", "--canary-id", "web-7", "--detach")
+    assert (code, "--canary-id web-7" in said) == (78, True), said
+    assert web.consul.kv_get(PLAN) == before
+    assert web.run("apply", "web", "--canary-id", "web-1", "--detach")[0] == 0
+
+
+def test_a_key_of_the_policy_without_a_value_is_wrong_usage_and_keeps_what_is_stored(web: Commands) -> None:
+    assert web.run("policy", "web", "bake=5m")[0] == 0
+    code, said = web.run("policy", "web", "keep=5", "bake")
+    assert (code, "KEY=VALUE" in said) == (2, True), said
+    assert web.document("policy", "web")["policy"]["bake"] == "5m"
+
+
+def test_apply_says_why_no_instance_takes_turns_also_if_none_does(web: Commands) -> None:
+    web.consul.kv_put("config/web/n", "1")
+    web.consul.register("web", 8000)
+    code, said = web.run("apply", "web")
+    assert (code, "no turns: web" in said, "SVCINIT_ROLL" in said) == (0, True, True), said
+
+
+def test_a_missing_word_is_wrong_usage(web: Commands) -> None:
+    web.start(1, "old")
+    for command in (["apply"], ["turn", "web", "--", "true"], ["turn", "--id", "web-0", "web"]):
+        assert web.run(*command)[0] == 2, command

@@ -10,6 +10,7 @@ from svcinit.errors import ConfigError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from svcinit.agent.fleet.policy import Policy
     from svcinit.agent.fleet.records import LogEntry, Plan, Record
@@ -128,10 +129,12 @@ class Beginning:
         from svcinit.agent.fleet import adoption
 
         content = self.place.live(records, before)
-        if before is None and not records and not any(content.values()) and not self.fleet.health():
+        others = () if records else sorted(self.fleet.health())
+        if before is None and not records and not any(content.values()) and not others:
             raise ConfigError(
                 f"there is no service {self.place.name}: no instance, and no key below {', '.join(content)}"
             )
+        _warn_of_no_turns(others)
         adopted = adoption.adopt(
             self.fleet, before, index, records, content, self.place.who, is_led=self.fleet.is_led(),
             write=not self.options.dry_run,
@@ -216,11 +219,13 @@ class Beginning:
         view = self.fleet.view()
         self.place.check_catalog(view.health, self.fleet.own_records())
         takers = {id for id, seen in view.records.items() if id in view.health}
+        wanted = self.options.canary_id
+        if wanted and wanted not in takers:
+            raise ConfigError(f"--canary-id {wanted}: none of the instances that take turns has this id")
         others = sorted(set(view.health) - takers)
         passing = sum(row.passing for row in view.health.values())
         say("", f"{len(view.health)} instances, {passing} passing; {len(takers)} take turns, {len(others)} do not")
-        if others:
-            warn(f"no turns: {', '.join(others[:10])}{' ...' * (len(others) > 10)}: their svcinit has no SVCINIT_ROLL")
+        _warn_of_no_turns(others)
 
     def order(self, plan: Plan) -> None:
         """A line for each batch of instances that would have their turns together."""
@@ -234,3 +239,8 @@ class Beginning:
             say(batch.phase, f"{number}. {', '.join(ids)}")
         if found.waiting:
             say("waiting", f"no turn for {', '.join(found.waiting)} while the fleet is as it is now")
+
+
+def _warn_of_no_turns(ids: Sequence[str]) -> None:
+    if ids:
+        warn(f"no turns: {', '.join(ids[:10])}{' ...' * (len(ids) > 10)}: their svcinit has no SVCINIT_ROLL")
