@@ -49,6 +49,11 @@ def test_the_order_in_which_keys_were_read_changes_no_name() -> None:
     assert (revision.name_of(turned), revision.pack(turned)) == (revision.name_of(CONTENT), revision.pack(CONTENT))
 
 
+@pytest.mark.parametrize("place", [("config/web", None), ("config/web", "dc2"), ("a@b", "dc2"), ("", None)])
+def test_a_prefix_is_parted_as_svcinit_kv_prefix_is(place: tuple[str, str | None]) -> None:
+    assert revision.parted(revision.text_of(*place)) == place
+
+
 def test_no_damaged_blob_is_unpacked() -> None:
     blob, digest = revision.pack(CONTENT), revision.digest_of(CONTENT)
     for position in range(len(blob)):

@@ -40,8 +40,8 @@ def text_of(prefix: str, dc: str | None) -> str:
 
 def parted(text: str) -> tuple[str, str | None]:
     """The opposite of `text_of`."""
-    prefix, _, dc = text.partition("@")
-    return prefix, dc or None
+    prefix, at, dc = text.rpartition("@")
+    return (prefix, dc or None) if at else (text, None)
 
 
 def digest_of(content: Mapping[str, Mapping[str, bytes]]) -> str:
