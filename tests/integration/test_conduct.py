@@ -210,6 +210,17 @@ def test_revisions_that_nothing_needs_are_deleted_and_those_in_use_stay(service:
     assert set(revision.names(store, root)) == {good, target, running, old, late}
 
 
+@pytest.mark.parametrize(("keep", "oldest"), [("10", 11), ("55", 6)])
+def test_the_history_has_at_least_as_many_entries_as_keep_their_revisions(
+    service: Catalog, keep: str, oldest: int
+) -> None:
+    service.plan(PlanState.IDLE, n=60, keep=keep)
+    for n in range(1, 61):
+        service.fleet.store.put(service.fleet.keys.log(n), LogEntry(n=n).dump())
+    conduct.collect(service.fleet, [])
+    assert [entry.n for entry in service.fleet.history()] == list(range(oldest, 61))
+
+
 def test_a_turn_is_granted_with_a_new_serial_each_time(service: Catalog) -> None:
     service.start(1, "old")
     service.plan()

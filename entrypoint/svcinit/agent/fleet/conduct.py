@@ -40,7 +40,7 @@ TTL, LOCK_DELAY = 15.0, 1.0  # seconds; each write is fenced, so that the least 
 RENEWAL = 5.0  # seconds between two renewals of the session
 PACE, PER_INSTANCE = 1.0, 1 / 2000  # seconds between two looks, at least; for each instance
 ROOM = MOST_OPERATIONS - 2  # writes in one transaction, beside its conditions
-HISTORY = 50  # entries that stay
+HISTORY = 50  # entries that stay, at least
 
 
 class Lead:
@@ -288,11 +288,12 @@ def collect(fleet: Fleet, before: Iterable[str]) -> list[str]:
         return []
     history = fleet.history()
     wanted = {plan.good, plan.target, plan.previous, *plan.refused}
-    for entry in history[-policy.of_plan(plan.policy).keep :]:
+    keep = policy.of_plan(plan.policy).keep
+    for entry in history[-keep:]:
         wanted |= {entry.source, entry.target}
     for record in fleet.own_records():
         wanted |= {record.rev, record.pin, record.turn.rev, record.rehearsal.rev}
-    for entry in history[:-HISTORY]:
+    for entry in history[: -max(HISTORY, keep)]:
         fleet.store.delete(fleet.keys.log(entry.n))
     return revision.collect(fleet.store, fleet.keys.prefix, sorted(before), wanted)
 
