@@ -27,6 +27,7 @@ from svcinit.agent.fleet.records import (
     RollOutcome,
     TurnOutcome,
     TurnState,
+    is_own,
 )
 from testing.consul import ConsulAgent
 from testing.ctl import CODE, svcinitctl
@@ -148,6 +149,33 @@ def test_the_history_says_who_and_how_it_ended(web: Commands) -> None:
     for part in ("16", "reverted", "3f9a1c -> 81d0c7", "1 of 200", "ops@build1", "CHG-1234", "web-3: critical"):
         assert part in said, said
     assert json.loads(web.run("history", "web", "--json")[1])[0]["n"] == 16
+
+
+def test_the_number_of_entries_of_the_history_stands_alone_in_a_container_and_is_no_zero(web: Commands) -> None:
+    for n in (1, 2):
+        web.fleet.store.put(web.fleet.keys.log(n), LogEntry(n=n, began=1).dump())
+    container = {**web.consul.env, "SVCINIT_SERVICE": "web", "SVCINIT_PORT": "1"}
+    said = svcinitctl("fleet", "history", "1", env=container).stdout
+    assert [line.split()[0] for line in said.splitlines()] == ["2"], said
+    assert svcinitctl("fleet", "history", "web", "1", env=container).stdout == said
+    assert web.run("history", "web", "0")[0] == 2
+    code, said = web.run("history", "wed")
+    assert (code, "wed has no roll-out yet" in said) == (0, True), said
+
+
+def test_status_says_how_an_instance_that_left_is_forgotten(web: Commands) -> None:
+    web.start(2, "good")
+    web.plan(PlanState.IDLE, "good", "good")
+    record = web.fleet.records()["web-1"].record
+    assert is_own(record)
+    web.fleet.store.put(web.fleet.keys.at("web-1"), dataclasses.replace(record, left=True).dump())
+    assert "fleet forget" not in web.run("status", "web")[1]
+    web.consul.call("PUT", "/v1/agent/service/deregister/web-1")
+    eventually(lambda: set(web.fleet.health()) == {"web-0"}, "the catalog has one")
+    code, said = web.run("status", "web")
+    assert (code, "fleet forget web web-1" in said) == (1, True), said
+    assert web.run("forget", "web", "web-1")[0] == 0
+    assert web.run("status", "web")[0] == 0
 
 
 def test_a_forgotten_instance_has_no_record(web: Commands) -> None:

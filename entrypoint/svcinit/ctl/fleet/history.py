@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, change
+from svcinit.ctl.fleet.place import Place, add_common, change, warn
 from svcinit.ctl.fleet.result import entry_of
 from svcinit.ctl.output import put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-
     from svcinit.agent.fleet.records import LogEntry
 
 SHOWN = 10
@@ -20,18 +19,30 @@ SHOWN = 10
 
 def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
     add_common(parser)
-    parser.add_argument("count", nargs="?", type=int, default=SHOWN, metavar="N", help=f"how many [{SHOWN}]")
+    parser.add_argument("count", nargs="?", type=_count, metavar="N", help=f"how many [{SHOWN}]")
 
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
-    found = Place(options).fleet.history()[-options.count :]
+    place = Place(options)
+    if options.count is None and place.name.isdecimal() and place.settings.service and not place.is_own:
+        options.count, options.name = _count(place.name), None  # NAME was left out
+        place = Place(options)
+    found = place.fleet.history()[-(options.count or SHOWN) :]
+    if not found:
+        warn(f"{place.name} has no roll-out yet")
     if options.json:
         put(json.dumps([entry_of(entry) for entry in found], indent=2), "\n")
         return 0
     for entry in reversed(found):
         put(*(f"{each}\n" for each in _lines(entry)))
     return 0
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError("expected a number above zero")
+    return int(text)
 
 
 def _lines(entry: LogEntry) -> list[str]:

@@ -203,6 +203,9 @@ def _lines(found: dict[str, Any], *, instances: bool) -> Iterator[str]:
         yield "not passing"
     for each in rows:
         yield f"  {each['id']}  {each['node']}  {short(each['revision'])}  {condition(each)}"
+    left = [each["id"] for each in all_instances if each["left"] and not each["in_catalog"]]
+    if left:
+        yield f"left: `svcinitctl fleet forget {found['service']} {left[0]}` if it does not come back"
     yield from _claims_of_hosts(found)
 
 
