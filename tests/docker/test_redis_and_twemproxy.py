@@ -94,7 +94,7 @@ def test_twemproxy_waits_for_redis_follows_those_that_come_and_go_and_stops(
     assert second.stop() == 0
 
 
-@pytest.mark.parametrize(("key", "value"), [("maxmemory", "1 GB"), ("maxmemory-policy", "lru"), ("save", "900")])
+@pytest.mark.parametrize(("key", "value"), [("maxmemory", "1 GB"), ("maxmemory-policy", "lru"), ("save", "900 10 300")])
 def test_a_value_that_redis_would_not_start_with_leaves_the_running_one_alone(
     pool: Pool, consul: ConsulAgent, key: str, value: str
 ) -> None:

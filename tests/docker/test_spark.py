@@ -88,7 +88,7 @@ def test_a_worker_waits_for_its_master_does_a_job_follows_the_masters_successor_
     cluster.has_a_worker(pages, worker)
     consul.kv_put("config/spark-worker/conf/spark.note", "C:\\temp\\new\n")
     consul.kv_put("config/spark-worker/conf/spark.app.name", "sums")
-    eventually(lambda: b"spark.app.name sums" in worker.read(CONF), "a property arrives", 20)
+    eventually(lambda: b"spark.app.name = sums" in worker.read(CONF), "a property arrives", 20)
     assert worker.logs.count("started sh") == 1, "and restarts nothing"
     worker.kill("HUP")
     eventually(lambda: worker.logs.count("started sh") == 2, f"HUP does; {worker.logs}", START)

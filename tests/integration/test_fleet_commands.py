@@ -159,6 +159,7 @@ def test_the_number_of_entries_of_the_history_stands_alone_in_a_container_and_is
     assert [line.split()[0] for line in said.splitlines()] == ["2"], said
     assert svcinitctl("fleet", "history", "web", "1", env=container).stdout == said
     assert web.run("history", "web", "0")[0] == 2
+    assert svcinitctl("fleet", "history", "0", env=container).returncode == 2
     code, said = web.run("history", "wed")
     assert (code, "wed has no roll-out yet" in said) == (0, True), said
 

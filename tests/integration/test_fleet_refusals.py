@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcinit.agent.fleet.records import Plan, PlanState, Record
+from svcinit.agent.fleet.records import How, Plan, PlanState, Record
 from testing.consul import ConsulAgent
 from testing.ctl import svcinitctl
 from testing.fleet import Commands
@@ -67,6 +67,16 @@ def test_without_a_rule_for_the_catalog_abort_and_resume_name_it_and_change_noth
         done = svcinitctl("fleet", command, "web", "--timeout", "3", env=guarded.env)
         assert (done.returncode, rule in done.stderr) == (78, True), done
         assert guarded.kv_get(PLAN) == plan
+
+
+def test_a_deployment_whose_only_container_is_gone_can_be_aborted(web: Commands) -> None:
+    web.fleet.store.put(web.fleet.keys.at("web-0"), Record(life="life0", rev="old", paths=("config/web",)).dump())
+    web.consul.kv_put(PLAN, Plan(n=1, state=PlanState.HALTED, how=How.TURN, good="old", paths=("config/web",)).dump())
+    code, said = web.run("abort", "web", "--detach")
+    assert code == 0, said
+    plan, _ = web.fleet.plan()
+    assert plan is not None
+    assert plan.state is PlanState.IDLE
 
 
 def test_a_canary_that_is_no_instance_is_an_error_and_no_other_one_goes_first(web: Commands) -> None:

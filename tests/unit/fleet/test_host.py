@@ -213,6 +213,38 @@ def test_a_claim_of_an_owner_of_which_nothing_is_known_stays(text: str) -> None:
         host._change(host._asked)
 
 
+def test_a_claim_that_is_taken_over_while_the_answer_is_lost_is_ours() -> None:
+    ended = owner.Owner("me@here")
+    store = claimed_by(ended.text)
+    ended.close()
+    host = host_of(store)
+    store.loses_answers = True
+    host._patiently(lambda: host._change(host._asked))
+    assert store.record.turn.owner == host._owner
+
+
+def test_the_last_host_ends_the_roll_out_although_another_one_conducted_a_moment_before() -> None:
+    host, plans = host_of(Store(Record())), [Plan(n=4, state=PlanState.ROLLING, how=How.TURN)]
+    counts = SimpleNamespace(needs=set(), in_turn=set(), unsettled=set(), done={"web-0"}, expected={"web-0"})
+    leads = [False, True]
+
+    class Led:
+        lead = SimpleNamespace(is_ours=False)
+
+        def look(self) -> Any:
+            self.lead.is_ours = leads.pop(0)
+            return SimpleNamespace(counts=counts)
+
+        def write_plan(self, raw: bytes, _index: int, _log: object) -> bool:
+            plans.append(Plan.parse(raw))  # type: ignore[arg-type]
+            return True
+
+    host._conductor = Led()  # type: ignore[assignment]
+    host._place.fleet.plan = lambda: (plans[-1], 1)  # type: ignore[method-assign]
+    host._end_if_last()
+    assert plans[-1].state is PlanState.IDLE
+
+
 def test_a_grant_that_was_not_claimed_is_taken_by_the_next_host() -> None:
     store = Store(Record(turn=Turn(n=1, serial=1, how=How.TURN, state=TurnState.GRANTED)))
     host = host_of(store)

@@ -37,7 +37,7 @@ class Fleet:
 
 
 def interrupted(fleet: Fleet) -> int:
-    return progress._paused(SimpleNamespace(fleet=fleet, name="web"), 4)  # type: ignore[arg-type]
+    return progress._paused(SimpleNamespace(fleet=fleet, plan=fleet.plan, name="web"), 4)  # type: ignore[arg-type]
 
 
 def test_a_roll_out_is_paused_although_its_conductor_writes_the_plan_at_the_same_time(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from svcinit.agent.fleet import commands
+from svcinit.agent.fleet import auto, commands, endings
 from svcinit.agent.fleet.commands import NotNow, Request, Why
 from svcinit.agent.fleet.records import How, Phase, Plan, PlanState, RollOutcome
 
@@ -35,6 +35,15 @@ def test_a_revert_that_is_aborted_accepts_the_good_revision_again() -> None:
     assert set(plan.refused) == {"bad", "old"}
     back, _ = commands.abort(plan)
     assert (back.target, set(back.refused)) == ("old", {"bad", "older"})
+
+
+def test_a_revert_that_does_not_leave_the_good_revision_leaves_it_accepted() -> None:
+    """All instances still have it: its rehearsal failed, or another roll-out took its place."""
+    revert, _ = commands.begin(commands.left(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
+    assert set(endings.refused(revert)[0].refused) == {"bad", "older"}
+    other, _ = commands.begin(revert, [], APPLY, supersede=True)
+    assert set(other.refused) == {"bad"}
+    assert auto._is_news(other, "old")
 
 
 @pytest.mark.parametrize("good", ["old", ""], ids=["with keep", "no good revision"])

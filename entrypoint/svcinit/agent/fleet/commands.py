@@ -154,7 +154,9 @@ def begin(
     spent = is_spent(plan, found, is_led=is_led)
     if request.how == How.APPLY and request.target == plan.good and (spent or plan.state == PlanState.IDLE):
         raise NotNow(Why.NOTHING, plan)
-    if request.target in plan.refused and not retry:
+    # the good one is refused only while a revert leaves it: this roll-out takes the place of the revert, or is it
+    refused = plan.refused if retry else endings.accepted(plan.refused, plan.good)
+    if request.target in refused and not retry:
         raise NotNow(Why.REFUSED, plan)
     if plan.state in RUNNING and not supersede and not spent:
         raise NotNow(Why.RUNNING, plan)
@@ -164,7 +166,7 @@ def begin(
         n=newest(plan, found) + 1, state=PlanState.ROLLING, how=request.how, good=plan.good, target=request.target,
         previous=plan.previous, source=plan.good if request.target else "", restart=request.restart, phase=phase,
         settled=plan.settled,
-        refused=endings.accepted(plan.refused, request.target),
+        refused=endings.accepted(refused, request.target),
         policy=request.policy or {}, paths=request.paths or plan.paths, keys=keys, canary_id=request.canary_id,
         by=shortened(request.by), token=request.token, reason=shortened(request.reason), began=request.began,
         extra=plan.extra,

@@ -93,7 +93,8 @@ def _number(why: str) -> int:
 
 def refused(plan: Plan) -> tuple[Plan, LogEntry]:
     """The rehearsal failed: no instance was changed."""
-    end = replace(plan, state=PlanState.IDLE, phase=Phase.NONE, stuck=False, refused=with_refused(plan))
+    kept = accepted(with_refused(plan), plan.good)  # after a revert that was refused, all have the good one still
+    end = replace(plan, state=PlanState.IDLE, phase=Phase.NONE, stuck=False, refused=kept)
     return end, entry(plan, RollOutcome.REFUSED)
 
 

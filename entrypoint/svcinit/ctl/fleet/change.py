@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     place = Place(options)
     if options.action != "pause" and not options.detach:
         place.check_session()
-    if options.action == "resume" or (options.action == "abort" and not options.keep):
+    if options.action == "resume" or (options.action == "abort" and not options.keep and _restores(place)):
         place.check_catalog(place.fleet.health(), place.fleet.own_records())
     before = revision.names(place.fleet.store, place.fleet.keys.prefix)
     try:
@@ -46,6 +46,14 @@ def run(options: argparse.Namespace) -> int:
         return 0
     return conduct(place, plan.n, before, timeout=options.timeout, patience=options.patience,
                    watch=options.watch)  # fmt: skip
+
+
+def _restores(place: Place) -> bool:
+    """Would `abort` bring instances back to the good revision?"""
+    from svcinit.agent.fleet import endings
+
+    plan, _ = place.plan()
+    return plan is not None and endings.can_revert(plan)
 
 
 def _following(plan: Plan, options: argparse.Namespace) -> tuple[Plan, LogEntry | None]:

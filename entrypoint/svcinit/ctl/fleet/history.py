@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 
-from svcinit.ctl.fleet.place import Place, add_common, change, warn
+from svcinit.ctl.fleet.place import Place, Usage, add_common, change, warn
 from svcinit.ctl.fleet.result import entry_of
 from svcinit.ctl.output import put
 
@@ -26,7 +26,10 @@ def run(options: argparse.Namespace) -> int:
     """Raises ConfigError, Unavailable."""
     place = Place(options)
     if options.count is None and place.name.isdecimal() and place.settings.service and not place.is_own:
-        options.count, options.name = _count(place.name), None  # NAME was left out
+        try:
+            options.count, options.name = _count(place.name), None  # NAME was left out
+        except argparse.ArgumentTypeError as wrong:
+            raise Usage(f"N={place.name}: {wrong}") from None
         place = Place(options)
     found = place.fleet.history()[-(options.count or SHOWN) :]
     if not found:

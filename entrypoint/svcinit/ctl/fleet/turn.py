@@ -229,8 +229,8 @@ class Host:
         from svcinit.ctl.fleet.owner import has_ended, who
 
         before = record.turn
-        if before.how is How.TURN and before.state is TurnState.GRANTED:
-            return None
+        if before.how is How.TURN and (before.state is TurnState.GRANTED or self._is_mine(before)):
+            return None  # ours: the answer to the write of before was lost
         if before.how is How.TURN and before.state is TurnState.CLAIMED and has_ended(before.owner):
             warn(f"`fleet turn` of {who(before.owner)} was killed in the turn of {self._options.id}: it continues")
             plan = self._place.fleet.plan()[0]
@@ -329,15 +329,15 @@ class Host:
             warn(str(error))
 
     def _has_ended(self) -> bool:
-        """End the roll-out, if no host waits. True also if another process conducts, or another host will end it."""
+        """End the roll-out, if no host waits. True also if another host will end it. False while another process
+        conducts: a host that does gives the lock back, and may not look again."""
         from svcinit.agent.fleet import commands, endings
 
         counts = self._conductor.look().counts
         plan, index = self._place.fleet.plan()
-        is_open = plan is not None and commands.is_of_turns(plan) and self._conductor.lead.is_ours
-        if plan is None or not is_open or counts.needs or counts.in_turn:
+        if plan is None or not commands.is_of_turns(plan) or counts.needs or counts.in_turn:
             return True
-        if counts.unsettled - set(dict(plan.failed)):
+        if counts.unsettled - set(dict(plan.failed)) or not self._conductor.lead.is_ours:
             return False
         plan = dataclasses.replace(plan, done=len(counts.done), expected=len(counts.expected))
         end, entry = endings.done(plan, is_settled=not counts.unsettled)
