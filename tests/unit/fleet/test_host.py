@@ -92,6 +92,7 @@ def test_a_claim_whose_answer_is_lost_is_a_claim() -> None:
 
 def test_ctrl_c_ends_the_command_before_its_turn_ends() -> None:
     def interrupt() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as in a process without another thread
         eventually(lambda: "sleep" in names_below(os.getpid()), "the command runs")
         os.kill(os.getpid(), signal.SIGINT)
 

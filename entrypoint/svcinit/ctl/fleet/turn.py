@@ -32,6 +32,7 @@ POLL_INTERVAL = 1.0  # seconds between two looks at the own record
 LOOK_INTERVAL = 4.0  # seconds, at most, between two looks at the whole fleet, where another process conducts
 LAST_LOOKS = 3  # looks of the last host, before it leaves the end of the roll-out to others
 PATIENCE = 60.0  # seconds that Consul may be unavailable
+ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # these interrupt svcinitctl
 
 
 def arguments(parser: argparse.ArgumentParser, _command: str) -> None:
@@ -274,9 +275,11 @@ class Host:
         from svcinit.processes import child
 
         words = tuple(self._options.words)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # one that came now would leave the command running
         pid = child.fork(lambda: _held(words), "command")
         while True:
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     return child.shell_status(os.waitstatus_to_exitcode(status))
