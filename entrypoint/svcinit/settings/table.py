@@ -184,7 +184,7 @@ TABLE = tuple(map(Variable, (
       "1: register the service as Connect-native: it speaks the mTLS of Consul's service mesh itself"),
     ("SVCINIT_PORT_CHECK", "1", boolean,
       "1: while another process answers on SVCINIT_PORT, the start waits, up to SVCINIT_START_TIMEOUT; 0: no such "
-      "check, for services that share a port (SO_REUSEPORT)"),
+      "check, for services that share a port (SO_REUSEPORT) or listen elsewhere"),
     ("SVCINIT_CHECK", None, check,
       "http:/path, https:/path, tcp, grpc[:/service], grpcs[:/service], exec:COMMAND (always by svcinit: exit 0 is "
       "passing, 1 is a warning, any other status is critical) or none; at another place http://HOST:PORT/path, "
@@ -243,7 +243,7 @@ TABLE = tuple(map(Variable, (
       "keys below SVCINIT_KV_PREFIX that must exist before the start: db/url,features; a name that ends in / is a "
       "folder with at least one key, and one that begins with / is a full name anywhere in KV"),
     ("SVCINIT_START_TIMEOUT", "60s", positive_duration,
-      "time limit for Consul, WAIT_FOR and WAIT_FOR_KEYS before the start, and then again for READY"),
+      "time limit for Consul, WAIT_FOR and WAIT_FOR_KEYS before the start, then again for PRE_START, and for READY"),
     ("SVCINIT_RELOAD_TIMEOUT", "30s", positive_duration, "time limit of each step of a reload"),
     ("SVCINIT_STOP_TIMEOUT", None, positive_duration,
       "time from the end of the drain to KILL; by default 8s; a plain init never kills the service, and a "
