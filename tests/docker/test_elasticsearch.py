@@ -26,7 +26,7 @@ from testing.jvm import jvms
 from testing.process import is_alive
 from testing.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.consul, pytest.mark.parts, pytest.mark.timeout(600)]
 CONFIG = "/usr/share/elasticsearch/config"
 START = 120  # seconds for all nodes to start and elect a master, on a busy machine
 STARTED = "started /usr/local/bin/start-elasticsearch"
@@ -176,7 +176,7 @@ def test_a_lone_node_serves_restarts_and_stops_without_an_error_in_the_log(run: 
 def test_three_nodes_started_at_once_are_one_cluster_that_outlives_the_stop_the_restart_and_the_kill_of_a_node(
     run: Run, consul: ConsulAgent
 ) -> None:
-    nodes = of_three(run, "8.17.4", SVCINIT_DRAIN="5s")  # for an answer of a busy machine, too
+    nodes = of_three(run, "8.17.4", SVCINIT_DRAIN="2s")  # for an answer of a busy machine, too
     uuid = nodes[0].uuid
 
     elected = next(iter(nodes[0].call("/_cat/master?format=json")))["node"]
