@@ -61,9 +61,8 @@ def test_nobody_reads(live: Live, row: Row, tmp_path: pathlib.Path, made: str) -
     wrapper = tmp_path / "wrapper"
     wrapper.write_text(STUCK.format(made=made))
     wrapper.chmod(0o755)
-    life = live(
-        f"--volume={wrapper}:/wrapper:ro", "--entrypoint=/wrapper", SVCINIT_STOP_TIMEOUT="20s"
-    )  # docker kills after 10 s
+    options = f"--volume={wrapper}:/wrapper:ro", "--entrypoint=/wrapper"
+    life = live(*options, SVCINIT_STOP_TIMEOUT="20s")  # a stop that hangs gets the engine's KILL after 10 s
     for _ in range(3):
         reloads(life)
     took = life.right_after(20)
@@ -158,9 +157,7 @@ def test_the_container_is_killed_between_two_renames_and_started_again(
     with slow_renames(init):
         life.reload()
         first = out / names[0]
-        eventually(
-            lambda: first.stat().st_ino != inodes[names[0]], f"a first rename: {life.container.logs}", every=0.01
-        )
+        eventually(lambda: first.stat().st_ino != inodes[names[0]], "the first rename", every=0.01)
         os.kill(init, signal.SIGKILL)
         life.container.wait()
     assert {(out / name).read_text() for name in names} == {"0\n", "1\n"}, "the KILL came between the renames"

@@ -85,6 +85,13 @@ def state(auto: Auto) -> tuple[int, PlanState, str]:
     return plan.n, plan.state, plan.good
 
 
+def begins_nothing(auto: Auto, n: int, wanted: PlanState, good: str) -> None:
+    """Five more looks leave all as it is."""
+    for _ in range(5):
+        auto.turn()
+    assert state(auto) == (n, wanted, good)
+
+
 def test_the_instance_that_conducts_has_the_figures_of_the_roll_out(auto: Auto, tmp_path: pathlib.Path) -> None:
     def figures() -> dict[str, object]:
         found = read_of_life(str(tmp_path), "conductor", LIFE)
@@ -105,9 +112,7 @@ def test_the_instance_that_conducts_has_the_figures_of_the_roll_out(auto: Auto, 
 
 def test_what_all_run_is_adopted_and_nothing_begins(auto: Auto) -> None:
     good = auto.begin(3)
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (0, PlanState.IDLE, good)
+    begins_nothing(auto, 0, PlanState.IDLE, good)
     assert revision.is_kept(auto.fleet.store, "svcinit/web", good)
 
 
@@ -118,9 +123,7 @@ def test_a_change_rolls_by_itself_and_only_once(auto: Auto) -> None:
     auto.consul.kv_put("config/web/n", "2")
     assert auto.until(1) == RollOutcome.DONE
     wanted = revision.name_of(revision.read_live(auto.clients[0], ["config/web"]))
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (1, PlanState.IDLE, wanted)
+    begins_nothing(auto, 1, PlanState.IDLE, wanted)
     assert {record.rev for record in auto.fleet.own_records()} == {wanted}
 
 
@@ -133,9 +136,7 @@ def test_a_change_that_fails_is_reverted_and_does_not_begin_again(auto: Auto) ->
     assert auto.until(1) == RollOutcome.HALTED
     auto.outcome = TurnOutcome.DONE
     assert auto.until(2) == RollOutcome.REVERTED
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (2, PlanState.IDLE, good)
+    begins_nothing(auto, 2, PlanState.IDLE, good)
     auto.consul.kv_put("config/web/n", "mended")
     assert auto.until(3) == RollOutcome.DONE
 
@@ -179,9 +180,7 @@ def test_a_prefix_that_is_suddenly_empty_begins_nothing(auto: Auto) -> None:
     for _ in range(3):
         auto.turn()
     auto.consul.kv_delete("config/web/")
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (0, PlanState.IDLE, good)
+    begins_nothing(auto, 0, PlanState.IDLE, good)
 
 
 def rolled(auto: Auto, value: str, policy: dict[str, str] | None = None) -> str:
@@ -203,14 +202,10 @@ def ordered(auto: Auto, *command: str) -> None:
 def test_what_a_person_aborts_and_settles_is_not_begun_again(auto: Auto) -> None:
     good = rolled(auto, "2")
     ordered(auto, "abort", "--keep")
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (1, PlanState.HALTED, good)
+    begins_nothing(auto, 1, PlanState.HALTED, good)
     ordered(auto, "settle")
     assert auto.until(2) == RollOutcome.DONE
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (2, PlanState.IDLE, good)
+    begins_nothing(auto, 2, PlanState.IDLE, good)
     assert {record.rev for record in auto.fleet.own_records()} == {good}
 
 
@@ -221,9 +216,7 @@ def test_a_roll_out_that_a_person_reverts_is_not_begun_again(auto: Auto, to: boo
     assert auto.until(1) == RollOutcome.DONE
     ordered(auto, "revert", *(["--to", before] if to else []))
     assert auto.until(2) == RollOutcome.DONE
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (2, PlanState.IDLE, before)
+    begins_nothing(auto, 2, PlanState.IDLE, before)
     auto.consul.kv_put("config/web/n", "3")
     assert auto.until(3) == RollOutcome.DONE
 
@@ -234,9 +227,7 @@ def test_an_abort_of_the_first_roll_out_without_a_good_revision_is_its_end(auto:
     auto.turn()
     eventually(lambda: auto.turn() or state(auto)[0] == 1, "the roll-out begins", 20)  # type: ignore[func-returns-value]
     ordered(auto, "abort")
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (1, PlanState.IDLE, "")
+    begins_nothing(auto, 1, PlanState.IDLE, "")
 
 
 def test_after_a_halt_the_former_value_of_the_key_is_rolled_out(auto: Auto) -> None:
@@ -254,9 +245,7 @@ def test_after_an_abort_with_keep_the_former_value_of_the_key_begins_nothing(aut
     good = rolled(auto, "2")
     ordered(auto, "abort", "--keep")
     auto.consul.kv_put("config/web/n", "1")
-    for _ in range(5):
-        auto.turn()
-    assert state(auto) == (1, PlanState.HALTED, good)
+    begins_nothing(auto, 1, PlanState.HALTED, good)
 
 
 class Person:

@@ -12,7 +12,6 @@ import string
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -40,12 +39,6 @@ pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 STATUS = Draft202012Validator(schema("fleet"))
 LIST = {**schema("fleet-services"), "items": schema("fleet")}
 SERVICES = Draft202012Validator(LIST)
-
-
-@pytest.fixture
-def web(consul: ConsulAgent) -> Iterator[Commands]:
-    with Commands(consul) as made:
-        yield made
 
 
 def test_status_of_a_fleet_without_a_plan_and_with_one(web: Commands) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from svcinit.agent.fleet.records import LogEntry, PlanState
 from svcinit.ctl.fleet import COMMANDS
-from testing.consul import ConsulAgent
 from testing.ctl import svcinitctl
 from testing.fleet import Commands
 from testing.schemas import fleet_validator
@@ -20,12 +18,6 @@ RESULT = fleet_validator("fleet-result")
 HISTORY = fleet_validator("fleet-history")
 QUICK = "--healthy 1s --bake 0s --spread none --deadline 20s"
 OTHERS = "status", "history", "diff"  # they change nothing
-
-
-@pytest.fixture
-def web(consul: ConsulAgent) -> Iterator[Commands]:
-    with Commands(consul) as made:
-        yield made
 
 
 def document(web: Commands, *command: str, env: dict[str, str] | None = None) -> dict[str, Any]:

@@ -9,19 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from svcinit.agent.fleet.records import How, Plan, PlanState, Record
-from testing.consul import ConsulAgent
 from testing.ctl import svcinitctl
 from testing.fleet import Commands
 from testing.secured import GuardedConsul
 
 pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 PLAN = "svcinit/web/plan"
-
-
-@pytest.fixture
-def web(consul: ConsulAgent) -> Iterator[Commands]:
-    with Commands(consul) as made:
-        yield made
 
 
 @pytest.mark.parametrize("value", ['{"v": 2, "n": 7}', "damaged"])

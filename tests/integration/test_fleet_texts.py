@@ -5,22 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from svcinit.agent.fleet.records import LogEntry, Plan, PlanState, RollOutcome, is_own
-from testing.consul import ConsulAgent
 from testing.fleet import Commands
 
 pytestmark = [pytest.mark.consul, pytest.mark.long, pytest.mark.timeout(60)]
 EVIL = "x\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202ey"
-
-
-@pytest.fixture
-def web(consul: ConsulAgent) -> Iterator[Commands]:
-    with Commands(consul) as made:
-        yield made
 
 
 def plant(web: Commands) -> None:

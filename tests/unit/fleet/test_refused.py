@@ -25,13 +25,13 @@ APPLY = Request(How.APPLY, "new", by="ops")
     ],
 )
 def test_a_revision_that_a_person_leaves_for_an_older_one_is_refused(plan: Plan, refused: set[str]) -> None:
-    after = commands.left(plan, "ops@host1")
+    after = commands.leaving(plan, "ops@host1")
     assert set(after.refused) == refused
     assert all(why == f"roll-out {plan.n}: reverted by ops@host1" for why in after.refused.values() if "by" in why)
 
 
 def test_a_revert_that_is_aborted_accepts_the_good_revision_again() -> None:
-    plan, _ = commands.begin(commands.left(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
+    plan, _ = commands.begin(commands.leaving(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
     assert set(plan.refused) == {"bad", "old"}
     back, _ = commands.abort(plan)
     assert (back.target, set(back.refused)) == ("old", {"bad", "older"})
@@ -39,7 +39,7 @@ def test_a_revert_that_is_aborted_accepts_the_good_revision_again() -> None:
 
 def test_a_revert_that_does_not_leave_the_good_revision_leaves_it_accepted() -> None:
     """All instances still have it: its rehearsal failed, or another roll-out took its place."""
-    revert, _ = commands.begin(commands.left(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
+    revert, _ = commands.begin(commands.leaving(IDLE, "ops"), [], replace(APPLY, target="older"), retry=True)
     assert set(endings.refused(revert)[0].refused) == {"bad", "older"}
     other, _ = commands.begin(revert, [], APPLY, supersede=True)
     assert set(other.refused) == {"bad"}

@@ -211,7 +211,7 @@ def revert(plan: Plan) -> tuple[Plan, LogEntry]:
     return endings.reverting(plan, RollOutcome.ABORTED)
 
 
-def left(plan: Plan, by: str) -> Plan:
+def leaving(plan: Plan, by: str) -> Plan:
     """The plan before an older revision is rolled out: the one that it replaces is refused. The keys still have it."""
     revision = plan.good if plan.state == PlanState.IDLE or not plan.target else plan.target
     return replace(plan, refused=endings.refusing(plan, revision, f"reverted by {by}")) if revision else plan

@@ -164,7 +164,7 @@ class Beginning:
             reason=options.reason, began=int(time.time()), rehearse=policy.rehearse,
         )  # fmt: skip
         if action == "revert":
-            plan = commands.left(plan, self.place.who)
+            plan = commands.leaving(plan, self.place.who)
         if action == "settle":
             return commands.settle(plan, records, request, is_led=self.fleet.is_led())
         return commands.begin(

@@ -203,9 +203,7 @@ class Host:
             raise self._absent()
         wanted = policy.read(stored_texts(fleet)[0], flags_of(self._options))
         while True:
-            plan, index = fleet.plan()
-            if plan is None and index:
-                raise ConfigError(f"{fleet.keys.plan} in KV cannot be read: this svcinitctl may be too old")
+            plan, index = self._place.plan()
             records, is_led = fleet.own_records(), fleet.is_led()
             if plan is not None and commands.is_open_to_hosts(plan, records, is_led=is_led):
                 return
